@@ -1,0 +1,45 @@
+"""Everything this package raises on purpose.
+
+A message names the file, the byte offset where that helps, what was expected, what was found, and what to do next.
+The exit code of the command line is the error's `exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class MilvusOfflineError(Exception):
+    """Root of all errors that a user can meet; the message is meant for a person."""
+
+    exit_code = 1
+
+
+class UsageError(MilvusOfflineError):
+    """The call itself cannot be meant: an unknown collection, a target that is not ours, contradicting options."""
+
+    exit_code = 2
+
+
+class StoreError(MilvusOfflineError):
+    """The path is not a store, or its catalog cannot be read."""
+
+
+class DamageError(MilvusOfflineError):
+    """A file of a store, an export or an index holds something that its format does not allow."""
+
+    def __init__(self, path: object, message: str, *, offset: int | None = None) -> None:
+        self.path = str(path)
+        self.offset = offset
+        self.reason = message
+        where = self.path if offset is None else f"{self.path} at byte {offset}"
+        super().__init__(f"{where}: {message}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _damage, (self.path, self.reason, self.offset)
+
+
+def _damage(path: str, message: str, offset: int | None) -> DamageError:
+    return DamageError(path, message, offset=offset)
+
+
+class TargetError(MilvusOfflineError):
+    """The target refuses or cannot take the rows: disk full, no permission, a server's answer."""

@@ -1,0 +1,168 @@
+"""Files on any platform: positioned I/O, syncing, renaming, and names that every file system accepts.
+
+Linux and macOS have `preadv`/`pwritev`; elsewhere (or with POSITIONED = False) a seek and a read under a lock do the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import threading
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import DamageError, TargetError
+
+POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")
+"""Whether the fast system calls are used; tests switch this off to exercise the portable way."""
+
+_seek_lock = threading.Lock()
+_BINARY = getattr(os, "O_BINARY", 0)
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+
+
+def open_read(path: str | os.PathLike[str]) -> int:
+    """A file descriptor for reading only; the caller closes it."""
+    return os.open(path, os.O_RDONLY | _BINARY | _CLOEXEC)
+
+
+def read_into(fd: int, buffer: memoryview, offset: int, path: object = "file") -> None:
+    """Fills `buffer` (bytes) from `offset` on, or raises DamageError when the file ends before."""
+    done = 0
+    while done < len(buffer):
+        if POSITIONED:
+            got = os.preadv(fd, [buffer[done:]], offset + done)
+        else:
+            with _seek_lock:
+                os.lseek(fd, offset + done, os.SEEK_SET)
+                piece = os.read(fd, min(len(buffer) - done, 1 << 20))
+            got = len(piece)
+            buffer[done : done + got] = piece
+        if got == 0:
+            raise DamageError(path, f"expected {len(buffer)} bytes, the file ends after {done}", offset=offset)
+        done += got
+
+
+def write_at(fd: int, buffer: memoryview, offset: int) -> None:
+    """Writes all of `buffer` (bytes) at `offset`."""
+    done = 0
+    while done < len(buffer):
+        if POSITIONED:
+            done += os.pwrite(fd, buffer[done:], offset + done)
+        else:
+            with _seek_lock:
+                os.lseek(fd, offset + done, os.SEEK_SET)
+                done += os.write(fd, buffer[done:])
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Makes renames in a folder durable, where the platform has a way to."""
+    if os.name == "nt":
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as e:  # some network file systems refuse
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(fd)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Syncs `temporary`, gives it its final name, and makes the rename durable."""
+    fd = os.open(temporary, os.O_RDWR | _BINARY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(temporary, final)
+    sync_folder(final.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a small file as a whole: a reader sees the old or the new one, never a part."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    publish(temporary, path)
+
+
+@contextlib.contextmanager
+def explained(what: str, path: object) -> Iterator[None]:
+    """Turns the operating system's refusals on the *target* side into a message that says what to do."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "the disk is full: free some space, then run the same command with --resume"
+        elif e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            hint = "no permission to write there: choose another place or fix the permissions"
+        else:
+            hint = e.strerror or str(e)
+        raise TargetError(f"{path}: cannot {what}: {hint}") from e
+
+
+def allocate(file: IO[Any], size: int) -> None:
+    """Reserves `size` bytes so that a full disk is noticed at the start; where that is unsupported the file is extended."""
+    if hasattr(os, "posix_fallocate") and size:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        except OSError as e:
+            if e.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+    file.truncate(size)
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+_DISLIKED = re.compile(r'[\x00-\x1f\x7f"*/:<>?\\|%~]|[\ud800-\udfff]')
+_DEVICES = re.compile(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
+_MAX_NAME = 180
+"""Bytes, so that a suffix such as `.h5.part` still fits the usual limit of 255."""
+
+
+def file_name(name: str) -> str:
+    """A name for `name` that Linux, macOS and Windows accept: what they dislike is percent-encoded (UTF-8 bytes).
+
+    Long names are cut and end in `~` and a digest. Two names can still differ by case or normalisation only, see `file_names`.
+    """
+    encoded = _DISLIKED.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode("utf-8", "surrogateescape")), name)
+    if encoded[:1] in (".", " ", "") or _DEVICES.match(encoded):
+        encoded = "".join(f"%{b:02X}" for b in encoded[:1].encode()) + encoded[1:] if encoded else "%"
+    if encoded[-1] in ". ":
+        encoded = f"{encoded[:-1]}%{ord(encoded[-1]):02X}"
+    raw = encoded.encode()
+    if len(raw) > _MAX_NAME:
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        encoded = raw[: _MAX_NAME - 17].decode("utf-8", "ignore") + "~" + digest
+    return encoded
+
+
+def file_names(names: list[str]) -> dict[str, str]:
+    """One file name for each of `names`, different also where case or Unicode normalisation do not count."""
+    result: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        if name in result:
+            continue
+        plain = candidate = file_name(name)
+        number = 1
+        while (key := unicodedata.normalize("NFC", candidate).casefold()) in taken:
+            number += 1
+            candidate = f"{plain}~{number}"
+        taken.add(key)
+        result[name] = candidate
+    return result
+
+
+def printable(text: object) -> str:
+    """`text` for a terminal: control characters (a hostile tag may hold them) and lone surrogates are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+
+

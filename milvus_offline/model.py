@@ -1,0 +1,180 @@
+"""The words that all rooms share: what a collection is, what a batch of rows is, what a finding is.
+
+Plain frozen values without I/O. A *source* offers collections, a collection has partitions, a partition has pieces, and a
+piece gives batches. Pieces are picklable, so that the same list can be worked off here, in a pool or on a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+DEFAULT_PARTITION = "_default"
+"""Name of the partition that every collection has (FORMAT §1.2)."""
+
+BATCH_BYTES = 1 << 20
+"""Default size of a batch: fits the L2 cache, which makes a reused buffer as fast as `cp`."""
+
+Array = npt.NDArray[Any]
+
+
+class VectorType(str, Enum):
+    """How a vector is stored: float32 per dimension, or one bit per dimension."""
+
+    FLOAT = "float"
+    BINARY = "binary"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type of a row: little-endian float32, or uint8 holding eight dimensions."""
+        return np.dtype("<f4") if self is VectorType.FLOAT else np.dtype("u1")
+
+    def width(self, dimension: int) -> int:
+        """Elements per row."""
+        return dimension if self is VectorType.FLOAT else dimension // 8
+
+
+@dataclass(frozen=True)
+class IndexSpec:
+    """The index that the user asked for, by its Milvus name (`FLAT`, `IVF_FLAT`, `HNSW`, ...) with its build parameters."""
+
+    type: str = "FLAT"
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A scalar field of a hybrid collection (Milvus 0.9-1.0)."""
+
+    name: str
+    dtype: str
+    """numpy dtype string, little endian, e.g. `<i4`."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a collection is, apart from its rows.
+
+    `dimension` counts bits for binary vectors. `metric_type` and `index` use Milvus' names. `index_file_size` is in bytes.
+    `auto_id` is None where nothing tells (nothing was inserted yet, or the source has no such notion).
+    """
+
+    name: str
+    dimension: int
+    vector_type: VectorType = VectorType.FLOAT
+    metric_type: str | None = None
+    index: IndexSpec = IndexSpec()
+    index_file_size: int | None = None
+    auto_id: bool | None = None
+    attributes: tuple[Attribute, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Elements per vector as stored."""
+        return self.vector_type.width(self.dimension)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type of a vector as stored."""
+        return self.vector_type.dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one vector as stored."""
+        return self.width * self.dtype.itemsize
+
+
+class Batch(NamedTuple):
+    """Some rows. `ids` int64 [n]; `vectors` float32 [n, d] or uint8 [n, d/8]; `attributes` name -> [n].
+
+    Arrays may be views of a buffer that the next batch overwrites: copy what is to be kept.
+    """
+
+    ids: npt.NDArray[np.int64]
+    vectors: Array
+    attributes: Mapping[str, Array] = {}
+
+
+@runtime_checkable
+class Piece(Protocol):
+    """A part of a partition that can be read on its own. Picklable."""
+
+    @property
+    def id(self) -> str:
+        """Stable name within its partition: the same source gives the same ids in the same order."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that `batches` gives, exactly."""
+
+    def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
+        """All rows in a stable order from the `start`-th on; a batch holds at most `max_bytes` of vectors (at least a row)."""
+
+
+@dataclass(frozen=True)
+class SourcePartition:
+    """One partition as a source offers it."""
+
+    name: str
+    pieces: Sequence[Piece]
+
+    @property
+    def rows(self) -> int:
+        return sum(p.rows for p in self.pieces)
+
+
+@dataclass(frozen=True)
+class SourceCollection:
+    """One collection as a source offers it."""
+
+    schema: Schema
+    partitions: Sequence[SourcePartition]
+
+    @property
+    def rows(self) -> int:
+        return sum(p.rows for p in self.partitions)
+
+
+class Severity(str, Enum):
+    """INFO: good to know. WARNING: rows were repaired or state was ambiguous. ERROR: rows could not be recovered.
+
+    A run with a WARNING that is `ambiguous` or with any ERROR ends with exit code 3.
+    """
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a person should know, as data. `code` is a stable slug; `rows` the number of rows concerned, if known."""
+
+    severity: Severity
+    code: str
+    where: str
+    message: str
+    rows: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "severity": self.severity.value}
+
+
+class Source(Protocol):
+    """Where rows come from."""
+
+    kind: str
+    """`milvus1`, `export`, `hdf5` or `faiss`."""
+    collections: Sequence[SourceCollection]
+    findings: Sequence[Finding]
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says about the source; no secrets."""
+
+    def fingerprint(self) -> str:
+        """Changes when the source changes; a resumed run refuses a source that is not the one it began with."""
