@@ -164,5 +164,3 @@ def file_names(names: list[str]) -> dict[str, str]:
 def printable(text: object) -> str:
     """`text` for a terminal: control characters (a hostile tag may hold them) and lone surrogates are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
-
-

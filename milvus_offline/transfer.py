@@ -1,0 +1,166 @@
+"""One job: tasks of a target worked off with a ledger, progress and workers. Knows no format.
+
+A target turns a source into tasks: plain picklable values with a stable id. What is finished stands in the ledger, so the
+same list can be run again after a crash, here, in a pool of processes, or on a cluster engine.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from typing import Any, Protocol
+
+from .ledger import Ledger
+
+Result = dict[str, Any]
+"""What a task says of its work: JSON values."""
+
+Advance = Callable[[int, int], None]
+"""Called by a running task after each batch with rows and bytes; raises Stopped when the run is being given up."""
+
+
+class Stopped(BaseException):
+    """Ends a task early; not an Exception, so that no task swallows it."""
+
+
+class Task(Protocol):
+    """A unit of work. `run` may be repeated: it overwrites what an earlier, unfinished run left."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    def run(self, advance: Advance) -> Result: ...
+
+
+class Progress(Protocol):
+    """Shows how far a run is; every method is called from one thread."""
+
+    def start(self, rows: int, nbytes: int, done_rows: int, done_bytes: int) -> None: ...
+    def advance(self, rows: int, nbytes: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Silent:
+    """A progress that shows nothing."""
+
+    def start(self, rows: int, nbytes: int, done_rows: int, done_bytes: int) -> None: ...
+    def advance(self, rows: int, nbytes: int) -> None: ...
+    def close(self) -> None: ...
+
+
+_POLL_SECONDS = 0.1
+
+
+def execute(
+    tasks: Sequence[Task],
+    *,
+    jobs: int = 1,
+    processes: bool = False,
+    ledger: Ledger | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Result]:
+    """Runs what the ledger does not already have; returns all results by task id.
+
+    `processes` is for tasks that hold the interpreter (compression); threads serve everything that waits for the disk.
+    After an error or Ctrl-C running tasks are stopped at their next batch, finished ones stay in the ledger.
+    """
+    progress = progress or Silent()
+    results: dict[str, Result] = dict(ledger.done) if ledger else {}
+    known = {t.id for t in tasks}
+    results = {k: v for k, v in results.items() if k in known}
+    todo = [t for t in tasks if t.id not in results]
+    progress.start(
+        sum(t.rows for t in tasks),
+        sum(t.bytes for t in tasks),
+        sum(t.rows for t in tasks if t.id in results),
+        sum(t.bytes for t in tasks if t.id in results),
+    )
+    try:
+        for task_id, result in _run(todo, max(1, min(jobs, len(todo))), processes, progress):
+            if ledger:
+                ledger.add(task_id, result)
+            results[task_id] = result
+    finally:
+        progress.close()
+    return results
+
+
+def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress) -> Iterable[tuple[str, Result]]:
+    if not todo:
+        return
+    if jobs == 1:
+        for task in todo:
+            yield task.id, task.run(progress.advance)
+        return
+    counter = _Counter()
+    pool: Executor
+    if processes:
+        pool = ProcessPoolExecutor(jobs)
+        submit = lambda task: pool.submit(_run_silently, task)  # noqa: E731
+    else:
+        pool = ThreadPoolExecutor(jobs)
+        submit = lambda task: pool.submit(task.run, counter.advance)  # noqa: E731
+    waiting: dict[Future[Result], Task] = {}
+    queue = list(reversed(todo))
+    try:
+        while queue or waiting:
+            while queue and len(waiting) < 2 * jobs:
+                task = queue.pop()
+                waiting[submit(task)] = task
+            finished, _ = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            progress.advance(*counter.take())
+            for future in finished:
+                task = waiting.pop(future)
+                result = future.result()
+                if processes:
+                    progress.advance(task.rows, task.bytes)
+                yield task.id, result
+        progress.advance(*counter.take())
+    finally:
+        counter.stop()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_silently(task: Task) -> Result:
+    return task.run(lambda rows, nbytes: None)
+
+
+class _Counter:
+    """Collects progress of several threads, and tells them to stop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows = self._bytes = 0
+        self._stopped = False
+
+    def advance(self, rows: int, nbytes: int) -> None:
+        if self._stopped:
+            raise Stopped
+        with self._lock:
+            self._rows += rows
+            self._bytes += nbytes
+
+    def take(self) -> tuple[int, int]:
+        with self._lock:
+            taken = self._rows, self._bytes
+            self._rows = self._bytes = 0
+        return taken
+
+    def stop(self) -> None:
+        self._stopped = True
+
+
+class Clock:
+    """Seconds since it was made, for the report."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
