@@ -98,13 +98,11 @@ def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress) -
             yield task.id, task.run(progress.advance)
         return
     counter = _Counter()
-    pool: Executor
-    if processes:
-        pool = ProcessPoolExecutor(jobs)
-        submit = lambda task: pool.submit(_run_silently, task)  # noqa: E731
-    else:
-        pool = ThreadPoolExecutor(jobs)
-        submit = lambda task: pool.submit(task.run, counter.advance)  # noqa: E731
+    pool: Executor = ProcessPoolExecutor(jobs) if processes else ThreadPoolExecutor(jobs)
+
+    def submit(task: Task) -> Future[Result]:
+        return pool.submit(_run_silently, task) if processes else pool.submit(task.run, counter.advance)
+
     waiting: dict[Future[Result], Task] = {}
     queue = list(reversed(todo))
     try:

@@ -1,0 +1,25 @@
+"""Where rows go: one module per kind of target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from ..model import Finding, Source
+from ..transfer import Result, Task
+
+
+class Target(Protocol):
+    """Turns a source into tasks, and closes the work when they are done."""
+
+    processes: bool
+    """Whether its tasks hold the interpreter and so want processes rather than threads."""
+
+    def prepare(self, source: Source, *, resume: bool) -> Sequence[Task]:
+        """Checks that the whole job is sound, creates what the tasks write into, and returns them in a stable order.
+
+        Nothing is created when something is refused (UsageError, TargetError).
+        """
+
+    def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
+        """Makes the work visible under its final names; the results are those of all tasks, of earlier runs too."""
