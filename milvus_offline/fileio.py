@@ -81,7 +81,7 @@ def publish(temporary: Path, final: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    os.replace(temporary, final)
+    temporary.replace(final)
     sync_folder(final.parent)
 
 

@@ -1,0 +1,252 @@
+"""Finding a store: its folders, its configuration, and what it is when it is something else (FORMAT §1, §9)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import StoreError, UsageError
+from ..model import Finding, Severity
+from .layout import CONFIG, DB, META, TABLES, WAL, WAL_META, WAL_SUFFIX
+
+_SEARCH_DEPTH = 3
+"""How many folders below the given one a store is looked for."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a `server_config.yaml` says that matters here; None where it says nothing."""
+
+    path: Path | None = None
+    storage_path: str | None = None
+    secondary_paths: tuple[str, ...] = ()
+    meta_uri: str | None = field(default=None, repr=False)
+    wal_path: str | None = None
+    wal_enabled: bool | None = None
+
+    @property
+    def mysql_uri(self) -> str | None:
+        """The `meta_uri` when it names a MySQL server; may hold a password."""
+        uri = self.meta_uri or ""
+        return uri if uri.startswith("mysql://") else None
+
+
+@dataclass(frozen=True)
+class Location:
+    """The folders of one store. `roots` contain `tables/`, the primary one first."""
+
+    root: Path
+    roots: tuple[Path, ...]
+    meta: Path | None
+    wal: Path | None
+    config: Config
+    findings: tuple[Finding, ...] = ()
+
+
+def locate(
+    path: str | os.PathLike[str],
+    *,
+    wal: str | os.PathLike[str] | None = None,
+    secondary: Iterable[str | os.PathLike[str]] = (),
+) -> Location:
+    """Finds the store at `path`: the Milvus root, its `db/` folder, or a folder above it.
+
+    Raises StoreError when there is none, when there are several, or when it belongs to another version of Milvus, and says what
+    to do then; UsageError when `wal` or `secondary` name no folder.
+    """
+    given = Path(path)
+    if not given.exists():
+        raise StoreError(f"{given}: there is no such file or folder")
+    if not given.is_dir():
+        raise StoreError(f"{given}: expected the data folder of a Milvus 1.x server (it holds `db/`), found a file")
+    given = Path(os.path.abspath(given))
+    db = _find_db(given)
+    root = db.parent if db.name == DB else db
+    config = read_config(
+        _first_file(root / CONFIG, root / "conf" / CONFIG, root.parent / CONFIG, root.parent / "conf" / CONFIG)
+    )
+    notes: list[Finding] = []
+    roots = [db]
+    if extra := [Path(s) for s in secondary]:
+        for folder in extra:
+            if not (folder / TABLES).is_dir():
+                raise UsageError(f"{folder}: expected a secondary root, a folder that holds `tables/`")
+        roots += extra
+    else:
+        roots += [r for s in config.secondary_paths if (r := _secondary(s, root, config, notes))]
+    meta = db / META
+    if wal is not None:
+        folder = Path(wal)
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: --wal must name the folder that holds the .wal files")
+        wal_folder: Path | None = folder
+    else:
+        wal_folder = _wal_folder(root, config, notes)
+    return Location(root, tuple(roots), meta if meta.exists() else None, wal_folder, config, tuple(notes))
+
+
+def _is_db(path: Path) -> bool:
+    return (path / META).is_file() or (path / TABLES).is_dir()
+
+
+def _find_db(given: Path) -> Path:
+    for candidate in (given / DB, given):
+        if candidate.is_dir() and _is_db(candidate):
+            _refuse_preview(candidate)
+            return candidate
+    _refuse_others(given)
+    level, found = [given], []
+    for _ in range(_SEARCH_DEPTH):
+        below: list[Path] = []
+        for folder in level:
+            try:
+                children = sorted(e.path for e in os.scandir(folder) if e.is_dir())
+            except OSError:
+                continue
+            below += map(Path, children)
+        found = [p for p in below if p.name == DB and _is_db(p)]
+        if found:
+            break
+        level = below[:1000]
+    if len(found) > 1:
+        names = "\n  ".join(str(p.parent) for p in found)
+        raise StoreError(f"{given}: several stores are below this folder, name one of them:\n  {names}")
+    if found:
+        return found[0]
+    if not os.access(given, os.R_OK | os.X_OK):
+        raise StoreError(f"{given}: no permission to look into this folder")
+    raise StoreError(
+        f"{given}: not a Milvus 1.x data folder: expected `db/{META}` or `db/{TABLES}/` in it, its `db/` folder, or at most "
+        f"{_SEARCH_DEPTH} folders below. Name the folder of the server's setting storage.path (often /var/lib/milvus)"
+    )
+
+
+def _refuse_others(given: Path) -> None:
+    names = set(os.listdir(given)) if os.access(given, os.R_OK) else set()
+    if names & {"insert_log", "delta_log", "stats_log", "binlog"} or {"etcd", "rocksmq"} <= {n.split("_")[0] for n in names}:
+        raise StoreError(
+            f"{given}: this is data of Milvus 2.x (object storage with insert_log/, or a standalone's etcd folder). "
+            "This tool reads 1.x; for 2.x use milvus-backup"
+        )
+    _refuse_preview(given)
+
+
+def _refuse_preview(db: Path) -> None:
+    for folder in (db, db / TABLES):
+        for first in folder.glob("C_*"):
+            if any(re.fullmatch(r"P_\d+", p.name) for p in first.glob("P_*")):
+                raise StoreError(
+                    f"{first}: folders named C_<id>/P_<id> are those of Milvus 0.11, a preview with another storage engine, "
+                    "not read here. Start that server once more and export through its API"
+                )
+
+
+def _first_file(*paths: Path) -> Path | None:
+    return next((p for p in paths if p.is_file()), None)
+
+
+def read_config(path: Path | None) -> Config:
+    """Reads a `server_config.yaml` of 0.5-1.1.1; an unreadable one counts as absent."""
+    if path is None:
+        return Config()
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError, RecursionError):
+        return Config()
+
+    def get(*keys: str) -> Any:
+        for key in keys:
+            section, _, name = key.partition("/")
+            part = document.get(section) if isinstance(document, dict) else None
+            if isinstance(part, dict) and part.get(name) is not None:
+                return part[name]
+        return None
+
+    def text(*keys: str) -> str | None:
+        value = get(*keys)
+        return str(value).strip() or None if value is not None else None
+
+    enabled = get("wal/enable", "wal_config/enable")
+    if isinstance(enabled, str):
+        enabled = {"true": True, "on": True, "false": False, "off": False}.get(enabled.lower())
+    return Config(
+        path=path,
+        storage_path=text("storage/path", "storage_config/primary_path", "db_config/primary_path"),
+        secondary_paths=tuple(
+            s.strip() for s in (text("storage_config/secondary_path", "db_config/secondary_path") or "").split(";") if s.strip()
+        ),
+        meta_uri=text("general/meta_uri", "db_config/backend_url"),
+        wal_path=text("wal/path", "wal_config/wal_path"),
+        wal_enabled=enabled if isinstance(enabled, bool) else None,
+    )
+
+
+def _relative(configured: str, storage: str | None) -> PurePosixPath | None:
+    """A configured path relative to the configured storage path, when it is below it."""
+    if storage is None:
+        return None
+    try:
+        return PurePosixPath(configured).relative_to(PurePosixPath(storage))
+    except ValueError:
+        return None
+
+
+def _secondary(configured: str, root: Path, config: Config, notes: list[Finding]) -> Path | None:
+    candidates = []
+    if inside := _relative(configured, config.storage_path):
+        candidates.append(root / inside)
+    else:
+        # a copied volume: the secondary lies beside the root as it did on the server
+        name = PurePosixPath(configured).name
+        candidates += [root / name, root.parent / name, Path(configured)]
+    for candidate in candidates:
+        if (candidate / TABLES).is_dir():
+            if candidate != Path(configured):
+                notes.append(_mapped("secondary path", configured, candidate))
+            return candidate
+    notes.append(
+        Finding(
+            Severity.WARNING,
+            "secondary-missing",
+            str(config.path),
+            f"the configuration names the secondary path {configured}, which is not here; segments in it are missing. "
+            "Name the place with --secondary",
+        )
+    )
+    return None
+
+
+def _wal_folder(root: Path, config: Config, notes: list[Finding]) -> Path | None:
+    beside = root / WAL
+    if config.wal_path is None:
+        return beside if beside.is_dir() else None
+    inside = _relative(config.wal_path, config.storage_path)
+    outside = Path(config.wal_path)
+    if inside is not None and (root / inside).is_dir():
+        return root / inside
+    if inside is None and _holds_wal(outside):
+        return outside
+    for candidate in (beside, root.parent / outside.name):
+        if _holds_wal(candidate):
+            notes.append(_mapped("WAL", config.wal_path, candidate))
+            return candidate
+    return beside if beside.is_dir() else None
+
+
+def _holds_wal(folder: Path) -> bool:
+    try:
+        return folder.is_dir() and any(n == WAL_META or n.endswith(WAL_SUFFIX) for n in os.listdir(folder))
+    except OSError:
+        return False
+
+
+def _mapped(what: str, configured: str, used: Path) -> Finding:
+    return Finding(
+        Severity.INFO, "path-mapped", str(used), f"used as the {what}; the server's configuration names {configured}"
+    )
