@@ -1,0 +1,139 @@
+"""The catalog as plain rows: table names, column orders per version, and what values mean (FORMAT §2.2, §2.3, §16)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_TABLES = (
+    "id table_id state dimension created_on flag index_file_size engine_type index_params metric_type owner_table "
+    "partition_tag version flush_lsn"
+)
+_TABLES_06 = _TABLES.replace("index_params", "nlist").removesuffix(" flush_lsn")
+_TABLES_05 = _TABLES_06.removesuffix(" owner_table partition_tag version")
+_FILES = "id table_id segment_id engine_type file_id file_type file_size row_count updated_time created_on date flush_lsn"
+_FILES_05 = _FILES.replace("segment_id ", "").removesuffix(" flush_lsn")
+
+COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "Tables": tuple(tuple(c.split()) for c in (_TABLES, _TABLES_06, _TABLES_05)),
+    "TableFiles": tuple(tuple(c.split()) for c in (_FILES, _FILES_05)),
+    "Environment": (("global_lsn",),),
+    "Fields": (("collection_id", "field_name", "field_type", "field_params"),),
+}
+"""Columns in the order of CREATE TABLE: 0.7-1.1.1 first, then 0.6, then 0.5. The number of columns tells the version."""
+
+TEXT_COLUMNS = {"table_id", "index_params", "owner_table", "partition_tag", "version", "segment_id", "file_id"} | {
+    "collection_id",
+    "field_name",
+    "field_params",
+}
+
+_REQUIRED = {
+    "Tables": {"table_id", "state", "dimension"},
+    "TableFiles": {"table_id", "file_id", "file_type"},
+    "Environment": {"global_lsn"},
+    "Fields": {"collection_id", "field_name"},
+}
+_CANONICAL_TABLES = {name.lower(): name for name in COLUMNS}
+_CANONICAL_COLUMNS = {c.lower(): c for layouts in COLUMNS.values() for layout in layouts for c in layout}
+_INTEGER = re.compile(r"[-+]?\d{1,40}")
+_NUMBER = re.compile(r"[-+]?\d{1,20}\.0*")
+
+
+def canonical_table(name: str) -> str | None:
+    """`Tables` for `tables` (servers with lower_case_table_names); None for a table that Milvus does not have."""
+    return _CANONICAL_TABLES.get(name.lower())
+
+
+def canonical_columns(names: Sequence[str]) -> tuple[str, ...]:
+    """Columns in Milvus' own spelling; unknown ones stay."""
+    return tuple(_CANONICAL_COLUMNS.get(n.lower(), n) for n in names)
+
+
+def known_columns(table: str, count: int) -> tuple[str, ...] | None:
+    """The columns of `table` in the version that had `count` of them, or None."""
+    return next((layout for layout in COLUMNS[table] if len(layout) == count), None)
+
+
+def is_milvus(table: str, columns: Sequence[str]) -> bool:
+    """Whether a table of this name with these columns is Milvus': other applications have a `Tables`, too."""
+    return set(columns) >= _REQUIRED[table]
+
+
+def coerce(column: str, value: object) -> object:
+    """The value as Milvus means it: quoted or hexadecimal numbers become int, hexadecimal text becomes str."""
+    if column in TEXT_COLUMNS:
+        if isinstance(value, bytes):
+            return decode(value)
+        return str(value) if isinstance(value, int) else value
+    if isinstance(value, bytes) and len(value) <= 16 and column in _CANONICAL_COLUMNS:
+        return int.from_bytes(value, "big")
+    if isinstance(value, str) and column in _CANONICAL_COLUMNS:
+        if _INTEGER.fullmatch(value):
+            return int(value)
+        if _NUMBER.fullmatch(value):
+            return int(value[: value.index(".")])
+    return value
+
+
+# Text ----------------------------------------------------------------------------------------------------------------
+
+_CP1252 = {b: bytes([b]).decode("cp1252" if b not in (0x81, 0x8D, 0x8F, 0x90, 0x9D) else "latin-1") for b in range(256)}
+_CP1252_BYTES = {ord(c): b for b, c in _CP1252.items()}
+
+
+def decode(raw: bytes) -> str:
+    """UTF-8 where it is valid UTF-8, else MySQL's latin1: cp1252 with 81 8d 8f 90 9d passed through (FORMAT §16)."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "".join(map(_CP1252.__getitem__, raw))
+
+
+def repair_double_encoding(text: str) -> str | None:
+    """What a client with a latin1 connection meant (FORMAT §16): `größe` for `grÃ¶ÃŸe`; None for honest text.
+
+    Text is repaired only where its bytes in MySQL's latin1 are valid UTF-8 and give another text.
+    """
+    if text.isascii():
+        return None
+    try:
+        repaired = bytes(_CP1252_BYTES[ord(c)] for c in text).decode("utf-8")
+    except (KeyError, UnicodeDecodeError):
+        return None
+    return repaired if repaired != text else None
+
+
+# CREATE TABLE --------------------------------------------------------------------------------------------------------
+
+_PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|[\w$]+|\s+|.""", re.S)
+_CONSTRAINTS = {"primary", "unique", "key", "constraint", "index", "fulltext", "spatial", "foreign", "check", "period"}
+
+
+def unquote(name: str) -> str:
+    """An identifier without its quotes: `a`, "a", [a] and, from SQLite, 'a'."""
+    if len(name) >= 2 and name[0] in "`\"'" and name[-1] == name[0]:
+        return name[1:-1].replace(name[0] * 2, name[0])
+    return name[1:-1] if name[:1] == "[" and name[-1:] == "]" else name
+
+
+def create_columns(sql: str) -> tuple[str, ...]:
+    """Column names of a CREATE TABLE statement in their order, of MySQL, MariaDB or SQLite; empty when there are none."""
+    names: list[str] = []
+    depth, fresh = 0, False
+    for match in _PIECE.finditer(sql):
+        piece = match[0]
+        if piece == "(":
+            depth += 1
+            fresh = depth == 1
+        elif piece == ")":
+            depth -= 1
+            if depth == 0:
+                break
+        elif piece == "," and depth == 1:
+            fresh = True
+        elif fresh and depth == 1 and not piece.isspace() and not piece.startswith(("--", "/*")):
+            fresh = False
+            if piece.lower() not in _CONSTRAINTS:
+                names.append(unquote(piece))
+    return canonical_columns(names)
