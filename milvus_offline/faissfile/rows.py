@@ -1,0 +1,134 @@
+"""The rows of an index as ids and vectors, in flat memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DamageError
+from ..fileio import open_read
+from ..model import Array
+from .cursor import Cursor, Extent
+from .index import Index
+from .runs import ID_BYTES, Int64s, Runs
+from .transform import Inverse, Transform
+
+_MAX_DUPLICATES = 1 << 27
+
+
+@dataclass(frozen=True)
+class IdMap:
+    """`count` int64 from byte `at` of the file `path`: the id i becomes the i-th of them."""
+
+    path: str
+    at: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows in the file `path`, ready to be read in another process. `dimension` is that of the vectors that come out.
+
+    `undo` are transforms, with their numbers in the file `index_path`, that are turned back.
+    """
+
+    path: str
+    index_path: str
+    runs: Runs
+    encoding: str
+    dimension: int
+    id_maps: tuple[IdMap, ...] = ()
+    undo: tuple[Transform, ...] = ()
+
+    @property
+    def total(self) -> int:
+        return self.runs.total
+
+    def slice(self, start: int, stop: int) -> Rows:
+        return replace(self, runs=self.runs.slice(start, stop))
+
+    def batches(self, max_bytes: int, start: int = 0) -> Iterator[tuple[Int64s, Array]]:
+        """(ids int64 [n], vectors float32 [n, d] or uint8 [n, d/8]) from the `start`-th row on, `max_bytes` of vectors each.
+
+        The arrays are overwritten by the next batch. Raises DamageError.
+        """
+        runs = self.runs.slice(start, self.total) if start else self.runs
+        row = self.dimension // 8 if self.encoding == "bits" else self.dimension * 4
+        fd = open_read(self.path)
+        try:
+            maps = [_open_map(m) for m in self.id_maps]
+            inverse = _inverse(self.index_path, self.undo) if self.undo else None
+            for ids, raw in runs.batches(fd, self.path, max(1, max_bytes // row)):
+                for m, content in zip(self.id_maps, maps, strict=True):
+                    ids = _mapped(m, content, ids)
+                vectors = decode(raw, self.encoding)
+                yield ids, vectors if inverse is None else inverse.back(vectors)
+        finally:
+            os.close(fd)
+
+
+def decode(raw: npt.NDArray[np.uint8], encoding: str) -> Array:
+    """uint8 [n, width] -> float32 [n, d], or unchanged when the vectors are binary. Every value is exact."""
+    if encoding == "f4":
+        return raw.view("<f4")
+    if encoding == "bits":
+        return raw
+    if encoding == "f2":
+        return raw.view("<f2").astype("<f4")
+    if encoding == "bf16":
+        return (raw.view("<u2").astype("<u4") << 16).view("<f4")
+    result = raw.astype("<f4")
+    return result - np.float32(128) if encoding == "s1" else result
+
+
+def _open_map(m: IdMap) -> npt.NDArray[Any]:
+    if m.count == 0:
+        return np.empty(0, "<i8")
+    if os.path.getsize(m.path) < m.at + m.count * ID_BYTES:
+        raise DamageError(m.path, f"expected {m.count} ids, the file ends before", offset=m.at)
+    return np.memmap(m.path, "<i8", "r", offset=m.at, shape=(m.count,))
+
+
+def _mapped(m: IdMap, content: npt.NDArray[Any], ids: Int64s) -> Int64s:
+    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= m.count):
+        raise DamageError(m.path, f"an id points outside of the {m.count} ids there", offset=m.at)
+    return np.asarray(content[ids])
+
+
+def _inverse(path: str, chain: tuple[Transform, ...]) -> Inverse:
+    fd = open_read(path)
+    try:
+        return Inverse(Cursor(fd, path, 0, os.fstat(fd).st_size), chain)
+    finally:
+        os.close(fd)
+
+
+def duplicate_runs(fd: int, path: object, index: Index, table: Extent) -> tuple[Runs, int]:
+    """(the rows of the equal vectors of a Dedup index, how many have no first copy). The runs' ids are their own.
+
+    Reads all ids of the lists once, in flat memory apart from the table.
+    """
+    runs = index.runs
+    assert runs is not None and runs.ids_at is not None
+    cursor = Cursor(fd, path, table.at, table.at + table.count * 16)
+    pairs = cursor.array(Extent(table.at, table.count * 2), "<i8", "the table of equal vectors", _MAX_DUPLICATES)
+    firsts, which = np.unique(pairs[0::2], return_inverse=True)
+    place = np.full(len(firsts), -1, np.int64)
+    ends = np.cumsum(runs.rows)
+    only_ids = Runs(ID_BYTES, ID_BYTES, runs.ids_at, runs.rows, None, ends - runs.rows)
+    for rows, raw in only_ids.batches(fd, path, 1 << 16):
+        ids = raw.view("<i8")[:, 0]
+        slot = np.minimum(np.searchsorted(firsts, ids), max(len(firsts) - 1, 0))
+        hit = np.flatnonzero(firsts[slot] == ids) if len(firsts) else np.empty(0, np.int64)
+        run = np.searchsorted(ends, rows[hit], "right")
+        place[slot[hit]] = runs.vectors_at[run] + (rows[hit] - (ends - runs.rows)[run]) * runs.stride
+    at, ids = place[which], pairs[1::2]
+    found = at >= 0
+    order = np.argsort(at[found], kind="stable")
+    at, ids = at[found][order], ids[found][order]
+    return Runs(runs.width, runs.stride, at, np.ones(len(at), np.int64), None, ids), int((~found).sum())

@@ -1,0 +1,69 @@
+"""The raw files of Milvus 0.5 and 0.6, before there were segments (FORMAT §8).
+
+A raw file is an index file (`indexfile.py`) of type 1 whose part `IVF` is a Faiss IDMap over a flat index; the ids inside
+are the user's. Nothing can be deleted by id in these versions, so all rows of a raw file are live. An index file (type 3 in
+the catalog) holds the same rows once more and is not a source of rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DamageError
+from ..model import BATCH_BYTES, Batch, VectorType
+from .indexfile import StoredVectors, read_index_file
+from .layout import TABLES
+
+
+def raw_file_path(roots: Sequence[Path], table_id: str, date: int, file_id: str) -> Path | None:
+    """Where the file of a TableFiles row lies: `tables/<table_id>/<date>/<file_id>` below the first root that has it.
+
+    `roots` are the data root (`<root>/db`) and the secondary roots in the order of the configuration. None when none has it.
+    """
+    for root in roots:
+        path = root / TABLES / table_id / str(date) / file_id
+        if path.is_file():
+            return path
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class LegacyRawFile:
+    """One raw file of 0.5/0.6 as a piece of a partition. `id` is its file_id; `lost` rows were cut off with the file's end."""
+
+    id: str
+    path: str
+    dimension: int
+    stored: StoredVectors
+
+    @property
+    def rows(self) -> int:
+        return self.stored.rows
+
+    @property
+    def lost(self) -> int:
+        return self.stored.lost
+
+    def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
+        """All rows with the user's ids in file order. Raises DamageError."""
+        for ids, vectors in self.stored.batches(max_bytes, start):
+            yield Batch(ids, vectors)
+
+
+def open_raw_file(
+    path: str | os.PathLike[str], *, file_id: str, dimension: int, rows: int | None = None, partial: bool = False
+) -> LegacyRawFile:
+    """The raw file at `path`, checked against what the catalog says (`rows` when it is to be trusted).
+
+    With `partial` a cut file gives the rows that have both their vector and their id. As the ids stand behind all vectors,
+    a file that was cut inside the vectors has none. Raises DamageError.
+    """
+    stored = read_index_file(path, rows=rows, partial=partial, user_ids=True)
+    if stored.kind != "FLAT" or stored.vector_type is not VectorType.FLOAT:
+        raise DamageError(path, f"expected a raw file of Milvus 0.5 or 0.6, found an index of type {stored.kind}", offset=0)
+    if stored.dimension != dimension:
+        raise DamageError(path, f"vectors of {stored.dimension} dimensions in a collection of {dimension}")
+    return LegacyRawFile(file_id, os.fspath(path), dimension, stored)
