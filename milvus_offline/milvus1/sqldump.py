@@ -92,12 +92,12 @@ def _chunks(path: Path, notes: list[str]) -> Generator[bytes]:
         magic = file.read(6)
         file.seek(0)
         packer = next((p for m, p in _PACKERS.items() if magic.startswith(m)), None)
-        stream = packer.open(file) if packer else file
+        stream: Any = packer.open(file) if packer else file
         decoder: codecs.IncrementalDecoder | None = None
         first = True
         while True:
             try:
-                chunk: bytes = stream.read(CHUNK)
+                chunk: bytes = stream.read1(CHUNK)  # gives what stands before a damage
             except (*_CUT, OSError) as e:
                 if isinstance(e, OSError) and e.errno is not None:
                     raise
@@ -177,9 +177,19 @@ _QUOTED_PLAIN = re.compile(rb"'[^']*(?:''[^']*)*'|\"[^\"]*(?:\"\"[^\"]*)*\"", re
 _LITERAL = re.compile(rb"0[xX][0-9a-fA-F]+|[xXbB]'[0-9a-fA-F]*'|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[A-Za-z_]\w*")
 _PUNCTUATION = re.compile(rb".", re.S)
 _SKIP = re.compile(rb"(?:[^;'\"`#/\-*]+|'[^'\\]*'|\"[^\"\\]*\"|`[^`]*`|[/*](?=[^*/])|-(?=[^-]))+")
+_BODY_PLAIN = {q: re.compile(b"[^Q]*(?:QQ[^Q]*)*".replace(b"Q", q)) for q in (b"'", b'"', b"`")}
+_BODY = {q: re.compile(rb"[^\\Q]*(?:(?:\\.|QQ)[^\\Q]*)*".replace(b"Q", q), re.S) for q in (b"'", b'"')}
+_BODY[b"`"] = _BODY_PLAIN[b"`"]
 _LINE = re.compile(rb"[^\n]*\n?")
 _DELIMITER_BACK = re.compile(rb"\s*DELIMITER\s+;\s*$", re.I)
-_OPENING = (b"'", b'"', b"`", b"[", b"/*", b"x'", b"X'", b"b'", b"B'")
+_OPENING: dict[re.Pattern[bytes], tuple[bytes, ...]] = {
+    _SPACE: (b"/*",),
+    _IDENTIFIER: (b"`", b'"', b"["),
+    _QUOTED: (b"'", b'"'),
+    _QUOTED_PLAIN: (b"'", b'"'),
+    _LITERAL: (b"x'", b"X'", b"b'", b"B'"),
+}
+"""How tokens begin that may be cut by the end of the buffer."""
 _ESCAPES = {b"0": b"\0", b"b": b"\b", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"Z": b"\x1a", b"%": b"\\%", b"_": b"\\_"}
 _UNISTR = re.compile(r"\\(?:\\|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|\+([0-9a-fA-F]{6})|([0-9a-fA-F]{4}))")
 
@@ -237,7 +247,7 @@ class _Statements:
             match = pattern.match(self.buffer, self.at)
             if match and match.end() < len(self.buffer):
                 break
-            open_end = match or len(self.buffer) - self.at < 16 or self.buffer.startswith(_OPENING, self.at)
+            open_end = match or len(self.buffer) - self.at < 16 or self._opens(pattern)
             if not (open_end and self._more()):
                 break
         if match is None:
@@ -245,12 +255,14 @@ class _Statements:
         self.at = match.end()
         return match[0]
 
+    def _opens(self, pattern: re.Pattern[bytes]) -> bool:
+        return self.buffer.startswith(_OPENING.get(pattern, ()), self.at)
+
     def _need(self, pattern: re.Pattern[bytes]) -> bytes:
         """The token at the current place; raises _Cut at the end of the file, _Strange when it is of another kind."""
         token = self._take(pattern)
         if not token:
-            cut = self.at >= len(self.buffer) or self.buffer.startswith(_OPENING, self.at)
-            raise _Cut if cut else _Strange
+            raise _Cut if self.at >= len(self.buffer) or self._opens(pattern) else _Strange
         return token
 
     def _space(self) -> bool:
@@ -294,21 +306,16 @@ class _Statements:
                 raise _Cut
 
     def _skip_string(self, quote: bytes) -> None:
-        special = re.compile(b"[" + quote + (b"\\\\]" if self.backslash and quote != b"`" else b"]"))
+        """Goes behind the closing quote; a doubled quote just opens the string again."""
+        body = (_BODY if self.backslash else _BODY_PLAIN)[quote]
         while True:
-            match = special.search(self.buffer, self.at)
-            if match is None:
-                self.at = len(self.buffer)
-                if not self._more():
-                    raise _Cut
-            elif match[0] == quote:  # a doubled quote just opens the string again
-                self.at = match.end()
-                return
-            else:
-                self.at = match.end()
-                if self.at >= len(self.buffer) and not self._more():
-                    raise _Cut
+            match = body.match(self.buffer, self.at)
+            self.at = match.end() if match else self.at
+            if self.buffer.startswith(quote, self.at):
                 self.at += 1
+                return
+            if not self._more():
+                raise _Cut
 
     # Statements
 
@@ -525,6 +532,13 @@ def _unistr(match: re.Match[str]) -> str:
 # XML -----------------------------------------------------------------------------------------------------------------
 
 
+_PRIVATE = 0xE000
+"""mysqldump writes control characters as they are, which XML forbids: they travel as characters of private use."""
+_XML_ILLEGAL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_XML_ILLEGAL_CR = re.compile(rb"[\x00-\x08\x0b-\x1f]")  # XML turns a lone CR into LF
+_XML_BACK = {_PRIVATE + i: i for i in range(32)}
+
+
 def _read_xml(path: Path, first: bytes, source: Generator[bytes], found: _Found, notes: list[str]) -> bool:
     """mysqldump --xml. Parsed as latin1, so that no byte is an error, and decoded like SQL. Returns whether it was cut."""
     from xml.parsers import expat
@@ -538,9 +552,10 @@ def _read_xml(path: Path, first: bytes, source: Generator[bytes], found: _Found,
     parser.StartDoctypeDeclHandler = reader.refuse
     parser.EntityDeclHandler = reader.refuse
     chunk, fed = first, 0
+    illegal = _XML_ILLEGAL if b"\r\n" in first else _XML_ILLEGAL_CR
     try:
         while chunk:
-            parser.Parse(chunk, False)
+            parser.Parse(illegal.sub(lambda m: b"&#x%X;" % (_PRIVATE + m[0][0]), chunk), False)
             fed += len(chunk)
             if fed - parser.CurrentByteIndex > MAX_TOKEN:
                 raise DamageError(path, f"expected tags of at most {MAX_TOKEN} bytes, found a longer one")
@@ -616,6 +631,6 @@ class _Xml:
 
 def _xml_text(text: str) -> str:
     try:
-        return decode(text.encode("latin-1"))
+        return decode(text.translate(_XML_BACK).encode("latin-1"))
     except UnicodeEncodeError:  # a character reference
         return text
