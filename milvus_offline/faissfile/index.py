@@ -67,10 +67,11 @@ class Index:
     """An index in a file. `kinds` are the class names from the outside in.
 
     `dimension` is that of the stored rows and counts bits when `binary`. `runs` tells where the rows lie, in the file
-    `on_disk` when that is given; None when `refusal` says why they are not stored as they were. `encoding` is `f4`, `f2`,
-    `bf16`, `u1`, `s1` or `bits`. The ids in the runs go through `id_maps` (int64 arrays in the file, innermost first).
-    `duplicates` are the pairs of int64 (id in the lists, id of an equal vector) of an IndexIVFFlatDedup.
-    `transforms` lead from the user's vectors to the stored rows. `declared` is the row count of the outermost header.
+    `on_disk` when that is given; None when `refusal` says why they are not stored as they were (`absent`: not at all).
+    `encoding` is `f4`, `f2`, `bf16`, `u1`, `s1` or `bits`. The ids in the runs (`own_ids`: not just row numbers) go through
+    `id_maps` (int64 arrays in the file, innermost first). `duplicates` are the pairs of int64 (id in the lists, id of an
+    equal vector) of an IndexIVFFlatDedup. `transforms` lead from the user's vectors to the stored rows. `declared` is the
+    row count of the outermost header; `lost` rows were cut off with the end of the file.
     """
 
     kinds: tuple[str, ...]
@@ -81,6 +82,8 @@ class Index:
     runs: Runs | None = None
     encoding: str = "f4"
     refusal: str | None = None
+    absent: bool = False
+    nlist: int | None = None
     own_ids: bool = False
     id_maps: tuple[Extent, ...] = ()
     transforms: tuple[Transform, ...] = ()
@@ -142,7 +145,7 @@ class _Parser:
     def binary_header(self) -> _Header:
         at = self.c.at
         d, code_size, ntotal, _, metric = self.c.unpack(_BINARY_HEADER, "a binary index header")
-        if d % 8 or code_size != d // 8:
+        if d % 8 or (code_size != d // 8 and code_size):  # ID maps written before 1.8 say 0
             raise self.c.damage(f"a binary index of {d} bits in {code_size} bytes", at)
         return self._checked(d, ntotal, metric, at)
 
@@ -202,11 +205,7 @@ class _Parser:
         h = self.binary_header()
         nlist = self._quantizer(depth)
         self._direct_map()
-        found = self._lists(nlist, h.d // 8)
-        return Index(
-            ("IndexBinaryIVF",), h.d, h.ntotal, h.metric, True, found.runs, "bits", _refusal(found), True,
-            on_disk=found.on_disk, lost=found.lost,
-        )  # fmt: skip
+        return self._with_lists("IndexBinaryIVF", h, nlist, h.d // 8, "bits", None)
 
     def ivf_sq(self, kind: str, depth: int) -> Index:
         h, nlist = self._ivf_header(depth)
@@ -264,9 +263,21 @@ class _Parser:
     def _with_lists(self, name: str, h: _Header, nlist: int, code_size: int, encoding: str, duplicates: Extent | None) -> Index:
         found = self._lists(nlist, code_size)
         return Index(
-            (name,), h.d, h.ntotal, h.metric, False, found.runs, encoding, _refusal(found), True,
-            duplicates=duplicates, on_disk=found.on_disk, lost=found.lost,
-        )  # fmt: skip
+            (name,),
+            h.d,
+            h.ntotal,
+            h.metric,
+            encoding == "bits",
+            found.runs,
+            encoding,
+            None if found.stored else "it was written without its inverted lists",
+            absent=not found.stored,
+            nlist=nlist,
+            own_ids=True,
+            duplicates=duplicates,
+            on_disk=found.on_disk,
+            lost=found.lost,
+        )
 
     # Codecs ----------------------------------------------------------------------------------------------------------
 
@@ -382,7 +393,7 @@ class _Parser:
         """An index whose rows are those of the storage that follows."""
         at = self.c.at
         if self.c.fourcc("the kind of an index") == "null":
-            return Index((name,), h.d, h.ntotal, h.metric, False, refusal="it was written without its vectors")
+            return Index((name,), h.d, h.ntotal, h.metric, False, refusal="it was written without its vectors", absent=True)
         self.c.at = at
         return self._wrapped(name, h, self.index(depth + 1))
 
@@ -463,10 +474,6 @@ class _Parser:
         if outer != h.d:
             raise self.c.damage(f"an {name} of {h.d} dimensions over one of {outer}")
         return replace(inner, kinds=(name, *inner.kinds), declared=h.ntotal)
-
-
-def _refusal(found: Lists) -> str | None:
-    return None if found.stored else "it was written without its inverted lists"
 
 
 _READERS: dict[str, Callable[[_Parser, str, int], Index]] = {

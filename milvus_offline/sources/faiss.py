@@ -1,0 +1,464 @@
+"""A Faiss index file as a source: one collection, one partition.
+
+What stores the vectors themselves is read by `faissfile`. Kinds unknown there, and approximate ones when the user asks for
+them, are read by Faiss in a process of its own (`faiss_child`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DamageError, UsageError
+from ..faissfile import METRICS, Cursor, IdMap, Index, Inverse, NotInvertible, Rows, UnknownKind, duplicate_runs, read_index
+from ..fileio import open_read
+from ..model import (
+    BATCH_BYTES,
+    DEFAULT_PARTITION,
+    Array,
+    Batch,
+    Finding,
+    IndexSpec,
+    Piece,
+    Schema,
+    Severity,
+    SourceCollection,
+    SourcePartition,
+    VectorType,
+)
+from .faiss_child import DONE, FAILED, FRAME
+
+PIECE_BYTES = 256 << 20
+"""Vector bytes of a piece: a large index is cut so that several processes can work on it."""
+
+_BINARY_METRICS = {1: "HAMMING", 5: "JACCARD", 6: "TANIMOTO", 7: "HAMMING", 8: "SUBSTRUCTURE", 9: "SUPERSTRUCTURE"}
+"""Faiss writes 1 for every binary index, and searches by Hamming distance; the others are the fork's of Milvus 1.x."""
+_FLOAT_METRICS = {0: "IP", 1: "L2"}
+_ROUNDED = {"f2": "float16", "bf16": "bfloat16", "u1": "8-bit integers", "s1": "8-bit integers"}
+_CHILD_MEMORY = 4 << 30
+_MAX_ID_FILE_HEADER = 1 << 16
+
+
+@dataclass(frozen=True)
+class FaissPiece:
+    """A slice of the rows of an index file."""
+
+    id: str
+    data: Rows
+
+    @property
+    def rows(self) -> int:
+        return self.data.total
+
+    def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
+        """Rows in file order, in flat memory. Raises DamageError."""
+        for ids, vectors in self.data.batches(max_bytes, start):
+            yield Batch(ids, vectors)
+
+
+@dataclass(frozen=True)
+class Child:
+    """How Faiss is started in a process of its own. `timeout` is in seconds without any answer, `memory` in bytes."""
+
+    path: str
+    binary: bool
+    follow: bool
+    memory: int
+    timeout: float
+
+    def start(self, action: str, rows: int = 0, start: int = 0) -> subprocess.Popen[bytes]:
+        request = {"path": self.path, "binary": self.binary, "follow": self.follow, "memory": self.memory}
+        request |= {"action": action, "rows": rows, "start": start}
+        root = str(Path(__file__).resolve().parents[2])
+        paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", f"{__package__}.faiss_child", json.dumps(request)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+
+    def info(self) -> dict[str, Any]:
+        """What Faiss says about the index. Raises DamageError when it refuses or does not answer."""
+        process = self.start("info")
+        try:
+            answer, _ = process.communicate(timeout=self.timeout)
+        except subprocess.TimeoutExpired:
+            raise DamageError(self.path, f"Faiss did not open it within {self.timeout:g} seconds") from None
+        finally:
+            process.kill()
+            process.wait()
+        found: dict[str, Any] = json.loads(answer) if answer else {"error": _death(process)}
+        if "error" in found:
+            raise DamageError(self.path, f"Faiss cannot read it: {found['error']}")
+        return found
+
+
+@dataclass(frozen=True)
+class ChildPiece:
+    """All rows of an index that only Faiss can read. `width` is in elements of `vector_type`."""
+
+    id: str
+    rows: int
+    child: Child
+    vector_type: VectorType
+    dimension: int
+    first_id: int = 0
+    id_map: IdMap | None = None
+
+    def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
+        """Rows in Faiss' order, in flat memory here. Raises DamageError."""
+        dtype, width = self.vector_type.dtype, self.vector_type.width(self.dimension)
+        capacity = max(1, max_bytes // (width * dtype.itemsize))
+        process = self.child.start("rows", capacity, start)
+        assert process.stdout is not None
+        left = self.rows - start
+        content = None if self.id_map is None else _ids_in(self.id_map)
+        try:
+            while True:
+                n = self._number(process)
+                if n == FAILED:
+                    text = self._read(process, np.empty(min(self._number(process), 4096), np.uint8)).tobytes()
+                    raise DamageError(self.child.path, f"Faiss cannot read it: {text.decode('utf-8', 'replace')}")
+                if n == DONE:
+                    break
+                if not 0 <= n <= capacity or n > left:
+                    raise DamageError(self.child.path, f"Faiss gives more than {self.rows} rows")
+                ids = self._read(process, np.empty(n, "<i8"))
+                vectors = self._read(process, np.empty((n, width), dtype))
+                left -= n
+                if content is not None:
+                    if n and not 0 <= int(ids.min()) <= int(ids.max()) < len(content):
+                        raise DamageError(self.child.path, f"a row number outside of the {len(content)} ids given")
+                    ids = np.asarray(content[ids])
+                yield Batch(ids + self.first_id, vectors)
+            if left > 0:
+                raise DamageError(self.child.path, f"Faiss gives {left} rows less than {self.rows}")
+        finally:
+            process.kill()
+            process.stdout.close()
+            process.wait()
+
+    def _number(self, process: subprocess.Popen[bytes]) -> int:
+        return int(FRAME.unpack(self._read(process, np.empty(FRAME.size, np.uint8)).tobytes())[0])
+
+    def _read(self, process: subprocess.Popen[bytes], target: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Fills `target` from the process, which is killed when nothing comes for too long."""
+        stream: IO[bytes] | None = process.stdout
+        assert stream is not None
+        watch = threading.Timer(self.child.timeout, process.kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            if target.nbytes and stream.readinto(target.reshape(-1).data.cast("B")) < target.nbytes:  # type: ignore[attr-defined]
+                process.wait()
+                raise DamageError(self.child.path, f"Faiss stopped while reading it ({_death(process)})")
+        finally:
+            watch.cancel()
+        return target
+
+
+@dataclass(frozen=True)
+class FaissSource:
+    """See model.Source."""
+
+    path: str
+    collections: Sequence[SourceCollection]
+    findings: Sequence[Finding]
+    index_name: str
+    files: tuple[str, ...]
+    options: str
+    kind: str = "faiss"
+
+    def describe(self) -> dict[str, Any]:
+        """Path, index type, rows and bytes."""
+        size = sum(os.path.getsize(f) for f in self.files)
+        return {"kind": self.kind, "path": self.path, "index": self.index_name, "rows": self.collections[0].rows, "bytes": size}
+
+    def fingerprint(self) -> str:
+        """A digest of the options and of each file's size, modification time, beginning and end."""
+        digest = hashlib.sha256(self.options.encode())
+        for path in self.files:
+            with open(path, "rb") as file:
+                status = os.fstat(file.fileno())
+                digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+                digest.update(file.read(1 << 16))
+                file.seek(max(0, status.st_size - (1 << 16)))
+                digest.update(file.read(1 << 16))
+        return digest.hexdigest()
+
+
+def open_faiss(
+    path: str | os.PathLike[str],
+    *,
+    collection: str | None = None,
+    metric: str | None = None,
+    dimension: int | None = None,
+    ids_file: str | os.PathLike[str] | None = None,
+    first_id: int = 0,
+    lossy: bool = False,
+    follow_ondisk: bool = False,
+    memory_limit: int | None = None,
+    timeout: float = 300.0,
+) -> FaissSource:
+    """The source that reads the Faiss index at `path`.
+
+    The ids are those of the index; where it has none, the row numbers from `first_id` on, or the int64 array in the `.npy`
+    file `ids_file`, which may also rename the row numbers in inverted lists. `metric` and `dimension` can only confirm what
+    the index says, except that `metric` is taken where Milvus has no name for the metric of the index. Approximate kinds
+    (PQ, SQ8, ...) are refused unless `lossy`. Inverted lists in another file are followed inside the folder of the index,
+    elsewhere only with `follow_ondisk`. `memory_limit` and `timeout` bound Faiss where it has to be asked.
+
+    Raises DamageError for a file that is no sound index, UsageError for what is refused or contradicts.
+    """
+    name = os.path.abspath(path)
+    opening = _Opening(name, collection, metric, dimension, ids_file, first_id, lossy, follow_ondisk)
+    size = _regular_size(name)
+    fd = open_read(name)
+    try:
+        cursor = Cursor(fd, name, 0, size)
+        try:
+            index = read_index(cursor)
+        except UnknownKind as e:
+            if e.offset == 0 and not (e.kind.isascii() and e.kind.isalnum() and e.kind[0] in "IN"):
+                raise DamageError(name, f"not a Faiss index (it begins with {e.kind!r})", offset=0) from None
+            return opening.with_faiss(None, memory_limit, timeout)
+        opening.trailing(cursor.left, index)
+        if index.refusal is not None:
+            if index.absent:
+                raise UsageError(f"{name}: {index.name}: {index.refusal}")
+            if not lossy:
+                raise opening.approximate(index.name, index.refusal)
+            return opening.with_faiss(index, memory_limit, timeout)
+        return opening.direct(fd, index)
+    finally:
+        os.close(fd)
+
+
+class _Opening:
+    """One call of `open_faiss`: its options and what it finds."""
+
+    def __init__(
+        self,
+        path: str,
+        collection: str | None,
+        metric: str | None,
+        dimension: int | None,
+        ids_file: str | os.PathLike[str] | None,
+        first_id: int,
+        lossy: bool,
+        follow: bool,
+    ) -> None:
+        self.path = path
+        self.collection = Path(path).stem if collection is None else collection
+        self.metric = metric
+        self.dimension = dimension
+        self.ids_file = None if ids_file is None else os.fspath(ids_file)
+        self.first_id = first_id
+        self.lossy = lossy
+        self.follow = follow
+        self.findings: list[Finding] = []
+        if first_id and ids_file is not None:
+            raise UsageError("first_id and ids_file both say where the ids come from: give one of them")
+
+    def find(self, severity: Severity, code: str, message: str, rows: int | None = None) -> None:
+        self.findings.append(Finding(severity, code, self.path, message, rows))
+
+    def trailing(self, left: int, index: Index) -> None:
+        if left and index.kinds[0] != "IndexBinaryMultiHash":
+            self.find(Severity.INFO, "faiss_trailing_bytes", f"{left} bytes behind the end of the index were not read")
+
+    def approximate(self, name: str, reason: str) -> UsageError:
+        return UsageError(f"{self.path}: {name}: {reason}; to take the approximations, ask for them (lossy)")
+
+    # Our own reader --------------------------------------------------------------------------------------------------
+
+    def direct(self, fd: int, index: Index) -> FaissSource:
+        assert index.runs is not None
+        files = [self.path]
+        vectors_file = self.path
+        if index.on_disk is not None:
+            vectors_file = self._lists_file(index.on_disk.name, index.on_disk.size)
+            files.append(vectors_file)
+        maps = [IdMap(self.path, m.at, m.count) for m in index.id_maps]
+        rows = index.runs.total + (index.duplicates.count if index.duplicates else 0)
+        maps += self._given_ids(index.own_ids and (index.nlist is None or index.id_maps != ()), rows, files)
+        self._check_first_id(index.own_ids)
+        data = Rows(vectors_file, self.path, index.runs, index.encoding, index.dimension, tuple(maps))
+        if self.first_id:
+            assert index.runs.first is not None
+            data = replace(data, runs=replace(index.runs, first=index.runs.first + self.first_id))
+        data = self._undone(fd, index, data)
+        pieces = self._cut(data, "")
+        if index.duplicates is not None and index.duplicates.count:
+            pieces += self._duplicates(fd, index, data)
+        self._declared(index, sum(p.rows for p in pieces))
+        if index.encoding in _ROUNDED:
+            text = (
+                f"the index holds the vectors as {_ROUNDED[index.encoding]}: they come out exactly so, not as they were added"
+            )
+            self.find(Severity.INFO, "faiss_rounded", text, rows)
+        schema = self._schema(data.dimension, index.binary, index.metric, index.nlist, index.kinds)
+        return self._source(schema, pieces, index.name, files)
+
+    def _undone(self, fd: int, index: Index, data: Rows) -> Rows:
+        """The rows before the transforms, where there is a way back."""
+        if not index.transforms:
+            return data
+        kinds = ", ".join(t.kind for t in index.transforms)
+        try:
+            inverse = Inverse(Cursor(fd, self.path, 0, _regular_size(self.path)), index.transforms)
+        except NotInvertible as e:
+            text = f"the vectors come out as the index holds them, behind a transform ({kinds}): {e}"
+            self.find(Severity.WARNING, "faiss_transformed", text, data.total)
+            return data
+        _, sample = next(data.slice(0, 1000).batches(1 << 22), (None, np.empty((0, data.dimension), "<f4")))
+        error = inverse.error(sample)
+        text = f"an orthonormal transform ({kinds}) was turned back; on {len(sample)} rows it leads again to the stored"
+        text += f" values within {error:.3g}, so the vectors equal those that were added up to rounding"
+        self.find(Severity.INFO, "faiss_transform_undone", text, data.total)
+        return replace(data, dimension=index.transforms[0].d_in, undo=index.transforms)
+
+    def _duplicates(self, fd: int, index: Index, data: Rows) -> list[Piece]:
+        assert index.duplicates is not None
+        if data.path != self.path:
+            raise UsageError(f"{self.path}: an {index.name} with lists in another file is not read")
+        runs, missing = duplicate_runs(fd, self.path, index, index.duplicates)
+        if missing:
+            text = f"{missing} ids are said to have equal vectors that the lists do not hold"
+            self.find(Severity.ERROR, "faiss_duplicates_lost", text, missing)
+        return self._cut(replace(data, runs=runs), "equal-")
+
+    def _declared(self, index: Index, rows: int) -> None:
+        if index.declared != rows:
+            text = f"the header says {index.declared} rows, the index holds {rows}"
+            self.find(Severity.WARNING, "faiss_row_count", text, abs(index.declared - rows))
+
+    def _cut(self, data: Rows, prefix: str) -> list[Piece]:
+        step = max(1, PIECE_BYTES // (data.dimension * 4 if data.encoding != "bits" else data.dimension // 8))
+        total = data.total
+        return [FaissPiece(f"{prefix}{first}", data.slice(first, first + step)) for first in range(0, total, step)]
+
+    def _lists_file(self, name: str, size: int) -> str:
+        """The file with the inverted lists: the one named, or one of that name beside the index."""
+        if "\0" in name or not name:
+            raise DamageError(self.path, f"the inverted lists are in a file named {name!r}")
+        folder = os.path.dirname(os.path.realpath(self.path))
+        for candidate in (os.path.join(folder, name), os.path.join(folder, os.path.basename(name))):
+            inside = os.path.dirname(os.path.realpath(candidate)) == folder
+            if (inside or self.follow) and os.path.isfile(candidate):
+                actual = os.path.getsize(candidate)
+                if actual < size:
+                    raise DamageError(candidate, f"expected {size} bytes of inverted lists, found {actual}", offset=actual)
+                return candidate
+        hint = "put that file beside the index" if self.follow else "put it beside the index, or allow to follow the name"
+        raise UsageError(f"{self.path}: the inverted lists are in another file, {name!r}, which was not read: {hint}")
+
+    # Faiss -----------------------------------------------------------------------------------------------------------
+
+    def with_faiss(self, index: Index | None, memory_limit: int | None, timeout: float) -> FaissSource:
+        with open(self.path, "rb") as file:
+            binary = file.read(4)[:2] == b"IB"
+        memory = _CHILD_MEMORY + 3 * _regular_size(self.path) if memory_limit is None else memory_limit
+        child = Child(self.path, binary, self.follow, memory, timeout)
+        info = child.info()
+        name = " over ".join(info["kinds"])
+        if not info["exact"]:
+            if not self.lossy:
+                raise self.approximate(
+                    name, "Faiss can give back only approximate vectors" if index is None else str(index.refusal)
+                )
+            self.find(Severity.WARNING, "faiss_lossy", f"{name}: the vectors are approximations", info["rows"])
+        files = [self.path]
+        given = self._given_ids("IndexIDMap" in name or "BinaryIDMap" in name, info["rows"], files)
+        self._check_first_id(info["own_ids"])
+        vector_type = VectorType.BINARY if binary else VectorType.FLOAT
+        piece = ChildPiece("0", info["rows"], child, vector_type, info["dimension"], self.first_id, given[0] if given else None)
+        schema = self._schema(info["dimension"], binary, info["metric"], None, ())
+        return self._source(schema, [piece] if piece.rows else [], name, files)
+
+    # Common ----------------------------------------------------------------------------------------------------------
+
+    def _check_first_id(self, own_ids: bool) -> None:
+        if self.first_id and own_ids:
+            raise UsageError(f"{self.path} has ids of its own: first_id does not apply")
+
+    def _given_ids(self, has_ids: bool, rows: int, files: list[str]) -> list[IdMap]:
+        if self.ids_file is None:
+            return []
+        if has_ids:
+            raise UsageError(f"{self.path} has ids of its own: {self.ids_file} does not apply")
+        files.append(self.ids_file)
+        return [_npy_ids(self.ids_file, rows)]
+
+    def _schema(self, dimension: int, binary: bool, number: int, nlist: int | None, kinds: tuple[str, ...]) -> Schema:
+        if self.dimension not in (None, dimension):
+            raise UsageError(f"{self.path} has {dimension} dimensions, not {self.dimension}")
+        metric = (_BINARY_METRICS if binary else _FLOAT_METRICS).get(number)
+        wanted = self.metric.upper() if self.metric else None
+        if metric is None:
+            metric = wanted
+            own = METRICS.get(number, str(number))
+            text = f"the metric of the index, {own}, has no name in Milvus; " + (
+                f"{wanted} is taken as asked for" if wanted else "say which one to use when loading"
+            )
+            self.find(Severity.WARNING, "faiss_metric", text)
+        elif wanted not in (None, metric):
+            raise UsageError(f"{self.path} has the metric {metric}, not {wanted}")
+        vector_type = VectorType.BINARY if binary else VectorType.FLOAT
+        prefix = "BIN_" if binary else ""
+        spec = IndexSpec(f"{prefix}FLAT")
+        if nlist and not any("IDMap" not in k and "IVF" not in k and "Pre" not in k for k in kinds):
+            spec = IndexSpec(f"{prefix}IVF_FLAT", {"nlist": nlist})
+        return Schema(self.collection, dimension, vector_type, metric, spec)
+
+    def _source(self, schema: Schema, pieces: list[Piece], name: str, files: list[str]) -> FaissSource:
+        collection = SourceCollection(schema, (SourcePartition(DEFAULT_PARTITION, tuple(pieces)),))
+        options = json.dumps([self.collection, self.first_id, self.lossy, schema.metric_type])
+        return FaissSource(self.path, (collection,), tuple(self.findings), name, tuple(files), options)
+
+
+def _regular_size(path: str) -> int:
+    try:
+        status = os.stat(path)
+    except OSError as e:
+        raise UsageError(f"{path}: {e.strerror}") from e
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path} is not a file")
+    return status.st_size
+
+
+def _npy_ids(path: str, rows: int) -> IdMap:
+    """Where the ids lie in an int64 `.npy` file of `rows` numbers."""
+    size = _regular_size(path)
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file, max_header_size=_MAX_ID_FILE_HEADER)
+            at = file.tell()
+    except (ValueError, OSError) as e:
+        raise UsageError(f"{path}: not an array of numpy: {e}") from e
+    if dtype != np.dtype("<i8") or shape != (rows,):
+        raise UsageError(f"{path}: expected {rows} int64 ids, found {dtype} of shape {shape}")
+    if size < at + 8 * rows:
+        raise DamageError(path, f"expected {rows} ids, the file ends before", offset=size)
+    return IdMap(path, at, rows)
+
+
+def _ids_in(m: IdMap) -> Array:
+    return np.memmap(m.path, "<i8", "r", offset=m.at, shape=(m.count,)) if m.count else np.empty(0, "<i8")
+
+
+def _death(process: subprocess.Popen[bytes]) -> str:
+    code = process.returncode
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

@@ -1,0 +1,193 @@
+"""Faiss itself, in a process of its own: for kinds that `faissfile` does not read, and for approximate ones.
+
+Faiss trusts the files that it reads. Here a hostile one can at most end this process: its address space is limited by
+itself, its time by the process that started it, and it opens no file outside of the index's folder unless told to.
+
+    python -m milvus_offline.sources.faiss_child '{"path": ..., "binary": ..., "action": "info" | "rows", ...}'
+
+`info` answers with one line of JSON. `rows` answers with frames: int64 n, then n int64 ids, then n rows of bytes; n is -1 at
+the end, and -2 before a message (int64 length, UTF-8) when something went wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+FRAME = struct.Struct("<q")
+DONE, FAILED = -1, -2
+
+_EXACT = {
+    "IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexFlat1D", "IndexFlatPanorama", "IndexFlatL2Panorama",
+    "IndexFlatIPPanorama", "IndexIVFFlat", "IndexIVFFlatPanorama", "IndexBinaryFlat", "IndexBinaryIVF",
+}  # fmt: skip
+_THROUGH = ("IndexIDMap", "IndexHNSW", "IndexNSG", "IndexNNDescent", "IndexBinaryIDMap", "IndexBinaryHNSW")
+_DECODED = ("IndexIVFPQ", "IndexIVFScalarQuantizer", "IndexIVFFlat")
+
+
+def main(argument: str) -> int:
+    request = json.loads(argument)
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # Faiss prints to stdout
+    try:
+        _limit(request["memory"])
+        tree = _Tree(_load(request), request["binary"])
+        if request["action"] == "info":
+            out.write(json.dumps(tree.info()).encode())
+        else:
+            _send(out, tree, request["rows"], request["start"])
+    except BaseException as e:
+        text = f"{type(e).__name__}: {e}".strip().splitlines()[0].encode()[:2000]
+        if request["action"] == "info":
+            out.write(json.dumps({"error": text.decode("utf-8", "replace")}).encode())
+        else:
+            out.write(FRAME.pack(FAILED) + FRAME.pack(len(text)) + text)
+        return 1
+    return 0
+
+
+def _limit(memory: int) -> None:
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _load(request: dict[str, Any]) -> Any:
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    read = faiss.read_index_binary if request["binary"] else faiss.read_index
+    flags = 0 if request["follow"] else faiss.IO_FLAG_ONDISK_SAME_DIR
+    mapped = flags | getattr(faiss, "IO_FLAG_MMAP_IFC", 0)
+    try:
+        return read(request["path"], mapped)
+    except RuntimeError:
+        return read(request["path"], flags)
+
+
+def _send(out: BinaryIO, tree: _Tree, rows: int, start: int) -> None:
+    for ids, vectors in tree.batches(rows):
+        if start >= len(ids):
+            start -= len(ids)
+            continue
+        ids = np.ascontiguousarray(ids[start:], "<i8")
+        vectors = np.ascontiguousarray(vectors[start:])
+        start = 0
+        for part in (FRAME.pack(len(ids)), ids.data.cast("B"), vectors.data.cast("B")):
+            view = memoryview(part)
+            while view:
+                view = view[out.write(view) :]
+    out.write(FRAME.pack(DONE))
+
+
+class _Tree:
+    """A loaded index with what it wraps."""
+
+    def __init__(self, index: Any, binary: bool) -> None:
+        self.index = index
+        self.binary = binary
+        self.name = type(index).__name__
+        self.inner: _Tree | None = None
+        if self.name.startswith(_THROUGH):
+            self.inner = _Tree(self._down(index.index if "IDMap" in self.name else index.storage), binary)
+        elif self.name == "IndexPreTransform":
+            self.inner = _Tree(self._down(index.index), binary)
+        elif self.name.startswith("IndexRefine"):
+            self.inner = _Tree(self._down(index.refine_index), binary)
+
+    def _down(self, index: Any) -> Any:
+        import faiss
+
+        if index is None:
+            raise ValueError("the index was written without its vectors")
+        return faiss.downcast_IndexBinary(index) if self.binary else faiss.downcast_index(index)
+
+    def info(self) -> dict[str, Any]:
+        kinds, exact, own_ids = [], True, False
+        tree: _Tree | None = self
+        while tree is not None:
+            kinds.append(tree.name)
+            leaf = tree.inner is None
+            exact = exact and tree.name != "IndexPreTransform" and (not leaf or tree.name in _EXACT)
+            own_ids = own_ids or "IDMap" in tree.name or hasattr(tree.index, "invlists")
+            tree = tree.inner
+        return {
+            "kinds": kinds,
+            "exact": exact,
+            "own_ids": own_ids,
+            "rows": self.rows(),
+            "dimension": self.index.d,
+            "metric": int(self.index.metric_type),
+        }
+
+    def rows(self) -> int:
+        if self.inner is not None:
+            return self.inner.rows()
+        lists = getattr(self.index, "invlists", None)
+        return int(self.index.ntotal if lists is None else lists.compute_ntotal())
+
+    def batches(self, rows: int) -> Iterator[tuple[Any, Any]]:
+        """(ids, vectors) of at most `rows` rows each, in a stable order."""
+        import faiss
+
+        if self.inner is None:
+            yield from self._ivf(rows) if hasattr(self.index, "invlists") else self._flat(rows)
+            return
+        ids_of = faiss.vector_to_array(self.index.id_map) if "IDMap" in self.name else None
+        chain = []
+        if self.name == "IndexPreTransform":
+            chain = [faiss.downcast_VectorTransform(self.index.chain.at(i)) for i in range(self.index.chain.size())]
+        for ids, vectors in self.inner.batches(rows):
+            for transform in reversed(chain):
+                vectors = transform.reverse_transform(np.ascontiguousarray(vectors))
+            yield ids if ids_of is None else ids_of[ids], vectors
+
+    def _flat(self, rows: int) -> Iterator[tuple[Any, Any]]:
+        for first in range(0, self.index.ntotal, rows):
+            n = min(rows, self.index.ntotal - first)
+            yield np.arange(first, first + n), self.index.reconstruct_n(first, n)
+
+    def _ivf(self, rows: int) -> Iterator[tuple[Any, Any]]:
+        import faiss
+
+        index = self.index
+        lists = faiss.downcast_InvertedLists(index.invlists)
+        decoded = self.name in _DECODED and type(lists).__name__ == "ArrayInvertedLists"
+        for number in range(index.nlist):
+            size = lists.list_size(number)
+            if not size:
+                continue
+            ids = faiss.rev_swig_ptr(lists.get_ids(number), size).copy()
+            for first in range(0, size, rows):
+                n = min(rows, size - first)
+                if decoded:
+                    yield ids[first : first + n], self._decode(lists, number, size, first, n)
+                    continue
+                vectors = np.empty((n, index.d), "f4")
+                for i in range(n):
+                    index.reconstruct_from_offset(number, first + i, faiss.swig_ptr(vectors[i]))
+                yield ids[first : first + n], vectors
+
+    def _decode(self, lists: Any, number: int, size: int, first: int, n: int) -> Any:
+        """Codes of one list, with the number of the list in front as a stand-alone code has it, back to vectors."""
+        import faiss
+
+        width = lists.code_size
+        codes = faiss.rev_swig_ptr(lists.get_codes(number), size * width).reshape(size, width)
+        prefix = self.index.sa_code_size() - width
+        full = np.empty((n, prefix + width), "u1")
+        full[:, :prefix] = np.frombuffer(number.to_bytes(8, "little"), "u1")[:prefix]
+        full[:, prefix:] = codes[first : first + n]
+        return self.index.sa_decode(full)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
