@@ -1,0 +1,639 @@
+"""What the write-ahead log adds to and takes from the segments (FORMAT §5.6, §5.7, §6 step 3 and 4).
+
+The server's own recovery is followed record by record. Beyond it, rows that its recovery would double are taken once, and rows
+that it would throw away with a damaged log are kept; both become findings.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from ..model import DEFAULT_PARTITION, Finding, Schema, Severity
+from .catalog import Catalog, version_key
+from .layout import ID, MEMORY_SEGMENT_BYTES, FileType
+from .live import LiveCollection, Selection
+from .rows import contains, hashes_of, row_hashes
+from .segment import Segment
+from .wal import Kind, Log, LogRows, Record, SpanBuilder, Walk, is_new_numbering, read_ids, schema_fits
+
+Ids = npt.NDArray[np.int64]
+_BLANKS = " \n\r\t"
+_IDS_CHUNK = 1 << 17
+_SUMS = 1 << 64
+"""Sums of hashes are taken modulo this."""
+
+
+@dataclass
+class LogSalvage:
+    """Rows in the log that a server never shows; `kind` is a kind of salvage."""
+
+    kind: str
+    collection: str
+    partition: str
+    rows: LogRows
+    reason: str
+
+
+@dataclass
+class Replay:
+    """The outcome: rows to append and segments after deletes, per table_id."""
+
+    rows: dict[str, LogRows] = field(default_factory=dict)
+    segments: dict[str, list[Segment]] = field(default_factory=dict)
+    salvage: list[LogSalvage] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    start: int = 0
+    end: int | None = None
+    """LSNs between which records were looked at; an `end` of None means all there were."""
+
+    @property
+    def row_count(self) -> int:
+        return sum(r.rows for r in self.rows.values())
+
+
+class _Deletes:
+    """Delete records of a table in order, 32 bytes each."""
+
+    def __init__(self) -> None:
+        self._data = array("Q")
+
+    def add(self, record: Record) -> None:
+        self._data.extend((record.lsn, record.file, record.ids_at, record.rows))
+
+    def __len__(self) -> int:
+        return len(self._data) // 4
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
+        values = iter(self._data)
+        return zip(values, values, values, values, strict=True)
+
+
+@dataclass
+class _Table:
+    """One table during the replay."""
+
+    table_id: str
+    collection: str
+    partition: str
+    schema: Schema
+    flush_lsn: int
+    spans: SpanBuilder = field(default_factory=SpanBuilder)
+    inserted: int = 0
+    insert_lsns: array[int] = field(default_factory=lambda: array("Q"))
+    insert_ends: array[int] = field(default_factory=lambda: array("Q"))
+    deletes: _Deletes = field(default_factory=_Deletes)
+    old_spans: SpanBuilder = field(default_factory=SpanBuilder)
+    old_rows: int = 0
+    old_deletes: _Deletes = field(default_factory=_Deletes)
+
+    def insert(self, record: Record) -> None:
+        self.spans.add(record)
+        self.inserted += record.rows
+        self.insert_lsns.append(record.lsn)
+        self.insert_ends.append(self.inserted)
+
+
+@dataclass
+class _Extra:
+    """Insert records beside the replay, by (kind, collection, partition)."""
+
+    schema: Schema
+    reason: str
+    spans: SpanBuilder = field(default_factory=SpanBuilder)
+    rows: int = 0
+
+    def add(self, record: Record) -> None:
+        self.spans.add(record)
+        self.rows += record.rows
+
+
+class Replayer:
+    """Replays one log over one selection. `schemas` by collection name, `segments` by table_id as the catalog selects them."""
+
+    def __init__(
+        self,
+        log: Log,
+        catalog: Catalog,
+        selection: Selection,
+        schemas: Mapping[str, Schema],
+        segments: Mapping[str, list[Segment]],
+        *,
+        wal_enabled: bool | None,
+    ) -> None:
+        self.log = log
+        self.catalog = catalog
+        self.segments = segments
+        self.schemas = schemas
+        self.wal_enabled = wal_enabled
+        self.result = Replay(segments={k: list(v) for k, v in segments.items()})
+        self._files = {f.number: f for f in log.files}
+        self._tables: dict[str, _Table] = {}
+        self._by_key: dict[tuple[str, str], _Table] = {}
+        self._members: dict[str, list[_Table]] = defaultdict(list)
+        for collection in selection.collections:
+            self._add_collection(collection)
+        self._extras: dict[tuple[str, str, str], _Extra] = {}
+        self._mismatched: dict[str, int] = defaultdict(int)
+        self._new_rows: dict[str, int] = defaultdict(int)
+        for row in catalog.files:
+            if row.file_type == FileType.NEW:
+                self._new_rows[row.table_id] += 1
+
+    def _add_collection(self, collection: LiveCollection) -> None:
+        name = collection.table.table_id
+        for partition in collection.partitions:
+            is_root = partition.table is collection.table
+            table = _Table(partition.table.table_id, name, partition.tag, self.schemas[name], partition.table.flush_lsn)
+            self._tables[table.table_id] = table
+            self._by_key.setdefault((name, "" if is_root else partition.tag), table)
+            self._members[name].append(table)
+
+    def run(self) -> Replay:
+        """Reads the log and applies it; the log's damage is in the findings."""
+        if not self.log.files:
+            return self.result
+        self._window()
+        self._read()
+        for table in self._tables.values():
+            self._apply(table)
+        self._find_unseen()
+        self._report()
+        return self.result
+
+    # The window (§5.6) -------------------------------------------------------------------------------------------------
+
+    def _window(self) -> None:
+        flushed = [t.flush_lsn for t in self._tables.values()]
+        start, applied = self.catalog.global_lsn, self.log.acknowledged or 0
+        if flushed:
+            applied = max(applied, max(flushed))
+            start = max(start, min(flushed))
+        self.result.start = start
+        self.result.end = max(applied, start)
+        if self.log.acknowledged is None:
+            if self._calls_behind(self.result.end):
+                self._note(
+                    Severity.WARNING,
+                    "mxlog-missing",
+                    str(self.log.folder),
+                    "mxlog.meta is missing or short, so nothing tells which records were acknowledged; all complete ones are "
+                    "taken. A 1.x server would start without any of them",
+                )
+            self.result.end = None
+        elif (calls := self._calls_behind(self.result.end)) > 1:
+            self._note(
+                Severity.WARNING,
+                "mxlog-stale",
+                str(self.log.folder),
+                f"{calls} calls are logged behind the last one that mxlog.meta knows, although only one can be unacknowledged: "
+                "mxlog.meta is older than the log. All complete records are taken; a 1.x server would drop these",
+            )
+            self.result.end = None
+        self._check_numbers(start)
+
+    def _calls_behind(self, lsn: int) -> int:
+        """Calls with complete records behind `lsn`. A call's records are split only where a file ends (§5.4)."""
+        calls, previous = 0, None
+        for record in Walk(self.log, []).records(lsn):
+            goes_on = previous and record.start == 0 and record[1:4] == previous[1:4]
+            calls += not goes_on
+            previous = record
+            if calls > 1:
+                break
+        return calls
+
+    def _check_numbers(self, start: int) -> None:
+        numbers = [f.number for f in self.log.files]
+        wanted = start >> 32
+        if self.result.end is not None and self.result.end <= start:
+            return
+        later = [n for n in numbers if n >= wanted]
+        if later and later[0] != wanted and start:
+            self._note(
+                Severity.WARNING,
+                "wal-gap",
+                str(self.log.folder / f"{wanted}.wal"),
+                f"the file is missing; the log goes on in {later[0]}.wal. After a clean restart that is harmless (its records "
+                "were flushed), otherwise rows are lost. A 1.x server refuses to start in this state",
+            )
+        for before, after in pairwise(later):
+            if after != before + 1:
+                self._note(
+                    Severity.ERROR,
+                    "wal-gap",
+                    str(self.log.folder / f"{before + 1}.wal"),
+                    f"the files {before + 1}.wal to {after - 1}.wal are missing; unflushed rows in them are lost",
+                )
+
+    # Reading ---------------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        start, end = self.result.start, self.result.end
+        by_root = self._filters_by_root()
+        walk = Walk(self.log, self.result.findings)
+        first = min((f.number for f in self.log.files), default=0) << 32
+        old = Walk(self.log, [])
+        for record in old.records(first, start):
+            self._old(record)
+        for record in walk.records(start, end):
+            self._replay(record, by_root)
+        if end is not None:
+            for record in Walk(self.log, []).records(end):
+                self._unacknowledged(record)
+
+    def _filters_by_root(self) -> bool:
+        """Whether the server is one of 0.7.0-0.9.0, which knows no flush_lsn per partition (§5.6)."""
+        sample: list[tuple[Record, Schema]] = []
+        for record in Walk(self.log, []).records(min(f.number for f in self.log.files) << 32):
+            schema = self.schemas.get(record.collection.decode("utf-8", "replace"))
+            if schema is not None and (record.kind is Kind.DELETE or schema_fits(record, schema)):
+                sample.append((record, schema))
+                break
+        numbering = is_new_numbering(sample)
+        version = version_key(self.catalog.version)
+        if numbering is None:
+            return bool(version) and version < (0, 9, 1)
+        return not numbering or (bool(version) and version[:3] == (0, 9, 0))
+
+    def _names(self, record: Record) -> tuple[str, str]:
+        return record.collection.decode("utf-8", "surrogateescape"), record.tag.decode("utf-8", "surrogateescape")
+
+    def _old(self, record: Record) -> None:
+        """A record that every table has flushed; it still tells which rows were never applied."""
+        collection, tag = self._names(record)
+        table = self._resolve(collection, tag)
+        if table is None:
+            return
+        if record.kind is Kind.DELETE:
+            for member in self._members[collection] if tag == "" else [table]:
+                member.old_deletes.add(record)
+        elif schema_fits(record, table.schema):
+            if tag != "" and (collection, tag) not in self._by_key:
+                self._unseen(record, table, "unseen")
+            else:
+                table.old_rows += record.rows
+                table.old_spans.add(record)
+
+    def _replay(self, record: Record, by_root: bool) -> None:
+        collection, tag = self._names(record)
+        table = self._by_key.get((collection, tag))
+        if table is None and by_root:
+            table = self._resolve(collection, tag)
+        if table is None:
+            resolved = self._resolve(collection, tag)
+            if resolved is not None and record.kind is not Kind.DELETE:
+                self._unseen(record, resolved, "unseen")
+            elif resolved is None and record.kind is not Kind.DELETE:
+                self._dropped(record, collection, tag)
+            return
+        root = self._by_key[(collection, "")]
+        flushed = root.flush_lsn if by_root else table.flush_lsn
+        if by_root and record.kind is not Kind.DELETE and flushed < record.lsn <= table.flush_lsn:
+            return  # such a server would double these rows: the partition was flushed, the root was not
+        if record.lsn <= flushed:
+            if record.kind is Kind.DELETE or by_root:
+                return
+            table.old_rows += record.rows
+            table.old_spans.add(record)
+            return
+        if record.kind is Kind.DELETE:
+            for member in self._members[collection] if tag == "" else [table]:
+                member.deletes.add(record)
+        elif schema_fits(record, table.schema):
+            table.insert(record)
+        else:
+            self._mismatched[f"{collection}/{tag}"] += record.rows
+
+    def _resolve(self, collection: str, tag: str) -> _Table | None:
+        """The table that a tag means once blanks are trimmed and `_default` is taken for the default partition (§5.7)."""
+        trimmed = tag.strip(_BLANKS)
+        return self._by_key.get((collection, "" if trimmed == DEFAULT_PARTITION else trimmed))
+
+    def _unacknowledged(self, record: Record) -> None:
+        collection, tag = self._names(record)
+        table = self._resolve(collection, tag)
+        if table is not None and record.kind is not Kind.DELETE and schema_fits(record, table.schema):
+            self._extra(
+                "unacknowledged", collection, table.partition, table.schema, "logged, but the call was never acknowledged"
+            ).add(record)
+
+    def _unseen(self, record: Record, table: _Table, kind: str) -> None:
+        if schema_fits(record, table.schema):
+            reason = f"acknowledged under the tag {record.tag.decode('utf-8', 'replace')!r}, which the server never applies"
+            self._extra(kind, table.collection, table.partition, table.schema, reason).add(record)
+
+    def _dropped(self, record: Record, collection: str, tag: str) -> None:
+        schema = self.schemas.get(collection)
+        if schema is None:
+            schema = _schema_of_unknown(record, collection, self.catalog)
+        if schema is not None and schema_fits(record, schema):
+            self._extra("dropped", collection, tag or DEFAULT_PARTITION, schema, "its collection or partition was dropped").add(
+                record
+            )
+
+    def _extra(self, kind: str, collection: str, partition: str, schema: Schema, reason: str) -> _Extra:
+        return self._extras.setdefault((kind, collection, partition), _Extra(schema, reason))
+
+    # Effects (§5.7) ----------------------------------------------------------------------------------------------------
+
+    def _apply(self, table: _Table) -> None:
+        segments = self.result.segments.get(table.table_id, [])
+        flushed = 0
+        newest: set[str] = set()
+        if table.inserted and segments:
+            flushed, newest = self._already_flushed(table, segments)
+        if self._is_stale(table, segments, flushed):
+            return
+        dead = self._memory_deletes(table, flushed)
+        first = _rows_before(table, flushed)
+        rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, dead, first)
+        if rows.rows:
+            self.result.rows[table.table_id] = rows
+        if len(table.deletes) and segments:
+            everything = self._ids_of(table.deletes)
+            recent = self._ids_of(table.deletes, flushed) if flushed else everything
+            self.result.segments[table.table_id] = [_delete_from(s, recent if s.id in newest else everything) for s in segments]
+
+    def _ids_of(self, deletes: _Deletes, behind: int = 0) -> Ids:
+        """The ids in delete records behind an LSN, sorted, each once."""
+        parts = [self._ids(file, at, count) for lsn, file, at, count in deletes if lsn > behind]
+        return np.unique(np.concatenate(parts)) if parts else np.empty(0, ID)
+
+    def _ids(self, file: int, at: int, count: int) -> Ids:
+        return read_ids(self._files[file], at, count)
+
+    def _memory_deletes(self, table: _Table, behind: int) -> Ids:
+        """Row numbers (over all inserts of the table) that deletes remove from memory: a delete of one id takes the first
+        such row of each segment in memory, one of several ids takes all."""
+        return np.sort(np.array([row for row, _ in self._removals(table, behind)], np.int64))
+
+    def _removals(self, table: _Table, behind: int) -> list[tuple[int, int]]:
+        """(row number, LSN of the delete) of the rows removed from memory by deletes behind `behind`."""
+        deleted = self._ids_of(table.deletes, behind)
+        if not len(deleted) or not table.inserted:
+            return []
+        found_rows, found_ids = [], []
+        ends = np.array(table.insert_ends, np.int64)
+        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
+        number = 0
+        first = _rows_before(table, behind)
+        for ids in log_rows.ids_only(_IDS_CHUNK):
+            at = np.searchsorted(deleted, ids)
+            hits = np.flatnonzero(deleted[np.minimum(at, len(deleted) - 1)] == ids)
+            hits = hits[hits + number >= first]
+            found_rows.append(hits + number)
+            found_ids.append(ids[hits])
+            number += len(ids)
+        rows, ids = np.concatenate(found_rows), np.concatenate(found_ids)
+        if not len(rows):
+            return []
+        lsns = np.array(table.insert_lsns, np.uint64)[np.searchsorted(ends, rows, "right")]
+        bounds = _memory_segments(table, first)
+        memory = np.searchsorted(bounds, rows, "right")
+        waiting = list(zip(lsns.tolist(), ids.tolist(), rows.tolist(), memory.tolist(), strict=True))
+        waiting.reverse()
+        alive: dict[int, list[tuple[int, int]]] = {}
+        removed: list[tuple[int, int]] = []
+        for lsn, file, at_, count in table.deletes:
+            if lsn <= behind:
+                continue
+            while waiting and waiting[-1][0] < lsn:
+                _, row_id, row, segment = waiting.pop()
+                alive.setdefault(row_id, []).append((segment, row))
+            if not alive:
+                continue
+            for row_id in self._ids(file, at_, count).tolist():
+                there = alive.get(row_id)
+                if not there:
+                    continue
+                if count > 1:
+                    removed += [(row, lsn) for _, row in there]
+                    del alive[row_id]
+                else:
+                    kept, seen = [], set()
+                    for segment, row in there:
+                        if segment in seen:
+                            kept.append((segment, row))
+                        else:
+                            seen.add(segment)
+                            removed.append((row, lsn))
+                    alive[row_id] = kept
+        return removed
+
+    # A flush that the catalog does not know of (§6 step 4) -------------------------------------------------------------
+
+    def _already_flushed(self, table: _Table, segments: Sequence[Segment]) -> tuple[int, set[str]]:
+        """LSN up to which the table's records stand in its newest segments although flush_lsn does not say so, and the ids of
+        these segments; (0, {}) when there is no such flush."""
+        order = sorted((s for s in segments if s.stored), key=lambda s: s.id)
+        stored_behind: dict[int, int] = {}
+        total = 0
+        for k, segment in enumerate(reversed(order), 1):
+            total += segment.stored
+            stored_behind.setdefault(total, k)
+        ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
+        delete_lsns = np.array([d[0] for d in table.deletes], np.uint64)
+        moments = np.union1d(lsns, delete_lsns)
+        inserted = np.concatenate([[0], ends])[np.searchsorted(lsns, moments, "right")]
+        quick = set(stored_behind)
+        removals = None
+        if len(delete_lsns) == 0 and not quick & set(inserted.tolist()):
+            return 0, set()
+        removals = sorted(self._removals(table, 0), key=lambda r: r[1])
+        removed_lsns = np.array([lsn for _, lsn in removals], np.uint64)
+        left = inserted - np.searchsorted(removed_lsns, moments, "right")
+        matches = [i for i in range(len(moments)) if left[i] > 0 and int(left[i]) in stored_behind]
+        if not matches:
+            return 0, set()
+        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
+        hashes = hashes_of(log_rows.batches())
+        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
+        removed_sums = np.concatenate(
+            [np.zeros(1, np.uint64), np.cumsum(hashes[[row for row, _ in removals]], dtype=np.uint64)]
+        )
+        stored_hashes = {s.id: _stored_hashes(s) for s in order}
+        for i in reversed(matches):
+            newest = order[len(order) - stored_behind[int(left[i])] :]
+            gone = int(np.searchsorted(removed_lsns, moments[i], "right"))
+            memory = (int(sums[inserted[i]]) - int(removed_sums[gone])) % _SUMS
+            if memory != sum(int(stored_hashes[s.id].sum(dtype=np.uint64)) for s in newest) % _SUMS:
+                continue
+            if inserted[i] == table.inserted and self._new_rows[table.table_id]:
+                continue  # the catalog still has a segment in memory: these rows, inserted once more
+            if self._accounted_before(table, np.concatenate(list(stored_hashes.values())), hashes[: inserted[i]]):
+                continue
+            lsn = int(moments[i])
+            self._note(
+                Severity.WARNING,
+                "flush-unrecorded",
+                f"{table.collection}/{table.partition}",
+                f"a crash came after {', '.join(s.id for s in newest)} was written and before the catalog knew that the log's "
+                "rows are in it; they are taken once. A restarted 1.x server would double them",
+                int(left[i]),
+            )
+            return lsn, {s.id for s in newest}
+        return 0, set()
+
+    def _accounted_before(self, table: _Table, stored: npt.NDArray[np.uint64], memory: npt.NDArray[np.uint64]) -> bool:
+        """Whether the stored rows are already explained by earlier, flushed records: then the same rows were inserted twice."""
+        if not table.old_rows:
+            return False
+        earlier = hashes_of(
+            LogRows("old", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID)).batches()
+        )
+        repeated = earlier[np.isin(earlier, memory)]
+        return bool(len(repeated)) and not contains(stored, np.concatenate([memory, repeated]))
+
+    def _is_stale(self, table: _Table, segments: Sequence[Segment], flushed: int) -> bool:
+        """Whether the log is a leftover from before the server ran with its WAL switched off (§5.8)."""
+        if self.wal_enabled is not None or table.flush_lsn or flushed or not table.inserted:
+            return False
+        if not any(s.stored for s in segments):
+            return False
+        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
+        stored = np.concatenate([_stored_hashes(s) for s in segments])
+        known = int(np.isin(hashes_of(log_rows.batches()), stored).sum())
+        if not known:
+            return False
+        self._note(
+            Severity.WARNING,
+            "wal-stale",
+            f"{table.collection}/{table.partition}",
+            f"{known} of {table.inserted} rows in the log already are in segments, although the catalog says that nothing was "
+            "flushed: the server ran with wal.enable: false later on. The log is not replayed here",
+            table.inserted,
+        )
+        return True
+
+    # Rows that the server never showed (§5.6) --------------------------------------------------------------------------
+
+    def _find_unseen(self) -> None:
+        """Flushed inserts of a partition whose rows are in no segment: the running server knew its tag with blanks only."""
+        for table in self._tables.values():
+            segments = self.segments.get(table.table_id, [])
+            if table.partition == DEFAULT_PARTITION or table.old_rows <= sum(s.stored for s in segments):
+                continue
+            held = np.unique(np.concatenate([*(s.ids for s in segments), self._ids_of(table.old_deletes)]))
+            log_rows = LogRows("old", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID))
+            known, number = [], 0
+            for ids in log_rows.ids_only(_IDS_CHUNK):
+                known.append(np.flatnonzero(np.isin(ids, held)) + number)
+                number += len(ids)
+            dead = np.concatenate(known)
+            if len(dead) < table.old_rows:
+                self.result.salvage.append(
+                    LogSalvage(
+                        "unseen",
+                        table.collection,
+                        table.partition,
+                        replace(log_rows, id="wal-unseen", dead=dead),
+                        "acknowledged and logged, but the server never applied them",
+                    )
+                )
+
+    def _report(self) -> None:
+        for (kind, collection, partition), extra in self._extras.items():
+            rows = LogRows(f"wal-{kind}", extra.schema, self.log.files, extra.spans.build(), extra.rows, np.empty(0, ID))
+            self.result.salvage.append(LogSalvage(kind, collection, partition, rows, extra.reason))
+        for where, count in self._mismatched.items():
+            self._note(
+                Severity.ERROR,
+                "wal-shape",
+                where,
+                "insert records in the log have vectors of another size than the collection's; they are left out",
+                count,
+            )
+        for table_id, rows in self.result.rows.items():
+            table = self._tables[table_id]
+            self._note(
+                Severity.INFO,
+                "wal-rows",
+                f"{table.collection}/{table.partition}",
+                "rows that were acknowledged but not yet flushed are taken from the write-ahead log",
+                rows.rows,
+            )
+        for table_id, segments in self.result.segments.items():
+            count = sum(s.deleted for s in segments) - sum(s.deleted for s in self.segments.get(table_id, []))
+            if count > 0:
+                table = self._tables[table_id]
+                self._note(
+                    Severity.INFO,
+                    "wal-deletes",
+                    f"{table.collection}/{table.partition}",
+                    "rows in segments are deleted by the write-ahead log",
+                    count,
+                )
+
+    def _note(self, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
+        self.result.findings.append(Finding(severity, code, where, message, rows))
+
+
+def _rows_before(table: _Table, lsn: int) -> int:
+    """Inserted rows of the table up to `lsn`."""
+    if not lsn:
+        return 0
+    k = int(np.searchsorted(np.array(table.insert_lsns, np.uint64), np.uint64(lsn), "right"))
+    return table.insert_ends[k - 1] if k else 0
+
+
+def _memory_segments(table: _Table, first: int) -> npt.NDArray[np.int64]:
+    """Row numbers at which the server begins another segment in memory (§5.7), counted from row `first` on."""
+    row_bytes, full_below = table.schema.row_bytes, table.schema.dimension * 4
+    bounds, used, row = [], 0, first
+    for end in table.insert_ends:
+        while row < end:
+            if MEMORY_SEGMENT_BYTES - used < full_below:
+                bounds.append(row)
+                used = 0
+            take = min(end - row, (MEMORY_SEGMENT_BYTES - used) // row_bytes)
+            if not take:
+                bounds.append(row)
+                used = 0
+                continue
+            used += take * row_bytes
+            row += take
+    return np.array(bounds, np.int64)
+
+
+def _delete_from(segment: Segment, deleted: Ids) -> Segment:
+    """The segment without rows whose id is in `deleted` (sorted): all of them, whatever their age (§5.7 b)."""
+    if not len(deleted) or not segment.stored:
+        return segment
+    offsets, all_ids = [], segment.ids
+    for first in range(0, segment.stored, _IDS_CHUNK):
+        ids = np.asarray(all_ids[first : first + _IDS_CHUNK])
+        at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
+        offsets.append(np.flatnonzero(deleted[at] == ids) + first)
+    hits = np.concatenate(offsets)
+    return segment.with_wal_deletes(hits) if len(hits) else segment
+
+
+def _stored_hashes(segment: Segment) -> npt.NDArray[np.uint64]:
+    """Hashes of all stored rows, deleted ones too."""
+    ids, vectors, step = segment.ids, segment.vectors, max(1, (1 << 20) // segment.schema.row_bytes)
+    parts = [row_hashes(ids[i : i + step], vectors[i : i + step]) for i in range(0, segment.stored, step)]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def _schema_of_unknown(record: Record, collection: str, catalog: Catalog) -> Schema | None:
+    """What a dropped collection's record tells of its shape."""
+    from ..model import VectorType
+
+    for table in catalog.tables:
+        if table.table_id == collection:
+            return Schema(collection, table.dimension, table.vector_type, table.metric_name)
+    if not record.rows or record.data_bytes % record.rows:
+        return None
+    width = record.data_bytes // record.rows
+    if record.type == 2 and width % 4 == 0:
+        return Schema(collection, width // 4, VectorType.FLOAT)
+    if record.type in (0, 1):
+        return Schema(collection, width * 8, VectorType.BINARY)
+    return None

@@ -1,0 +1,60 @@
+"""Comparing rows by content, whatever their order: a 64-bit hash per (id, vector bytes).
+
+Used only where a crash left the same rows in two places and something has to tell which copy counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from ..model import Array, Batch
+
+Hashes = npt.NDArray[np.uint64]
+
+
+@lru_cache(maxsize=64)
+def _factors(words: int) -> Hashes:
+    return np.random.default_rng(0x6D6F).integers(0, 1 << 64, words, np.uint64) | np.uint64(1)
+
+
+def _mixed(x: Hashes) -> Hashes:
+    """The finaliser of splitmix64, in place."""
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def row_hashes(ids: npt.NDArray[np.int64], vectors: Array) -> Hashes:
+    """One hash per row, uint64 [n], of the id and the vector's bytes."""
+    n = len(ids)
+    octets = np.ascontiguousarray(vectors).reshape(n, -1).view(np.uint8)
+    if octets.shape[1] % 4:
+        octets = np.pad(octets, ((0, 0), (0, -octets.shape[1] % 4)))
+    words = octets.view("<u4").astype(np.uint64)
+    result = _mixed((words * _factors(words.shape[1])).sum(axis=1, dtype=np.uint64))
+    result += _mixed(ids.astype(np.int64).view(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    return _mixed(result)
+
+
+def hashes_of(batches: Iterable[Batch]) -> Hashes:
+    """The hashes of all rows, in their order: 8 bytes a row."""
+    parts = [row_hashes(b.ids, b.vectors) for b in batches]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def contains(whole: Hashes, part: Hashes) -> bool:
+    """Whether `whole`, as a multiset, holds all of `part`."""
+    values, counts = np.unique(part, return_counts=True)
+    return bool((_count_in(whole, values) >= counts).all())
+
+
+def _count_in(whole: Hashes, values: Hashes) -> npt.NDArray[np.int64]:
+    ordered = np.sort(whole)
+    return np.searchsorted(ordered, values, "right") - np.searchsorted(ordered, values, "left")

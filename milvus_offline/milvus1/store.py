@@ -1,0 +1,448 @@
+"""A store: the live rows of every collection and partition, ready to be read (FORMAT §6).
+
+>>> store = open_store("/var/lib/milvus")
+>>> store["faces"]["_default"].read(limit=10).vectors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DamageError, StoreError, UsageError
+from ..fileio import printable
+from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema, Severity
+from .catalog import Catalog, Generation, TableRow
+from .layout import ID, FileType
+from .live import Choice, Disk, LiveCollection, Selection, resolve_half_steps, select
+from .location import Location, locate
+from .replay import Replay, Replayer
+from .segment import Segment, attribute_schema, list_folder, open_segment
+from .wal import Log, LogRows, open_log
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One partition: its live segments in catalog order, then its rows from the write-ahead log."""
+
+    name: str
+    schema: Schema
+    segments: tuple[Segment, ...]
+    log: LogRows | None = None
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        return (*self.segments, *((self.log,) if self.log else ()))
+
+    @property
+    def rows(self) -> int:
+        """Live rows, those of the log included: what an export brings."""
+        return sum(p.rows for p in self.pieces)
+
+    @property
+    def deleted(self) -> int:
+        """Rows on disk that are deleted."""
+        return sum(s.deleted for s in self.segments)
+
+    @property
+    def wal_rows(self) -> int:
+        return self.log.rows if self.log else 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of vectors and ids in segment files (deleted rows included) and in the log."""
+        return sum(s.bytes for s in self.segments) + (self.log.bytes if self.log else 0)
+
+    def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+        """All live rows; ids int64 [n], vectors float32 [n, d] or uint8 [n, d/8]. Arrays are overwritten by the next batch."""
+        for piece in self.pieces:
+            yield from piece.batches(max_bytes)
+
+    def read(self, limit: int | None = None) -> Batch:
+        """The live rows (the first `limit` of them) as arrays of their own. Without a limit all must fit in memory."""
+        rows = self.rows if limit is None else min(limit, self.rows)
+        result = Batch(
+            np.empty(rows, ID),
+            np.empty((rows, self.schema.width), self.schema.dtype),
+            {a.name: np.zeros(rows, a.dtype) for a in self.schema.attributes},
+        )
+        done = 0
+        for batch in self.batches():
+            take = min(len(batch.ids), rows - done)
+            result.ids[done : done + take] = batch.ids[:take]
+            result.vectors[done : done + take] = batch.vectors[:take]
+            for name, values in batch.attributes.items():
+                result.attributes[name][done : done + take] = values[:take]
+            done += take
+            if done == rows:
+                break
+        return result
+
+    def __repr__(self) -> str:
+        return f"<Partition {self.name!r}: {self.rows:,} rows>"
+
+
+@dataclass(frozen=True)
+class Collection(Mapping[str, Partition]):
+    """One collection; a mapping of partition names to partitions, `_default` first."""
+
+    schema: Schema
+    partitions: tuple[Partition, ...]
+
+    @property
+    def name(self) -> str:
+        return self.schema.name
+
+    @property
+    def rows(self) -> int:
+        return sum(p.rows for p in self.partitions)
+
+    @property
+    def deleted(self) -> int:
+        return sum(p.deleted for p in self.partitions)
+
+    @property
+    def wal_rows(self) -> int:
+        return sum(p.wal_rows for p in self.partitions)
+
+    @property
+    def bytes(self) -> int:
+        return sum(p.bytes for p in self.partitions)
+
+    def __getitem__(self, name: str) -> Partition:
+        return next((p for p in self.partitions if p.name == name), None) or _missing(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (p.name for p in self.partitions)
+
+    def __len__(self) -> int:
+        return len(self.partitions)
+
+    def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+        """All live rows of all partitions, see Partition.batches."""
+        for partition in self.partitions:
+            yield from partition.batches(max_bytes)
+
+    def __repr__(self) -> str:
+        s = self.schema
+        return f"<Collection {s.name!r}: {s.vector_type.value} {s.dimension}, {s.metric_type}, {self.rows:,} rows>"
+
+
+def _missing(name: str) -> Any:
+    raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Store(Mapping[str, Collection]):
+    """An opened store; a mapping of collection names to collections. Nothing in it is ever written."""
+
+    path: Path
+    location: Location
+    catalog: Catalog
+    collections: tuple[Collection, ...]
+    findings: tuple[Finding, ...]
+    selection: Selection = field(repr=False)
+    log: Log | None = None
+    replay: Replay | None = None
+
+    def __getitem__(self, name: str) -> Collection:
+        return next((c for c in self.collections if c.name == name), None) or _missing(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (c.name for c in self.collections)
+
+    def __len__(self) -> int:
+        return len(self.collections)
+
+    @property
+    def rows(self) -> int:
+        return sum(c.rows for c in self.collections)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of what would be read: names, row counts, and sizes and times of the files."""
+        digest = hashlib.sha256()
+        for collection in self.collections:
+            digest.update(repr(collection.schema).encode())
+            for partition in collection.partitions:
+                digest.update(f"{partition.name!r} {partition.rows}".encode("utf-8", "surrogateescape"))
+                for segment in partition.segments:
+                    digest.update(f"{segment.id} {segment.stored} {segment.deleted}".encode())
+                    for path in (segment.raw_path, segment.ids_path):
+                        status = os.stat(path)
+                        digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+                if partition.log:
+                    digest.update(f"{partition.log.spans.tobytes()!r} {partition.log.dead.tobytes()!r}".encode())
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        lines = [f"<Store {str(self.path)!r}: {len(self)} collections, {self.rows:,} rows>"]
+        lines += [f"  {c!r}" for c in self.collections]
+        return "\n".join(lines)
+
+
+def open_store(
+    path: str | os.PathLike[str],
+    catalog: str | os.PathLike[str] | None = None,
+    *,
+    wal: str | os.PathLike[str] | None = None,
+    replay_wal: bool = True,
+    secondary: Sequence[str | os.PathLike[str]] = (),
+) -> Store:
+    """Opens the store at `path` (the Milvus root, its `db/` folder, or a folder above) for reading.
+
+    `catalog` names a metadata database elsewhere (`mysql://…`, a `meta.sqlite`, a mysqldump file), `wal` the folder of the
+    write-ahead log, `secondary` further roots that hold `tables/` (Milvus up to 0.9). Without `replay_wal` unflushed rows are
+    only counted. Raises StoreError when this is not a readable store of Milvus 0.5-1.1.1, UsageError when options contradict.
+    """
+    location = locate(path, wal=wal, secondary=secondary)
+    known = load_catalog(location, catalog)
+    findings = [*location.findings, *known.findings]
+    known = _repair_tags(known, findings)
+    if known.generation is Generation.DATED:
+        raise StoreError(f"{location.root}: this store was written by Milvus 0.5 or 0.6; reading those is not built yet")
+    if _is_running(location):
+        findings.append(
+            Finding(
+                Severity.WARNING,
+                "server-running",
+                str(location.root),
+                "a server holds this store's lock and may change it while it is read; stop it, or read a snapshot",
+            )
+        )
+    disk = Disk(location.roots)
+    selection = select(known, disk)
+    findings += selection.findings
+    schemas = {c.table.table_id: _schema(c.table, known) for c in selection.collections}
+    segments = {
+        p.table.table_id: _open_segments(c, p.table, p.choices, schemas[c.table.table_id], known, selection, disk, findings)
+        for c in selection.collections
+        for p in c.partitions
+    }
+    log, replay = _read_log(location, known, selection, schemas, segments, replay_wal, findings)
+    collections = []
+    for c in selection.collections:
+        schema = schemas[c.table.table_id]
+        partitions: dict[str, Partition] = {}
+        for p in c.partitions:
+            table_id = p.table.table_id
+            found = replay.segments.get(table_id, []) if replay and replay_wal else segments[table_id]
+            rows = replay.rows.get(table_id) if replay and replay_wal else None
+            partition = Partition(p.tag, schema, tuple(found), rows)
+            if p.tag in partitions:
+                findings.append(
+                    Finding(
+                        Severity.WARNING,
+                        "partition-twice",
+                        f"{schema.name}/{printable(p.tag)}",
+                        "two live partitions have this tag; their rows are put together",
+                    )
+                )
+                first = partitions[p.tag]
+                partition = replace(first, segments=first.segments + partition.segments, log=first.log or partition.log)
+            partitions[p.tag] = partition
+        collections.append(Collection(schema, tuple(partitions.values())))
+    return Store(location.root, location, known, tuple(collections), tuple(findings), selection, log, replay)
+
+
+def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Catalog:
+    """Reads the catalog that was named, or the one that belongs to the store. Raises StoreError, UsageError."""
+    from . import database
+
+    if given is not None:
+        text = os.fspath(given)
+        if "://" in text and not text.startswith("file:"):
+            if text.startswith("sqlite"):
+                return database.read_sqlite(Path(text.split(":///", 1)[-1]))
+            return database.read_mysql(database.parse_mysql_url(text))
+        path = Path(text)
+        if path.is_dir():
+            raise UsageError(f"{path}: --catalog must name a meta.sqlite, a mysqldump file or mysql://…, found a folder")
+        if not path.exists():
+            raise StoreError(f"{path}: there is no such catalog file")
+        from .sqldump import looks_like_dump
+
+        if looks_like_dump(path):
+            from .rescue import read_dump_catalog
+
+            return read_dump_catalog(path)
+        return database.read_sqlite(path)
+    if location.meta is not None and location.config.mysql_uri is None:
+        return database.read_sqlite(location.meta)
+    if location.config.mysql_uri is not None:
+        return database.read_mysql(database.parse_mysql_url(location.config.mysql_uri, quoted=False))
+    raise StoreError(
+        f"{location.roots[0]}: there is no meta.sqlite, so the catalog was in MySQL or is lost. Name it with --catalog "
+        "(mysql://user@host/database or a mysqldump file), or read the files without one: --no-catalog"
+    )
+
+
+def _repair_tags(catalog: Catalog, findings: list[Finding]) -> Catalog:
+    """Undoes the double encoding of tags that went through a latin1 connection (§16)."""
+    if not catalog.statements_commit_alone:
+        return catalog
+    from .rawtables import repair_double_encoding
+
+    taken = {(t.owner_table, t.partition_tag) for t in catalog.tables}
+    tables = []
+    for table in catalog.tables:
+        repaired = repair_double_encoding(table.partition_tag) if table.partition_tag else None
+        if repaired is not None and (table.owner_table, repaired) not in taken:
+            findings.append(
+                Finding(
+                    Severity.INFO,
+                    "tag-encoding",
+                    f"{table.owner_table}/{printable(repaired)}",
+                    f"the catalog holds this tag encoded twice ({printable(table.partition_tag)!r}); it is repaired",
+                )
+            )
+            table = replace(table, partition_tag=repaired)
+        tables.append(table)
+    return replace(catalog, tables=tuple(tables))
+
+
+def _is_running(location: Location) -> bool:
+    """Whether a server of 0.10 or later holds the lock (§1.1); asking changes nothing."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    for folder in filter(None, (location.root, location.wal)):
+        try:
+            with open(folder / "lock", "rb") as f:
+                fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(f, fcntl.LOCK_UN)
+        except BlockingIOError:
+            return True
+        except OSError:
+            continue
+    return False
+
+
+def _schema(table: TableRow, catalog: Catalog) -> Schema:
+    fields = [(f.field_name, f.field_type) for f in catalog.fields if f.collection_id == table.table_id]
+    return Schema(
+        name=table.table_id,
+        dimension=table.dimension,
+        vector_type=table.vector_type,
+        metric_type=table.metric_name,
+        index=table.index,
+        index_file_size=table.index_file_size or None,
+        auto_id=table.auto_id,
+        attributes=attribute_schema(fields),
+    )
+
+
+def _open_segments(
+    collection: LiveCollection,
+    table: TableRow,
+    choices: Sequence[Choice],
+    schema: Schema,
+    catalog: Catalog,
+    selection: Selection,
+    disk: Disk,
+    findings: list[Finding],
+) -> list[Segment]:
+    segments, created_on = [], {}
+    for choice in choices:
+        segment = _open_choice(choice, schema, disk, findings)
+        if segment is not None:
+            segments.append(segment)
+            created_on[segment.id] = choice.row.created_on
+    if catalog.statements_commit_alone:
+        unfinished = [x.segment_id for x in selection.leftovers if x.kind == "unfinished" and x.table_id == table.table_id]
+        segments = resolve_half_steps(table, segments, created_on, unfinished, disk, schema, findings)
+        taken = {s.id for s in segments}
+        selection.leftovers[:] = [x for x in selection.leftovers if x.table_id != table.table_id or x.segment_id not in taken]
+    return segments
+
+
+def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: list[Finding]) -> Segment | None:
+    where = f"{choice.table_id}/{choice.segment_id}"
+    hint = choice.row.row_count if 0 <= choice.row.row_count < 1 << 31 else None
+    try:
+        folder = disk.folder(choice.table_id, choice.segment_id)
+        if folder is None:
+            expected = disk.roots[0] / "tables" / choice.table_id / choice.segment_id
+            findings.append(
+                Finding(
+                    Severity.ERROR,
+                    "segment-missing",
+                    where,
+                    f"the catalog lists this segment, but the folder {expected} is not there; its rows are lost",
+                    hint,
+                )
+            )
+            return None
+        segment, notes = open_segment(folder, choice.segment_id, schema, state=choice.state)
+    except DamageError as e:
+        findings.append(Finding(Severity.ERROR, "segment-unreadable", where, str(e), hint))
+        return None
+    findings += notes
+    return segment
+
+
+def _read_log(
+    location: Location,
+    catalog: Catalog,
+    selection: Selection,
+    schemas: Mapping[str, Schema],
+    segments: Mapping[str, list[Segment]],
+    replay_wal: bool,
+    findings: list[Finding],
+) -> tuple[Log | None, Replay | None]:
+    if location.wal is None:
+        if selection.has_unflushed and location.config.wal_enabled is not False:
+            findings.append(
+                Finding(
+                    Severity.WARNING,
+                    "wal-missing",
+                    str(location.root),
+                    "the server was stopped with rows in memory that only its write-ahead log holds, and no WAL folder was "
+                    "found. Name it with --wal",
+                )
+            )
+        return None, None
+    try:
+        log = open_log(location.wal)
+    except DamageError as e:
+        findings.append(Finding(Severity.ERROR, "wal-unreadable", str(location.wal), str(e)))
+        return None, None
+    enabled = location.config.wal_enabled
+    replay = Replayer(log, catalog, selection, schemas, segments, wal_enabled=enabled).run()
+    if enabled is False:
+        if replay.row_count:
+            findings.append(
+                Finding(
+                    Severity.INFO,
+                    "wal-disabled",
+                    str(location.wal),
+                    "the server ran with wal.enable: false, so this log is a leftover from before; it is not replayed",
+                    replay.row_count,
+                )
+            )
+        return log, None
+    if not replay_wal:
+        if replay.row_count:
+            findings.append(
+                Finding(
+                    Severity.WARNING,
+                    "wal-not-replayed",
+                    str(location.wal),
+                    "unflushed rows in the write-ahead log are left out, as asked",
+                    replay.row_count,
+                )
+            )
+        return log, replay
+    findings += replay.findings
+    return log, replay
+
+
+__all__ = ["Collection", "FileType", "Partition", "Store", "list_folder", "open_store"]
