@@ -173,8 +173,8 @@ _SQL_START = re.compile(
 _SPACE = re.compile(rb"(?:[\s\x00]+|\*/|/\*M?!(?!999999)\d{0,6}|/\*.*?\*/|--(?=\s|\Z)[^\n]*|#[^\n]*)", re.S)
 _IDENTIFIER = re.compile(rb"`(?:[^`]|``)*`|\"(?:[^\"]|\"\")*\"|\[[^\]]*\]|[\w$\x80-\xff]+")
 _QUOTED = re.compile(rb"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'|\"[^\"\\]*(?:(?:\\.|\"\")[^\"\\]*)*\"", re.S)
-_QUOTED_PLAIN = re.compile(rb"'[^']*(?:''[^']*)*'|\"[^\"]*(?:\"\"[^\"]*)*\"", re.S)
-_LITERAL = re.compile(rb"0[xX][0-9a-fA-F]+|[xXbB]'[0-9a-fA-F]*'|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[A-Za-z_]\w*")
+_QUOTED_PLAIN = re.compile(rb"'([^'\\\x00-\x1f\x7f-\xff]*)'|(-?\d{1,40}|NULL)")
+_PLAIN_ROW = re.compile(rb"\((?:%b)(?:,(?:%b))*\)" % ((_PLAIN.pattern.replace(b"(", b"(?:"),) * 2))
 _PUNCTUATION = re.compile(rb".", re.S)
 _SKIP = re.compile(rb"(?:[^;'\"`#/\-*]+|'[^'\\]*'|\"[^\"\\]*\"|`[^`]*`|[/*](?=[^*/])|-(?=[^-]))+")
 _BODY_PLAIN = {q: re.compile(b"[^Q]*(?:QQ[^Q]*)*".replace(b"Q", q)) for q in (b"'", b'"', b"`")}
@@ -437,15 +437,7 @@ class _Statements:
         # where SQLite's PRAGMA is cut off, its `VALUES(` tells: mysqldump puts a blank or a line break before the row
         backslash = self.backslash and (self.mysql or self.buffer[self.at : self.at + 1] != b"(")
         while self._peek() == b"(":
-            self._need(_PUNCTUATION)
-            values: list[object] = []
-            mark = b","
-            while mark == b",":
-                values.append(self._value(backslash))
-                self._peek()
-                mark = self._need(_PUNCTUATION)
-            if mark != b")":
-                raise _Strange
+            values = self._plain_row() or self._any_row(backslash)
             names = columns or known_columns(table, len(values))
             if names is None:
                 return  # not Milvus' table
@@ -454,6 +446,26 @@ class _Statements:
             self.found.add(database, table, names, values)
             if self._peek() == b",":
                 self._need(_PUNCTUATION)
+
+    def _plain_row(self) -> list[object]:
+        """A row of plain numbers, NULL and ASCII text without escapes, as nearly all are; empty for any other."""
+        match = _PLAIN_ROW.match(self.buffer, self.at)
+        if match is None or match.end() == len(self.buffer):
+            return []
+        self.at = match.end()
+        return [t.decode() if t else None if n == b"NULL" else int(n) if n else "" for t, n in _PLAIN.findall(match[0])]
+
+    def _any_row(self, backslash: bool) -> list[object]:
+        self._need(_PUNCTUATION)
+        values: list[object] = []
+        mark = b","
+        while mark == b",":
+            values.append(self._value(backslash))
+            self._peek()
+            mark = self._need(_PUNCTUATION)
+        if mark != b")":
+            raise _Strange
+        return values
 
     def _value(self, backslash: bool, depth: int = 0) -> object:
         if depth > 8:
