@@ -1,0 +1,463 @@
+"""A connection to Milvus Lite, a Milvus server or Zilliz Cloud: what a load needs of it, with its refusals told apart.
+
+Only `insert` and `query` go below pymilvus' public names (see `milvus_wire`); both have a public way to fall back to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import TargetError, UsageError
+from ..model import Array, IndexSpec, VectorType
+from . import milvus_wire as wire
+from .milvus_plan import CollectionPlan, Existing, TargetFacts
+
+CONNECT_SECONDS = 10.0
+CALL_SECONDS = 120.0
+IDS_PER_CALL = 10_000
+
+
+class TooLarge(Exception):
+    """The server takes no message of this size."""
+
+
+class Busy(Exception):
+    """The server refused for now and stored nothing: rate limits, quotas, low memory."""
+
+
+class Unclear(Exception):
+    """The call failed in a way that does not tell whether the rows were stored."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the target is and how to get in. `token` is `user:password` or an API key; it is never printed."""
+
+    uri: str
+    database: str = ""
+    token: str = field(default="", repr=False)
+    server_pem: str = ""
+    server_name: str = ""
+    ca_pem: str = ""
+    client_pem: str = ""
+    client_key: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.lite:
+            parts = urlsplit(self.uri)
+            if parts.scheme not in ("http", "https", "tcp") or not parts.hostname:
+                raise UsageError(f"{self.name}: a target is http(s)://host:port, or a path ending in .db for Milvus Lite")
+            if parts.username or parts.password:
+                raise UsageError(
+                    "the target's address holds a user or a password, which other users of this machine can see: "
+                    "use the environment (MILVUS_TOKEN), --token-file or --ask-token"
+                )
+
+    @property
+    def lite(self) -> bool:
+        return "://" not in self.uri and self.uri.endswith(".db")
+
+    @property
+    def name(self) -> str:
+        """The address without what may be secret."""
+        if "://" not in self.uri:
+            return self.uri
+        parts = urlsplit(self.uri)
+        return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
+
+    @property
+    def where(self) -> str:
+        """Names the target in the ledger: the same for the same target."""
+        return str(Path(self.uri).absolute()) if self.lite else self.name
+
+
+class Client:
+    """One connection, shared by all threads of a load. Use as a context manager."""
+
+    def __init__(self, connection: Connection, *, public: bool = False) -> None:
+        """`public`: rows go through `MilvusClient.insert` even if the faster way works."""
+        self.connection = connection
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
+        logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)
+        from pymilvus import MilvusClient
+
+        c = connection
+        if c.lite:
+            _check_lite_path(Path(c.uri))
+        tls = {
+            "server_pem_path": c.server_pem,
+            "server_name": c.server_name,
+            "ca_pem_path": c.ca_pem,
+            "client_pem_path": c.client_pem,
+            "client_key_path": c.client_key,
+        }
+        tls = {k: v for k, v in tls.items() if v}
+        for path in (c.server_pem, c.ca_pem, c.client_pem, c.client_key):
+            if path and not Path(path).is_file():
+                raise UsageError(f"{path}: no such file (TLS)")
+        options: dict[str, Any] = {**tls, "secure": True} if tls else {}
+        with self._talking("connect"):
+            self.raw = MilvusClient(c.uri, token=c.token, db_name=c.database, timeout=CONNECT_SECONDS, **options)
+            self.version = str(self.raw.get_server_version())
+        host = "" if c.lite else urlsplit(c.uri).hostname or ""
+        self.kind = "lite" if c.lite else "zilliz" if re.search(r"(^|\.)zilliz(cloud)?\.", host) else "server"
+        channel = wire.channel_of(self.raw)
+        self._channel = channel if channel and not public and wire.encoder_agrees() else None
+
+    @property
+    def fast(self) -> bool:
+        """Whether rows go to the wire as bytes."""
+        return self._channel is not None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self.raw.close()
+        if self.connection.lite:
+            with contextlib.suppress(Exception):  # gives up its lock, so that others can open the folder
+                from milvus_lite.server_manager import server_manager_instance
+
+                server_manager_instance.release_server(self.connection.uri)
+
+    @contextlib.contextmanager
+    def _talking(self, what: str) -> Iterator[None]:
+        import grpc
+        from pymilvus.exceptions import MilvusException
+
+        try:
+            yield
+        except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as e:
+            raise self._error(what, e) from e
+
+    def _error(self, what: str, e: BaseException) -> TargetError:
+        reason = str(getattr(e, "message", "") or getattr(e, "details", lambda: "")() or e)
+        if self.connection.token:
+            reason = reason.replace(self.connection.token, "***")
+        low = reason.lower()
+        hint = ""
+        if self.connection.lite and "open local milvus failed" in low:
+            hint = "another process holds it, or it was made by another version of Milvus Lite"
+        elif "milvus-lite is required" in low:
+            reason, hint = "Milvus Lite is not installed", 'pip install "milvus-offline[lite]"'
+        elif "auth" in low or "permission" in low or "unauthenticated" in low:
+            hint = "check the token (MILVUS_TOKEN, or MILVUS_USER and MILVUS_PASSWORD) and the user's rights"
+        elif "fail connecting" in low or "unavailable" in low or "retry run out" in low:
+            hint = "is the address right, the server running, and http or https what it speaks?"
+        elif "no space left" in low or "disk" in low:
+            hint = "the target's disk is full: make room, then run the same command with --resume"
+        return TargetError(f"{self.connection.name}: cannot {what}: {reason}" + (f" ({hint})" if hint else ""))
+
+    # What is there ----------------------------------------------------------------------------------------------------
+
+    def facts(self, names: Sequence[str]) -> TargetFacts:
+        """What the target can do, and which of `names` it has."""
+        found = re.search(r"(\d+)\.(\d+)", self.version)
+        version = (int(found[1]), int(found[2])) if found else (2, 3)
+        lite = self.kind == "lite"
+        with self._talking("list collections"):
+            there = set(self.raw.list_collections())
+        return TargetFacts(
+            kind=self.kind,
+            version=self.version,
+            binary=not lite,
+            collapses=lite,
+            strict_names=not lite,
+            hyphens=not lite and version >= (2, 5),
+            min_dimension=2 if not lite and version >= (2, 4) else 1,
+            max_dimension=32768,
+            max_partitions=1 << 20 if lite else 1024,
+            auto_index_only=self.kind == "zilliz",
+            existing={n: self.existing(n) for n in names if n in there},
+        )
+
+    def has(self, collection: str) -> bool:
+        with self._talking("look for the collection"):
+            return bool(self.raw.has_collection(collection))
+
+    def describe(self, collection: str) -> dict[str, Any]:
+        with self._talking("describe the collection"):
+            return dict(self.raw.describe_collection(collection))
+
+    def identity(self, collection: str) -> str:
+        """Differs when the collection was dropped and made again, where the target tells."""
+        described = self.describe(collection)
+        return f"{described.get('collection_id', '')}/{described.get('created_timestamp', '')}"
+
+    def existing(self, collection: str) -> Existing:
+        from pymilvus import DataType
+
+        described = self.describe(collection)
+        kinds = {DataType.FLOAT_VECTOR: VectorType.FLOAT, DataType.BINARY_VECTOR: VectorType.BINARY}
+        id_field = vector_field = key_field = dimension = vector_type = None
+        others = []
+        for f in described["fields"]:
+            if f.get("is_primary"):
+                id_field = f["name"] if f["type"] == DataType.INT64 else None
+            elif f["type"] in kinds and vector_field is None:
+                vector_field, vector_type = f["name"], kinds[f["type"]]
+                dimension = int(f["params"]["dim"])
+            elif f.get("is_partition_key") and f["type"] == DataType.VARCHAR:
+                key_field = f["name"]
+            elif not f.get("nullable") and f.get("default_value") is None:
+                others.append(f["name"])
+        with self._talking("describe the collection"):
+            partitions = tuple(self.raw.list_partitions(collection))
+            rows = self.stored(collection) or self.stored(collection, flush=True)
+        return Existing(
+            rows=rows,
+            dimension=dimension,
+            vector_type=vector_type,
+            id_field=id_field,
+            auto_id=bool(described.get("auto_id")),
+            vector_field=vector_field,
+            key_field=key_field,
+            metric_type=self.index_of(collection, vector_field).get("metric_type") if vector_field else None,
+            partitions=partitions,
+            others=tuple(others),
+            shards=int(described.get("num_shards") or 1),
+        )
+
+    def index_of(self, collection: str, vector_field: str) -> dict[str, Any]:
+        """The index of the vectors as the server describes it; empty if there is none."""
+        with self._talking("describe the index"):
+            for name in self.raw.list_indexes(collection):
+                described = self.raw.describe_index(collection, name) or {}
+                if described.get("field_name") == vector_field:
+                    return dict(described)
+        return {}
+
+    # Collections ------------------------------------------------------------------------------------------------------
+
+    def create(self, plan: CollectionPlan) -> None:
+        """Creates the collection where it is missing, and its partitions where they are."""
+        from pymilvus import DataType
+
+        if not self.has(plan.name):
+            schema = self.raw.create_schema(auto_id=plan.auto_id, enable_dynamic_field=False, description=plan.description)
+            schema.add_field(plan.id_field, DataType.INT64, is_primary=True)
+            kind = DataType.FLOAT_VECTOR if plan.vector_type is VectorType.FLOAT else DataType.BINARY_VECTOR
+            schema.add_field(plan.vector_field, kind, dim=plan.dimension)
+            if plan.key_field:
+                schema.add_field(plan.key_field, DataType.VARCHAR, max_length=1024, is_partition_key=True)
+            with self._talking(f"create collection {plan.name!r}"):
+                self.raw.create_collection(plan.name, schema=schema, num_shards=plan.shards)
+        if plan.key_field:
+            return
+        with self._talking(f"create partitions of {plan.name!r}"):
+            there = set(self.raw.list_partitions(plan.name))
+            for partition in dict.fromkeys(p.target for p in plan.partitions):
+                if partition not in there:
+                    self.raw.create_partition(plan.name, partition)
+
+    def drop(self, collection: str) -> None:
+        with self._talking(f"drop collection {collection!r}"):
+            self.raw.drop_collection(collection)
+
+    def flush(self, collection: str) -> None:
+        with self._talking(f"flush {collection!r}"):
+            self.raw.flush(collection, timeout=10 * CALL_SECONDS)
+
+    def build_index(self, collection: str, vector_field: str, index: IndexSpec, metric: str) -> None:
+        params = self.raw.prepare_index_params()
+        params.add_index(vector_field, index_type=index.type, metric_type=metric, params=dict(index.params))
+        with self._talking(f"build the index of {collection!r}"):
+            self.raw.create_index(collection, params)
+
+    def loaded(self, collection: str) -> bool:
+        with self._talking("ask for the load state"):
+            return "Loaded" in str(self.raw.get_load_state(collection)["state"]).split(".")[-1].replace("NotLoad", "")
+
+    def load(self, collection: str) -> None:
+        with self._talking(f"load {collection!r}"):
+            self.raw.load_collection(collection)
+
+    def release(self, collection: str) -> None:
+        with self._talking(f"release {collection!r}"):
+            self.raw.release_collection(collection)
+
+    def stored(self, collection: str, partition: str | None = None, *, flush: bool = False) -> int:
+        """Rows by the statistics: those flushed, deleted ones included (a server); exact with Lite."""
+        if flush:
+            self.flush(collection)
+        with self._talking("count rows"):
+            if partition is None:
+                return int(self.raw.get_collection_stats(collection)["row_count"])
+            return int(self.raw.get_partition_stats(collection, partition)["row_count"])
+
+    def count(self, collection: str, partition: str | None, expression: str = "") -> int:
+        """Rows that a query sees now; the collection must be loaded."""
+        if self.kind == "lite" and partition is not None and not expression:
+            return self.stored(collection, partition)  # its count(*) ignores partitions
+        with self._talking("count rows"):
+            found = self.raw.query(
+                collection,
+                filter=expression,
+                output_fields=["count(*)"],
+                partition_names=[partition] if partition else None,
+                consistency_level="Strong",
+            )
+        return int(found[0]["count(*)"])
+
+    # Rows -------------------------------------------------------------------------------------------------------------
+
+    def insert(
+        self,
+        layout: wire.Layout,
+        collection: str,
+        partition: str,
+        ids: npt.NDArray[np.int64],
+        vectors: Array,
+        key: str | None,
+    ) -> npt.NDArray[np.int64]:
+        """Sends one message and waits for the acknowledgement; returns the ids as the server gives them.
+
+        Raises TooLarge, Busy, Unclear or TargetError.
+        """
+        import grpc
+        from pymilvus.exceptions import MilvusException
+        from pymilvus.grpc_gen import milvus_pb2
+
+        partition = "" if layout.key_field else partition
+        if self._channel is None:
+            rows = wire.insert_rows(layout, ids, vectors, key)
+            try:
+                answer = self.raw.insert(
+                    collection, rows, partition_name=partition, timeout=CALL_SECONDS, retry_times=0, retry_on_rate_limit=False
+                )
+            except MilvusException as e:
+                raise self._refusal(e.code, e.compatible_code, e.message, e.retriable) from e
+            except grpc.RpcError as e:
+                raise self._broken(e) from e
+            returned, count = np.array(answer["ids"], np.int64), answer["insert_count"]
+        else:
+            message = wire.insert_request(
+                layout, collection, partition, ids, vectors, database=self.connection.database, key=key
+            )
+            call = self._channel().unary_unary(
+                wire.INSERT, request_serializer=None, response_deserializer=milvus_pb2.MutationResult.FromString
+            )
+            try:
+                result = call(message, timeout=CALL_SECONDS, metadata=self._metadata())
+            except grpc.RpcError as e:
+                raise self._broken(e) from e
+            status = result.status
+            if status.code or status.error_code:
+                raise self._refusal(status.code, status.error_code, status.reason, status.retriable)
+            returned, count = np.array(result.IDs.int_id.data, np.int64), result.insert_cnt
+        if count != len(vectors):
+            raise TargetError(f"{self.connection.name}: {collection}: {len(vectors)} rows sent, {count} acknowledged")
+        return returned
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        return [("dbname", self.connection.database)] if self.connection.database else []
+
+    def _broken(self, e: Any) -> Exception:
+        import grpc
+
+        code, details = e.code(), e.details() or ""
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return TooLarge(details) if "larger than max" in details.lower() else Busy(details)
+        if code in (
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            grpc.StatusCode.CANCELLED,
+            grpc.StatusCode.ABORTED,
+            grpc.StatusCode.INTERNAL,
+            grpc.StatusCode.UNKNOWN,
+        ):
+            return Unclear(f"{code.name}: {details}")
+        return self._error("insert", e)
+
+    def _refusal(self, code: Any, old_code: int, reason: str, retriable: bool) -> Exception:
+        low = reason.lower()
+        if "larger than max" in low or "message too large" in low:
+            return TooLarge(reason)
+        if code in (3, 8, 9) or old_code == 49 or "rate limit" in low or "quota" in low:
+            return Busy(reason)
+        if not isinstance(code, int) or retriable or code in (1, 2, 4, 5) or "not ready" in low or "unavailable" in low:
+            return Unclear(reason)
+        return self._error("insert", TargetError(reason))
+
+    def delete(self, collection: str, partition: str | None, ids: npt.NDArray[np.int64]) -> None:
+        """Deletes by id. Rows inserted afterwards are not concerned, they are newer."""
+        for start in range(0, len(ids), IDS_PER_CALL):
+            some = ids[start : start + IDS_PER_CALL].tolist()
+            with self._talking("delete rows of an interrupted message"):
+                self.raw.delete(collection, ids=some, partition_name=partition or "")
+
+    def rows(
+        self, layout: wire.Layout, collection: str, partition: str | None, ids: npt.NDArray[np.int64], id_field: str
+    ) -> tuple[npt.NDArray[np.int64], Array]:
+        """Ids and vectors of those of `ids` that are there. The collection must be loaded."""
+        from pymilvus.exceptions import MilvusException
+        from pymilvus.grpc_gen import milvus_pb2
+
+        expression = f"{id_field} in {ids.tolist()}"
+        fields = [id_field, layout.vector_field]
+        partitions = [partition] if partition else []
+        if self._channel is not None:
+            request = wire.query_request(collection, expression, fields, partitions, database=self.connection.database)
+            call = self._channel().unary_unary(
+                wire.QUERY, request_serializer=None, response_deserializer=milvus_pb2.QueryResults.FromString
+            )
+            with self._talking("read rows back"):
+                result = call(request, timeout=CALL_SECONDS, metadata=self._metadata())
+                if result.status.code or result.status.error_code:
+                    raise MilvusException(result.status.code, result.status.reason)
+            return wire.rows_of(result, layout, id_field)
+        with self._talking("read rows back"):
+            found = self.raw.query(
+                collection, expression, output_fields=fields, partition_names=partitions or None, consistency_level="Strong"
+            )
+        return _columns(found, layout, id_field)
+
+    def pages(
+        self, layout: wire.Layout, collection: str, partition: str | None, expression: str, id_field: str
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Array]]:
+        """All rows of a partition, a thousand at a time. The collection must be loaded."""
+        with self._talking("read rows back"):
+            iterator = self.raw.query_iterator(
+                collection,
+                batch_size=1000,
+                filter=expression,
+                output_fields=[id_field, layout.vector_field],
+                partition_names=[partition] if partition else None,
+                consistency_level="Strong",
+            )
+            try:
+                while found := iterator.next():
+                    yield _columns(found, layout, id_field)
+            finally:
+                iterator.close()
+
+
+def _columns(found: Any, layout: wire.Layout, id_field: str) -> tuple[npt.NDArray[np.int64], Array]:
+    ids = np.array([row[id_field] for row in found], np.int64)
+    width = layout.vector_type.width(layout.dimension)
+    vectors = [row[layout.vector_field] for row in found]
+    if layout.vector_type is VectorType.FLOAT:
+        return ids, np.array(vectors, "<f4").reshape(-1, width)
+    whole = b"".join(v[0] if isinstance(v, list) else bytes(v) for v in vectors)
+    return ids, np.frombuffer(whole, "u1").reshape(-1, width)
+
+
+def _check_lite_path(path: Path) -> None:
+    if path.is_file():
+        raise TargetError(f"{path}: is a file: written by Milvus Lite 2.x, which this version cannot open. Choose another name")
+    if not path.absolute().parent.is_dir():
+        raise TargetError(f"{path.parent}: no such folder: create it first")

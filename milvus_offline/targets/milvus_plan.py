@@ -1,0 +1,535 @@
+"""What a load will do, decided before anything is created: pure functions from source, options and target to a plan.
+
+Each decision that changes something (a name, a metric, an index, rows left out) is a finding with its reason. What cannot
+be done is a refusal with the option that would allow it; all refusals of a load come at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import TargetError, UsageError
+from ..model import DEFAULT_PARTITION, Finding, IndexSpec, Schema, Severity, SourceCollection, VectorType
+from .milvus_scan import Scan
+
+MAX_NAME = 255
+MAX_DESCRIPTION = 60_000
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What the user chose; the values of the command line's options."""
+
+    mode: str = "error"  # error | append | skip | overwrite
+    names: str = "error"  # error | sanitize
+    partitions: str = "keep"  # keep | merge | key
+    duplicates: str = "keep"  # keep | first | last | error
+    nonfinite: str = "error"  # error | skip
+    ids: str = "keep"  # keep | auto
+    index: str = "keep"  # keep | auto | none
+    metric: str | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+    id_field: str = "id"
+    vector_field: str = "vector"
+    key_field: str = "partition"
+    shards: int = 1
+
+
+@dataclass(frozen=True)
+class Existing:
+    """A collection that the target has already."""
+
+    rows: int
+    dimension: int | None
+    vector_type: VectorType | None
+    id_field: str | None
+    auto_id: bool
+    vector_field: str | None
+    key_field: str | None
+    metric_type: str | None
+    partitions: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    """Required fields that a load would not fill."""
+    shards: int = 1
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """What the target can do. `collapses`: a second row of an id replaces the first."""
+
+    kind: str  # lite | server | zilliz
+    version: str
+    binary: bool
+    collapses: bool
+    strict_names: bool
+    hyphens: bool
+    min_dimension: int
+    max_dimension: int
+    max_partitions: int
+    auto_index_only: bool
+    existing: Mapping[str, Existing] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PartitionPlan:
+    """`target` is the partition's name there, `key` the value of the key field where partitions are kept in one."""
+
+    source: str
+    target: str
+    key: str | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class CollectionPlan:
+    """How one collection is loaded. `action`: create, recreate, reuse (exists, empty), append or skip."""
+
+    source: str
+    name: str
+    action: str
+    dimension: int
+    vector_type: VectorType
+    metric_type: str
+    index: IndexSpec | None
+    auto_id: bool
+    id_field: str
+    vector_field: str
+    key_field: str | None
+    description: str
+    partitions: tuple[PartitionPlan, ...]
+    shards: int
+    rows: int
+    """Rows that will arrive."""
+    duplicate_rows: int = 0
+    """Rows whose id another loaded row has too."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All decisions of a load."""
+
+    target: Mapping[str, Any]
+    collections: tuple[CollectionPlan, ...]
+    findings: tuple[Finding, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "target": dict(self.target),
+            "collections": [c.to_json() for c in self.collections],
+            "findings": [f.to_json() for f in self.findings],
+        }
+
+
+class _Notes:
+    """Findings and refusals while a plan is made."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.refusals: list[str] = []
+        self.wrong_use = True
+
+    def say(self, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
+        self.findings.append(Finding(severity, code, where, message, rows))
+
+    def refuse(self, message: str, *, wrong_use: bool = True) -> None:
+        self.refusals.append(message)
+        self.wrong_use &= wrong_use
+
+
+def make_plan(
+    collections: Sequence[SourceCollection],
+    scans: Mapping[str, Scan],
+    options: LoadOptions,
+    facts: TargetFacts,
+    *,
+    idless: frozenset[str] = frozenset(),
+) -> Plan:
+    """Decides everything. `scans` by source name; `idless` are collections whose source has no ids.
+
+    Raises UsageError where an option would help, TargetError where the target itself cannot take it.
+    """
+    notes = _Notes()
+    names = _collection_names([c.schema.name for c in collections], options, facts, notes)
+    plans = [
+        _plan_collection(c, names[c.schema.name], scans.get(c.schema.name), options, facts, notes, c.schema.name in idless)
+        for c in collections
+    ]
+    if notes.refusals:
+        message = notes.refusals[0] if len(notes.refusals) == 1 else "\n  ".join(["this cannot be loaded:", *notes.refusals])
+        raise (UsageError if notes.wrong_use else TargetError)(message)
+    target = {"kind": facts.kind, "version": facts.version}
+    return Plan(target, tuple(plans), tuple(notes.findings))
+
+
+def _plan_collection(
+    collection: SourceCollection,
+    name: str,
+    scan: Scan | None,
+    options: LoadOptions,
+    facts: TargetFacts,
+    notes: _Notes,
+    idless: bool,
+) -> CollectionPlan:
+    schema = collection.schema
+    where = schema.name
+    auto_id = idless or options.ids == "auto"
+    if auto_id and not idless:
+        notes.say(Severity.INFO, "ids-replaced", where, "the target makes new ids, those of the source are not kept")
+    if schema.attributes:
+        fields = ", ".join(a.name for a in schema.attributes)
+        notes.say(Severity.WARNING, "attributes-left-out", where, f"scalar fields are not loaded: {fields}")
+    _check_dimension(schema, facts, notes)
+    metric = _metric(schema, options, scan, notes)
+    index = map_index(schema, metric, options, facts, notes)
+    partitions, key_field = _partitions(collection, options, facts, notes)
+    existing = facts.existing.get(name)
+    action = _action(where, name, existing, options, notes)
+    id_field, vector_field = options.id_field, options.vector_field
+    shards = options.shards
+    if existing and action in ("append", "reuse"):
+        _check_existing(schema, name, existing, auto_id, options, metric, notes)
+        id_field, vector_field = existing.id_field or id_field, existing.vector_field or vector_field
+        shards = existing.shards
+    elif auto_id and shards != 1:
+        notes.refuse(f"{where}: with ids made by the target, only --shards 1 can be resumed without doubling rows")
+    rows, duplicates = collection.rows, 0
+    if scan and action != "skip":
+        rows -= len(scan.dropped)
+        duplicates = _judge_rows(scan, where, auto_id, options, facts, notes)
+    return CollectionPlan(
+        source=schema.name,
+        name=name,
+        action=action,
+        dimension=schema.dimension,
+        vector_type=schema.vector_type,
+        metric_type=metric,
+        index=index,
+        auto_id=auto_id,
+        id_field=id_field,
+        vector_field=vector_field,
+        key_field=key_field,
+        description=_describe(schema.name, name, partitions),
+        partitions=tuple(partitions),
+        shards=shards,
+        rows=rows,
+        duplicate_rows=duplicates,
+    )
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+_ESCAPE = re.compile(r"_x([0-9a-f]+)_")
+
+
+def sanitize(name: str, *, hyphens: bool = False) -> str:
+    """A name of letters, digits and `_`: other characters become `_x` + code point in hex + `_`; `restore` undoes it.
+
+    Too long names are cut and end in a digest; those stand in the collection's description.
+    """
+    name = _ESCAPE.sub(lambda m: f"_x5f_{m[0][1:]}", name)
+    name = re.sub(r"[^A-Za-z0-9_-]" if hyphens else r"[^A-Za-z0-9_]", lambda m: f"_x{ord(m[0]):x}_", name)
+    if len(name) > MAX_NAME:
+        name = f"{name[: MAX_NAME - 17]}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return name
+
+
+def restore(name: str) -> str:
+    """What `sanitize` made a name from (if it was not cut)."""
+    return _ESCAPE.sub(lambda m: chr(int(m[1], 16)), name)
+
+
+def _allowed(name: str, kind: str, facts: TargetFacts) -> str | None:
+    """Why the target would not take this name; None if it does."""
+    if not name or len(name.encode()) > MAX_NAME:
+        return f"must have 1 to {MAX_NAME} bytes"
+    if not facts.strict_names:
+        return None
+    if kind == "collection":
+        good = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
+    else:
+        good = re.fullmatch(r"[A-Za-z0-9_-]+" if facts.hyphens else r"[A-Za-z0-9_]+", name)
+    return None if good else "may hold only letters, digits and _" + (", not a digit first" if kind == "collection" else "")
+
+
+def _target_name(name: str, kind: str, where: str, options: LoadOptions, facts: TargetFacts, notes: _Notes) -> str:
+    reason = _allowed(name, kind, facts)
+    if reason is None:
+        return name
+    if options.names == "error":
+        notes.refuse(f"{where}: the target takes no {kind} {name!r}: it {reason}. Use --names sanitize or --rename OLD=NEW")
+        return name
+    new = sanitize(name, hyphens=facts.hyphens and kind == "partition")
+    if kind == "collection" and new[:1].isdigit():
+        new = f"_x{ord(new[0]):x}_{new[1:]}"
+    notes.say(Severity.INFO, "renamed", where, f"{kind} {name!r} becomes {new!r}: in the target it {reason}")
+    return new
+
+
+def _collection_names(names: list[str], options: LoadOptions, facts: TargetFacts, notes: _Notes) -> dict[str, str]:
+    unknown = sorted(set(options.rename) - set(names))
+    if unknown:
+        notes.refuse(f"--rename names collections that are not in the source: {', '.join(unknown)}")
+    result = {}
+    for name in names:
+        if name in options.rename:
+            notes.say(Severity.INFO, "renamed", name, f"collection {name!r} becomes {options.rename[name]!r}")
+        result[name] = _target_name(options.rename.get(name, name), "collection", name, options, facts, notes)
+    for target in {t for t in result.values() if list(result.values()).count(t) > 1}:
+        both = ", ".join(repr(n) for n, t in result.items() if t == target)
+        notes.refuse(f"collections {both} would share the name {target!r} in the target: use --rename")
+    return result
+
+
+def _partitions(
+    collection: SourceCollection, options: LoadOptions, facts: TargetFacts, notes: _Notes
+) -> tuple[list[PartitionPlan], str | None]:
+    where = collection.schema.name
+    if options.partitions == "keep":
+        others = sum(p.name != DEFAULT_PARTITION for p in collection.partitions) + 1
+        if others > facts.max_partitions:
+            notes.refuse(
+                f"{where}: {others} partitions, the target takes {facts.max_partitions}: "
+                "use --partitions key (a field holds the partition) or --partitions merge"
+            )
+    plans = []
+    for p in collection.partitions:
+        if options.partitions == "keep":
+            target = p.name
+            if p.name != DEFAULT_PARTITION:
+                target = _target_name(p.name, "partition", f"{where}/{p.name}", options, facts, notes)
+            plans.append(PartitionPlan(p.name, target, None, p.rows))
+        else:
+            plans.append(PartitionPlan(p.name, DEFAULT_PARTITION, p.name if options.partitions == "key" else None, p.rows))
+    if options.partitions == "keep":
+        targets = [p.target for p in plans]
+        for twice in sorted({t for t in targets if targets.count(t) > 1}):
+            notes.refuse(f"{where}: two partitions would be named {twice!r} in the target")
+        return plans, None
+    if options.partitions == "merge":
+        if len(plans) > 1:
+            notes.say(Severity.INFO, "partitions-merged", where, f"{len(plans)} partitions become one", collection.rows)
+        return plans, None
+    notes.say(Severity.INFO, "partitions-in-field", where, f"the field {options.key_field!r} holds the partition's name")
+    return plans, options.key_field
+
+
+def _describe(source: str, name: str, partitions: Sequence[PartitionPlan]) -> str:
+    """What the target's collection says of names that had to change: JSON, or nothing."""
+    said: dict[str, Any] = {"collection": source} if source != name else {}
+    renamed = {p.target: p.source for p in partitions if p.key is None and p.target not in (p.source, DEFAULT_PARTITION)}
+    if renamed:
+        said["partitions"] = renamed
+    text = json.dumps(said, ensure_ascii=False) if said else ""
+    if len(text.encode()) > MAX_DESCRIPTION:  # `restore` gives the others
+        said["partitions"] = {k: v for k, v in renamed.items() if restore(k) != v}
+        text = json.dumps(said, ensure_ascii=False)
+    return f"milvus_offline: {text}" if text else ""
+
+
+# Dimension, metric, index ---------------------------------------------------------------------------------------------
+
+
+def _check_dimension(schema: Schema, facts: TargetFacts, notes: _Notes) -> None:
+    if schema.vector_type is VectorType.BINARY:
+        if not facts.binary:
+            notes.refuse(
+                f"{schema.name}: Milvus Lite cannot hold binary vectors: load it into a Milvus server, or leave it out "
+                f"with --exclude {schema.name}",
+                wrong_use=False,
+            )
+        elif not 8 <= schema.dimension <= 8 * facts.max_dimension or schema.dimension % 8:
+            notes.refuse(
+                f"{schema.name}: dimension {schema.dimension}: the target takes multiples of 8 up to {8 * facts.max_dimension}",
+                wrong_use=False,
+            )
+    elif not facts.min_dimension <= schema.dimension <= facts.max_dimension:
+        notes.refuse(
+            f"{schema.name}: dimension {schema.dimension}: the target takes {facts.min_dimension} to {facts.max_dimension}",
+            wrong_use=False,
+        )
+
+
+_FLOAT_METRICS = ("L2", "IP", "COSINE")
+_BINARY_METRICS = ("HAMMING", "JACCARD", "SUBSTRUCTURE", "SUPERSTRUCTURE")
+
+
+def _metric(schema: Schema, options: LoadOptions, scan: Scan | None, notes: _Notes) -> str:
+    floating = schema.vector_type is VectorType.FLOAT
+    known = _FLOAT_METRICS if floating else _BINARY_METRICS
+    if options.metric:
+        metric = options.metric.upper()
+        if metric not in known:
+            notes.refuse(f"{schema.name}: --metric {metric}: for these vectors there are {', '.join(known)}")
+        elif metric != schema.metric_type:
+            notes.say(
+                Severity.INFO, "metric-changed", schema.name, f"metric {schema.metric_type or 'unknown'} becomes {metric}"
+            )
+        return metric
+    if schema.metric_type == "TANIMOTO":
+        reason = (
+            "TANIMOTO becomes JACCARD: 2.x has no TANIMOTO; it is a monotone function of JACCARD: same order, other distances"
+        )
+        notes.say(Severity.INFO, "metric-changed", schema.name, reason)
+        return "JACCARD"
+    if schema.metric_type is None:
+        metric = "L2" if floating else "HAMMING"
+        notes.say(Severity.INFO, "metric-assumed", schema.name, f"the source names no metric: {metric} (choose with --metric)")
+        return metric
+    if schema.metric_type not in known:
+        notes.refuse(f"{schema.name}: the target has no metric {schema.metric_type}: choose one with --metric")
+    if schema.metric_type == "IP" and scan and scan.norms and abs(scan.norms[0] - 1) < 1e-3 and abs(scan.norms[1] - 1) < 1e-3:
+        low, high = scan.norms
+        text = f"sampled vectors have length {low:.4f} to {high:.4f}: --metric COSINE would rank the same"
+        notes.say(Severity.INFO, "unit-vectors", schema.name, text)
+    return schema.metric_type
+
+
+_NLIST_MAX = 65536
+_LITE_INDEXES = ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW")
+
+
+def map_index(schema: Schema, metric: str, options: LoadOptions, facts: TargetFacts, notes: _Notes) -> IndexSpec | None:
+    """The target's index for that of 1.x; None for none."""
+    if options.index == "none":
+        return None
+    where, old = schema.name, schema.index
+    if options.index == "auto" or facts.auto_index_only:
+        if options.index != "auto":
+            notes.say(Severity.INFO, "index-changed", where, f"{old.type} becomes AUTOINDEX, the only index of this service")
+        return IndexSpec("AUTOINDEX")
+    new, reason = _index(schema, metric)
+    if facts.kind == "lite" and new.type not in _LITE_INDEXES:
+        new, reason = IndexSpec("FLAT"), f"Milvus Lite has no {new.type}"
+    nlist = new.params.get("nlist")
+    if isinstance(nlist, int) and nlist > _NLIST_MAX:
+        new = IndexSpec(new.type, {**new.params, "nlist": _NLIST_MAX})
+        reason = f"{reason}; nlist {nlist} is over the limit" if reason else f"nlist {nlist} is over the limit of {_NLIST_MAX}"
+    if reason:
+        notes.say(Severity.INFO, "index-changed", where, f"{_spell(old)} becomes {_spell(new)}: {reason}")
+    return new
+
+
+def _spell(index: IndexSpec) -> str:
+    return index.type + (f" {dict(index.params)}" if index.params else "")
+
+
+def _index(schema: Schema, metric: str) -> tuple[IndexSpec, str]:
+    kind = schema.index.type.upper()
+    params = {k: v for k, v in schema.index.params.items() if isinstance(v, int)}
+    nlist = {"nlist": params.get("nlist", 1024)}
+    stand_in = IndexSpec("HNSW", {"M": 16, "efConstruction": 200})
+    if schema.vector_type is VectorType.BINARY:
+        if kind in ("BIN_IVF_FLAT", "IVF_FLAT", "IVFLAT", "BIN_IVFFLAT"):
+            if metric in ("HAMMING", "JACCARD"):
+                return IndexSpec("BIN_IVF_FLAT", nlist), ""
+            return IndexSpec("BIN_FLAT"), f"{metric} has no other index"
+        return IndexSpec("BIN_FLAT"), ""
+    if kind in ("FLAT", "IDMAP", "FAISS_IDMAP", "INVALID", ""):
+        return IndexSpec("FLAT"), ""
+    if kind in ("IVF_FLAT", "IVFLAT", "IVFFLAT"):
+        return IndexSpec("IVF_FLAT", nlist), ""
+    if kind in ("IVF_SQ8", "IVFSQ8"):
+        return IndexSpec("IVF_SQ8", nlist), ""
+    if kind in ("IVF_SQ8H", "IVFSQ8H", "IVF_SQ8_HYBRID", "IVFSQ8NR"):
+        return IndexSpec("IVF_SQ8", nlist), "2.x has no hybrid of CPU and GPU"
+    if kind in ("IVF_PQ", "PQ", "IVFPQ"):
+        m = params.get("m", 0)
+        if m and schema.dimension % m == 0:
+            return IndexSpec("IVF_PQ", {**nlist, "m": m, "nbits": 8}), ""
+        return IndexSpec("IVF_SQ8", nlist), f"m {m} does not divide dimension {schema.dimension}"
+    if kind == "HNSW":
+        m, ef = params.get("M", 16), params.get("efConstruction", 200)
+        return IndexSpec("HNSW", {"M": min(max(m, 2), 2048), "efConstruction": max(ef, 1)}), ""
+    return stand_in, f"2.x has no {kind}; HNSW is a graph index as well"
+
+
+# What is there, and the rows --------------------------------------------------------------------------------------------
+
+
+def _action(where: str, name: str, existing: Existing | None, options: LoadOptions, notes: _Notes) -> str:
+    if existing is None:
+        return "create"
+    if options.mode == "skip":
+        notes.say(Severity.INFO, "skipped", where, f"{name!r} exists in the target with {existing.rows} rows: left alone")
+        return "skip"
+    if options.mode == "overwrite":
+        notes.say(Severity.INFO, "overwritten", where, f"{name!r} with {existing.rows} rows in the target is dropped first")
+        return "recreate"
+    if not existing.rows:
+        return "reuse"
+    if options.mode == "append":
+        notes.say(Severity.INFO, "appended", where, f"{name!r} has {existing.rows} rows already")
+        return "append"
+    notes.refuse(
+        f"{where}: the target's collection {name!r} has {existing.rows} rows already: "
+        "go on with --resume, or choose --mode append, skip or overwrite",
+        wrong_use=False,
+    )
+    return "append"
+
+
+def _check_existing(
+    schema: Schema, name: str, existing: Existing, auto_id: bool, options: LoadOptions, metric: str, notes: _Notes
+) -> None:
+    differing = []
+    if existing.dimension != schema.dimension:
+        differing.append(f"dimension {existing.dimension} there, {schema.dimension} here")
+    if existing.vector_type is not schema.vector_type:
+        there = existing.vector_type.value if existing.vector_type else "other"
+        differing.append(f"{there} vectors there, {schema.vector_type.value} here")
+    if existing.id_field is None:
+        differing.append("its primary key is not INT64")
+    elif existing.auto_id != auto_id:
+        differing.append("it makes its ids itself (--ids auto)" if existing.auto_id else "it does not make ids itself")
+    wanted_key = options.key_field if options.partitions == "key" else None
+    if existing.key_field != wanted_key:
+        differing.append(f"partition key {existing.key_field} there, {wanted_key} here")
+    if existing.metric_type not in (None, metric):
+        differing.append(f"metric {existing.metric_type} there, {metric} here")
+    if existing.others:
+        differing.append(f"it wants more fields: {', '.join(existing.others)}")
+    if differing:
+        notes.refuse(
+            f"{schema.name}: the target's collection {name!r} is another: {'; '.join(differing)}. "
+            "Use --rename, --metric or --mode overwrite",
+            wrong_use=False,
+        )
+
+
+def _judge_rows(scan: Scan, where: str, auto_id: bool, options: LoadOptions, facts: TargetFacts, notes: _Notes) -> int:
+    """Speaks of duplicates and of vectors that are not finite; returns how many loaded rows share their id with another."""
+    if scan.nonfinite_rows:
+        some = f"{scan.nonfinite_rows} rows hold NaN or Inf (ids {_list(scan.nonfinite_examples, scan.nonfinite_rows)})"
+        if options.nonfinite == "error":
+            notes.refuse(f"{where}: {some}: --nonfinite skip leaves them out")
+        else:
+            notes.say(Severity.ERROR, "nonfinite-skipped", where, f"{some}: left out", scan.nonfinite_rows)
+    if auto_id or not scan.duplicate_rows:
+        return 0
+    examples = _list(scan.duplicate_examples, scan.duplicate_ids)
+    some = f"{scan.duplicate_rows} rows repeat an id ({scan.duplicate_ids} ids: {examples})"
+    if options.duplicates == "error":
+        notes.refuse(f"{where}: {some}: choose --duplicates first, last or keep")
+    elif options.duplicates == "keep" and not facts.collapses:
+        text = f"{some}: all are loaded; a query by id shows one row each"
+        notes.say(Severity.INFO, "duplicates-kept", where, text, scan.duplicate_rows)
+        return scan.duplicate_rows
+    elif options.duplicates == "keep":
+        text = f"{some}: Milvus Lite holds one row for each id, the last one (choose with --duplicates)"
+        notes.say(Severity.ERROR, "duplicates-collapsed", where, text, scan.duplicate_rows)
+    else:
+        text = f"{some}: the {options.duplicates} of each is loaded"
+        notes.say(Severity.INFO, "duplicates-dropped", where, text, scan.duplicate_rows)
+    return 0
+
+
+def _list(examples: Sequence[int], count: int) -> str:
+    return ", ".join(map(str, examples)) + (", ..." if count > len(examples) else "")

@@ -1,0 +1,177 @@
+"""Whether what was loaded is there: counts for each partition, and rows read back and compared to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..model import Array, Finding, Severity
+from .milvus import CollectionJob, LoadTask, same_rows
+from .milvus_client import Client
+from .milvus_plan import PartitionPlan
+
+SAMPLE_TASKS = 8
+SAMPLE_ROWS = 32
+READ_ROWS = 1000
+READ_BYTES = 4 << 20
+
+
+def count_partitions(client: Client, job: CollectionJob) -> dict[str, int]:
+    """Rows by source partition as the loaded target sees them; merged partitions are counted together under the first."""
+    plan = job.plan
+    if plan.key_field:
+        found = {}
+        for p in plan.partitions:
+            key = str(p.key).replace("\\", "\\\\").replace('"', '\\"')
+            found[p.source] = client.count(plan.name, None, f'{plan.key_field} == "{key}"')
+        return found
+    return {p.source: client.count(plan.name, p.target) for p in _first_of_each(job)}
+
+
+def expected_counts(job: CollectionJob, before: Mapping[str, int]) -> dict[str, int]:
+    """Rows that `count_partitions` has to find: those there before, and those sent."""
+    expected: dict[str, int] = {}
+    heads = {p.target: p.source for p in _first_of_each(job)} if not job.plan.key_field else {}
+    for p in job.plan.partitions:
+        expected.setdefault(heads.get(p.target, p.source), before.get(heads.get(p.target, p.source), 0))
+    for task in job.tasks:
+        expected[heads.get(task.partition.target, task.partition.source)] += task.rows
+    return expected
+
+
+def _first_of_each(job: CollectionJob) -> list[PartitionPlan]:
+    first: dict[str, PartitionPlan] = {}
+    for p in job.plan.partitions:
+        first.setdefault(p.target, p)
+    return list(first.values())
+
+
+def compare_counts(client: Client, job: CollectionJob, before: Mapping[str, int]) -> list[Finding]:
+    """One finding of severity ERROR, code `verify-count`, for each partition that differs."""
+    expected = expected_counts(job, before)
+    found = count_partitions(client, job)
+    return [
+        _differs(job, name, "verify-count", f"{found[name]} rows in the target, {rows} expected", abs(found[name] - rows))
+        for name, rows in expected.items()
+        if found[name] != rows
+    ]
+
+
+def compare_rows(client: Client, job: CollectionJob, results: Mapping[str, Mapping[str, Any]], *, full: bool) -> list[Finding]:
+    """Reads rows back and compares ids and vectors; `full` means every row, else a sample spread over each partition."""
+    findings = []
+    for p in job.plan.partitions:
+        tasks = [t for t in job.tasks if t.partition is p]
+        if job.plan.auto_id and full:
+            continue  # see below: ids are not known, so whole partitions are compared
+        chosen = tasks if full else _spread(tasks, SAMPLE_TASKS)
+        checked = wrong = 0
+        examples: list[int] = []
+        for task in chosen:
+            for ids, same in _compare_task(client, task, results.get(task.id, {}), full=full):
+                checked += len(ids)
+                wrong += int((~same).sum())
+                examples += ids[~same][: 5 - len(examples)].tolist()
+        if wrong:
+            text = f"{wrong} of {checked} rows read back are missing or differ, ids {', '.join(map(str, examples))}"
+            findings.append(_differs(job, p.source, "verify-rows", text, wrong))
+    if job.plan.auto_id and full:
+        findings += _compare_digests(client, job)
+    return findings
+
+
+def _compare_task(
+    client: Client, task: LoadTask, result: Mapping[str, Any], *, full: bool
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
+    job = task.job
+    ids, vectors = task.read()
+    if job.plan.auto_id:
+        known = np.array(result.get("ids", []), np.int64).reshape(-1, 2)
+        ids, vectors = known[:, 1], vectors[known[:, 0]]
+    elif not full and len(ids) > SAMPLE_ROWS:
+        at = np.linspace(0, len(ids) - 1, SAMPLE_ROWS).astype(np.int64)
+        ids, vectors = ids[at], vectors[at]
+    step = max(1, min(READ_ROWS, READ_BYTES // max(1, job.schema.row_bytes)))
+    for start in range(0, len(ids), step):
+        some, ours = ids[start : start + step], vectors[start : start + step]
+        there_ids, there = client.rows(job.layout, job.plan.name, task.scope, np.unique(some), job.plan.id_field)
+        same = same_rows(some, ours, there_ids, there)
+        if job.plan.duplicate_rows:  # a query shows one row of an id: any of ours will do
+            same = _any_of(job, task, some, same, there_ids, there)
+        yield some, same
+
+
+def _any_of(
+    job: CollectionJob,
+    task: LoadTask,
+    ids: npt.NDArray[np.int64],
+    same: npt.NDArray[np.bool_],
+    there_ids: npt.NDArray[np.int64],
+    there: Array,
+) -> npt.NDArray[np.bool_]:
+    """Also right where the row that the target shows for an id equals another row of that id in the same partition."""
+    open_ids = np.setdiff1d(np.intersect1d(ids[~same], there_ids), [])
+    if not len(open_ids):
+        return same
+    for other in (t for t in job.tasks if t.scope == task.scope):
+        theirs, vectors = other.read()
+        at = np.flatnonzero(np.isin(theirs, open_ids))
+        good = theirs[at][same_rows(theirs[at], vectors[at], there_ids, there)]
+        same = same | np.isin(ids, good)
+        open_ids = np.setdiff1d(open_ids, good)
+        if not len(open_ids):
+            break
+    return same
+
+
+def _spread(tasks: list[LoadTask], count: int) -> list[LoadTask]:
+    if len(tasks) <= count:
+        return tasks
+    return [tasks[i] for i in np.linspace(0, len(tasks) - 1, count).astype(int)]
+
+
+def _compare_digests(client: Client, job: CollectionJob) -> list[Finding]:
+    """For ids made by the target: sums of row hashes, which do not depend on the order of rows."""
+    findings = []
+    plan = job.plan
+    if job.held_rows:
+        text = "rows with ids made by the target cannot be told from those that were there before: only counted"
+        return [Finding(Severity.INFO, "verify-limited", plan.source, text)]
+    groups: list[tuple[str, str | None, str, list[PartitionPlan]]]
+    if plan.key_field:
+        groups = [(p.source, None, f'{plan.key_field} == "{p.key}"', [p]) for p in plan.partitions]
+    else:
+        by_target: dict[str, list[PartitionPlan]] = {}
+        for p in plan.partitions:
+            by_target.setdefault(p.target, []).append(p)
+        groups = [(ps[0].source, t, "", ps) for t, ps in by_target.items()]
+    for name, target, expression, planned in groups:
+        ours = np.uint64(0)
+        for task in job.tasks:
+            if task.partition in planned:
+                ours += digest(task.read()[1])
+        theirs = np.uint64(0)
+        for _, vectors in client.pages(job.layout, plan.name, target, expression, plan.id_field):
+            theirs += digest(vectors)
+        if ours != theirs:
+            findings.append(_differs(job, name, "verify-rows", "the vectors in the target are not those of the source", None))
+    return findings
+
+
+def digest(vectors: Array) -> np.uint64:
+    """A sum over rows of a 64-bit hash of each row's bytes; the same for any order of the rows."""
+    raw = np.ascontiguousarray(vectors).view(np.uint8).reshape(len(vectors), -1)
+    raw = np.pad(raw, ((0, 0), (0, -raw.shape[1] % 4)))
+    words = raw.view("<u4").astype(np.uint64)
+    factors = np.random.default_rng(1).integers(1, 1 << 63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    with np.errstate(over="ignore"):
+        h = (words * factors).sum(axis=1, dtype=np.uint64)
+        h = (h ^ (h >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+        return np.uint64((h ^ (h >> np.uint64(32))).sum(dtype=np.uint64))
+
+
+def _differs(job: CollectionJob, partition: str, code: str, text: str, rows: int | None) -> Finding:
+    return Finding(Severity.ERROR, code, f"{job.plan.source}/{partition}", text, rows)
