@@ -15,7 +15,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,8 @@ FILTER = struct.Struct("<QI4x")
 ERROR_RATE = 0.01
 LEGACY_CAPACITY = 500000
 SEED = 0x97C29B3A
-MAX_FILTERS = 1024
+MAX_FILTERS = 512
+"""More would need error rates that a double cannot hold."""
 
 _CHUNK = 8192
 """Ids that are hashed at once: the words of a chunk stay in the cache."""
@@ -117,8 +118,8 @@ def read_filter(path: str | os.PathLike[str]) -> BloomFilter:
                 raise DamageError(path, f"expected a header of {HEADER.size} bytes, the file ends after {len(head)}")
             _, capacity, error_rate, length = HEADER.unpack(head)
             start, legacy = HEADER.size, False
-            if not 0 < error_rate < 1:
-                raise DamageError(path, f"expected an error rate between 0 and 1, found {error_rate}", offset=12)
+            if not 1e-6 <= error_rate < 1:
+                raise DamageError(path, f"expected an error rate from 0.000001 to 1, found {error_rate}", offset=12)
             if length > size - start:
                 raise DamageError(path, f"expected a bitmap of {length} bytes, found {size - start}", offset=20)
         else:
@@ -156,18 +157,10 @@ def build_filter(batches: Iterable[npt.ArrayLike], capacity: int, *, legacy: boo
     """
     result = BloomFilter(LEGACY_CAPACITY if legacy else capacity, legacy=legacy)
     limit = result.capacity - 1 if legacy else result.capacity
-    hashes: list[list[tuple[_U32, _U32]]] = []
-    firsts = [0]
-    counts = [0]
-
-    def begin(first_id: int) -> None:
-        firsts.append(first_id)
-        counts.append(0)
-        hashes.append([])
-
-    hashes.append([])
+    hashes: list[list[tuple[_U32, _U32]]] = [[]]
+    firsts, counts = [0], [0]
     for chunk in _chunks(batches):
-        if limit <= 0 and not legacy:
+        if limit <= 0:
             raise ValueError("a bloom filter of capacity 0 cannot take ids")
         unsigned = chunk.view(np.uint64)
         before = np.maximum.accumulate(np.concatenate((np.array([result.max_id], np.uint64), unsigned)))[:-1]
@@ -176,7 +169,9 @@ def build_filter(batches: Iterable[npt.ArrayLike], capacity: int, *, legacy: boo
         while at < len(chunk):
             at += _take(unsigned[at:], before[at:], h1[at:], h2[at:], limit, firsts, counts, hashes)
             if at < len(chunk):
-                begin(int(before[at]) + 1)
+                firsts.append(int(before[at]) + 1)
+                counts.append(0)
+                hashes.append([])
         result.max_id = max(int(before[-1]), int(unsigned[-1]))
         result.sequence += len(chunk)
     if legacy:
@@ -195,8 +190,20 @@ def _chunks(batches: Iterable[npt.ArrayLike]) -> Iterator[Ids]:
             yield array[at : at + _CHUNK]
 
 
-def _take(ids: _U64, before: _U64, h1: _U32, h2: _U32, limit: int, firsts: list[int], counts: list[int], hashes: Any) -> int:
-    """Gives ids to the filters until the next one would begin a new filter; returns how many were given."""
+def _take(
+    ids: _U64,
+    before: _U64,
+    h1: _U32,
+    h2: _U32,
+    limit: int,
+    firsts: list[int],
+    counts: list[int],
+    hashes: list[list[tuple[_U32, _U32]]],
+) -> int:
+    """Gives ids to the filters until the next one would begin a new filter; returns how many were given.
+
+    An id belongs to the last filter that begins at or before it. `before`: the largest id ahead of each.
+    """
     top = ids >= np.uint64(firsts[-1])
     n = len(ids)
     if counts[-1] + n > limit:  # otherwise the filter cannot be full before the end
