@@ -173,6 +173,21 @@ def test_chunk_borders(monkeypatch: pytest.MonkeyPatch) -> None:
         assert read_dump(DUMPS / "mysql" / "meta.databases.sql") == expected
 
 
+def test_bodies_of_triggers_are_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        "-- MySQL dump 10\nDELIMITER ;;\n"
+        "/*!50003 CREATE TRIGGER x BEFORE INSERT ON o FOR EACH ROW BEGIN\n"
+        f"INSERT INTO `Tables` VALUES {TABLES}; SET a='it''s';\n"
+        f"END */;;\nDELIMITER ;\nINSERT INTO `Tables` VALUES {TABLES.replace('(1', '(2')};\n-- Dump completed\n"
+    )
+    path = write(tmp_path, text)
+    for size in (1, 2, 3, 5, 8, 13, 21, 1000):
+        monkeypatch.setattr(sqldump, "CHUNK", size)
+        dump = read_dump(path)
+        assert [row["id"] for row in dump.tables["Tables"]] == [2]
+        assert (dump.truncated, dump.notes) == (False, [])
+
+
 def _unbounded(function: Any) -> Any:
     def call(self: Any) -> Any:
         size, sqldump.CHUNK = sqldump.CHUNK, 1 << 20
@@ -485,8 +500,12 @@ def test_hostile_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         read_dump(write(tmp_path, b'<mysqldump><database name="' + long))
     with pytest.raises(DamageError, match="expected a value of at most"):
         read_dump(write(tmp_path, b'<mysqldump><table_data name="Tables"><row><field name="id">' + long + b"<"))
+    monkeypatch.setattr(sqldump, "MAX_TEXT", 20)
+    with pytest.raises(DamageError, match="and 20 characters, found a larger one"):
+        read_dump(write(tmp_path, f"INSERT INTO Tables VALUES {TABLES},{TABLES},{TABLES};"))
+    monkeypatch.setattr(sqldump, "MAX_TEXT", 1 << 20)
     monkeypatch.setattr(sqldump, "MAX_ROWS", 2)
-    with pytest.raises(DamageError, match="at most 2 rows"):
+    with pytest.raises(DamageError, match="at most 2 rows and"):
         read_dump(write(tmp_path, f"INSERT INTO Tables VALUES {TABLES},{TABLES},{TABLES};"))
 
 

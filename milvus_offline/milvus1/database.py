@@ -148,7 +148,8 @@ def read_mysql(address: MySqlAddress) -> Catalog:
         database=address.database,
         query={"charset": "utf8mb4"},
     )
-    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 10, "read_timeout": 300})
+    arguments = {"connect_timeout": 10, "read_timeout": 300, "password": address.password.encode()}  # PyMySQL: str is latin1
+    engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"))

@@ -37,7 +37,9 @@ __all__ = ["Dump", "looks_like_dump", "read_dump", "repair_double_encoding"]
 CHUNK = 1 << 20
 MAX_TOKEN = 16 << 20
 """The longest string or comment that is accepted; Milvus' own columns hold at most 512 characters."""
-MAX_ROWS = 4_000_000
+MAX_ROWS = 1_000_000
+MAX_TEXT = 256 << 20
+"""Rows and characters that are kept of all Milvus tables together: a small archive may unpack to anything."""
 
 _PACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\x00": lzma}
 _CUT = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
@@ -119,7 +121,7 @@ class _Found:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.databases: dict[str | None, RawTables] = {}
-        self.rows = 0
+        self.rows = self.text = 0
 
     def declare(self, database: str | None, table: str) -> None:
         self.databases.setdefault(database, {}).setdefault(table, [])
@@ -129,8 +131,11 @@ class _Found:
 
     def add(self, database: str | None, table: str, columns: tuple[str, ...], values: list[object]) -> None:
         self.rows += 1
-        if self.rows > MAX_ROWS:
-            raise DamageError(self.path, f"expected a catalog of at most {MAX_ROWS} rows, found more")
+        self.text += sum(len(v) for v in values if isinstance(v, (str, bytes)))
+        if self.rows > MAX_ROWS or self.text > MAX_TEXT:
+            raise DamageError(
+                self.path, f"expected a catalog of at most {MAX_ROWS} rows and {MAX_TEXT} characters, found a larger one"
+            )
         row = {c: coerce(c, v) for c, v in zip(columns, values, strict=True)}
         self.databases.setdefault(database, {}).setdefault(table, []).append(row)
 
