@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,15 +74,16 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
         os.close(fd)
 
 
-def publish(temporary: Path, final: Path) -> None:
-    """Syncs `temporary`, gives it its final name, and makes the rename durable."""
+def publish(temporary: Path, final: Path, *, sync_parent: bool = True) -> None:
+    """Syncs `temporary`, gives it its final name, and makes the rename durable (unless the caller syncs the folder itself)."""
     fd = os.open(temporary, os.O_RDWR | _BINARY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
     temporary.replace(final)
-    sync_folder(final.parent)
+    if sync_parent:
+        sync_folder(final.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -144,10 +145,10 @@ def file_name(name: str) -> str:
     return encoded
 
 
-def file_names(names: list[str]) -> dict[str, str]:
-    """One file name for each of `names`, different also where case or Unicode normalisation do not count."""
+def file_names(names: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, str]:
+    """One file name for each of `names`, different also where case or normalisation do not count, and none `reserved`."""
     result: dict[str, str] = {}
-    taken: set[str] = set()
+    taken = set(reserved)
     for name in names:
         if name in result:
             continue

@@ -140,10 +140,25 @@ class SourceCollection:
         return sum(p.rows for p in self.partitions)
 
 
-class Severity(str, Enum):
-    """INFO: good to know. WARNING: rows were repaired or state was ambiguous. ERROR: rows could not be recovered.
+@dataclass(frozen=True)
+class Salvaged:
+    """Rows that a server never shows, rescued on request; they are always kept apart from live ones."""
 
-    A run with a WARNING that is `ambiguous` or with any ERROR ends with exit code 3.
+    kind: str
+    schema: Schema
+    partition: str
+    pieces: Sequence[Piece]
+    reason: str
+
+    @property
+    def rows(self) -> int:
+        return sum(p.rows for p in self.pieces)
+
+
+class Severity(str, Enum):
+    """INFO: good to know. WARNING: rows were repaired, or state was ambiguous. ERROR: rows could not be recovered.
+
+    A run with any WARNING or ERROR ends with exit code 3.
     """
 
     INFO = "info"
@@ -172,6 +187,8 @@ class Source(Protocol):
     """`milvus1`, `export`, `hdf5` or `faiss`."""
     collections: Sequence[SourceCollection]
     findings: Sequence[Finding]
+    salvage: Sequence[Salvaged]
+    """What was asked to be rescued; empty for sources other than stores."""
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says about the source; no secrets."""

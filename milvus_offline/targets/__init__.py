@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from ..ledger import Ledger
 from ..model import Finding, Source
 from ..transfer import Result, Task
 
@@ -14,6 +15,8 @@ class Target(Protocol):
 
     processes: bool
     """Whether its tasks hold the interpreter and so want processes rather than threads."""
+    ledger: Ledger | None
+    """What is finished; there after `prepare`."""
 
     def prepare(self, source: Source, *, resume: bool) -> Sequence[Task]:
         """Checks that the whole job is sound, creates what the tasks write into, and returns them in a stable order.

@@ -1,0 +1,135 @@
+"""Options and output that commands share."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ..errors import UsageError
+from ..selection import Selection
+from ..transfer import Progress, Silent
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+output_options = _chain(
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no report, only errors."),
+    click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for details."),
+)
+
+store_options = _chain(
+    click.option(
+        "--catalog",
+        metavar="URL|FILE",
+        help="Metadata database elsewhere: mysql://user@host/db, a meta.sqlite, a mysqldump .sql[.gz]. "
+        "The password comes from MILVUS_OFFLINE_CATALOG_PASSWORD.",
+    ),
+    click.option("--wal", metavar="DIR", help="The folder of the write-ahead log, where it is not found by itself."),
+    click.option("--no-wal", is_flag=True, help="Leave out unflushed rows in the write-ahead log (they are counted)."),
+    click.option("--secondary", metavar="DIR", multiple=True, help="A secondary root (Milvus up to 0.9); repeatable."),
+    click.option("--no-catalog", is_flag=True, help="Work from the files alone, when the metadata database is lost."),
+    click.option(
+        "--partition-map", metavar="FILE", help="With --no-catalog: JSON or YAML that names folders and their collections."
+    ),
+    click.option(
+        "--assume",
+        metavar="COLLECTION=METRIC",
+        multiple=True,
+        help="With --no-catalog: a collection's metric (L2, IP, HAMMING, ...), which also says float or binary; repeatable.",
+    ),
+)
+
+selection_options = _chain(
+    click.option("-c", "--collection", metavar="NAME", multiple=True, help="Only this collection; a glob is fine; repeatable."),
+    click.option("-p", "--partition", metavar="TAG", multiple=True, help="Only this partition; a glob is fine; repeatable."),
+    click.option(
+        "--exclude", metavar="NAME", multiple=True, help="Leave out a collection or collection/partition; repeatable."
+    ),
+)
+
+
+def store_arguments(
+    catalog: str | None,
+    wal: str | None,
+    no_wal: bool,
+    secondary: tuple[str, ...],
+    no_catalog: bool,
+    partition_map: str | None,
+    assume: tuple[str, ...],
+) -> dict[str, Any]:
+    """Keyword arguments of open_store from the options. Raises UsageError when they contradict each other."""
+    if wal and no_wal:
+        raise UsageError("--wal and --no-wal contradict each other")
+    if catalog and no_catalog:
+        raise UsageError("--catalog and --no-catalog contradict each other")
+    if (partition_map or assume) and not no_catalog:
+        raise UsageError("--partition-map and --assume only go with --no-catalog")
+    result: dict[str, Any] = {"catalog": catalog, "wal": wal, "replay_wal": not no_wal, "secondary": secondary}
+    if no_catalog:
+        from ..milvus1.nocatalog import Assumptions
+
+        result["without_catalog"] = Assumptions.parse(partition_map, assume)
+    return result
+
+
+def selection(collection: tuple[str, ...], partition: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
+    return Selection(collection, partition, exclude)
+
+
+def print_json(document: Any) -> None:
+    json.dump(document, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+def set_up_log(verbose: int) -> None:
+    """Messages of libraries go to stderr, and only when asked for."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
+
+
+class Bar:
+    """Rows, bytes, rate and time left on stderr; quiet when that is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._rows = self._total_rows = 0
+
+    def start(self, rows: int, nbytes: int, done_rows: int, done_bytes: int) -> None:
+        from tqdm import tqdm
+
+        self._rows, self._total_rows = done_rows, rows
+        self._bar = tqdm(
+            total=nbytes, initial=done_bytes, unit="B", unit_scale=True, unit_divisor=1024, disable=None, file=sys.stderr
+        )
+        self._show()
+
+    def advance(self, rows: int, nbytes: int) -> None:
+        self._rows += rows
+        self._bar.update(nbytes)
+        self._show()
+
+    def _show(self) -> None:
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f"{self._rows:,}/{self._total_rows:,} rows", refresh=False)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def progress(quiet: bool) -> Progress:
+    return Silent() if quiet or not sys.stderr.isatty() else Bar()

@@ -1,0 +1,106 @@
+"""`milvus-offline export`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from ..model import Source
+from .common import (
+    output_options,
+    print_json,
+    progress,
+    selection,
+    selection_options,
+    set_up_log,
+    store_arguments,
+    store_options,
+)
+
+
+@click.command("export")
+@click.argument("path", metavar="STORE")
+@click.argument("out", metavar="OUT")
+@click.option("--format", "file_format", type=click.Choice(["hdf5", "parquet", "npy"]), default="hdf5", show_default=True)
+@click.option("--compression", type=click.Choice(["none", "lz4", "zstd", "gzip"]), default="none", show_default=True)
+@click.option("--link", is_flag=True, help="HDF5 files that point into the store's files instead of copying them.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export in OUT.")
+@click.option("--resume", is_flag=True, help="Go on with an export that was interrupted.")
+@click.option(
+    "--salvage", metavar="KIND", multiple=True, help="Also rescue rows that are not live, apart from the others; repeatable."
+)
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), default=None, metavar="N", help="Tasks at the same time. [default: cores, at most 4]"
+)
+@selection_options
+@store_options
+@output_options
+def command(
+    path: str,
+    out: str,
+    file_format: str,
+    compression: str,
+    link: bool,
+    overwrite: bool,
+    resume: bool,
+    salvage: tuple[str, ...],
+    jobs: int | None,
+    collection: tuple[str, ...],
+    partition: tuple[str, ...],
+    exclude: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+    **store: Any,
+) -> int:
+    """Write the live rows of STORE to files in the folder OUT.
+
+    One HDF5 file per partition with the datasets `embeddings` and `ids`, and a manifest.json. STORE may also be a Faiss index.
+    """
+    from ..errors import UsageError
+    from ..export import run_export
+    from ..report import finding_lines, needs_attention, size
+    from ..selection import SelectedSource
+    from ..targets import Target
+
+    set_up_log(verbose)
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite contradict each other")
+    if file_format != "hdf5" and (link or compression != "none"):
+        raise UsageError("--link and --compression only go with --format hdf5")
+    opened: Source = SelectedSource(_open(path, salvage, store_arguments(**store)), selection(collection, partition, exclude))
+    target: Target
+    if file_format == "hdf5":
+        from ..targets.hdf5 import Hdf5Export
+
+        target = Hdf5Export(out, compression=compression, overwrite=overwrite, link=link)
+    else:
+        from ..targets.columnar import ColumnarExport
+
+        target = ColumnarExport(out, file_format=file_format, overwrite=overwrite)
+    report = run_export(
+        opened, target, jobs=jobs or min(4, os.cpu_count() or 1), resume=resume, progress=progress(quiet or as_json)
+    )
+    attention = needs_attention(report.findings)
+    if as_json:
+        print_json({**report.to_json(), "out": os.path.abspath(out), "exit_code": 3 if attention else 0})
+    elif not quiet:
+        click.echo(
+            f"{report.rows:,} rows of {report.collections:,} collections ({size(report.bytes)}) in {report.seconds:.1f} s: "
+            f"{os.path.abspath(out)}"
+        )
+        if report.salvaged_rows:
+            click.echo(f"Salvaged apart from them: {report.salvaged_rows:,} rows, see salvage/ in that folder")
+        if report.findings:
+            click.echo("\n".join(finding_lines([f.to_json() for f in report.findings])))
+    elif attention:
+        click.echo("finished with findings, see manifest.json", err=True)
+    return 3 if attention else 0
+
+
+def _open(path: str, salvage: tuple[str, ...], store: dict[str, Any]) -> Source:
+    from ..sources.milvus1 import open_store_source
+
+    return open_store_source(path, salvage=salvage, **store)

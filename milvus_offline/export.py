@@ -1,0 +1,53 @@
+"""One export: a source into an export target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .model import Finding, Source
+from .targets import Target
+from .transfer import Clock, Progress, execute
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did."""
+
+    rows: int
+    bytes: int
+    collections: int
+    salvaged_rows: int
+    seconds: float
+    findings: tuple[Finding, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": "milvus-offline-report",
+            "version": 1,
+            "command": "export",
+            "collections": self.collections,
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "salvaged_rows": self.salvaged_rows,
+            "seconds": round(self.seconds, 3),
+            "findings": [f.to_json() for f in self.findings],
+        }
+
+
+def run_export(
+    source: Source, target: Target, *, jobs: int = 1, resume: bool = False, progress: Progress | None = None
+) -> ExportReport:
+    """Writes all of `source`; raises what the source and the target raise. What is finished is kept for `resume`."""
+    clock = Clock()
+    tasks = target.prepare(source, resume=resume)
+    results = execute(tasks, jobs=jobs, processes=target.processes, ledger=target.ledger, progress=progress)
+    notes = target.finish(results)
+    return ExportReport(
+        rows=sum(c.rows for c in source.collections),
+        bytes=sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections),
+        collections=len(source.collections),
+        salvaged_rows=sum(s.rows for s in source.salvage),
+        seconds=clock.seconds,
+        findings=(*source.findings, *notes),
+    )

@@ -1,0 +1,179 @@
+"""What `inspect` says of a store: one document, as JSON and as text for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .fileio import printable
+from .milvus1.salvage import KINDS, survey
+from .milvus1.store import Store
+from .model import Finding, Severity
+from .targets.hdf5 import describe_schema
+
+WIDTH = 100
+
+
+def inspect_document(store: Store) -> dict[str, Any]:
+    """The document of `inspect --json` (a contract, see docs/commands.md)."""
+    log, replay = store.log, store.replay
+    return {
+        "format": "milvus-offline-inspect",
+        "version": 1,
+        "store": {
+            "path": str(store.path),
+            "version": store.catalog.version or None,
+            "catalog": store.catalog.origin,
+            "wal": None
+            if log is None
+            else {
+                "path": str(log.folder),
+                "files": len(log.files),
+                "bytes": sum(f.size for f in log.files),
+                "acknowledged_lsn": log.acknowledged,
+                "rows": replay.row_count if replay else 0,
+            },
+            "roots": [str(r) for r in store.location.roots],
+        },
+        "collections": [
+            {
+                **describe_schema(c.schema),
+                "rows": c.rows,
+                "deleted": c.deleted,
+                "wal_rows": c.wal_rows,
+                "bytes": c.bytes,
+                "partitions": [
+                    {
+                        "name": p.name,
+                        "rows": p.rows,
+                        "deleted": p.deleted,
+                        "wal_rows": p.wal_rows,
+                        "bytes": p.bytes,
+                        "segments": [
+                            {"id": s.id, "state": s.state, "rows": s.rows, "deleted": s.deleted, "bytes": s.bytes}
+                            for s in p.segments
+                        ],
+                    }
+                    for p in c.partitions
+                ],
+            }
+            for c in store.collections
+        ],
+        "totals": {
+            "collections": len(store.collections),
+            "partitions": sum(len(c.partitions) for c in store.collections),
+            "segments": sum(len(p.segments) for c in store.collections for p in c.partitions),
+            "rows": store.rows,
+            "deleted": sum(c.deleted for c in store.collections),
+            "wal_rows": sum(c.wal_rows for c in store.collections),
+            "bytes": sum(c.bytes for c in store.collections),
+            "export_bytes": sum(c.rows * (c.schema.row_bytes + 8) for c in store.collections),
+        },
+        "salvage": {k: n for k, n in survey(store).items() if n},
+        "findings": [f.to_json() for f in store.findings],
+    }
+
+
+def size(nbytes: float) -> str:
+    """Bytes for a person: `1.4 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.1f} TiB"
+
+
+def inspect_text(document: Mapping[str, Any]) -> str:
+    """The same document for a person, in at most 100 columns."""
+    store, totals = document["store"], document["totals"]
+    lines = [f"Store      {printable(store['path'])}"]
+    lines.append(f"Written by Milvus {store['version'] or '(unknown version)'}")
+    lines.append(f"Catalog    {printable(store['catalog'])}")
+    wal = store["wal"]
+    lines.append(
+        f"WAL        {printable(wal['path'])}: {_count(wal['files'], 'file')}, {size(wal['bytes'])}, "
+        f"{_count(wal['rows'], 'unflushed row')}"
+        if wal
+        else "WAL        none found"
+    )
+    for collection in document["collections"]:
+        lines += ["", *_collection_lines(collection)]
+    lines += [
+        "",
+        f"In all: {_count(totals['collections'], 'collection')}, {_count(totals['partitions'], 'partition')}, "
+        f"{_count(totals['segments'], 'segment')}, {size(totals['bytes'])} of data",
+        f"An export brings {_count(totals['rows'], 'row')} ({size(totals['export_bytes'])})"
+        + (f", {totals['wal_rows']:,} of them from the write-ahead log" if totals["wal_rows"] else ""),
+    ]
+    if document["salvage"]:
+        lines += ["", "Not live, but still there (export --salvage KIND brings them, apart from the live rows):"]
+        lines += [_fold(f"  {k:<14} {n:>12,} rows  {KINDS[k]}", 34) for k, n in document["salvage"].items()]
+    lines += ["", *finding_lines(document["findings"])]
+    return "\n".join(lines)
+
+
+def _collection_lines(c: Mapping[str, Any]) -> list[str]:
+    index = c["index"]["type"] + (f" {_params(c['index']['params'])}" if c["index"]["params"] else "")
+    ids = {True: "automatic ids", False: "ids by the user", None: "id mode not set yet"}[c["auto_id"]]
+    head = f"{printable(c['name'])}: {c['vector_type']} {c['dimension']}, {c['metric_type']}, {index}, {ids}"
+    lines = [_fold(head, 4)]
+    width = min(40, max([len("partition"), *(len(printable(p["name"])) for p in c["partitions"])]))
+    lines.append(f"    {'partition':<{width}} {'rows':>13} {'deleted':>11} {'in WAL':>10} {'segments':>9} {'data':>10}")
+    for p in c["partitions"]:
+        name = printable(p["name"])
+        if len(name) > width:
+            name = name[: width - 1] + "…"
+        lines.append(
+            f"    {name:<{width}} {p['rows']:>13,} {p['deleted']:>11,} {p['wal_rows']:>10,} {len(p['segments']):>9,} "
+            f"{size(p['bytes']):>10}{_states(p['segments'])}"
+        )
+    return lines
+
+
+def _states(segments: Sequence[Mapping[str, Any]]) -> str:
+    """Segment states other than the ordinary ones, in short."""
+    odd = sorted({s["state"] for s in segments} - {"RAW", "BACKUP", "TO_INDEX"})
+    return f"  {','.join(odd)}" if odd else ""
+
+
+def _params(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in params.items())
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _fold(line: str, indent: int) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent=" " * indent, drop_whitespace=True)) or line
+
+
+_MARKS = {Severity.ERROR.value: "LOST", Severity.WARNING.value: "note", Severity.INFO.value: "info"}
+_SHOWN = 20
+
+
+def finding_lines(findings: Iterable[Mapping[str, Any]], *, limit: int = _SHOWN) -> list[str]:
+    """Findings for a person, the worst first; many of one kind are summed up."""
+    order = [s.value for s in (Severity.ERROR, Severity.WARNING, Severity.INFO)]
+    entries = sorted(findings, key=lambda f: order.index(f["severity"]))
+    if not entries:
+        return ["No findings: the store is healthy."]
+    lines = ["Findings:"]
+    shown: dict[str, int] = {}
+    for f in entries:
+        shown[f["code"]] = shown.get(f["code"], 0) + 1
+        if shown[f["code"]] > limit:
+            continue
+        rows = f" ({f['rows']:,} rows)" if f["rows"] is not None else ""
+        lines.append(
+            _fold(f"  {_MARKS[f['severity']]}  {f['code']}: {printable(f['where'])}: {printable(f['message'])}{rows}", 8)
+        )
+    lines += [f"        … and {n - limit} more {code}; --json lists them all" for code, n in shown.items() if n > limit]
+    return lines
+
+
+def needs_attention(findings: Iterable[Finding]) -> bool:
+    """Whether a run with these findings ends with exit code 3."""
+    return any(f.severity is not Severity.INFO for f in findings)

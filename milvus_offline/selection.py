@@ -1,0 +1,82 @@
+"""Choosing collections and partitions by name, with globs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from .errors import UsageError
+from .fileio import printable
+from .model import Finding, Salvaged, Source, SourceCollection
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to take. Empty `collections` or `partitions` mean all; `exclude` holds `collection` or `collection/partition`."""
+
+    collections: tuple[str, ...] = ()
+    partitions: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def apply(self, collections: Sequence[SourceCollection]) -> list[SourceCollection]:
+        """The chosen part, in order. Raises UsageError for a name or glob that matches nothing."""
+        names = [c.schema.name for c in collections]
+        tags = [p.name for c in collections if self._takes(self.collections, c.schema.name) for p in c.partitions]
+        pairs = [f"{c.schema.name}/{p.name}" for c in collections for p in c.partitions]
+        _require("collection", self.collections, names)
+        _require("partition", self.partitions, tags)
+        _require("excluded name", self.exclude, [*names, *pairs])
+        result = []
+        for c in collections:
+            name = c.schema.name
+            if not self._takes(self.collections, name) or (self.exclude and self._takes(self.exclude, name)):
+                continue
+            partitions = [p for p in c.partitions if self.takes(name, p.name)]
+            if partitions or not self.partitions:
+                result.append(replace(c, partitions=tuple(partitions)))
+        return result
+
+    def takes(self, collection: str, partition: str) -> bool:
+        """Whether a partition is chosen."""
+        return (
+            self._takes(self.collections, collection)
+            and self._takes(self.partitions, partition)
+            and not (self.exclude and self._takes(self.exclude, collection))
+            and not (self.exclude and self._takes(self.exclude, f"{collection}/{partition}"))
+        )
+
+    @staticmethod
+    def _takes(patterns: tuple[str, ...], name: str) -> bool:
+        return not patterns or any(matches(p, name) for p in patterns)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a name is meant by a pattern: literally, or as a glob (a tag may itself hold `[` or `*`)."""
+    return pattern == name or fnmatchcase(name, pattern)
+
+
+def _require(what: str, patterns: tuple[str, ...], names: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(matches(pattern, n) for n in names):
+            known = sorted(set(names))
+            there = ", ".join(printable(n) for n in known[:20]) + (", …" if len(known) > 20 else "")
+            raise UsageError(f"no {what} matches {printable(pattern)!r}; there are: {there or 'none'}")
+
+
+class SelectedSource:
+    """A source reduced to a selection."""
+
+    def __init__(self, source: Source, selection: Selection) -> None:
+        self._source = source
+        self.kind = source.kind
+        self.collections: Sequence[SourceCollection] = selection.apply(source.collections)
+        self.findings: Sequence[Finding] = source.findings
+        self.salvage: Sequence[Salvaged] = [s for s in source.salvage if selection.takes(s.schema.name, s.partition)]
+
+    def describe(self) -> dict[str, Any]:
+        return self._source.describe()
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
