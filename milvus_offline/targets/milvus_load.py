@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,9 @@ from .milvus import (
 from .milvus_client import Client, Connection
 from .milvus_plan import CollectionPlan, LoadOptions, PartitionPlan, Plan, TargetFacts, make_plan
 from .milvus_scan import Scan, scan
+
+_PARALLEL = 4
+"""Collections that are flushed, indexed and verified at the same time."""
 
 Verify = Literal["none", "count", "sample", "full"]
 
@@ -74,7 +78,7 @@ class Report:
         """4 when verification found a difference, 3 when rows were left out or are in doubt, else 0."""
         if any(f.code.startswith("verify-") and f.severity is Severity.ERROR for f in self.findings):
             return 4
-        return 3 if any(f.severity is Severity.ERROR for f in self.findings) else 0
+        return 3 if any(f.severity is not Severity.INFO for f in self.findings) else 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -111,11 +115,12 @@ def run_load(
     run: RunOptions,
     *,
     dry_run: bool = False,
+    idless: frozenset[str] = frozenset(),
     progress: Progress | None = None,
     confirm: Callable[[Plan], bool] = lambda plan: True,
     planned: Callable[[Plan], None] = lambda plan: None,
 ) -> Report:
-    """Loads `source` and proves it. `confirm` is asked before collections are dropped; `planned` gets the plan first.
+    """Loads `source` and proves it. `idless`: collections whose ids are only row numbers, the target makes them. `confirm` is asked before collections are dropped; `planned` gets the plan first.
 
     Raises UsageError, TargetError, DamageError; after an interruption the state stays for `resume`.
     """
@@ -129,6 +134,7 @@ def run_load(
             "collections": names,
             "target": connection.where,
             "database": connection.database,
+            "idless": sorted(idless),
             "options": json.loads(json.dumps(asdict(options))),
             "message_bytes": run.message_bytes or (LITE_MESSAGE_BYTES if lite else MESSAGE_BYTES),
             "inflight": run.inflight,
@@ -137,7 +143,7 @@ def run_load(
         if resumed:
             plan, dropped = resumed
         else:
-            plan, dropped = _decide(source, client, options, None if dry_run else state, progress)
+            plan, dropped = _decide(source, client, options, None if dry_run else state, idless)
         planned(plan)
         report = Report(plan, None if dry_run else state, fast=client.fast, findings=[*source.findings, *plan.findings])
         if dry_run:
@@ -159,9 +165,8 @@ def run_load(
 
 
 def _decide(
-    source: Source, client: Client, options: LoadOptions, folder: Path | None, progress: Progress | None
+    source: Source, client: Client, options: LoadOptions, folder: Path | None, idless: frozenset[str]
 ) -> tuple[Plan, list[Any]]:
-    idless = frozenset(getattr(source, "idless", ()))
     # names are decided by the plan itself; ask for what it may come up with
     first = client.facts([])
     wanted = _possible_names(source, options, first)
@@ -286,12 +291,12 @@ def _work(
     results = execute(tasks, jobs=inflight, ledger=ledger, progress=progress)
     report.rows = sum(r["rows"] for r in results.values())
     report.rows_now = sum(t.rows for t in open_tasks)
-    for job in jobs:
-        client.flush(job.plan.name)
-    report.seconds_sending = clock.seconds
-    report.verified = "count" if run.verify == "count" else run.verify
-    for job in jobs:
-        report.findings += _finish(client, job, run, before[job.plan.source], results, report)
+    with ThreadPoolExecutor(_PARALLEL) as pool:  # the server lets a client wait seconds for each of these
+        list(pool.map(lambda job: client.flush(job.plan.name), jobs))
+        report.seconds_sending = clock.seconds
+        report.verified = run.verify
+        for findings in pool.map(lambda job: _finish(client, job, run, before[job.plan.source], results), jobs):
+            report.findings += findings
 
 
 def _create(client: Client, job: CollectionJob, ledger: Ledger) -> dict[str, int]:
@@ -334,7 +339,6 @@ def _finish(
     run: RunOptions,
     before: Mapping[str, int] | None,
     results: Mapping[str, Any],
-    report: Report,
 ) -> list[Finding]:
     """Index, load, proof of one collection."""
     plan = job.plan
@@ -360,7 +364,7 @@ def _finish(
             findings.append(_prove_unindexed(client, job))
     if not run.load and not was_loaded and (indexed or client.kind == "lite"):
         client.release(plan.name)
-    return [f for f in findings if f]
+    return findings
 
 
 def _prove(

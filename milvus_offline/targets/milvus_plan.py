@@ -198,6 +198,8 @@ def _plan_collection(
         _check_existing(schema, name, existing, auto_id, options, metric, notes)
         id_field, vector_field = existing.id_field or id_field, existing.vector_field or vector_field
         shards = existing.shards
+        if action == "append" and facts.collapses and not auto_id:
+            notes.say(Severity.INFO, "append-replaces", where, "Milvus Lite replaces rows whose id it has already")
     elif auto_id and shards != 1:
         notes.refuse(f"{where}: with ids made by the target, only --shards 1 can be resumed without doubling rows")
     rows, duplicates = collection.rows, 0

@@ -149,20 +149,19 @@ def _compare_digests(client: Client, job: CollectionJob) -> list[Finding]:
             by_target.setdefault(p.target, []).append(p)
         groups = [(ps[0].source, t, "", ps) for t, ps in by_target.items()]
     for name, target, expression, planned in groups:
-        ours = np.uint64(0)
+        ours = theirs = 0
         for task in job.tasks:
             if task.partition in planned:
                 ours += digest(task.read()[1])
-        theirs = np.uint64(0)
         for _, vectors in client.pages(job.layout, plan.name, target, expression, plan.id_field):
             theirs += digest(vectors)
-        if ours != theirs:
+        if (ours - theirs) % (1 << 64):
             findings.append(_differs(job, name, "verify-rows", "the vectors in the target are not those of the source", None))
     return findings
 
 
-def digest(vectors: Array) -> np.uint64:
-    """A sum over rows of a 64-bit hash of each row's bytes; the same for any order of the rows."""
+def digest(vectors: Array) -> int:
+    """A sum (modulo 2**64) over rows of a 64-bit hash of each row's bytes; the same for any order of the rows."""
     raw = np.ascontiguousarray(vectors).view(np.uint8).reshape(len(vectors), -1)
     raw = np.pad(raw, ((0, 0), (0, -raw.shape[1] % 4)))
     words = raw.view("<u4").astype(np.uint64)
@@ -170,7 +169,7 @@ def digest(vectors: Array) -> np.uint64:
     with np.errstate(over="ignore"):
         h = (words * factors).sum(axis=1, dtype=np.uint64)
         h = (h ^ (h >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-        return np.uint64((h ^ (h >> np.uint64(32))).sum(dtype=np.uint64))
+        return int((h ^ (h >> np.uint64(32))).sum(dtype=np.uint64))
 
 
 def _differs(job: CollectionJob, partition: str, code: str, text: str, rows: int | None) -> Finding:
