@@ -8,6 +8,7 @@ import lzma
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -507,6 +508,15 @@ def test_hostile_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sqldump, "MAX_ROWS", 2)
     with pytest.raises(DamageError, match="at most 2 rows and"):
         read_dump(write(tmp_path, f"INSERT INTO Tables VALUES {TABLES},{TABLES},{TABLES};"))
+
+
+@pytest.mark.parametrize("piece", [b"/*", b";[", b";`", b"'", b"(", b"INSERT INTO Tables VALUES (1,'", b"`;", b"--", b"\\"])
+def test_repetition_takes_no_time(piece: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path, b"SELECT 1;" + piece * ((1 << 19) // len(piece)))
+    start = time.perf_counter()
+    with pytest.raises(StoreError):
+        read_dump(path)
+    assert time.perf_counter() - start < 10  # measured: 0.7 s at most; quadratic would be minutes
 
 
 def test_noise_never_surprises(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ from .rawtables import (
 __all__ = ["Dump", "looks_like_dump", "read_dump", "repair_double_encoding"]
 
 CHUNK = 1 << 20
+LOOKAHEAD = 2048
+"""Bytes that are kept in the buffer, so that no identifier or number is cut."""
 MAX_TOKEN = 16 << 20
 """The longest string or comment that is accepted; Milvus' own columns hold at most 512 characters."""
 MAX_ROWS = 1_000_000
@@ -176,7 +178,7 @@ _SQL_START = re.compile(
 )
 
 _SPACE = re.compile(rb"(?:[\s\x00]+|\*/|/\*M?!(?!999999)\d{0,6}|/\*.*?\*/|--(?=\s|\Z)[^\n]*|#[^\n]*)", re.S)
-_IDENTIFIER = re.compile(rb"`(?:[^`]|``)*`|\"(?:[^\"]|\"\")*\"|\[[^\]]*\]|[\w$\x80-\xff]+")
+_IDENTIFIER = re.compile(rb"`(?:[^`]|``){0,512}`|\"(?:[^\"]|\"\"){0,512}\"|\[[^\]]{0,512}\]|[\w$\x80-\xff]+")
 _QUOTED = re.compile(rb"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'|\"[^\"\\]*(?:(?:\\.|\"\")[^\"\\]*)*\"", re.S)
 _QUOTED_PLAIN = re.compile(rb"'[^']*(?:''[^']*)*'|\"[^\"]*(?:\"\"[^\"]*)*\"", re.S)
 _LITERAL = re.compile(rb"0[xX][0-9a-fA-F]+|[xXbB]'[0-9a-fA-F]*'|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[A-Za-z_]\w*")
@@ -191,7 +193,6 @@ _LINE = re.compile(rb"[^\n]*\n?")
 _DELIMITER_BACK = re.compile(rb"\s*DELIMITER\s+;\s*$", re.I)
 _OPENING: dict[re.Pattern[bytes], tuple[bytes, ...]] = {
     _SPACE: (b"/*",),
-    _IDENTIFIER: (b"`", b'"', b"["),
     _QUOTED: (b"'", b'"'),
     _QUOTED_PLAIN: (b"'", b'"'),
     _LITERAL: (b"x'", b"X'", b"b'", b"B'"),
@@ -254,7 +255,7 @@ class _Statements:
             match = pattern.match(self.buffer, self.at)
             if match and match.end() < len(self.buffer):
                 break
-            open_end = match or len(self.buffer) - self.at < 16 or self._opens(pattern)
+            open_end = match or len(self.buffer) - self.at < LOOKAHEAD or self._opens(pattern)
             if not (open_end and self._more()):
                 break
         if match is None:
@@ -308,6 +309,8 @@ class _Statements:
                 return
             elif head:
                 if not self._take(_SPACE):
+                    if self._opens(_SPACE):  # a comment without an end
+                        raise _Cut
                     self.at += 1
             elif not self._more():
                 raise _Cut
