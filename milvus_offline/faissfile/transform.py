@@ -90,19 +90,21 @@ class Inverse:
 
     def back(self, vectors: Floats) -> Floats:
         """float32 [n, d_out of the last] -> float32 [n, d_in of the first], computed in float64."""
-        x = vectors.astype(np.float64)
-        for step in reversed(self.steps):
-            x = step.back(x)
-        return x.astype("<f4")
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are allowed
+            x = vectors.astype(np.float64)
+            for step in reversed(self.steps):
+                x = step.back(x)
+            return x.astype("<f4")
 
     def error(self, vectors: Floats) -> float:
         """Largest absolute difference between `vectors` and what the chain makes of `back(vectors)`."""
         if not len(vectors):
             return 0.0
-        x = self.back(vectors).astype(np.float64)
-        for step in self.steps:
-            x = step.forth(x)
-        return float(np.abs(x - vectors).max())
+        with np.errstate(invalid="ignore", over="ignore"):
+            x = self.back(vectors).astype(np.float64)
+            for step in self.steps:
+                x = step.forth(x)
+            return float(np.abs(x - vectors).max())
 
 
 class NotInvertible(ValueError):
@@ -128,9 +130,10 @@ class _Step:
             if t.d_out < t.d_in:
                 raise NotInvertible(f"{t.d_in} dimensions were reduced to {t.d_out}")
             flat = cursor.array(t.matrix, "<f4", "a transform matrix", _MAX_ELEMENTS)
-            self.matrix = flat[: t.d_out * t.d_in].reshape(t.d_out, t.d_in).astype(np.float64)
-            square = self.matrix.T @ self.matrix
-            square[np.diag_indices(t.d_in)] -= 1
+            with np.errstate(invalid="ignore", over="ignore"):
+                self.matrix = flat[: t.d_out * t.d_in].reshape(t.d_out, t.d_in).astype(np.float64)
+                square = self.matrix.T @ self.matrix
+                square[np.diag_indices(t.d_in)] -= 1
             if not np.abs(square).max() < _ORTHONORMAL:  # also when it is NaN
                 raise NotInvertible("the matrix of the transform is not orthonormal")
             self.vector = self.vector[: t.d_out].astype(np.float64)

@@ -168,6 +168,10 @@ class _Tree:
             ids = faiss.rev_swig_ptr(lists.get_ids(number), size).copy()
             for first in range(0, size, rows):
                 n = min(rows, size - first)
+                if self.binary:
+                    codes = faiss.rev_swig_ptr(lists.get_codes(number), size * lists.code_size)
+                    yield ids[first : first + n], codes.reshape(size, -1)[first : first + n]
+                    continue
                 if decoded:
                     yield ids[first : first + n], self._decode(lists, number, size, first, n)
                     continue
