@@ -73,6 +73,11 @@ class DeadRows:
     def __len__(self) -> int:
         return int(np.bitwise_count(self._bits).sum(dtype=np.int64))
 
+    def contains(self, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of the given offsets (all inside the segment) are dead."""
+        found: npt.NDArray[np.bool_] = (self._bits[offsets >> 3] >> (offsets & 7).astype(np.uint8) & 1).astype(np.bool_)
+        return found
+
     def window(self, first: int, last: int) -> npt.NDArray[np.bool_]:
         """Which of the rows first..last-1 are dead."""
         low = first >> 3
@@ -115,11 +120,15 @@ class Segment:
     attribute_paths: tuple[tuple[str, str, str], ...] = ()
     """(name, numpy dtype, path) of each `.ra` file."""
     wal_deleted: npt.NDArray[np.int64] | None = None
+    absent: npt.NDArray[np.int64] | None = None
+    """Offsets whose vectors are lost (only in a restored segment)."""
+    lost_live: int = 0
+    """How many of them are not deleted."""
 
     @property
     def rows(self) -> int:
         """Live rows."""
-        return self.stored - self.deleted
+        return self.stored - self.deleted - self.lost_live
 
     @property
     def vectors(self) -> Array:
@@ -142,12 +151,19 @@ class Segment:
             dead.add(offsets)
         if self.wal_deleted is not None:
             dead.add(self.wal_deleted)
+        if self.absent is not None:
+            dead.add(self.absent)
         return dead
 
     def with_wal_deletes(self, offsets: npt.NDArray[np.int64]) -> Segment:
         """The same segment after deletes that the log holds; `offsets` int64, any order."""
-        merged = replace(self, wal_deleted=np.unique(offsets))
-        return replace(merged, deleted=len(merged._dead()))
+        return replace(self, wal_deleted=np.unique(offsets)).recounted()
+
+    def recounted(self) -> Segment:
+        """The same segment with `deleted` and `lost_live` counted anew."""
+        gone = len(self._dead())
+        deleted = gone if self.absent is None else len(replace(self, absent=None)._dead())
+        return replace(self, deleted=deleted, lost_live=gone - deleted)
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """Live rows in file order; see model.Piece. Reads into buffers that every batch reuses."""
@@ -269,13 +285,76 @@ def list_folder(path: Path) -> Folder | None:
 
 
 def open_segment(
-    folder: Folder, segment_id: str, schema: Schema, *, state: str = "RAW"
+    folder: Folder, segment_id: str, schema: Schema, *, state: str = "RAW", indexes: Sequence[Path] = ()
 ) -> tuple[Segment | None, list[Finding]]:
     """Opens a segment folder and measures what of it can be read.
 
     Returns the segment (None when no row of it is readable although there should be) and what is wrong with it. Every row
-    that is readable is offered: of two files that disagree the shorter one counts.
+    that is readable is offered: of two files that disagree the shorter one counts. Vectors that `.rv` has lost are taken from
+    one of the index files `indexes`, where these hold them.
     """
+    segment, notes = _open_files(folder, segment_id, schema, state)
+    if indexes and folder.ids and len(folder.ids) == 1 and len(folder.raw) <= 1:
+        ids = read_header(folder.path / folder.ids[0])
+        wanted = ids.bytes // ID.itemsize
+        if wanted > (segment.stored if segment else 0):
+            return _restored(folder, segment_id, schema, state, indexes, segment, notes)
+    return segment, notes
+
+
+def _restored(
+    folder: Folder,
+    segment_id: str,
+    schema: Schema,
+    state: str,
+    indexes: Sequence[Path],
+    readable: Segment | None,
+    notes: list[Finding],
+) -> tuple[Segment | None, list[Finding]]:
+    from .restored import find_vectors, restore
+
+    where = str(folder.path)
+    ids = read_header(folder.path / folder.ids[0])
+    stored = ids.bytes // ID.itemsize
+    found, reasons = find_vectors(indexes, schema, stored)
+    before = readable.stored if readable else 0
+    if found is not None and found.rows > before:
+        deleted_path = str(folder.path / DELETED_DOCS) if folder.has_deleted_docs else None
+        bare = Segment(
+            id=segment_id,
+            state=state,
+            schema=schema,
+            raw_path="",
+            ids_path=ids.path,
+            deleted_path=deleted_path,
+            stored=stored,
+            deleted=0,
+            bytes=stored * (schema.row_bytes + ID.itemsize),
+        )
+        try:
+            segment = restore(bare, found, before, folder.path / folder.raw[0] if folder.raw else None)
+        except DamageError as e:
+            reasons.append(str(e))
+        else:
+            kept = [n for n in notes if n.code not in ("segment-incomplete", "file-short", "rows-lost")]
+            kept.append(
+                Finding(
+                    Severity.WARNING,
+                    "vectors-restored",
+                    where,
+                    f"the .rv file is missing or short; the vectors are restored from the {found.kind} index {found.path}",
+                    segment.rows,
+                )
+            )
+            if segment.lost_live:
+                message = "the index file is cut as well; these rows have lost their vectors"
+                kept.append(Finding(Severity.ERROR, "rows-lost", where, message, segment.lost_live))
+            return segment, kept
+    notes += [Finding(Severity.INFO, "index-unusable", where, f"no vectors out of it: {r}") for r in reasons]
+    return readable, notes
+
+
+def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str) -> tuple[Segment | None, list[Finding]]:
     notes: list[Finding] = []
     where = str(folder.path)
 

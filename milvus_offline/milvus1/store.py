@@ -381,7 +381,8 @@ def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: list[Find
                 )
             )
             return None
-        segment, notes = open_segment(folder, choice.segment_id, schema, state=choice.state)
+        indexes = [p for i in choice.index_ids if (p := disk.index_file(choice.table_id, choice.segment_id, i))]
+        segment, notes = open_segment(folder, choice.segment_id, schema, state=choice.state, indexes=indexes)
     except DamageError as e:
         findings.append(Finding(Severity.ERROR, "segment-unreadable", where, str(e), hint))
         return None

@@ -501,7 +501,7 @@ def _linkable(groups: list[list[Slice]]) -> list[Any] | None:
     pieces = list(dict.fromkeys(id(s.piece) for g in groups for s in g))
     segments = {id(s.piece): s.piece for g in groups for s in g}
     chosen = [segments[i] for i in pieces]
-    if any(not isinstance(s, Segment) or s.deleted or s.schema.attributes for s in chosen):
+    if any(type(s) is not Segment or s.deleted or s.schema.attributes for s in chosen):
         return None
     return chosen
 
