@@ -155,8 +155,9 @@ def test_utf16_of_powershell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         recoded = write(tmp_path, plain.read_text("utf-8").replace("\n", "\r\n").encode(encoding))
         assert looks_like_dump(recoded)
         assert read_dump(recoded).tables == read_dump(plain).tables
-        monkeypatch.setattr(sqldump, "CHUNK", 3)
-        assert read_dump(recoded).tables == read_dump(plain).tables
+        with monkeypatch.context() as small:
+            small.setattr(sqldump, "CHUNK", 3)
+            assert read_dump(recoded).tables == read_dump(plain).tables
 
 
 def test_mysqls_one_line_form(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The statements of a dump of SQL: a lexer over a stream of bytes, and the few statements that tell of rows (FORMAT §16).
 
 Understood are INSERT, REPLACE, CREATE TABLE, DROP TABLE, USE, DELIMITER and SQLite's PRAGMA and ROLLBACK, in the spelling of
-MySQL, MariaDB (also with ANSI quotes) and SQLite. All other statements, and rows of tables that are not Milvus', are passed over.
+MySQL, MariaDB (also with ANSI quotes) and SQLite. All other statements are passed over, and so are rows of other tables.
 """
 
 from __future__ import annotations
