@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DamageError
@@ -322,6 +322,31 @@ def resolve_half_steps(
             )
         )
     return segments
+
+
+def drop_contained(table: TableRow, segments: list[Segment], findings: list[Finding]) -> list[Segment]:
+    """Without a catalog: leaves out segments whose live rows a newer one stores, for these are sources of a merge."""
+    if len(segments) < 2:
+        return segments
+    order = sorted(segments, key=lambda s: (len(s.id), s.id))
+    stored = [hashes_of(replace(s, deleted_path=None, deleted=0).batches()) for s in order]
+    live = [hashes_of(s.batches()) for s in order]
+    kept = []
+    for i, segment in enumerate(order):
+        newer = next((k for k in range(i + 1, len(order)) if len(live[i]) and contains(stored[k], live[i])), None)
+        if newer is None:
+            kept.append(segment)
+            continue
+        findings.append(
+            Finding(
+                Severity.WARNING,
+                "segment-contained",
+                f"{table.table_id}/{segment.id}",
+                f"all of its rows are in the newer segment {order[newer].id} as well; it is taken for the source of a merge",
+                segment.rows,
+            )
+        )
+    return kept
 
 
 def all_in(part: Hashes, wholes: Iterable[Hashes]) -> bool:

@@ -345,6 +345,9 @@ class Replayer:
 
     def _apply(self, table: _Table) -> None:
         segments = self.result.segments.get(table.table_id, [])
+        if self.catalog.kind == "none":
+            self._apply_by_content(table, segments)
+            return
         flushed = 0
         newest: set[str] = set()
         if table.inserted and segments:
@@ -360,6 +363,30 @@ class Replayer:
             everything = self._ids_of(table.deletes)
             recent = self._ids_of(table.deletes, flushed) if flushed else everything
             self.result.segments[table.table_id] = [_delete_from(s, recent if s.id in newest else everything) for s in segments]
+
+    def _apply_by_content(self, table: _Table, segments: Sequence[Segment]) -> None:
+        """Without a catalog nothing tells what was flushed: a row of the log that some segment stores was, others were not.
+
+        Deletes take rows out of segments unless the log inserts their id again later.
+        """
+        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
+        removed = self._removals(table, 0)
+        dead = np.array([row for row, _ in removed], np.int64)
+        if table.inserted and segments:
+            stored = np.concatenate([_stored_hashes(s) for s in segments])
+            dead = np.union1d(dead, np.flatnonzero(np.isin(hashes_of(log_rows.batches()), stored)))
+        rows = replace(log_rows, dead=np.sort(dead))
+        if rows.rows:
+            self.result.rows[table.table_id] = rows
+        deleted = self._ids_of(table.deletes)
+        if len(deleted) and segments:
+            gone = {row for row, _ in removed}
+            kept, number = [], 0
+            for ids in log_rows.ids_only(_IDS_CHUNK):
+                kept.append(ids[[number + i not in gone for i in range(len(ids))]] if gone else ids)
+                number += len(ids)
+            again = np.concatenate(kept) if kept else np.empty(0, ID)
+            self.result.segments[table.table_id] = [_delete_from(s, np.setdiff1d(deleted, again)) for s in segments]
 
     def _ids_of(self, deletes: _Deletes, behind: int = 0) -> Ids:
         """The ids in delete records behind an LSN, sorted, each once."""

@@ -21,8 +21,9 @@ from ..fileio import printable
 from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema, Severity
 from .catalog import Catalog, Generation, TableRow
 from .layout import ID, FileType
-from .live import Choice, Disk, LiveCollection, Selection, resolve_half_steps, select
+from .live import Choice, Disk, LiveCollection, Selection, drop_contained, resolve_half_steps, select
 from .location import Location, locate
+from .nocatalog import Assumptions, infer_catalog
 from .replay import Replay, Replayer
 from .segment import Segment, attribute_schema, list_folder, open_segment
 from .wal import Log, LogRows, open_log
@@ -195,15 +196,22 @@ def open_store(
     wal: str | os.PathLike[str] | None = None,
     replay_wal: bool = True,
     secondary: Sequence[str | os.PathLike[str]] = (),
+    without_catalog: Assumptions | None = None,
 ) -> Store:
     """Opens the store at `path` (the Milvus root, its `db/` folder, or a folder above) for reading.
 
     `catalog` names a metadata database elsewhere (`mysql://…`, a `meta.sqlite`, a mysqldump file), `wal` the folder of the
     write-ahead log, `secondary` further roots that hold `tables/` (Milvus up to 0.9). Without `replay_wal` unflushed rows are
-    only counted. Raises StoreError when this is not a readable store of Milvus 0.5-1.1.1, UsageError when options contradict.
+    only counted. `without_catalog` reads the files alone, with what the user assumes instead. Raises StoreError when this is
+    not a readable store of Milvus 0.5-1.1.1, UsageError when options contradict.
     """
     location = locate(path, wal=wal, secondary=secondary)
-    known = load_catalog(location, catalog)
+    if without_catalog is not None:
+        if catalog is not None:
+            raise UsageError("a catalog and reading without one contradict each other")
+        known = infer_catalog(location, without_catalog)
+    else:
+        known = load_catalog(location, catalog)
     findings = [*location.findings, *known.findings]
     known = _repair_tags(known, findings)
     if known.generation is Generation.DATED:
@@ -356,6 +364,8 @@ def _open_segments(
         if segment is not None:
             segments.append(segment)
             created_on[segment.id] = choice.row.created_on
+    if catalog.kind == "none":
+        return drop_contained(table, segments, findings)
     if catalog.statements_commit_alone:
         unfinished = [x.segment_id for x in selection.leftovers if x.kind == "unfinished" and x.table_id == table.table_id]
         segments = resolve_half_steps(table, segments, created_on, unfinished, disk, schema, findings)

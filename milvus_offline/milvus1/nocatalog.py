@@ -1,0 +1,331 @@
+"""A store without its metadata database: what the files themselves tell (FORMAT §1.2, §4, §5.4).
+
+Folder names give collections, file sizes give widths, log records give names of partitions and whether vectors are binary.
+What cannot be known is taken from the user or guessed, and every guess is a finding.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DamageError, StoreError, UsageError
+from ..fileio import printable
+from ..model import DEFAULT_PARTITION, Finding, Severity
+from .catalog import Catalog, FileRow, Generation, TableRow, is_plain_name
+from .layout import BLOOM_FILTER, DELETED_DOCS, ID, INDEX_NAMES, LENGTH, MAX_DIMENSION, EngineType, FileType, MetricType
+from .live import Disk
+from .location import Location
+from .segment import Folder, read_header
+from .wal import Walk, open_log, read_ids
+
+_GENERATED = re.compile(r"\d{16,20}")
+"""Names that the server generates for partitions (§1.2)."""
+_SAMPLED_IDS = 4096
+_SAMPLED_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What the user says instead of the catalog: table folder -> (collection, partition), and collection -> metric."""
+
+    places: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    metrics: Mapping[str, MetricType] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, partition_map: str | None, assume: Iterable[str]) -> Assumptions:
+        """From the command line: a JSON or YAML file `{folder: "collection/partition"}` and `COLLECTION=METRIC` texts.
+
+        Raises UsageError.
+        """
+        metrics = {}
+        for text in assume:
+            name, _, metric = text.rpartition("=")
+            try:
+                metrics[name] = MetricType[metric.upper()]
+            except KeyError:
+                known = ", ".join(m.name for m in MetricType)
+                raise UsageError(f"--assume {printable(text)!r}: expected COLLECTION=METRIC with one of {known}") from None
+        return cls(_read_map(Path(partition_map)) if partition_map else {}, metrics)
+
+
+def _read_map(path: Path) -> dict[str, tuple[str, str]]:
+    import yaml
+
+    try:
+        document: Any = json.loads(path.read_bytes()) if path.suffix == ".json" else yaml.safe_load(path.read_bytes())
+    except OSError as e:
+        raise UsageError(f"{path}: cannot read the partition map: {e.strerror}") from e
+    except (ValueError, yaml.YAMLError) as e:
+        raise UsageError(f"{path}: the partition map is neither JSON nor YAML: {printable(e)}") from e
+    places = {}
+    if not isinstance(document, dict):
+        raise UsageError(f'{path}: expected a map of folder names to "collection/partition"')
+    for folder, place in document.items():
+        if isinstance(place, dict):
+            collection, partition = place.get("collection"), place.get("partition", DEFAULT_PARTITION)
+        else:
+            collection, _, partition = str(place).partition("/")
+            partition = partition or DEFAULT_PARTITION
+        if not collection:
+            raise UsageError(f"{path}: the entry {printable(folder)!r} names no collection")
+        places[str(folder)] = (str(collection), str(partition))
+    return places
+
+
+@dataclass
+class _Table:
+    folder: str
+    row_bytes: int | None = None
+    rows: list[FileRow] = field(default_factory=list)
+    sample: Path | None = None
+    ids: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    engine: int = EngineType.FAISS_IDMAP
+    place: tuple[str, str] | None = None
+
+
+def infer_catalog(location: Location, assumptions: Assumptions) -> Catalog:
+    """A catalog put together from files. Raises StoreError when there is nothing to go by, UsageError for a wrong map."""
+    disk = Disk(location.roots)
+    notes: list[Finding] = []
+    tables = {name: _survey(name, disk, notes) for name in disk.tables() if is_plain_name(name)}
+    if unknown := sorted(set(assumptions.places) - set(tables)):
+        raise UsageError(f"the partition map names {printable(unknown[0])!r}, but there is no such folder below tables/")
+    log = _LogHints(location)
+    log.name_partitions(tables)
+    if not tables and not log.keys:
+        raise StoreError(f"{location.roots[0]}: neither a folder below tables/ nor a log record, so there is nothing to read")
+    for table in tables.values():
+        table.place = assumptions.places.get(table.folder) or log.places.get(table.folder)
+        if table.place is None:
+            table.place = (table.folder, DEFAULT_PARTITION)
+            if _GENERATED.fullmatch(table.folder):
+                _say(
+                    notes,
+                    "partition-unnamed",
+                    table.folder,
+                    "the folder is that of a partition, but nothing tells of which collection; it becomes one of its own. "
+                    "Name it with --partition-map",
+                )
+        elif table.folder in log.places and table.folder not in assumptions.places:
+            _say(notes, "partition-named-by-log", table.folder, f"is {'/'.join(table.place)}, by ids in the write-ahead log")
+    rows = list(_table_rows(tables, log, assumptions, notes))
+    _say(
+        notes,
+        "no-catalog",
+        str(location.root),
+        "read without a catalog: names, metrics and indexes are inferred, dropped collections and segments may be among these",
+    )
+    return Catalog(
+        kind="none",
+        origin="none",
+        generation=Generation.SEGMENTED,
+        tables=tuple(rows),
+        files=tuple(r for t in tables.values() for r in t.rows),
+        findings=tuple(notes),
+    )
+
+
+def _say(notes: list[Finding], code: str, where: str, message: str) -> None:
+    notes.append(Finding(Severity.WARNING, code, where, message))
+
+
+def _survey(name: str, disk: Disk, notes: list[Finding]) -> _Table:
+    """What the segment folders of a table tell: bytes per row (as most of them have it), index types, some ids."""
+    table = _Table(name)
+    widths: Counter[int] = Counter()
+    for number, segment_id in enumerate(sorted(disk.segments(name)), 1):
+        try:
+            folder = disk.folder(name, segment_id)
+        except DamageError as e:
+            notes.append(Finding(Severity.ERROR, "segment-unreadable", f"{name}/{segment_id}", str(e)))
+            continue
+        if folder is None or not (folder.raw or folder.ids):
+            continue
+        indexes = [o for o in folder.others if o not in (DELETED_DOCS, BLOOM_FILTER) and o.isdigit()]
+        state = FileType.BACKUP if indexes else FileType.RAW
+        table.rows.append(FileRow(number * 100, name, state, segment_id, file_id=segment_id, row_count=-1))
+        for k, index in enumerate(indexes[:99], 1):
+            table.rows.append(FileRow(number * 100 + k, name, FileType.INDEX, segment_id, file_id=index))
+            table.engine = _engine_of(folder.path / index) or table.engine
+        _measure(table, folder, widths)
+    if widths:
+        table.row_bytes = widths.most_common(1)[0][0]
+    return table
+
+
+def _measure(table: _Table, folder: Folder, widths: Counter[int]) -> None:
+    if not folder.raw or not folder.ids:
+        return
+    raw, ids = read_header(folder.path / folder.raw[0]), read_header(folder.path / folder.ids[0])
+    rows = ids.bytes // ID.itemsize
+    if not rows or raw.is_short or raw.bytes % rows:
+        return
+    widths[raw.bytes // rows] += rows
+    table.sample = Path(raw.path)
+    table.ids.append(np.fromfile(ids.path, ID, min(rows, _SAMPLED_IDS), offset=LENGTH.size))
+
+
+def _engine_of(path: Path) -> int | None:
+    from .indexfile import INDEX_TYPES
+
+    try:
+        with path.open("rb") as f:
+            name = INDEX_TYPES.get(int.from_bytes(f.read(4), "little"))
+    except OSError:
+        return None
+    return next((int(e) for e, n in INDEX_NAMES.items() if n == name), None)
+
+
+class _LogHints:
+    """What insert records tell: which ids went to which collection and tag, and whether vectors are binary."""
+
+    def __init__(self, location: Location) -> None:
+        self.places: dict[str, tuple[str, str]] = {}
+        self.row_bytes: dict[str, int] = {}
+        self.keys: set[tuple[str, str]] = set()
+        self._types: dict[str, set[int]] = defaultdict(set)
+        self._delete_types: set[int] = set()
+        self._log = None
+        if location.wal is not None:
+            try:
+                self._log = open_log(location.wal)
+            except DamageError:
+                return
+
+    def name_partitions(self, tables: Mapping[str, _Table]) -> None:
+        if self._log is None:
+            return
+        unnamed = [t for t in tables.values() if _GENERATED.fullmatch(t.folder) and t.ids]
+        ids = np.concatenate([np.empty(0, ID), *(i for t in unnamed for i in t.ids)])
+        owners = np.repeat(np.arange(len(unnamed)), [sum(map(len, t.ids)) for t in unnamed])
+        order = np.argsort(ids, kind="stable")
+        ids, owners = ids[order], owners[order]
+        votes: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+        files = {f.number: f for f in self._log.files}
+        for record in Walk(self._log, []).records():
+            collection, tag = (b.decode("utf-8", "surrogateescape") for b in (record.collection, record.tag))
+            tag = tag.strip()
+            if not record.data_bytes:
+                self._delete_types.add(record.type)
+                continue
+            if not record.rows or record.data_bytes % record.rows:
+                continue
+            self._types[collection].add(record.type)
+            self.row_bytes[collection] = record.data_bytes // record.rows
+            self.keys.add((collection, "" if tag == DEFAULT_PARTITION else tag))
+            if len(ids) and tag and tag != DEFAULT_PARTITION:
+                inserted = np.sort(read_ids(files[record.file], record.ids_at, record.rows))
+                hit = inserted[np.minimum(np.searchsorted(inserted, ids), len(inserted) - 1)] == ids
+                for owner, count in zip(*np.unique(owners[hit], return_counts=True), strict=True):
+                    votes[unnamed[owner].folder][collection, tag] += int(count)
+        taken: set[tuple[str, str]] = set()
+        for folder, counter in sorted(votes.items(), key=lambda v: -v[1].most_common(1)[0][1]):
+            place = next((p for p, _ in counter.most_common() if p not in taken), None)
+            if place:
+                taken.add(place)
+                self.places[folder] = place
+
+    def is_binary(self, collection: str) -> bool | None:
+        """By the record types: both numberings are told apart by the deletes and by types that only one has (§5.4)."""
+        everything = {t for types in self._types.values() for t in types}
+        types = self._types.get(collection, set())
+        if 3 in self._delete_types or 2 in everything:
+            return types == {1} if types and types <= {1, 2} else None
+        if 2 in self._delete_types or 0 in everything:
+            return types == {0} if types and types <= {0, 1} else None
+        return None
+
+
+def _table_rows(
+    tables: Mapping[str, _Table], log: _LogHints, assumptions: Assumptions, notes: list[Finding]
+) -> Iterable[TableRow]:
+    members: dict[str, list[_Table]] = defaultdict(list)
+    for table in tables.values():
+        assert table.place is not None
+        members[table.place[0]].append(table)
+    for collection in sorted({name for name, _ in log.keys} - set(members)):
+        members[collection] = []
+        _say(notes, "collection-from-log", printable(collection), "known from log records only; it may be dropped")
+    if unknown := sorted(set(assumptions.metrics) - set(members)):
+        raise UsageError(f"--assume names the collection {printable(unknown[0])!r}; there are: {', '.join(sorted(members))}")
+    number = 0
+    for collection, parts in sorted(members.items()):
+        row_bytes = next((t.row_bytes for t in parts if t.row_bytes), None) or log.row_bytes.get(collection)
+        if row_bytes is None:
+            _say(notes, "collection-empty", collection, "no segment and no log record tells its dimension; it is left out")
+            continue
+        metric = assumptions.metrics.get(collection) or _guess_metric(collection, parts, row_bytes, log, notes)
+        dimension = row_bytes * 8 if metric >= MetricType.HAMMING else row_bytes // 4
+        if not 1 <= dimension <= MAX_DIMENSION or (metric < MetricType.HAMMING and row_bytes % 4):
+            raise UsageError(f"{collection}: vectors of {row_bytes} bytes cannot be of metric {metric.name}")
+        named = {t.place[1]: t for t in parts if t.place}
+        engine = max((t.engine for t in parts), default=int(EngineType.FAISS_IDMAP))
+        owner = named.get(DEFAULT_PARTITION)
+        if owner is not None and owner.folder != collection:
+            _rename(owner, collection)
+        number += 1
+        yield TableRow(number, collection, 0, dimension, engine_type=engine, metric_type=metric)
+        tags = set(named) | {tag for name, tag in log.keys if name == collection and tag}
+        for tag in sorted(tags - {DEFAULT_PARTITION}):
+            number += 1
+            part = named.get(tag)
+            table_id = part.folder if part else f"{collection} log {number}"
+            if part is None:
+                _say(
+                    notes,
+                    "partition-from-log",
+                    f"{collection}/{printable(tag)}",
+                    "known from log records only; it may be dropped",
+                )
+            yield TableRow(
+                number,
+                table_id,
+                0,
+                dimension,
+                engine_type=engine,
+                metric_type=metric,
+                owner_table=collection,
+                partition_tag=tag,
+            )
+
+
+def _rename(table: _Table, collection: str) -> None:
+    raise UsageError(
+        f"the partition map calls the folder {printable(table.folder)!r} the default partition of {printable(collection)!r}; "
+        "a default partition's folder bears its collection's name, so give the collection that name, or another partition"
+    )
+
+
+def _guess_metric(collection: str, parts: list[_Table], row_bytes: int, log: _LogHints, notes: list[Finding]) -> MetricType:
+    binary = log.is_binary(collection)
+    how = "by the log's records"
+    if row_bytes % 4:
+        binary, how = True, "by the size of a vector"
+    if binary is None:
+        binary, how = not any(_looks_float(t.sample) for t in parts if t.sample), "by how their bytes look"
+    metric = MetricType.HAMMING if binary else MetricType.L2
+    _say(
+        notes,
+        "metric-guessed",
+        collection,
+        f"vectors of {row_bytes} bytes are taken as {'binary' if binary else 'float'} ({how}) with the metric {metric.name}, "
+        f"which nothing tells; say it with --assume {collection}=METRIC",
+    )
+    return metric
+
+
+def _looks_float(path: Path) -> bool:
+    """Whether nearly all words are floats of an ordinary size; of random bits only about half are."""
+    words = np.abs(np.fromfile(path, "<f4", _SAMPLED_BYTES // 4, offset=LENGTH.size))
+    with np.errstate(invalid="ignore"):
+        ordinary = (words == 0) | ((words > 1e-20) & (words < 1e20))
+    return bool(len(words)) and float(ordinary.mean()) > 0.9
