@@ -16,7 +16,7 @@ import pytest
 
 from milvus_offline.errors import DamageError, UsageError
 from milvus_offline.faissfile import Cursor, Rows, UnknownKind, read_index
-from milvus_offline.model import VectorType
+from milvus_offline.model import Source, VectorType
 from milvus_offline.sources import faiss as source
 from milvus_offline.sources.faiss import ChildPiece, FaissPiece, FaissSource, open_faiss
 from milvus_offline.sources.faiss_child import _Tree
@@ -434,6 +434,23 @@ def test_pieces_start_anywhere_and_travel(kind: str, tmp_path: Path, monkeypatch
             first, last = number * 70 + start, number * 70 + piece.rows
             assert b"".join(i.tobytes() for i, _ in got) == ids[first:last].tobytes()
             assert b"".join(v.tobytes() for _, v in got) == rows[first:last].tobytes()
+
+
+def test_an_export_to_hdf5(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    from milvus_offline.export import run_export
+    from milvus_offline.sources import open_source
+    from milvus_offline.targets.hdf5 import Hdf5Export
+
+    x = vectors(300)
+    index = quiet(ivf(16), x)
+    index.add_with_ids(x, some_ids(300))
+    path = write(index, tmp_path)
+    found: Source = open_source(path)
+    assert found.kind == "faiss" and found.describe()["index"] == "IndexIVFFlat"
+    assert run_export(found, Hdf5Export(tmp_path / "out")).rows == 300
+    with h5py.File(tmp_path / "out" / "some" / "_default.h5") as file:
+        assert by_id(file["ids"][:], file["embeddings"][:]) == by_id(some_ids(300), x)
 
 
 def test_fingerprint_follows_the_file(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from ..model import (
     Finding,
     IndexSpec,
     Piece,
+    Salvaged,
     Schema,
     Severity,
     SourceCollection,
@@ -167,7 +168,7 @@ class ChildPiece:
         return target
 
 
-@dataclass(frozen=True)
+@dataclass
 class FaissSource:
     """See model.Source."""
 
@@ -178,6 +179,7 @@ class FaissSource:
     files: tuple[str, ...]
     options: str
     kind: str = "faiss"
+    salvage: Sequence[Salvaged] = ()
 
     def describe(self) -> dict[str, Any]:
         """Path, index type, rows and bytes."""
@@ -411,7 +413,7 @@ class _Opening:
             text = f"the metric of the index, {own}, has no name in Milvus; " + (
                 f"{wanted} is taken as asked for" if wanted else "say which one to use when loading"
             )
-            self.find(Severity.WARNING, "faiss_metric", text)
+            self.find(Severity.INFO if wanted else Severity.WARNING, "faiss_metric", text)
         elif wanted not in (None, metric):
             raise UsageError(f"{self.path} has the metric {metric}, not {wanted}")
         vector_type = VectorType.BINARY if binary else VectorType.FLOAT
