@@ -1,0 +1,94 @@
+"""`milvus-offline verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..model import Finding, Severity
+from .common import output_options, print_json, progress, set_up_log, store_arguments, store_options
+
+
+class _Share(click.ParamType[float]):
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = -1.0
+        if not 0 < share <= 1:
+            self.fail(f"{text!r} is not a share such as 5% or 0.05", param, ctx)
+        return share
+
+
+@click.command("verify")
+@click.argument("path", metavar="STORE|EXPORT")
+@click.option("--against", metavar="STORE", help="With an export: compare every id and vector with this store.")
+@click.option("--sample", type=_Share(), default=1.0, metavar="SHARE", help="Read only this share of the segments, e.g. 5%.")
+@store_options
+@output_options
+def command(path: str, against: str | None, sample: float, as_json: bool, quiet: bool, verbose: int, **store: Any) -> int:
+    """Read everything, believe nothing.
+
+    For a STORE: lengths, ids against bloom filters, index files, catalog against disk, the log's chain of records. For an
+    EXPORT (a folder with manifest.json): checksums and counts, and with --against every row.
+    """
+    from ..errors import UsageError
+    from ..report import finding_lines
+
+    set_up_log(verbose)
+    shown = progress(quiet or as_json)
+    document: dict[str, Any] = {"format": "milvus-offline-verify", "version": 1, "path": str(Path(path).absolute())}
+    if (Path(path) / "manifest.json").is_file():
+        from ..sources.milvus1 import open_store_source
+        from ..verify import check_export
+
+        if sample != 1.0:
+            raise UsageError("--sample goes with a store; an export is always read through")
+        source = open_store_source(against, **store_arguments(**store)) if against else None
+        shown.start(0, 0, 0, 0)
+        result = check_export(Path(path), against=source, advance=shown.advance)
+        shown.close()
+        findings, own = result.findings, result.findings
+        summary = f"{result.rows:,} rows in {result.files:,} files read" + (f", compared with {against}" if against else "")
+        document |= {"kind": "export", "rows": result.rows, "files": result.files, "against": against}
+    else:
+        from ..milvus1.check import check_store
+        from ..milvus1.store import open_store
+
+        if against:
+            raise UsageError(f"--against goes with an export; {path} is none (no manifest.json in it)")
+        opened = open_store(path, **store_arguments(**store))
+        shown.start(opened.rows, sum(c.bytes for c in opened.collections), 0, 0)
+        checked, own = check_store(opened, sample=sample, advance=shown.advance)
+        shown.close()
+        findings = [*opened.findings, *own]
+        summary = (
+            f"{checked.rows:,} rows in {checked.segments:,} segments, {checked.index_files:,} index files and "
+            f"{checked.records:,} log records read"
+        )
+        document |= {
+            "kind": "store",
+            "rows": checked.rows,
+            "segments": checked.segments,
+            "index_files": checked.index_files,
+            "wal_records": checked.records,
+        }
+    code = _exit_code(findings)
+    document |= {"findings": [f.to_json() for f in findings], "exit_code": code}
+    if as_json:
+        print_json(document)
+    elif not quiet:
+        click.echo(summary)
+        click.echo("\n".join(finding_lines(document["findings"])) if findings else "No difference found.")
+    return code
+
+
+def _exit_code(findings: list[Finding]) -> int:
+    """4 when something is not as it must be; 3 when state was ambiguous."""
+    severities = {f.severity for f in findings}
+    return 4 if Severity.ERROR in severities else 3 if Severity.WARNING in severities else 0

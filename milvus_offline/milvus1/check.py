@@ -1,0 +1,202 @@
+"""Reading everything of a store and believing nothing: what `verify STORE` does (FORMAT §4, §5, §11)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DamageError
+from ..model import Batch, Finding, Severity, VectorType
+from .bloom import BloomFilter, read_filter
+from .catalog import Catalog, FileRow, version_key
+from .indexfile import check as check_index
+from .layout import BLOOM_FILTER, FileType
+from .live import Disk
+from .restored import RestoredSegment
+from .segment import Segment
+from .store import Partition, Store
+from .wal import Walk
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was looked at."""
+
+    segments: int
+    rows: int
+    bytes: int
+    index_files: int
+    records: int
+
+
+def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = None) -> tuple[Checked, list[Finding]]:
+    """Reads a store's segments, index files and log through and compares them with each other and with the catalog.
+
+    `sample` is the share of segments whose rows, bloom filters and index files are read (chosen by their name, so the same ones
+    each time); lengths and the log are always looked at. Findings are those beyond the store's own.
+    """
+    notes: list[Finding] = []
+    disk = Disk(store.location.roots)
+    by_segment: dict[tuple[str, str], list[FileRow]] = {}
+    for row in store.catalog.files:
+        by_segment.setdefault((row.table_id, row.segment_id), []).append(row)
+    segments = rows = nbytes = indexes = 0
+    for partition, segment, table_id in _segments(store):
+        catalog_rows = by_segment.get((table_id, segment.id), [])
+        _compare_sizes(store.catalog, segment, table_id, catalog_rows, notes)
+        if not _sampled(segment.id, sample):
+            continue
+        segments += 1
+        done = _read_rows(partition, segment, notes, advance)
+        rows += done
+        nbytes += segment.bytes
+        for row in catalog_rows:
+            path = disk.index_file(table_id, segment.id, row.file_id) if row.file_type == FileType.INDEX else None
+            if row.file_type == FileType.INDEX:
+                indexes += 1
+                _check_index(path, segment, row, notes)
+    rows += _read_log_rows(store, notes, advance)
+    records = 0
+    if store.log is not None:
+        walk = Walk(store.log, [])
+        start = (store.replay.start if store.replay else 0) if store.log.files else 0
+        first = min((f.number for f in store.log.files), default=0) << 32
+        records = sum(1 for _ in walk.records(min(first, start)))
+    return Checked(segments, rows, nbytes, indexes, records), notes
+
+
+def _segments(store: Store) -> Iterator[tuple[Partition, Segment, str]]:
+    for collection, live in zip(store.collections, store.selection.collections, strict=True):
+        tables = {p.tag: p.table.table_id for p in live.partitions}
+        for partition in collection.partitions:
+            for segment in partition.segments:
+                yield partition, segment, tables[partition.name]
+
+
+def _sampled(segment_id: str, share: float) -> bool:
+    return zlib.crc32(segment_id.encode()) < share * (1 << 32)
+
+
+def _compare_sizes(catalog: Catalog, segment: Segment, table_id: str, rows: list[FileRow], notes: list[Finding]) -> None:
+    """`file_size` of a raw file is the payload of `.rv` and `.uid` since 0.8 (§2.2); `row_count` is a hint only (§7.6)."""
+    raw = next((r for r in rows if r.file_id == segment.id and r.file_type != FileType.TO_DELETE), None)
+    table = next((t for t in catalog.tables if t.table_id == table_id), None)
+    if raw is None or table is None or catalog.kind == "none" or segment.schema.attributes:
+        return
+    where = f"{table_id}/{segment.id}"
+    if version_key(table.version) >= (0, 8) and raw.file_size != segment.bytes and raw.file_type != FileType.NEW_MERGE:
+        notes.append(
+            Finding(
+                Severity.ERROR,
+                "size-differs",
+                where,
+                f"the catalog says {raw.file_size} bytes of vectors and ids, the files hold {segment.bytes}: catalog and files "
+                "are of different age, or a file was cut",
+                segment.rows,
+            )
+        )
+    if raw.row_count != segment.stored - segment.deleted and segment.wal_deleted is None:
+        notes.append(
+            Finding(
+                Severity.INFO,
+                "row-count-differs",
+                where,
+                f"the catalog's row_count is {raw.row_count}, the files hold {segment.rows} live rows; the files are right",
+            )
+        )
+
+
+def _read_rows(partition: Partition, segment: Segment, notes: list[Finding], advance: Advance | None) -> int:
+    where = f"{partition.schema.name}/{partition.name}/{segment.id}"
+    bloom = _bloom(segment, where, notes)
+    rows = absent = strange = 0
+    try:
+        for batch in segment.batches():
+            rows += len(batch.ids)
+            if bloom is not None:
+                absent += int((~bloom.contains(batch.ids)).sum())
+            strange += _not_finite(batch, segment)
+            if advance is not None:
+                advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
+    except (DamageError, OSError) as e:
+        notes.append(Finding(Severity.ERROR, "segment-unreadable", where, str(e), segment.rows - rows))
+        return rows
+    if rows != segment.rows:
+        notes.append(Finding(Severity.ERROR, "rows-differ", where, f"{rows} rows came out, {segment.rows} were counted"))
+    if absent:
+        notes.append(
+            Finding(
+                Severity.ERROR,
+                "bloom-misses",
+                where,
+                "live ids are not in the segment's bloom filter: ids or filter are damaged. A 1.x server cannot find or delete these",
+                absent,
+            )
+        )
+    if strange:
+        notes.append(
+            Finding(Severity.INFO, "not-finite", where, "vectors hold NaN or infinity; Milvus 2.x refuses them", strange)
+        )
+    return rows
+
+
+def _read_log_rows(store: Store, notes: list[Finding], advance: Advance | None) -> int:
+    rows = 0
+    for collection in store.collections:
+        for partition in collection.partitions:
+            try:
+                for batch in partition.log.batches() if partition.log else ():
+                    rows += len(batch.ids)
+                    if advance is not None:
+                        advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
+            except (DamageError, OSError) as e:
+                notes.append(Finding(Severity.ERROR, "wal-unreadable", f"{collection.name}/{partition.name}", str(e)))
+    return rows
+
+
+def _bloom(segment: Segment, where: str, notes: list[Finding]) -> BloomFilter | None:
+    if isinstance(segment, RestoredSegment) or not segment.rows:
+        return None
+    path = Path(segment.ids_path).with_name(BLOOM_FILTER)
+    if not path.exists():
+        notes.append(Finding(Severity.INFO, "bloom-missing", where, "there is no bloom_filter; a server up to 1.1.0 needs one"))
+        return None
+    try:
+        return read_filter(path)
+    except (DamageError, OSError) as e:
+        notes.append(Finding(Severity.WARNING, "bloom-damaged", where, f"{e}; no row needs it, but a server up to 1.1.0 does"))
+        return None
+
+
+def _not_finite(batch: Batch, segment: Segment) -> int:
+    if segment.schema.vector_type is VectorType.BINARY:
+        return 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(batch.vectors.sum()):  # cheap: one strange value spoils the sum
+            return 0
+    return int((~np.isfinite(batch.vectors).all(axis=1)).sum())
+
+
+def _check_index(path: Path | None, segment: Segment, row: FileRow, notes: list[Finding]) -> None:
+    where = f"{row.table_id}/{segment.id}/{row.file_id}"
+    if path is None:
+        notes.append(Finding(Severity.WARNING, "index-missing", where, "the catalog lists this index file, it is not there"))
+        return
+    try:
+        report = check_index(path)
+        size = path.stat().st_size
+    except (DamageError, OSError) as e:
+        notes.append(Finding(Severity.WARNING, "index-damaged", where, f"{e}; the rows do not depend on it"))
+        return
+    if report.rows is not None and report.rows != segment.stored:
+        message = f"the index has {report.rows} rows, the segment {segment.stored}"
+        notes.append(Finding(Severity.WARNING, "index-differs", where, message))
+    elif row.file_size and size != row.file_size:
+        message = f"the catalog says {row.file_size} bytes, the file has {size}"
+        notes.append(Finding(Severity.WARNING, "index-differs", where, message))
