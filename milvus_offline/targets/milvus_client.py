@@ -6,10 +6,11 @@ Only `insert` and `query` go below pymilvus' public names (see `milvus_wire`); b
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -87,8 +88,8 @@ class Client:
     def __init__(self, connection: Connection, *, public: bool = False) -> None:
         """`public`: rows go through `MilvusClient.insert` even if the faster way works."""
         self.connection = connection
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it raises
-        logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)
+        for name in ("pymilvus", "milvus_lite", "grpc"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # they log what they raise
         from pymilvus import MilvusClient
 
         c = connection
@@ -152,8 +153,6 @@ class Client:
         hint = ""
         if self.connection.lite and "open local milvus failed" in low:
             hint = "another process holds it, or it was made by another version of Milvus Lite"
-        elif "milvus-lite is required" in low:
-            reason, hint = "Milvus Lite is not installed", 'pip install "milvus-offline[lite]"'
         elif "auth" in low or "permission" in low or "unauthenticated" in low:
             hint = "check the token (MILVUS_TOKEN, or MILVUS_USER and MILVUS_PASSWORD) and the user's rights"
         elif "fail connecting" in low or "unavailable" in low or "retry run out" in low:
@@ -166,23 +165,25 @@ class Client:
 
     def facts(self, names: Sequence[str]) -> TargetFacts:
         """What the target can do, and which of `names` it has."""
-        found = re.search(r"(\d+)\.(\d+)", self.version)
-        version = (int(found[1]), int(found[2])) if found else (2, 3)
-        lite = self.kind == "lite"
         with self._talking("list collections"):
             there = set(self.raw.list_collections())
+        existing = {n: self.existing(n) for n in names if n in there}
+        if self.kind == "lite":
+            return replace(lite_facts(), version=self.version, existing=existing)
+        found = re.search(r"(\d+)\.(\d+)", self.version)
+        version = (int(found[1]), int(found[2])) if found else (2, 3)
         return TargetFacts(
             kind=self.kind,
             version=self.version,
-            binary=not lite,
-            collapses=lite,
-            strict_names=not lite,
-            hyphens=not lite and version >= (2, 5),
-            min_dimension=2 if not lite and version >= (2, 4) else 1,
+            binary=True,
+            collapses=False,
+            strict_names=True,
+            hyphens=version >= (2, 5),
+            min_dimension=2 if version >= (2, 4) else 1,
             max_dimension=32768,
-            max_partitions=1 << 20 if lite else 1024,
+            max_partitions=1024,
             auto_index_only=self.kind == "zilliz",
-            existing={n: self.existing(n) for n in names if n in there},
+            existing=existing,
         )
 
     def has(self, collection: str) -> bool:
@@ -456,8 +457,34 @@ def _columns(found: Any, layout: wire.Layout, id_field: str) -> tuple[npt.NDArra
     return ids, np.frombuffer(whole, "u1").reshape(-1, width)
 
 
+def lite_to_be(connection: Connection) -> bool:
+    """Whether the target is a Milvus Lite folder that does not exist yet. Raises TargetError when it cannot be made."""
+    if not connection.lite or Path(connection.uri).exists():
+        return False
+    _check_lite_path(Path(connection.uri))
+    return True
+
+
+def lite_facts(names: Sequence[str] = ()) -> TargetFacts:
+    """What Milvus Lite 3 can do, for a new folder."""
+    return TargetFacts(
+        kind="lite",
+        version="",
+        binary=False,
+        collapses=True,
+        strict_names=False,
+        hyphens=True,
+        min_dimension=1,
+        max_dimension=32768,
+        max_partitions=1 << 20,
+        auto_index_only=False,
+    )
+
+
 def _check_lite_path(path: Path) -> None:
     if path.is_file():
         raise TargetError(f"{path}: is a file: written by Milvus Lite 2.x, which this version cannot open. Choose another name")
+    if importlib.util.find_spec("milvus_lite") is None:
+        raise TargetError(f'{path}: Milvus Lite is not installed: pip install "milvus-offline[lite]"')
     if not path.absolute().parent.is_dir():
         raise TargetError(f"{path.parent}: no such folder: create it first")

@@ -34,8 +34,8 @@ from .milvus import (
     Link,
     cut,
 )
-from .milvus_client import Client, Connection
-from .milvus_plan import CollectionPlan, LoadOptions, PartitionPlan, Plan, TargetFacts, make_plan
+from .milvus_client import Client, Connection, lite_facts, lite_to_be
+from .milvus_plan import CollectionPlan, LoadOptions, PartitionPlan, Plan, TargetFacts, make_plan, sanitize_collection
 from .milvus_scan import Scan, scan
 
 _PARALLEL = 4
@@ -118,39 +118,46 @@ def run_load(
     idless: frozenset[str] = frozenset(),
     progress: Progress | None = None,
     confirm: Callable[[Plan], bool] = lambda plan: True,
-    planned: Callable[[Plan], None] = lambda plan: None,
 ) -> Report:
-    """Loads `source` and proves it. `idless`: collections whose ids are only row numbers, the target makes them. `confirm` is asked before collections are dropped; `planned` gets the plan first.
+    """Loads `source` and proves it. `idless`: collections whose ids are only row numbers, so the target makes them.
+    `confirm` is asked before collections are dropped.
 
     Raises UsageError, TargetError, DamageError; after an interruption the state stays for `resume`.
     """
     clock = Clock()
     names = [c.schema.name for c in source.collections]
     state = (run.state or default_state(source, connection, names)).absolute()
-    with Client(connection, public=run.public_insert) as client:
-        lite = client.kind == "lite"
-        key = {
-            "source": source.fingerprint(),
-            "collections": names,
-            "target": connection.where,
-            "database": connection.database,
-            "idless": sorted(idless),
-            "options": json.loads(json.dumps(asdict(options))),
-            "message_bytes": run.message_bytes or (LITE_MESSAGE_BYTES if lite else MESSAGE_BYTES),
-            "inflight": run.inflight,
-        }
+    _keep_out(source, state, "--state")
+    if connection.lite:
+        _keep_out(source, Path(connection.uri), "the target")
+    key = {
+        "source": source.fingerprint(),
+        "collections": names,
+        "target": connection.where,
+        "database": connection.database,
+        "idless": sorted(idless),
+        "options": json.loads(json.dumps(asdict(options))),
+        "message_bytes": run.message_bytes or (LITE_MESSAGE_BYTES if connection.lite else MESSAGE_BYTES),
+        "inflight": run.inflight,
+    }
+    with contextlib.ExitStack() as stack:
+        client: Client | None = None
+        if not lite_to_be(connection):  # opening it would create it
+            client = stack.enter_context(Client(connection, public=run.public_insert))
         resumed = _remembered(state, key) if run.resume else None
         if resumed:
             plan, dropped = resumed
         else:
-            plan, dropped = _decide(source, client, options, None if dry_run else state, idless)
-        planned(plan)
-        report = Report(plan, None if dry_run else state, fast=client.fast, findings=[*source.findings, *plan.findings])
+            facts_of = client.facts if client else lite_facts
+            plan, dropped = _decide(source, facts_of, options, None if dry_run else state, idless)
+        report = Report(plan, None if dry_run else state, findings=[*source.findings, *plan.findings])
         if dry_run:
             report.seconds = clock.seconds
             return report
         if not resumed and any(c.action == "recreate" for c in plan.collections) and not confirm(plan):
             raise UsageError("nothing was done: the target's collections were not to be dropped")
+        client = client or stack.enter_context(Client(connection, public=run.public_insert))
+        report.fast = client.fast
         with _only_run(state), explained("keep the state of the load", state):
             ledger = _begin(state, key, plan, dropped, resume=resumed is not None)
             try:
@@ -161,16 +168,26 @@ def run_load(
     return report
 
 
+def _keep_out(source: Source, path: Path, what: str) -> None:
+    place = source.describe().get("path")
+    if place is None:
+        return
+    real, of_source = Path(os.path.realpath(path)), Path(os.path.realpath(str(place)))
+    if real == of_source or of_source in real.parents:
+        raise UsageError(f"{path}: lies inside the source {place}, which is never written to: choose another place for {what}")
+
+
 # Plan and state -------------------------------------------------------------------------------------------------------
 
 
 def _decide(
-    source: Source, client: Client, options: LoadOptions, folder: Path | None, idless: frozenset[str]
+    source: Source,
+    facts_of: Callable[[Sequence[str]], TargetFacts],
+    options: LoadOptions,
+    folder: Path | None,
+    idless: frozenset[str],
 ) -> tuple[Plan, list[Any]]:
-    # names are decided by the plan itself; ask for what it may come up with
-    first = client.facts([])
-    wanted = _possible_names(source, options, first)
-    facts = client.facts(wanted)
+    facts = facts_of(_possible_names(source, options))
     make_plan(source.collections, {}, options, facts, idless=idless)  # refusals that need no reading come before it
     drop = options.duplicates if options.duplicates in ("first", "last") else None
     if facts.collapses and options.duplicates == "keep":
@@ -191,11 +208,10 @@ def _decide(
     return plan, [scans[c.schema.name].dropped for c in source.collections]
 
 
-def _possible_names(source: Source, options: LoadOptions, facts: TargetFacts) -> list[str]:
-    from .milvus_plan import sanitize
-
+def _possible_names(source: Source, options: LoadOptions) -> list[str]:
+    """Names that the plan may give to collections in the target."""
     names = [options.rename.get(c.schema.name, c.schema.name) for c in source.collections]
-    return [*names, *(sanitize(n) for n in names)] if facts.strict_names else names
+    return [*names, *(sanitize_collection(n) for n in names)]
 
 
 def _begin(state: Path, key: Mapping[str, Any], plan: Plan, dropped: Sequence[Any], *, resume: bool) -> Ledger:

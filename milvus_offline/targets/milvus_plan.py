@@ -243,6 +243,12 @@ def sanitize(name: str, *, hyphens: bool = False) -> str:
     return name
 
 
+def sanitize_collection(name: str) -> str:
+    """The same for a collection, whose name begins with no digit."""
+    new = sanitize(name)
+    return f"_x{ord(new[0]):x}_{new[1:]}" if new[:1].isdigit() else new
+
+
 def restore(name: str) -> str:
     """What `sanitize` made a name from (if it was not cut)."""
     return _ESCAPE.sub(lambda m: chr(int(m[1], 16)), name)
@@ -268,9 +274,7 @@ def _target_name(name: str, kind: str, where: str, options: LoadOptions, facts: 
     if options.names == "error":
         notes.refuse(f"{where}: the target takes no {kind} {name!r}: it {reason}. Use --names sanitize or --rename OLD=NEW")
         return name
-    new = sanitize(name, hyphens=facts.hyphens and kind == "partition")
-    if kind == "collection" and new[:1].isdigit():
-        new = f"_x{ord(new[0]):x}_{new[1:]}"
+    new = sanitize_collection(name) if kind == "collection" else sanitize(name, hyphens=facts.hyphens)
     notes.say(Severity.INFO, "renamed", where, f"{kind} {name!r} becomes {new!r}: in the target it {reason}")
     return new
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from .milvus_plan import PartitionPlan
 
 SAMPLE_TASKS = 8
 SAMPLE_ROWS = 32
+_PARALLEL = 8
+"""Queries at the same time: most of each is waiting for the server's clock."""
 READ_ROWS = 1000
 READ_BYTES = 4 << 20
 
@@ -22,13 +25,20 @@ READ_BYTES = 4 << 20
 def count_partitions(client: Client, job: CollectionJob) -> dict[str, int]:
     """Rows by source partition as the loaded target sees them; merged partitions are counted together under the first."""
     plan = job.plan
-    if plan.key_field:
-        found = {}
-        for p in plan.partitions:
-            key = str(p.key).replace("\\", "\\\\").replace('"', '\\"')
-            found[p.source] = client.count(plan.name, None, f'{plan.key_field} == "{key}"')
-        return found
-    return {p.source: client.count(plan.name, p.target) for p in _first_of_each(job)}
+
+    def count(p: PartitionPlan) -> int:
+        if not plan.key_field:
+            return client.count(plan.name, p.target)
+        return client.count(plan.name, None, _has_key(plan.key_field, p))
+
+    chosen = plan.partitions if plan.key_field else _first_of_each(job)
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        return dict(zip((p.source for p in chosen), pool.map(count, chosen), strict=True))
+
+
+def _has_key(field: str, partition: PartitionPlan) -> str:
+    key = str(partition.key).replace("\\", "\\\\").replace('"', '\\"')
+    return f'{field} == "{key}"'
 
 
 def expected_counts(job: CollectionJob, before: Mapping[str, int]) -> dict[str, int]:
@@ -62,12 +72,13 @@ def compare_counts(client: Client, job: CollectionJob, before: Mapping[str, int]
 
 def compare_rows(client: Client, job: CollectionJob, results: Mapping[str, Mapping[str, Any]], *, full: bool) -> list[Finding]:
     """Reads rows back and compares ids and vectors; `full` means every row, else a sample spread over each partition."""
-    findings = []
-    for p in job.plan.partitions:
-        tasks = [t for t in job.tasks if t.partition is p]
-        if job.plan.auto_id and full:
-            continue  # see below: ids are not known, so whole partitions are compared
-        chosen = tasks if full else _spread(tasks, SAMPLE_TASKS)
+    if job.plan.auto_id and full:  # ids are not known, so whole partitions are compared
+        return _compare_digests(client, job)
+    tasks: dict[str, list[LoadTask]] = {}
+    for task in job.tasks:
+        tasks.setdefault(task.partition.source, []).append(task)
+
+    def compare(chosen: list[LoadTask]) -> list[Finding]:
         checked = wrong = 0
         examples: list[int] = []
         for task in chosen:
@@ -75,12 +86,14 @@ def compare_rows(client: Client, job: CollectionJob, results: Mapping[str, Mappi
                 checked += len(ids)
                 wrong += int((~same).sum())
                 examples += ids[~same][: 5 - len(examples)].tolist()
-        if wrong:
-            text = f"{wrong} of {checked} rows read back are missing or differ, ids {', '.join(map(str, examples))}"
-            findings.append(_differs(job, p.source, "verify-rows", text, wrong))
-    if job.plan.auto_id and full:
-        findings += _compare_digests(client, job)
-    return findings
+        if not wrong:
+            return []
+        text = f"{wrong} of {checked} rows read back are missing or differ, ids {', '.join(map(str, examples))}"
+        return [_differs(job, chosen[0].partition.source, "verify-rows", text, wrong)]
+
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        each = pool.map(compare, [t if full else _spread(t, SAMPLE_TASKS) for t in tasks.values()])
+        return [f for found in each for f in found]
 
 
 def _compare_task(
@@ -142,7 +155,7 @@ def _compare_digests(client: Client, job: CollectionJob) -> list[Finding]:
         return [Finding(Severity.INFO, "verify-limited", plan.source, text)]
     groups: list[tuple[str, str | None, str, list[PartitionPlan]]]
     if plan.key_field:
-        groups = [(p.source, None, f'{plan.key_field} == "{p.key}"', [p]) for p in plan.partitions]
+        groups = [(p.source, None, _has_key(plan.key_field, p), [p]) for p in plan.partitions]
     else:
         by_target: dict[str, list[PartitionPlan]] = {}
         for p in plan.partitions:
