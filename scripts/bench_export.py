@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Compares `milvus-offline export` with `cp` of the same files: interleaved, whole processes, the minimum counts.
+
+    python scripts/bench_export.py [--gib 1] [--runs 5] [--deleted 0 3] [--folder DIR] [--compression none] [--link]
+
+Prints, for each share of deleted rows, the seconds of `cp` (of the .rv and .uid files) and of the export, their ratio, and
+the peak memory of the export. The store is built in a temporary folder below --folder and thrown away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from make_store import make_store
+
+
+def timed(command: list[str]) -> tuple[float, int]:
+    """Seconds of a process and its peak memory in KiB."""
+    start = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - start
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{command[0]} ended with {child.returncode}")
+    return seconds, usage.ru_maxrss
+
+
+def measure(folder: Path, rows: int, deleted: float, o: argparse.Namespace) -> None:
+    store, out, copy = folder / "store", folder / "out", folder / "copy"
+    make_store(store, rows=rows, dimension=o.dimension, segments=o.segments, deleted=deleted)
+    files = [str(p) for suffix in (".rv", ".uid") for p in sorted(store.rglob(f"*{suffix}"))]
+    export = [sys.executable, "-m", "milvus_offline", "export", str(store), str(out), "-q", "--compression", o.compression]
+    export += (["--jobs", str(o.jobs)] if o.jobs else []) + (["--link"] if o.link else [])
+    best: dict[str, float] = {}
+    peak = 0
+    subprocess.run(["cat", *files], stdout=subprocess.DEVNULL, check=True)  # all runs find the files in memory
+    for _ in range(o.runs):
+        copy.mkdir()
+        seconds, _ = timed(["cp", *files, str(copy)])
+        best["cp"] = min(best.get("cp", seconds), seconds)
+        shutil.rmtree(copy)
+        seconds, memory = timed(export)
+        best["export"] = min(best.get("export", seconds), seconds)
+        peak = max(peak, memory)
+        shutil.rmtree(out)
+    print(
+        f"{rows * o.dimension * 4 / 2**30:.2f} GiB, {o.segments} segments, {deleted:g} % deleted: cp {best['cp']:.2f} s, "
+        f"export {best['export']:.2f} s, ratio {best['export'] / best['cp']:.2f}, peak {peak / 1024:.0f} MiB",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gib", type=float, default=1.0)
+    parser.add_argument("--dimension", type=int, default=128)
+    parser.add_argument("--segments", type=int, default=4)
+    parser.add_argument("--deleted", type=float, nargs="+", default=[0.0, 3.0], help="per cent")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--jobs", type=int)
+    parser.add_argument("--compression", default="none")
+    parser.add_argument("--link", action="store_true")
+    parser.add_argument("--folder", type=Path)
+    o = parser.parse_args()
+    rows = int(o.gib * (1 << 30)) // (4 * o.dimension)
+    for deleted in o.deleted:
+        with tempfile.TemporaryDirectory(dir=o.folder) as folder:
+            measure(Path(folder), rows, deleted, o)
+
+
+if __name__ == "__main__":
+    main()
