@@ -19,6 +19,8 @@ Int64s = npt.NDArray[np.int64]
 Bytes2D = npt.NDArray[np.uint8]
 
 ID_BYTES = 8
+_LONG_RUN = 1 << 14
+"""Bytes from which on a run is worth a read of its own: below, many are read at once and taken apart in memory."""
 _STAGING = 8 << 20
 """Most bytes that one read brings where rows lie apart."""
 
@@ -143,10 +145,15 @@ class _Reader:
         return int(far[0]) + 1 if len(far) else stop - k
 
     def several(self, k: int, stop: int) -> tuple[Int64s, Bytes2D]:
-        """All rows of the runs `k` to `stop`, from one read."""
+        """All rows of the runs `k` to `stop`: each where it belongs when they are long, from one read when they are short."""
         runs, width = self.runs, self.runs.width
-        low = int(self.low[k])
-        staging = self.staging(int(self.high[stop - 1]) - low)
+        low, high = int(self.low[k]), int(self.high[stop - 1])
+        if high - low >= _LONG_RUN * (stop - k):
+            done = 0
+            for number in range(k, stop):
+                done += self._place(number, 0, int(runs.rows[number]), done)
+            return self.ids[:done], self.vectors[:done]
+        staging = self.staging(high - low)
         self._fill(staging, low)
         rows = runs.rows[k:stop]
         n = int(rows.sum())
@@ -164,11 +171,16 @@ class _Reader:
 
     def one(self, k: int, skipped: int, n: int) -> tuple[Int64s, Bytes2D]:
         """`n` rows of run `k`, after the first `skipped`."""
+        if self.between:
+            return self._interleaved(k, int(self.runs.vectors_at[k]) + skipped * self.runs.stride, n)
+        self._place(k, skipped, n, 0)
+        return self.ids[:n], self.vectors[:n]
+
+    def _place(self, k: int, skipped: int, n: int, to: int) -> int:
+        """Reads `n` rows of run `k`, after the first `skipped`, to the rows of the buffers from `to` on."""
         runs = self.runs
         at = int(runs.vectors_at[k]) + skipped * runs.stride
-        vectors, ids = self.vectors[:n], self.ids[:n]
-        if self.between:
-            return self._interleaved(k, at, n)
+        vectors, ids = self.vectors[to : to + n], self.ids[to : to + n]
         if self.packed:
             self._fill(vectors, at)
         else:
@@ -182,7 +194,7 @@ class _Reader:
             ids[:] = np.arange(first, first + n)
         else:
             self._fill(ids, int(runs.ids_at[k]) + skipped * ID_BYTES)
-        return ids, vectors
+        return n
 
     def _interleaved(self, k: int, at: int, n: int) -> tuple[Int64s, Bytes2D]:
         """Records that hold the vector and, behind it, the id."""
