@@ -15,7 +15,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -181,6 +181,51 @@ def build_filter(batches: Iterable[npt.ArrayLike], capacity: int, *, legacy: boo
         result.filters.append(CountingFilter(first_id, count, functions, per_function, _count(parts, functions, per_function)))
         parts.clear()
     return result
+
+
+def write_new_filter(file: IO[bytes], batches: Iterable[npt.ArrayLike], rows: int, scratch: IO[bytes]) -> int:
+    """Writes what `build_filter(batches, rows).write(file)` would, in flat memory, and returns the size.
+
+    `rows` ids come in batches (int64 [n]): as many as the capacity, so one filter takes them all, in any order. `scratch` is
+    an empty file for reading and writing (8 bytes per id). Raises ValueError when the ids are not `rows`.
+    """
+    empty = BloomFilter(rows)
+    functions, per_function = filter_shape(rows, empty.error_rate, 0)
+    max_id = 0
+    sizes: list[int] = []
+    for chunk in _chunks(batches):
+        max_id = max(max_id, int(chunk.view(np.uint64).max()))
+        scratch.write(np.stack(_hashes(chunk)).data)
+        sizes.append(len(chunk))
+    if sum(sizes) != rows:
+        raise ValueError(f"expected {rows} ids, got {sum(sizes)}")
+    scratch.flush()
+    nbytes = (functions * per_function + 1) // 2
+    file.write(HEADER.pack(MAGIC, rows, empty.error_rate, BITMAP.size + FILTER.size + nbytes))
+    file.write(BITMAP.pack(max_id, rows + 1, 0))
+    file.write(FILTER.pack(0, rows))
+    pending = np.empty(0, np.uint8)
+    for i in range(functions):
+        counts = np.concatenate((pending, _count_spilled(scratch, sizes, i, per_function)))
+        even = len(counts) & ~1
+        file.write((counts[0:even:2] << np.uint8(4) | counts[1:even:2]).data)
+        pending = counts[even:]
+    file.write((pending << np.uint8(4)).data)
+    return HEADER.size + BITMAP.size + FILTER.size + nbytes
+
+
+def _count_spilled(scratch: IO[bytes], sizes: list[int], function: int, per_function: int) -> npt.NDArray[np.uint8]:
+    """The counters of one function, each at most 15: uint8 [per_function]."""
+    wide: type[np.unsignedinteger[Any]]
+    for wide in (np.uint8, np.uint32):
+        counts = np.zeros(per_function, wide)
+        scratch.seek(0)
+        for size in sizes:
+            h1, h2 = np.frombuffer(scratch.read(8 * size), np.uint32).reshape(2, size)
+            np.add.at(counts, _index(h1, h2, function, per_function), wide(1))
+        if int(counts.sum(dtype=np.int64)) == sum(sizes):  # otherwise an id is there so often that its counter went round
+            break
+    return np.minimum(counts, 15).astype(np.uint8)
 
 
 def _chunks(batches: Iterable[npt.ArrayLike]) -> Iterator[Ids]:

@@ -104,6 +104,11 @@ def repair_double_encoding(text: str) -> str | None:
     return repaired if repaired != text else None
 
 
+def encode_twice(text: str) -> str:
+    """What a client with a latin1 connection stores: the inverse of `repair_double_encoding` (FORMAT §16)."""
+    return "".join(map(_CP1252.__getitem__, text.encode("utf-8", "surrogateescape")))
+
+
 # CREATE TABLE --------------------------------------------------------------------------------------------------------
 
 _PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|[\w$]+|\s+|.""", re.S)

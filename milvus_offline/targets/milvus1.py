@@ -1,0 +1,342 @@
+"""A new, healthy store of Milvus 1.1.1: catalog, segments with bloom filters, configuration, no log (FORMAT §13).
+
+Everything is written into `db.part`; the catalog comes last, and the folder gets its name `db` when all of it is complete. A
+store that is only half there is so recognised by anybody, and by a server as no store at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import fileio
+from ..errors import TargetError, UsageError
+from ..ledger import Ledger
+from ..milvus1 import create
+from ..milvus1.bloom import write_new_filter
+from ..milvus1.catalog import FileRow, TableRow
+from ..milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_ID, ID, META, TABLES, WAL
+from ..milvus1.segment import SegmentWriter
+from ..model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, SourcePartition
+from ..transfer import Advance, Result, Task
+from .hdf5 import Slice, cut
+from .milvus1_names import Settings, check_names, settings_of
+
+LEDGER = ".milvus-offline-ledger.jsonl"
+UNFINISHED = "db.part"
+MYSQL_CATALOG = "meta.sql"
+_PLAN = "plan"
+_MAX_ROWS = (1 << 31) - 1
+_STEP = 1000
+"""Generated numbers are microseconds times 1000 (§1.2)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a new store is made.
+
+    `catalog`: `sqlite`, or `mysql` for a file of SQL to load into a database. `server_root`: where the server will find the
+    store, when that is another path than here (a container's mount). `metric`: for collections whose source names none.
+    `rename`: collection names. `idless`: collections whose ids are only row numbers; they get ids as a server makes them.
+    """
+
+    catalog: str = "sqlite"
+    server_root: str | None = None
+    metric: str | None = None
+    index_file_size: int | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+    idless: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class WriteSegment:
+    """Writes one whole segment folder (§4.1-4.4)."""
+
+    id: str
+    folder: str
+    segment_id: str
+    rows: int
+    bytes: int
+    slices: tuple[Slice, ...]
+    first_id: int | None
+    """Where the target makes the ids: that of the first row."""
+
+    def run(self, advance: Advance) -> Result:
+        folder = Path(self.folder)
+        with fileio.explained("write", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            writer = SegmentWriter(folder, self.segment_id)
+            with (folder / BLOOM_FILTER).open("wb") as bloom, tempfile.TemporaryFile(dir=folder) as scratch:
+                try:
+                    write_new_filter(bloom, self._copy(writer, advance), self.rows, scratch)
+                finally:
+                    writer.close(sync=writer.rows == self.rows)
+                bloom.flush()
+                os.fsync(bloom.fileno())
+            fileio.sync_folder(folder)
+        return {"file_size": writer.payload_bytes}
+
+    def _copy(self, writer: SegmentWriter, advance: Advance) -> Iterator[npt.NDArray[np.int64]]:
+        """Writes all rows, and gives their ids on the way to who counts them."""
+        for piece in self.slices:
+            for batch in piece.batches():
+                ids = batch.ids
+                if self.first_id is not None:
+                    ids = np.arange(writer.rows, writer.rows + len(ids), dtype=ID) + self.first_id
+                if writer.rows + len(ids) > self.rows:
+                    raise _changed(self.folder, writer.rows + len(ids), self.rows)
+                writer.append(ids, batch.vectors)
+                yield ids
+                advance(len(ids), batch.vectors.nbytes + ids.nbytes)
+        if writer.rows != self.rows:
+            raise _changed(self.folder, writer.rows, self.rows)
+
+
+def _changed(path: str, found: int, expected: int) -> TargetError:
+    return TargetError(f"{path}: the source gave {found} rows, {expected} were announced; did it change meanwhile?")
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A segment of the plan."""
+
+    id: str
+    task_id: str
+    slices: tuple[Slice, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A collection or a partition of the plan, with its segments."""
+
+    row: TableRow
+    segments: tuple[_Segment, ...]
+    row_bytes: int
+    first_id: int | None
+
+
+class Numbers:
+    """Unique numbers as the server's generator makes them: microseconds * 1000, counting up (§1.2)."""
+
+    def __init__(self, start: int) -> None:
+        self._next = start
+
+    def take(self) -> str:
+        self._next += 1
+        return str((self._next - 1) * _STEP)
+
+
+class Milvus1Store:
+    """The target `milvus1:PATH`. `path` must not exist, or be an empty folder, or what an interrupted run left there."""
+
+    processes = False
+
+    def __init__(self, path: str | os.PathLike[str], options: Options | None = None) -> None:
+        self.path = Path(os.path.abspath(path))
+        self.options = options or Options()
+        if self.options.catalog not in ("sqlite", "mysql"):
+            raise UsageError(f"catalog {self.options.catalog!r} is unknown; there are: sqlite, mysql")
+        self.ledger: Ledger | None = None
+        self._tables: list[_Table] = []
+        self._notes: list[Finding] = []
+
+    def prepare(self, source: Source, *, resume: bool) -> Sequence[Task]:
+        """Raises UsageError for a place or a name that cannot be; creates the folders of all collections and partitions."""
+        self._notes = []
+        settings = [settings_of(c.schema, self.options.metric, self.options.index_file_size) for c in source.collections]
+        names = check_names(source.collections, self.options.rename)
+        for found in settings:
+            self._notes += found.findings
+        if self.options.catalog == "sqlite":
+            self._notes += [_quote(c, p) for c in source.collections for p in c.partitions if "'" in p.name]
+        key = {
+            "source": source.fingerprint(),
+            "collections": [[names[c.schema.name], [[p.name, p.rows] for p in c.partitions]] for c in source.collections],
+            "settings": [[s.metric, s.engine, s.index_params, s.index_file_size] for s in settings],
+            "catalog": self.options.catalog,
+            "idless": sorted(self.options.idless),
+        }
+        _claim(self.path, source, resume=resume)
+        with fileio.explained("create", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            ledger = self.path / LEDGER
+            key = json.loads(json.dumps(key))
+            self.ledger = Ledger.resume(ledger, key) if resume else Ledger.create(ledger, key)
+            if _PLAN not in self.ledger.done:
+                self.ledger.add(_PLAN, {"created_on": create.microseconds()})
+            created_on = int(self.ledger.done[_PLAN]["created_on"])
+            self._tables = list(self._plan(source.collections, settings, names, created_on))
+            if self.options.catalog == "mysql":
+                create.check_mysql(t.row for t in self._tables)
+            for table in self._tables:
+                (self._db / TABLES / table.row.table_id).mkdir(parents=True, exist_ok=True)
+            return [task for table in self._tables for task in self._tasks(table)]
+
+    @property
+    def _db(self) -> Path:
+        finished = self.path / DB
+        return finished if finished.is_dir() else self.path / UNFINISHED
+
+    def _plan(
+        self, collections: Sequence[SourceCollection], settings: Sequence[Settings], names: Mapping[str, str], created_on: int
+    ) -> Iterator[_Table]:
+        numbers = Numbers(created_on)
+        row_id = 0
+        for collection, chosen in zip(collections, settings, strict=True):
+            schema = collection.schema
+            name = names[schema.name]
+            idless = schema.name in self.options.idless
+            flag = 0 if not collection.rows else FLAG_AUTO_ID if schema.auto_id or idless else FLAG_USER_ID
+            if not collection.rows and schema.auto_id is not None:
+                flag = FLAG_AUTO_ID if schema.auto_id else FLAG_USER_ID
+            next_id = created_on * _STEP
+            by_name = {p.name: p for p in collection.partitions}
+            own = by_name.pop(DEFAULT_PARTITION, SourcePartition(DEFAULT_PARTITION, ()))
+            for partition in (own, *by_name.values()):
+                row_id += 1
+                root = partition is own
+                row = TableRow(
+                    id=row_id,
+                    table_id=name if root else numbers.take(),
+                    state=0,
+                    dimension=schema.dimension,
+                    created_on=created_on + row_id,
+                    flag=flag if root else 0,
+                    index_file_size=chosen.index_file_size,
+                    engine_type=chosen.engine,
+                    index_params=chosen.index_params,
+                    metric_type=chosen.metric,
+                    owner_table="" if root else name,
+                    partition_tag="" if root else partition.name,
+                    version=create.VERSION,
+                    flush_lsn=0,
+                )
+                segments = [
+                    _Segment(number := numbers.take(), f"{row_id}:{number}", tuple(group), sum(s.rows for s in group))
+                    for group in cut(partition.pieces, 1, _rows_per_segment(chosen.index_file_size, schema.row_bytes))
+                ]
+                yield _Table(row, tuple(segments), schema.row_bytes, next_id if idless else None)
+                next_id += partition.rows
+
+    def _tasks(self, table: _Table) -> Iterator[Task]:
+        next_id = table.first_id
+        for segment in table.segments:
+            folder = self._db / TABLES / table.row.table_id / segment.id
+            nbytes = segment.rows * (table.row_bytes + ID.itemsize)
+            yield WriteSegment(segment.task_id, str(folder), segment.id, segment.rows, nbytes, segment.slices, next_id)
+            if next_id is not None:
+                next_id += segment.rows
+
+    def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
+        """Writes the catalog and the configuration, and gives the store its name."""
+        assert self.ledger is not None
+        notes = list(self._notes)
+        mysql = self.options.catalog == "mysql"
+        with fileio.explained("finish", self.path):
+            db = self._db
+            for table in self._tables:
+                fileio.sync_folder(db / TABLES / table.row.table_id)
+            (db / TABLES).mkdir(parents=True, exist_ok=True)
+            fileio.sync_folder(db / TABLES)
+            files = list(self._files(results))
+            rows = [t.row for t in self._tables]
+            if mysql:
+                self._replace(self.path / MYSQL_CATALOG, lambda p: create.write_mysql(p, rows, files))
+            else:
+                self._replace(db / META, lambda p: create.write_sqlite(p, rows, files))
+            for folder in (WAL, "logs"):
+                (self.path / folder).mkdir(exist_ok=True)
+            fileio.write_text(self.path / CONFIG, create.server_config(self._server_root(notes), mysql=mysql))
+            if db.name == UNFINISHED:
+                db.rename(self.path / DB)
+            fileio.sync_folder(self.path)
+            self.ledger.close()
+            (self.path / LEDGER).unlink()
+        if mysql:
+            text = f"the catalog is {self.path / MYSQL_CATALOG}: load it into an empty database and name that in {CONFIG}"
+            notes.append(Finding(Severity.INFO, "catalog-sql", str(self.path), text))
+        return notes
+
+    def _files(self, results: Mapping[str, Result]) -> Iterator[FileRow]:
+        number = 0
+        for table in self._tables:
+            for segment in table.segments:
+                number += 1
+                created_on = int(segment.id) // _STEP
+                yield FileRow(
+                    id=number,
+                    table_id=table.row.table_id,
+                    segment_id=segment.id,
+                    engine_type=table.row.engine_type,
+                    file_id=segment.id,
+                    file_type=create.file_type_for(table.row.engine_type, segment.rows),
+                    file_size=int(results[segment.task_id]["file_size"]),
+                    row_count=segment.rows,
+                    updated_time=created_on,
+                    created_on=created_on,
+                    date=create.date_of(created_on),
+                    flush_lsn=0,
+                )
+
+    def _server_root(self, notes: list[Finding]) -> str:
+        root = self.options.server_root or str(self.path)
+        if create.is_server_path(root):
+            return root
+        text = (
+            f"a server 1.1.1 takes no path like {root} (only letters, digits, _ and single -); {CONFIG} names /var/lib/milvus: "
+            "move or mount the store there, or name its place"
+        )
+        notes.append(Finding(Severity.INFO, "server-path", str(self.path / CONFIG), text))
+        return "/var/lib/milvus"
+
+    @staticmethod
+    def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+        part = path.with_name(path.name + ".part")
+        part.unlink(missing_ok=True)
+        write(part)
+        fileio.publish(part, path)
+
+
+def _quote(collection: SourceCollection, partition: SourcePartition) -> Finding:
+    text = (
+        "the tag holds a quote: the rows are there and are found by a search of all partitions, but a server 1.1.1 cannot "
+        "address this partition with SQLite (it can with MySQL)"
+    )
+    where = f"{collection.schema.name}/{fileio.printable(partition.name)}"
+    return Finding(Severity.WARNING, "tag-quote", where, text, partition.rows)
+
+
+def _rows_per_segment(index_file_size: int, row_bytes: int) -> int:
+    """As many rows as reach `index_file_size`: a server merges what is smaller, so one row less would be written again."""
+    return min(-(-index_file_size // (row_bytes + ID.itemsize)), _MAX_ROWS)
+
+
+def _claim(path: Path, source: Source, *, resume: bool) -> None:
+    """Makes sure that nothing is at `path` yet but, when resuming, our own unfinished work. Raises UsageError."""
+    place = source.describe().get("path")
+    if place is not None:
+        real, there = Path(os.path.realpath(path)), Path(os.path.realpath(str(place)))
+        if real == there or there in real.parents:
+            raise UsageError(f"{path}: lies inside the source {place}, which is never written to; choose another place")
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: expected a folder for the new store, found a file")
+    try:
+        names = set(os.listdir(path)) if path.exists() else set()
+    except PermissionError as e:
+        raise TargetError(f"{path}: no permission to look into this folder") from e
+    if not names or (resume and LEDGER in names):
+        return
+    if LEDGER in names:
+        raise UsageError(f"{path}: holds an unfinished new store; go on with --resume, or remove the folder")
+    if DB in names or META in names or TABLES in names:
+        raise UsageError(f"{path}: holds a store already, and none is ever written into; choose an empty or new folder")
+    raise UsageError(f"{path}: the folder is not empty; a new store wants an empty or new one")

@@ -1,0 +1,139 @@
+"""What a server 1.1.1 accepts as names and settings, and what a source's are there (FORMAT §2.5, §11)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import UsageError
+from ..fileio import printable
+from ..milvus1.create import no_index_for
+from ..milvus1.layout import INDEX_NAMES, MAX_DIMENSION, EngineType, MetricType
+from ..model import DEFAULT_PARTITION, Finding, Schema, Severity, SourceCollection, VectorType
+
+MB = 1 << 20
+DEFAULT_INDEX_FILE_SIZE = 1024 * MB
+MAX_INDEX_FILE_SIZE = 131072 * MB
+MAX_PARTITIONS = 4096
+BLANKS = " \n\r\t"
+"""What the server trims from both ends of a tag."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+_ENGINES = {name: engine for engine, name in INDEX_NAMES.items()}
+_REQUIRED = {
+    EngineType.FAISS_IVFFLAT: ("nlist",),
+    EngineType.FAISS_IVFSQ8: ("nlist",),
+    EngineType.FAISS_IVFSQ8H: ("nlist",),
+    EngineType.FAISS_PQ: ("nlist", "m"),
+    EngineType.NSG_MIX: ("search_length", "out_degree", "candidate_pool_size", "knng"),
+    EngineType.FAISS_BIN_IVFFLAT: ("nlist",),
+    EngineType.HNSW: ("M", "efConstruction"),
+    EngineType.ANNOY: ("n_trees",),
+}
+_FOR_BINARY = (EngineType.FAISS_BIN_IDMAP, EngineType.FAISS_BIN_IVFFLAT)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A collection's settings as the catalog and the service of 1.x spell them. `index_file_size` is in bytes."""
+
+    metric: MetricType
+    engine: EngineType
+    index_params: str
+    index_file_size: int
+    findings: tuple[Finding, ...]
+
+
+def settings_of(schema: Schema, metric: str | None = None, index_file_size: int | None = None) -> Settings:
+    """What becomes of a collection's settings. `metric` is for sources that name none.
+
+    Raises UsageError for a dimension or a metric that 1.x does not have.
+    """
+    notes: list[Finding] = []
+    where = printable(schema.name)
+
+    def note(code: str, message: str, severity: Severity = Severity.INFO) -> None:
+        notes.append(Finding(severity, code, where, message))
+
+    binary = schema.vector_type is VectorType.BINARY
+    if not 1 <= schema.dimension <= MAX_DIMENSION or (binary and schema.dimension % 8):
+        more = ", a multiple of 8 for binary vectors" if binary else ""
+        raise UsageError(f"{where}: dimension {schema.dimension}; Milvus 1.x takes 1..{MAX_DIMENSION}{more}")
+    name = schema.metric_type or metric
+    if name is None:
+        name = "HAMMING" if binary else "L2"
+        note("metric-assumed", f"the source names no metric; {name} is taken. Another one: --metric")
+    if name not in MetricType.__members__:
+        known = ", ".join(MetricType.__members__)
+        raise UsageError(f"{where}: metric {printable(name)} is none of Milvus 1.x ({known}); name one with --metric")
+    chosen = MetricType[name]
+    if (chosen >= MetricType.HAMMING) != binary:
+        raise UsageError(f"{where}: metric {name} does not go with {schema.vector_type.value} vectors; name one with --metric")
+    engine = _engine(schema, chosen, note)
+    size = schema.index_file_size or index_file_size or DEFAULT_INDEX_FILE_SIZE
+    if not MB <= size <= MAX_INDEX_FILE_SIZE:
+        note("index-file-size", f"an index_file_size of {size} bytes is outside 1..131072 MB; 1024 MB is taken")
+        size = DEFAULT_INDEX_FILE_SIZE
+    if schema.attributes:
+        names = ", ".join(printable(a.name) for a in schema.attributes)
+        note("attributes-left-out", f"Milvus 1.1 keeps no attributes; these stay behind: {names}", Severity.WARNING)
+    plain = engine == no_index_for(chosen)
+    params = "{}" if plain else json.dumps(dict(schema.index.params), separators=(",", ":"))
+    return Settings(chosen, engine, params, size, tuple(notes))
+
+
+def _engine(schema: Schema, metric: MetricType, note: Callable[[str, str], None]) -> EngineType:
+    plain = no_index_for(metric)
+    name = schema.index.type
+    engine = _ENGINES.get(name)
+    if engine is None or engine is EngineType.INVALID:
+        note("index-unknown", f"Milvus 1.x has no index {printable(name)}; the collection gets none (FLAT)")
+        return plain
+    if engine in (EngineType.FAISS_IDMAP, EngineType.FAISS_BIN_IDMAP):
+        return plain
+    if (engine in _FOR_BINARY) != (metric >= MetricType.HAMMING) or (
+        engine is EngineType.FAISS_BIN_IVFFLAT and metric in (MetricType.SUBSTRUCTURE, MetricType.SUPERSTRUCTURE)
+    ):
+        note("index-unfit", f"an index {name} does not go with metric {metric.name}; the collection gets none (FLAT)")
+        return plain
+    missing = [p for p in _REQUIRED.get(engine, ()) if p not in schema.index.params]
+    if missing:
+        note("index-incomplete", f"the index {name} lacks {', '.join(missing)}; the collection gets none (FLAT)")
+        return plain
+    return engine
+
+
+def check_names(collections: Sequence[SourceCollection], rename: Mapping[str, str]) -> dict[str, str]:
+    """Source collection -> its name in 1.x, after renaming. Raises UsageError that lists all names a server refuses (§11.3)."""
+    names: dict[str, str] = {}
+    wrong: list[str] = []
+    for collection in collections:
+        old = collection.schema.name
+        new = names[old] = rename.get(old, old)
+        if not _NAME.fullmatch(new):
+            wrong.append(
+                f"collection {printable(new)!r}: letters, digits and _ only, not first a digit, at most 255 (--rename)"
+            )
+        if len(collection.partitions) > MAX_PARTITIONS:
+            wrong.append(f"collection {new!r}: {len(collection.partitions)} partitions, at most {MAX_PARTITIONS}")
+        wrong += [
+            f"partition {printable(p.name)!r} of {new!r}: {r}" for p in collection.partitions if (r := _tag_fault(p.name))
+        ]
+    for name in {n for n in names.values() if list(names.values()).count(n) > 1}:
+        wrong.append(f"collection {name!r}: the name of two")
+    if wrong:
+        raise UsageError("Milvus 1.x takes no such names:\n  " + "\n  ".join(wrong))
+    return names
+
+
+def _tag_fault(tag: str) -> str | None:
+    size = len(tag.encode("utf-8", "surrogateescape"))
+    if tag == DEFAULT_PARTITION:
+        return None
+    if tag.strip(BLANKS) != tag:
+        return "the server cuts blanks off both ends"
+    if not 1 <= size <= 255:
+        return f"{size} bytes, expected 1..255"
+    return None
