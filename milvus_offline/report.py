@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .fileio import printable
-from .milvus1.salvage import KINDS, survey
-from .milvus1.store import Store
-from .model import Finding, Severity
+from .model import Finding, Severity, Source
 from .targets.hdf5 import describe_schema
+
+if TYPE_CHECKING:
+    from .milvus1.store import Store
 
 WIDTH = 100
 
 
 def inspect_document(store: Store) -> dict[str, Any]:
     """The document of `inspect --json` (a contract, see docs/commands.md)."""
+    from .milvus1.salvage import survey
+
     log, replay = store.log, store.replay
     return {
         "format": "milvus-offline-inspect",
@@ -74,6 +77,39 @@ def inspect_document(store: Store) -> dict[str, Any]:
     }
 
 
+def source_document(source: Source) -> dict[str, Any]:
+    """The document of `inspect --json` for a source that is no store: an export, HDF5 files, a Faiss index."""
+    collections = []
+    for c in source.collections:
+        row_bytes = c.schema.row_bytes + 8
+        partitions = [
+            {"name": p.name, "rows": p.rows, "deleted": 0, "wal_rows": 0, "bytes": p.rows * row_bytes, "segments": []}
+            for p in c.partitions
+        ]
+        counts = {"rows": c.rows, "deleted": 0, "wal_rows": 0, "bytes": c.rows * row_bytes}
+        collections.append({**describe_schema(c.schema), **counts, "partitions": partitions})
+    rows, nbytes = (sum(c[key] for c in collections) for key in ("rows", "bytes"))
+    about = source.describe()
+    return {
+        "format": "milvus-offline-inspect",
+        "version": 1,
+        "store": {"path": about.get("path"), "kind": source.kind, "version": None, "catalog": None, "wal": None},
+        "collections": collections,
+        "totals": {
+            "collections": len(collections),
+            "partitions": sum(len(c.partitions) for c in source.collections),
+            "segments": 0,
+            "rows": rows,
+            "deleted": 0,
+            "wal_rows": 0,
+            "bytes": nbytes,
+            "export_bytes": nbytes,
+        },
+        "salvage": {},
+        "findings": [f.to_json() for f in source.findings],
+    }
+
+
 def size(nbytes: float) -> str:
     """Bytes for a person: `1.4 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -86,16 +122,11 @@ def size(nbytes: float) -> str:
 def inspect_text(document: Mapping[str, Any]) -> str:
     """The same document for a person, in at most 100 columns."""
     store, totals = document["store"], document["totals"]
-    lines = [f"Store      {printable(store['path'])}"]
-    lines.append(f"Written by Milvus {store['version'] or '(unknown version)'}")
-    lines.append(f"Catalog    {printable(store['catalog'])}")
-    wal = store["wal"]
-    lines.append(
-        f"WAL        {printable(wal['path'])}: {_count(wal['files'], 'file')}, {size(wal['bytes'])}, "
-        f"{_count(wal['rows'], 'unflushed row')}"
-        if wal
-        else "WAL        none found"
-    )
+    if "kind" in store:
+        names = {"faiss": "Faiss index", "export": "Export", "hdf5": "HDF5 files"}
+        lines = [f"{names.get(store['kind'], store['kind']):<11}{printable(store['path'])}"]
+    else:
+        lines = _store_lines(store)
     for collection in document["collections"]:
         lines += ["", *_collection_lines(collection)]
     lines += [
@@ -106,10 +137,26 @@ def inspect_text(document: Mapping[str, Any]) -> str:
         + (f", {totals['wal_rows']:,} of them from the write-ahead log" if totals["wal_rows"] else ""),
     ]
     if document["salvage"]:
+        from .milvus1.salvage import KINDS
+
         lines += ["", "Not live, but still there (export --salvage KIND brings them, apart from the live rows):"]
         lines += [_fold(f"  {k:<14} {n:>12,} rows  {KINDS[k]}", 34) for k, n in document["salvage"].items()]
     lines += ["", *finding_lines(document["findings"])]
     return "\n".join(lines)
+
+
+def _store_lines(store: Mapping[str, Any]) -> list[str]:
+    wal = store["wal"]
+    log = "none found"
+    if wal:
+        held = f"{_count(wal['files'], 'file')}, {size(wal['bytes'])}, {_count(wal['rows'], 'unflushed row')}"
+        log = f"{printable(wal['path'])}: {held}"
+    return [
+        f"Store      {printable(store['path'])}",
+        f"Written by Milvus {store['version'] or '(unknown version)'}",
+        f"Catalog    {printable(store['catalog'])}",
+        f"WAL        {log}",
+    ]
 
 
 def _collection_lines(c: Mapping[str, Any]) -> list[str]:
@@ -147,10 +194,13 @@ def _count(n: int, noun: str) -> str:
 def _fold(line: str, indent: int) -> str:
     import textwrap
 
-    return "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent=" " * indent, drop_whitespace=True)) or line
+    return (
+        "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent=" " * indent, drop_whitespace=True, break_on_hyphens=False))
+        or line
+    )
 
 
-_MARKS = {Severity.ERROR.value: "LOST", Severity.WARNING.value: "note", Severity.INFO.value: "info"}
+_MARKS = {Severity.ERROR.value: "ERROR", Severity.WARNING.value: "WARN ", Severity.INFO.value: "info "}
 _SHOWN = 20
 
 
@@ -159,7 +209,7 @@ def finding_lines(findings: Iterable[Mapping[str, Any]], *, limit: int = _SHOWN)
     order = [s.value for s in (Severity.ERROR, Severity.WARNING, Severity.INFO)]
     entries = sorted(findings, key=lambda f: order.index(f["severity"]))
     if not entries:
-        return ["No findings: the store is healthy."]
+        return ["No findings: all is well."]
     lines = ["Findings:"]
     shown: dict[str, int] = {}
     for f in entries:

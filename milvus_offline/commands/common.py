@@ -54,6 +54,14 @@ store_options = _chain(
     ),
 )
 
+faiss_options = _chain(
+    click.option(
+        "--first-id", type=int, metavar="N", help="Faiss: the id of the first row, where the index has no ids. [default: 0]"
+    ),
+    click.option("--lossy", is_flag=True, help="Faiss: also read kinds that hold approximate vectors only (PQ, SQ8, ...)."),
+    click.option("--follow-ondisk", is_flag=True, help="Faiss: follow inverted lists to a file outside of the index's folder."),
+)
+
 selection_options = _chain(
     click.option("-c", "--collection", metavar="NAME", multiple=True, help="Only this collection; a glob is fine; repeatable."),
     click.option("-p", "--partition", metavar="TAG", multiple=True, help="Only this partition; a glob is fine; repeatable."),
@@ -85,6 +93,15 @@ def store_arguments(
 
         result["without_catalog"] = Assumptions.parse(partition_map, assume)
     return result
+
+
+def faiss_arguments(kind: str, ids_file: str | None, first_id: int | None, lossy: bool, follow_ondisk: bool) -> dict[str, Any]:
+    """Keyword arguments of open_faiss from the options. Raises UsageError when the source is no Faiss index."""
+    given = {"--ids": ids_file, "--first-id": first_id, "--lossy": lossy or None, "--follow-ondisk": follow_ondisk or None}
+    used = [name for name, value in given.items() if value is not None]
+    if used and kind != "faiss":
+        raise UsageError(f"{used[0]} only goes with a Faiss index")
+    return {"ids_file": ids_file, "first_id": first_id or 0, "lossy": lossy, "follow_ondisk": follow_ondisk}
 
 
 def selection(collection: tuple[str, ...], partition: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -19,19 +20,28 @@ def command(path: str, html: str | None, as_json: bool, quiet: bool, verbose: in
 
     STORE is the Milvus root, its db/ folder, or a folder above it; or a Faiss index file.
     """
-    from ..report import inspect_document, inspect_text, needs_attention
+    from ..errors import UsageError
+    from ..report import inspect_document, inspect_text, needs_attention, source_document
+    from ..sources import kind_of, open_source
 
     set_up_log(verbose)
-    from ..milvus1.store import open_store
+    arguments = store_arguments(**store)
+    if os.path.exists(path) and (kind := kind_of(path)) != "milvus1":
+        source = open_source(path)
+        document, findings = source_document(source), source.findings
+        if html:
+            raise UsageError(f"--html describes a store, {path} is of kind {kind}")
+    else:
+        from ..milvus1.store import open_store
 
-    opened = open_store(path, **store_arguments(**store))
-    document = inspect_document(opened)
+        opened = open_store(path, **arguments)
+        document, findings = inspect_document(opened), opened.findings
     if html:
         from ..html import write_html
 
-        write_html(html, document, opened.path)
+        write_html(html, document)
     if as_json:
         print_json(document)
     elif not quiet:
         click.echo(inspect_text(document))
-    return 3 if needs_attention(opened.findings) else 0
+    return 3 if needs_attention(findings) else 0

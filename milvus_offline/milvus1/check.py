@@ -15,6 +15,7 @@ from .bloom import BloomFilter, read_filter
 from .catalog import Catalog, FileRow, version_key
 from .indexfile import check as check_index
 from .layout import BLOOM_FILTER, FileType
+from .legacy import LegacyRawFile
 from .live import Disk
 from .restored import RestoredSegment
 from .segment import Segment
@@ -48,6 +49,11 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
         by_segment.setdefault((row.table_id, row.segment_id), []).append(row)
     segments = rows = nbytes = indexes = 0
     for partition, segment, table_id in _segments(store):
+        if isinstance(segment, LegacyRawFile):
+            rows += _read_rows(partition, segment, notes, advance)
+            segments += 1
+            nbytes += segment.bytes
+            continue
         catalog_rows = by_segment.get((table_id, segment.id), [])
         _compare_sizes(store.catalog, segment, table_id, catalog_rows, notes)
         if not _sampled(segment.id, sample):
@@ -71,7 +77,7 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
     return Checked(segments, rows, nbytes, indexes, records), notes
 
 
-def _segments(store: Store) -> Iterator[tuple[Partition, Segment, str]]:
+def _segments(store: Store) -> Iterator[tuple[Partition, Segment | LegacyRawFile, str]]:
     for collection, live in zip(store.collections, store.selection.collections, strict=True):
         tables = {p.tag: p.table.table_id for p in live.partitions}
         for partition in collection.partitions:
@@ -112,16 +118,16 @@ def _compare_sizes(catalog: Catalog, segment: Segment, table_id: str, rows: list
         )
 
 
-def _read_rows(partition: Partition, segment: Segment, notes: list[Finding], advance: Advance | None) -> int:
+def _read_rows(partition: Partition, segment: Segment | LegacyRawFile, notes: list[Finding], advance: Advance | None) -> int:
     where = f"{partition.schema.name}/{partition.name}/{segment.id}"
-    bloom = _bloom(segment, where, notes)
+    bloom = _bloom(segment, where, notes) if isinstance(segment, Segment) else None
     rows = absent = strange = 0
     try:
         for batch in segment.batches():
             rows += len(batch.ids)
             if bloom is not None:
                 absent += int((~bloom.contains(batch.ids)).sum())
-            strange += _not_finite(batch, segment)
+            strange += _not_finite(batch, partition)
             if advance is not None:
                 advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
     except (DamageError, OSError) as e:
@@ -135,7 +141,7 @@ def _read_rows(partition: Partition, segment: Segment, notes: list[Finding], adv
                 Severity.ERROR,
                 "bloom-misses",
                 where,
-                "live ids are not in the segment's bloom filter: ids or filter are damaged. A 1.x server cannot find or delete these",
+                "live ids are not in the bloom filter: ids or filter are damaged; no server can find or delete these",
                 absent,
             )
         )
@@ -174,8 +180,8 @@ def _bloom(segment: Segment, where: str, notes: list[Finding]) -> BloomFilter | 
         return None
 
 
-def _not_finite(batch: Batch, segment: Segment) -> int:
-    if segment.schema.vector_type is VectorType.BINARY:
+def _not_finite(batch: Batch, partition: Partition) -> int:
+    if partition.schema.vector_type is VectorType.BINARY:
         return 0
     with np.errstate(invalid="ignore", over="ignore"):
         if np.isfinite(batch.vectors.sum()):  # cheap: one strange value spoils the sum

@@ -37,19 +37,32 @@ class LegacyRawFile:
     id: str
     path: str
     dimension: int
-    stored: StoredVectors
+    vectors: StoredVectors
+    state: str = "RAW"
+    deleted: int = 0
+    """Nothing is deleted by id in these versions."""
 
     @property
     def rows(self) -> int:
-        return self.stored.rows
+        return self.vectors.rows
 
     @property
     def lost(self) -> int:
-        return self.stored.lost
+        return self.vectors.lost
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of vectors and ids."""
+        return self.rows * (self.vectors.row_bytes + 8)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that its rows are read from."""
+        return (self.path,)
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """All rows with the user's ids in file order. Raises DamageError."""
-        for ids, vectors in self.stored.batches(max_bytes, start):
+        for ids, vectors in self.vectors.batches(max_bytes, start):
             yield Batch(ids, vectors)
 
 

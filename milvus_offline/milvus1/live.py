@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import DamageError
 from ..model import DEFAULT_PARTITION, Finding, Schema, Severity
-from .catalog import Catalog, FileRow, TableRow
+from .catalog import Catalog, FileRow, Generation, TableRow
 from .layout import TABLES, FileType
 from .rows import Hashes, contains, hashes_of
 from .segment import Folder, Segment, list_folder, open_segment
@@ -128,7 +128,10 @@ def select(catalog: Catalog, disk: Disk) -> Selection:
         tables += [(t.partition_tag, t) for t in alive if t.owner_table == owner.table_id]
         partitions = []
         for tag, table in tables:
-            choices = _select_table(table, files[table.table_id], disk, findings, leftovers)
+            if catalog.generation is Generation.DATED:
+                choices = _select_dated(table, files[table.table_id], leftovers)
+            else:
+                choices = _select_table(table, files[table.table_id], disk, findings, leftovers)
             partitions.append(LivePartition(tag, table, tuple(choices)))
         collections.append(LiveCollection(owner, tuple(partitions)))
     for table in alive:
@@ -142,7 +145,8 @@ def select(catalog: Catalog, disk: Disk) -> Selection:
                     "the partition's collection was dropped; a crash left the partition in the catalog. It counts as dropped",
                 )
             )
-    _find_orphans(catalog, disk, leftovers)
+    if catalog.generation is Generation.SEGMENTED:
+        _find_orphans(catalog, disk, leftovers)
     return Selection(
         collections=collections,
         leftovers=leftovers,
@@ -177,6 +181,17 @@ def _select_table(
         if choice_or_none:
             choices.append(choice_or_none)
     return sorted(choices, key=lambda c: c.row.id)
+
+
+def _select_dated(table: TableRow, rows: Iterable[FileRow], leftovers: list[Leftover]) -> list[Choice]:
+    """0.5 and 0.6 have no segments: raw files of types 1, 2 and 7 are live, index files repeat their rows (§8)."""
+    choices = []
+    for row in rows:
+        if row.file_type in _RAW_TYPES:
+            choices.append(Choice(table.table_id, row.file_id, FileType(row.file_type).name, row))
+        elif row.file_type == FileType.TO_DELETE:
+            leftovers.append(Leftover("to-delete", table.table_id, row.file_id, "the server had put it aside for deletion"))
+    return choices
 
 
 def _select_segment(

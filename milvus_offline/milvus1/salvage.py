@@ -120,7 +120,7 @@ def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], list[Fi
     if "deleted" in wanted:
         for collection_ in store.collections:
             for part in collection_.partitions:
-                pieces = [DeletedRows(s) for s in part.segments if s.deleted]
+                pieces = [DeletedRows(s) for s in part.segments if isinstance(s, Segment) and s.deleted]
                 if pieces:
                     result.append(
                         Salvaged("deleted", collection_.schema, part.name, pieces, "deleted, not yet removed from disk")

@@ -131,6 +131,11 @@ class Segment:
         return self.stored - self.deleted - self.lost_live
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that its rows are read from."""
+        return (self.raw_path, self.ids_path, *((self.deleted_path,) if self.deleted_path else ()))
+
+    @property
     def vectors(self) -> Array:
         """All stored vectors, deleted ones too: a read-only memory map, float32 [stored, d] or uint8 [stored, d/8] (§4.1)."""
         return _map(self.raw_path, self.schema.dtype, (self.stored, self.schema.width))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,10 +23,13 @@ from .catalog import Catalog, Generation, TableRow
 from .layout import ID, FileType
 from .live import Choice, Disk, LiveCollection, Selection, drop_contained, resolve_half_steps, select
 from .location import Location, locate
-from .nocatalog import Assumptions, infer_catalog
 from .replay import Replay, Replayer
 from .segment import Segment, attribute_schema, list_folder, open_segment
 from .wal import Log, LogRows, open_log
+
+if TYPE_CHECKING:
+    from .legacy import LegacyRawFile
+    from .nocatalog import Assumptions
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Partition:
 
     name: str
     schema: Schema
-    segments: tuple[Segment, ...]
+    segments: tuple[Segment | LegacyRawFile, ...]
     log: LogRows | None = None
 
     @property
@@ -175,8 +178,8 @@ class Store(Mapping[str, Collection]):
             for partition in collection.partitions:
                 digest.update(f"{partition.name!r} {partition.rows}".encode("utf-8", "surrogateescape"))
                 for segment in partition.segments:
-                    digest.update(f"{segment.id} {segment.stored} {segment.deleted}".encode())
-                    for path in (segment.raw_path, segment.ids_path):
+                    digest.update(f"{segment.id} {segment.rows} {segment.deleted}".encode())
+                    for path in segment.paths:
                         status = os.stat(path)
                         digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
                 if partition.log:
@@ -209,13 +212,13 @@ def open_store(
     if without_catalog is not None:
         if catalog is not None:
             raise UsageError("a catalog and reading without one contradict each other")
+        from .nocatalog import infer_catalog
+
         known = infer_catalog(location, without_catalog)
     else:
         known = load_catalog(location, catalog)
     findings = [*location.findings, *known.findings]
     known = _repair_tags(known, findings)
-    if known.generation is Generation.DATED:
-        raise StoreError(f"{location.root}: this store was written by Milvus 0.5 or 0.6; reading those is not built yet")
     if _is_running(location):
         findings.append(
             Finding(
@@ -229,13 +232,16 @@ def open_store(
     selection = select(known, disk)
     findings += selection.findings
     schemas = {c.table.table_id: _schema(c.table, known) for c in selection.collections}
+    if known.generation is Generation.DATED:
+        collections = tuple(_open_dated(c, schemas[c.table.table_id], location.roots, findings) for c in selection.collections)
+        return Store(location.root, location, known, collections, tuple(findings), selection)
     segments = {
         p.table.table_id: _open_segments(c, p.table, p.choices, schemas[c.table.table_id], known, selection, disk, findings)
         for c in selection.collections
         for p in c.partitions
     }
     log, replay = _read_log(location, known, selection, schemas, segments, replay_wal, findings)
-    collections = []
+    opened = []
     for c in selection.collections:
         schema = schemas[c.table.table_id]
         partitions: dict[str, Partition] = {}
@@ -256,8 +262,8 @@ def open_store(
                 first = partitions[p.tag]
                 partition = replace(first, segments=first.segments + partition.segments, log=first.log or partition.log)
             partitions[p.tag] = partition
-        collections.append(Collection(schema, tuple(partitions.values())))
-    return Store(location.root, location, known, tuple(collections), tuple(findings), selection, log, replay)
+        opened.append(Collection(schema, tuple(partitions.values())))
+    return Store(location.root, location, known, tuple(opened), tuple(findings), selection, log, replay)
 
 
 def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Catalog:
@@ -372,6 +378,35 @@ def _open_segments(
         taken = {s.id for s in segments}
         selection.leftovers[:] = [x for x in selection.leftovers if x.table_id != table.table_id or x.segment_id not in taken]
     return segments
+
+
+def _open_dated(c: LiveCollection, schema: Schema, roots: Sequence[Path], findings: list[Finding]) -> Collection:
+    """A collection of 0.5 or 0.6: raw files instead of segments (§8)."""
+    from .legacy import open_raw_file, raw_file_path
+
+    partitions = []
+    for p in c.partitions:
+        pieces = []
+        for choice in p.choices:
+            where = f"{choice.table_id}/{choice.row.date}/{choice.row.file_id}"
+            path = raw_file_path(roots, choice.table_id, choice.row.date, choice.row.file_id)
+            hint = choice.row.row_count if 0 <= choice.row.row_count < 1 << 31 else None
+            try:
+                if path is None:
+                    raise DamageError(where, "the catalog lists this raw file, but it is not there; its rows are lost")
+                raw = open_raw_file(path, file_id=choice.row.file_id, dimension=schema.dimension, partial=True)
+            except (DamageError, UsageError, OSError) as e:
+                findings.append(
+                    Finding(Severity.ERROR, "segment-missing" if path is None else "segment-unreadable", where, str(e), hint)
+                )
+                continue
+            if raw.lost:
+                findings.append(
+                    Finding(Severity.ERROR, "rows-lost", where, "the file is cut; the rows at its end are lost", raw.lost)
+                )
+            pieces.append(replace(raw, state=choice.state))
+        partitions.append(Partition(p.tag, schema, tuple(pieces)))
+    return Collection(schema, tuple(partitions))
 
 
 def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: list[Finding]) -> Segment | None:
