@@ -6,10 +6,12 @@ same list can be run again after a crash, here, in a pool of processes, or on a 
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .ledger import Ledger
@@ -97,11 +99,10 @@ def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress) -
         for task in todo:
             yield task.id, task.run(progress.advance)
         return
-    counter = _Counter()
-    pool: Executor = ProcessPoolExecutor(jobs) if processes else ThreadPoolExecutor(jobs)
+    counter, pool = _processes(jobs) if processes else _threads(jobs)
 
     def submit(task: Task) -> Future[Result]:
-        return pool.submit(_run_silently, task) if processes else pool.submit(task.run, counter.advance)
+        return pool.submit(_run_in_process, task) if processes else pool.submit(task.run, counter.advance)
 
     waiting: dict[Future[Result], Task] = {}
     queue = list(reversed(todo))
@@ -114,43 +115,66 @@ def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress) -
             progress.advance(*counter.take())
             for future in finished:
                 task = waiting.pop(future)
-                result = future.result()
-                if processes:
-                    progress.advance(task.rows, task.bytes)
-                yield task.id, result
+                yield task.id, future.result()
         progress.advance(*counter.take())
     finally:
         counter.stop()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_silently(task: Task) -> Result:
-    return task.run(lambda rows, nbytes: None)
-
-
 class _Counter:
-    """Collects progress of several threads, and tells them to stop."""
+    """Collects the progress of several workers, and tells them to stop; `rows`, `nbytes` and `stopped` may be shared memory."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._rows = self._bytes = 0
-        self._stopped = False
+    def __init__(self, lock: Any, rows: Any, nbytes: Any, stopped: Any) -> None:
+        self._lock, self._rows, self._bytes, self._stopped = lock, rows, nbytes, stopped
 
     def advance(self, rows: int, nbytes: int) -> None:
-        if self._stopped:
+        if self._stopped.is_set():
             raise Stopped
         with self._lock:
-            self._rows += rows
-            self._bytes += nbytes
+            self._rows.value += rows
+            self._bytes.value += nbytes
 
     def take(self) -> tuple[int, int]:
         with self._lock:
-            taken = self._rows, self._bytes
-            self._rows = self._bytes = 0
+            taken = self._rows.value, self._bytes.value
+            self._rows.value = self._bytes.value = 0
         return taken
 
     def stop(self) -> None:
-        self._stopped = True
+        self._stopped.set()
+
+
+@dataclass
+class _Number:
+    value: int = 0
+
+
+def _threads(jobs: int) -> tuple[_Counter, Executor]:
+    return _Counter(threading.Lock(), _Number(), _Number(), threading.Event()), ThreadPoolExecutor(jobs)
+
+
+def _processes(jobs: int) -> tuple[_Counter, Executor]:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    shared = multiprocessing.Lock(), multiprocessing.Value("q", lock=False), multiprocessing.Value("q", lock=False)
+    stopped = multiprocessing.Event()
+    return _Counter(*shared, stopped), ProcessPoolExecutor(jobs, initializer=_begin_process, initargs=(*shared, stopped))
+
+
+_counter_of_process: _Counter
+
+
+def _begin_process(*shared: Any) -> None:
+    """Ctrl-C reaches the whole process group; only the parent acts on it, and tells the workers by their counter."""
+    global _counter_of_process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _counter_of_process = _Counter(*shared)
+
+
+def _run_in_process(task: Task) -> Result:
+    return task.run(_counter_of_process.advance)
 
 
 class Clock:
