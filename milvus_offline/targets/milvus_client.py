@@ -402,9 +402,19 @@ class Client:
                 self.raw.delete(collection, ids=some, partition_name=partition or "")
 
     def rows(
-        self, layout: wire.Layout, collection: str, partition: str | None, ids: npt.NDArray[np.int64], id_field: str
+        self,
+        layout: wire.Layout,
+        collection: str,
+        partition: str | None,
+        ids: npt.NDArray[np.int64],
+        id_field: str,
+        *,
+        strong: bool = True,
     ) -> tuple[npt.NDArray[np.int64], Array]:
-        """Ids and vectors of those of `ids` that are there. The collection must be loaded."""
+        """Ids and vectors of those of `ids` that are there. The collection must be loaded.
+
+        Without `strong` the server does not wait for what was sent last, and answers at once.
+        """
         from pymilvus.exceptions import MilvusException
         from pymilvus.grpc_gen import milvus_pb2
 
@@ -412,7 +422,9 @@ class Client:
         fields = [id_field, layout.vector_field]
         partitions = [partition] if partition else []
         if self._channel is not None:
-            request = wire.query_request(collection, expression, fields, partitions, database=self.connection.database)
+            request = wire.query_request(
+                collection, expression, fields, partitions, database=self.connection.database, strong=strong
+            )
             call = self._channel().unary_unary(
                 wire.QUERY, request_serializer=None, response_deserializer=milvus_pb2.QueryResults.FromString
             )
@@ -423,7 +435,11 @@ class Client:
             return wire.rows_of(result, layout, id_field)
         with self._talking("read rows back"):
             found = self.raw.query(
-                collection, expression, output_fields=fields, partition_names=partitions or None, consistency_level="Strong"
+                collection,
+                expression,
+                output_fields=fields,
+                partition_names=partitions or None,
+                consistency_level="Strong" if strong else "Eventually",
             )
         return _columns(found, layout, id_field)
 

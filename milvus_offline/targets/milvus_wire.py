@@ -10,7 +10,7 @@ request with the generated classes; where either fails, the caller takes the pub
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,9 +192,9 @@ def query_request(
     partitions: list[str],
     *,
     database: str = "",
-    params: Mapping[str, str] | None = None,
+    strong: bool = True,
 ) -> bytes:
-    """A strongly consistent query."""
+    """A query by an expression; `strong` sees every row acknowledged before it, else what is there already."""
     from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
     request = milvus_pb2.QueryRequest(
@@ -203,8 +203,8 @@ def query_request(
         expr=expression,
         output_fields=fields,
         partition_names=partitions,
-        consistency_level=common_pb2.ConsistencyLevel.Strong,
-        query_params=[common_pb2.KeyValuePair(key=k, value=v) for k, v in (params or {}).items()],
+        consistency_level=common_pb2.ConsistencyLevel.Strong if strong else common_pb2.ConsistencyLevel.Eventually,
+        guarantee_timestamp=0 if strong else 1,
     )
     return bytes(request.SerializeToString())
 
