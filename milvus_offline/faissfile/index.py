@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import MilvusOfflineError
 from .cursor import Cursor, Extent
-from .lists import Lists, OnDisk, old_lists, old_runs, read_lists
+from .lists import Lists, OnDisk, bucket_runs, old_lists, old_runs, read_lists
 from .runs import ID_BYTES, Runs, single_run
 from .transform import Transform, read_transform
 
@@ -389,6 +389,16 @@ class _Parser:
     def multi_hash(self, kind: str, depth: int) -> Index:
         return self._over("IndexBinaryMultiHash", self.binary_header(), depth)
 
+    def binary_hash(self, kind: str, depth: int) -> Index:
+        """The rows lie in buckets: the ids of one, then its vectors."""
+        h = self.binary_header()
+        self.c.skip(8, "the parameters of a hash index")
+        buckets = self.c.u64("the number of buckets")
+        self.c.skip(4, "the bits of a bucket's size")
+        self.c.vector(1, "the hashes")
+        runs = bucket_runs(self.c, buckets, h.d // 8)
+        return Index(("IndexBinaryHash",), h.d, h.ntotal, h.metric, True, runs, "bits", own_ids=True)
+
     def _over(self, name: str, h: _Header, depth: int) -> Index:
         """An index whose rows are those of the storage that follows."""
         at = self.c.at
@@ -492,6 +502,7 @@ _READERS: dict[str, Callable[[_Parser, str, int], Index]] = {
     "IBxF": _Parser.binary_flat,
     "IBwF": _Parser.binary_ivf,
     "IBHm": _Parser.multi_hash,
+    "IBHh": _Parser.binary_hash,
     "IxPT": _Parser.pre_transform,
     "IxSQ": _Parser.sq,
     "IxHe": _Parser.lsh,

@@ -153,18 +153,33 @@ def old_lists(cursor: Cursor, nlist: int) -> list[Extent]:
     return [cursor.vector(ID_BYTES, "the ids of a list") for _ in range(nlist)]
 
 
+def bucket_runs(cursor: Cursor, buckets: int, code_size: int) -> Runs:
+    """The buckets of a binary hash index: for each its ids, then its codes."""
+    if buckets > min(cursor.left // 16, _MAX_OLD_LISTS):
+        raise cursor.damage(f"{buckets} buckets, {cursor.left} bytes are left")
+    found = []
+    for _ in range(buckets):
+        ids = cursor.vector(ID_BYTES, "the ids of a bucket")
+        codes = cursor.vector(1, "the vectors of a bucket")
+        if codes.count != ids.count * code_size:
+            raise cursor.damage(f"a bucket with {ids.count} ids and {codes.count} bytes of vectors", codes.at)
+        if ids.count:
+            found.append((codes.at, ids.count, ids.at))
+    table = np.array(found, np.int64).reshape(-1, 3)
+    return _runs(code_size, table[:, 0], table[:, 1], table[:, 2])
+
+
 def old_runs(cursor: Cursor, ids: list[Extent], code_size: int, itemsize: int) -> Runs:
     """The codes of each list in the oldest format, matched with their ids."""
-    rows, vectors_at, ids_at = [], [], []
+    found = []
     for mine in ids:
         codes = cursor.vector(itemsize, "the codes of a list")
         if codes.count * itemsize != mine.count * code_size:
             raise cursor.damage(f"a list with {mine.count} ids and {codes.count * itemsize} bytes of codes", codes.at)
         if mine.count:
-            rows.append(mine.count)
-            vectors_at.append(codes.at)
-            ids_at.append(mine.at)
-    return _runs(code_size, *(np.array(values, np.int64) for values in (vectors_at, rows, ids_at)))
+            found.append((codes.at, mine.count, mine.at))
+    table = np.array(found, np.int64).reshape(-1, 3)
+    return _runs(code_size, table[:, 0], table[:, 1], table[:, 2])
 
 
 def _runs(code_size: int, vectors_at: Int64s, rows: Int64s, ids_at: Int64s) -> Runs:
