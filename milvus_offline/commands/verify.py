@@ -27,7 +27,7 @@ class _Share(click.ParamType[float]):
 
 @click.command("verify")
 @click.argument("path", metavar="STORE|EXPORT")
-@click.option("--against", metavar="STORE", help="With an export: compare every id and vector with this store.")
+@click.option("--against", metavar="STORE", help="With an export: compare every id and vector with this store or other source.")
 @click.option("--sample", type=_Share(), default=1.0, metavar="SHARE", help="Read only this share of the segments, e.g. 5%.")
 @store_options
 @output_options
@@ -44,12 +44,12 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
     shown = progress(quiet or as_json)
     document: dict[str, Any] = {"format": "milvus-offline-verify", "version": 1, "path": str(Path(path).absolute())}
     if (Path(path) / "manifest.json").is_file():
-        from ..sources.milvus1 import open_store_source
+        from ..sources import SourceOptions, open_source
         from ..verify import check_export
 
         if sample != 1.0:
             raise UsageError("--sample goes with a store; an export is always read through")
-        source = open_store_source(against, **store_arguments(**store)) if against else None
+        source = open_source(against, SourceOptions(store=store_arguments(**store))) if against else None
         shown.start(0, 0, 0, 0)
         result = check_export(Path(path), against=source, advance=shown.advance)
         shown.close()
