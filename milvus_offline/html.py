@@ -48,6 +48,7 @@ def render(document: Mapping[str, Any]) -> str:
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>{_text(store['path'])}</title><style>{_STYLE}</style><h1>Milvus store {_text(store['path'])}</h1>",
         _table([], [[_text(k), f"<code>{_text(v)}</code>"] for k, v in about]),
+        *(f"<p>{_text(sentence)}" for sentence in document["story"]),
         "<h2>Findings</h2>",
         _findings(document["findings"]),
     ]

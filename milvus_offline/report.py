@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,56 @@ def inspect_document(store: Store) -> dict[str, Any]:
         },
         "salvage": {k: n for k, n in survey(store).items() if n},
         "findings": [f.to_json() for f in store.findings],
+        "story": story(store),
+        "next": next_steps(store),
     }
+
+
+def story(store: Store) -> list[str]:
+    """What happened to the store, in sentences for a person."""
+    from .milvus1.layout import FileType
+
+    types = Counter(row.file_type for row in store.catalog.files)
+    codes = Counter(f.code for f in store.findings)
+    killed = [
+        (types[FileType.NEW], "with rows in memory that were not yet written to segments"),
+        (types[FileType.NEW_MERGE], "while it was merging segments"),
+        (types[FileType.NEW_INDEX], "while it was building an index"),
+        (codes["flush-unrecorded"], "in the middle of a flush"),
+    ]
+    reasons = [text for count, text in killed if count]
+    lines = []
+    if reasons:
+        lines.append(f"The server was killed or crashed {', and '.join(reasons)}.")
+    wal_rows = sum(c.wal_rows for c in store.collections)
+    if wal_rows:
+        lines.append(f"{_count(wal_rows, 'acknowledged row')} stood in the write-ahead log only; an export brings them.")
+    damage = Counter(f.severity for f in store.findings)
+    lost = [f for f in store.findings if f.severity is Severity.ERROR]
+    if lost:
+        known = sum(f.rows or 0 for f in lost)
+        lines.append(
+            f"Something is damaged or missing, see the {_count(len(lost), 'finding')} marked ERROR"
+            + (f": {_count(known, 'row')} cannot be recovered." if known else ".")
+        )
+    if damage[Severity.WARNING]:
+        lines.append("Some state was repaired or ambiguous, see the findings marked WARN.")
+    return lines or ["Nothing points to a crash: the server was stopped with everything flushed."]
+
+
+def next_steps(store: Store) -> list[str]:
+    """The commands that a person would run next."""
+    import shlex
+
+    place = shlex.quote(str(store.path))
+    if store.catalog.kind == "none":
+        place += " --no-catalog"
+    elif store.catalog.kind == "dump" or (store.catalog.kind == "sqlite" and store.catalog.origin != str(store.location.meta)):
+        place += f" --catalog {shlex.quote(store.catalog.origin)}"
+    steps = [f"milvus-offline export {place} OUT", f"milvus-offline verify OUT --against {place}"]
+    if any(f.severity is Severity.ERROR for f in store.findings):
+        steps.insert(0, f"milvus-offline verify {place}")
+    return steps
 
 
 def source_document(source: Source) -> dict[str, Any]:
@@ -107,6 +157,8 @@ def source_document(source: Source) -> dict[str, Any]:
         },
         "salvage": {},
         "findings": [f.to_json() for f in source.findings],
+        "story": [],
+        "next": [],
     }
 
 
@@ -127,6 +179,8 @@ def inspect_text(document: Mapping[str, Any]) -> str:
         lines = [f"{names.get(store['kind'], store['kind']):<11}{printable(store['path'])}"]
     else:
         lines = _store_lines(store)
+    if document["story"]:
+        lines += ["", *(_fold(sentence, 0) for sentence in document["story"])]
     for collection in document["collections"]:
         lines += ["", *_collection_lines(collection)]
     lines += [
@@ -142,6 +196,8 @@ def inspect_text(document: Mapping[str, Any]) -> str:
         lines += ["", "Not live, but still there (export --salvage KIND brings them, apart from the live rows):"]
         lines += [_fold(f"  {k:<14} {n:>12,} rows  {KINDS[k]}", 34) for k, n in document["salvage"].items()]
     lines += ["", *finding_lines(document["findings"])]
+    if document["next"]:
+        lines += ["", "Next:", *(f"  {step}" for step in document["next"])]
     return "\n".join(lines)
 
 
