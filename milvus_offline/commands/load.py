@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
+from ..model import Source
 from .common import (
     output_options,
     print_json,
@@ -20,6 +22,9 @@ from .common import (
     store_arguments,
     store_options,
 )
+
+if TYPE_CHECKING:
+    from ..targets.milvus_plan import LoadOptions
 
 
 @click.command("load")
@@ -109,6 +114,15 @@ from .common import (
 @click.option(
     "--patience", type=click.FloatRange(0), default=300, show_default=True, metavar="SECONDS", help="Time to wait for a server."
 )
+@click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="milvus1:PATH: segments at the same time. [default: 2]")
+@click.option(
+    "--new-catalog",
+    type=click.Choice(["sqlite", "mysql"]),
+    default="sqlite",
+    show_default=True,
+    help="milvus1:PATH: a meta.sqlite, or a meta.sql to load into MySQL.",
+)
+@click.option("--server-path", metavar="PATH", help="milvus1:PATH: where the server will find it, as in a container.")
 @selection_options
 @store_options
 @output_options
@@ -126,26 +140,18 @@ def command(
     """Bring SOURCE into TARGET, with schema, partitions, metric and index, and check that it arrived.
 
     SOURCE is a store, an export folder, HDF5 files or a Faiss index. TARGET is ./some.db (Milvus Lite) or http(s)://host:port
-    (Milvus 2.x, 3.x, Zilliz Cloud).
+    (Milvus 2.x, 3.x, Zilliz Cloud), milvus1:PATH (a new store of Milvus 1.1.1, never an existing one) or milvus1://host:port
+    (a running Milvus 0.10 or 1.x).
     """
     from ..selection import SelectedSource
     from ..sources import SourceOptions, open_source
+    from ..targets import is_milvus1
     from ..targets.milvus_client import Connection
     from ..targets.milvus_load import RunOptions, run_load
     from ..targets.milvus_plan import LoadOptions
 
     set_up_log(verbose)
     id_field, vector_field = _field_names(o["field_names"])
-    connection = Connection(
-        uri=target,
-        database=o["database"],
-        token=_token(o["token_file"], o["ask_token"]),
-        server_pem=o["server_pem"],
-        server_name=o["server_name"],
-        ca_pem=o["ca_pem"],
-        client_pem=o["client_pem"],
-        client_key=o["client_key"],
-    )
     options = LoadOptions(
         mode=o["mode"],
         names=o["names"],
@@ -181,6 +187,19 @@ def command(
             store=store_arguments(**{n: o[n] for n in names}),
         ),
     )
+    if is_milvus1(target):
+        chosen = SelectedSource(opened, selection(collection, partition, exclude))
+        return _load_milvus1(chosen, target, options, o, getattr(opened, "idless", frozenset()), as_json, quiet)
+    connection = Connection(
+        uri=target,
+        database=o["database"],
+        token=_token(o["token_file"], o["ask_token"]),
+        server_pem=o["server_pem"],
+        server_name=o["server_name"],
+        ca_pem=o["ca_pem"],
+        client_pem=o["client_pem"],
+        client_key=o["client_key"],
+    )
     report = run_load(
         SelectedSource(opened, selection(collection, partition, exclude)),
         connection,
@@ -197,6 +216,42 @@ def command(
         click.echo("\n".join(_lines(report, connection.name, o["dry_run"])))
     elif report.exit_code:
         click.echo(f"finished with findings, see {report.state}", err=True)
+    return report.exit_code
+
+
+def _load_milvus1(
+    source: Source, target: str, options: LoadOptions, o: dict[str, Any], idless: frozenset[str], as_json: bool, quiet: bool
+) -> int:
+    from ..targets.milvus1_load import LoadOptions1, load_milvus1
+
+    for name, value in (("partitions", "keep"), ("duplicates", "keep"), ("names", "error")):
+        if o[name] != value:
+            raise UsageError(f"--{name} {o[name]} does not go with a target of Milvus 1.x")
+    report = load_milvus1(
+        source,
+        target,
+        LoadOptions1(
+            mode=options.mode,
+            metric=options.metric,
+            index=options.index,
+            rename=options.rename,
+            idless=frozenset(c.schema.name for c in source.collections) if options.ids == "auto" else idless,
+            catalog=o["new_catalog"],
+            server_root=o["server_path"],
+            state=Path(o["state"]) if o["state"] else None,
+            resume=o["resume"],
+            dry_run=o["dry_run"],
+            jobs=o["jobs"],
+            confirm=lambda names: _confirm_names(names, o["yes"]),
+        ),
+        progress(quiet or as_json),
+    )
+    if as_json:
+        print_json(report.to_json())
+    elif not quiet:
+        click.echo("\n".join(report.lines()))
+    elif report.exit_code:
+        click.echo("finished with findings, the report names them", err=True)
     return report.exit_code
 
 
@@ -235,9 +290,13 @@ def _token(file: str | None, ask: bool) -> str:
 
 
 def _confirm(plan: Any, yes: bool) -> bool:
+    return _confirm_names([c.name for c in plan.collections if c.action == "recreate"], yes)
+
+
+def _confirm_names(dropped: Sequence[str], yes: bool) -> bool:
     if yes:
         return True
-    names = ", ".join(c.name for c in plan.collections if c.action == "recreate")
+    names = ", ".join(dropped)
     if not sys.stdin.isatty():
         raise UsageError(f"--mode overwrite would drop {names}: add --yes")
     return click.confirm(f"Drop {names} in the target?", err=True)

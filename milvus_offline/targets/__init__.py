@@ -10,6 +10,11 @@ from ..model import Finding, Source
 from ..transfer import Result, Task
 
 
+def is_milvus1(target: str) -> bool:
+    """Whether a target as typed means Milvus 1.x: `milvus1:PATH` or `milvus1://HOST:PORT`."""
+    return target.startswith("milvus1:")
+
+
 class Target(Protocol):
     """Turns a source into tasks, and closes the work when they are done."""
 

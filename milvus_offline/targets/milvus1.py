@@ -28,7 +28,7 @@ from ..milvus1.segment import SegmentWriter
 from ..model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, SourcePartition
 from ..transfer import Advance, Result, Task
 from .hdf5 import Slice, cut
-from .milvus1_names import Settings, check_names, settings_of
+from .milvus1_names import Settings, check_names, describe, settings_of
 
 LEDGER = ".milvus-offline-ledger.jsonl"
 UNFINISHED = "db.part"
@@ -44,13 +44,15 @@ class Options:
     """How a new store is made.
 
     `catalog`: `sqlite`, or `mysql` for a file of SQL to load into a database. `server_root`: where the server will find the
-    store, when that is another path than here (a container's mount). `metric`: for collections whose source names none.
-    `rename`: collection names. `idless`: collections whose ids are only row numbers; they get ids as a server makes them.
+    store, when that is another path than here (a container's mount). `metric`, `index_file_size` (bytes): others than the
+    source's. `index`: `keep` the source's or `none`. `rename`: collection names. `idless`: collections whose ids are only row
+    numbers; they get ids as a server makes them.
     """
 
     catalog: str = "sqlite"
     server_root: str | None = None
     metric: str | None = None
+    index: str = "keep"
     index_file_size: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     idless: frozenset[str] = frozenset()
@@ -146,18 +148,28 @@ class Milvus1Store:
         if self.options.catalog not in ("sqlite", "mysql"):
             raise UsageError(f"catalog {self.options.catalog!r} is unknown; there are: sqlite, mysql")
         self.ledger: Ledger | None = None
+        self.state = self.path / LEDGER
         self._tables: list[_Table] = []
         self._notes: list[Finding] = []
 
+    def _decide(self, source: Source) -> tuple[list[Settings], dict[str, str]]:
+        o = self.options
+        settings = [settings_of(c.schema, o.metric, o.index_file_size, o.index) for c in source.collections]
+        names = check_names(source.collections, o.rename)
+        self._notes = [note for found in settings for note in found.findings]
+        if o.catalog == "sqlite":
+            self._notes += [_quote(c, p) for c in source.collections for p in c.partitions if "'" in p.name]
+        return settings, names
+
+    def plan(self, source: Source) -> tuple[list[dict[str, Any]], list[Finding]]:
+        """What would be made, a line a collection, and the decisions; nothing is created. Raises what `prepare` raises."""
+        settings, names = self._decide(source)
+        made = [describe(c, s, names[c.schema.name], "create") for c, s in zip(source.collections, settings, strict=True)]
+        return made, self._notes
+
     def prepare(self, source: Source, *, resume: bool) -> Sequence[Task]:
         """Raises UsageError for a place or a name that cannot be; creates the folders of all collections and partitions."""
-        self._notes = []
-        settings = [settings_of(c.schema, self.options.metric, self.options.index_file_size) for c in source.collections]
-        names = check_names(source.collections, self.options.rename)
-        for found in settings:
-            self._notes += found.findings
-        if self.options.catalog == "sqlite":
-            self._notes += [_quote(c, p) for c in source.collections for p in c.partitions if "'" in p.name]
+        settings, names = self._decide(source)
         key = {
             "source": source.fingerprint(),
             "collections": [[names[c.schema.name], [[p.name, p.rows] for p in c.partitions]] for c in source.collections],

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import UsageError
 from ..fileio import printable
@@ -46,8 +47,8 @@ class Settings:
     findings: tuple[Finding, ...]
 
 
-def settings_of(schema: Schema, metric: str | None = None, index_file_size: int | None = None) -> Settings:
-    """What becomes of a collection's settings. `metric` is for sources that name none.
+def settings_of(schema: Schema, metric: str | None = None, index_file_size: int | None = None, index: str = "keep") -> Settings:
+    """What becomes of a collection's settings. `metric` and `index_file_size` win over the source's.
 
     Raises UsageError for a dimension or a metric that 1.x does not have.
     """
@@ -61,7 +62,7 @@ def settings_of(schema: Schema, metric: str | None = None, index_file_size: int 
     if not 1 <= schema.dimension <= MAX_DIMENSION or (binary and schema.dimension % 8):
         more = ", a multiple of 8 for binary vectors" if binary else ""
         raise UsageError(f"{where}: dimension {schema.dimension}; Milvus 1.x takes 1..{MAX_DIMENSION}{more}")
-    name = schema.metric_type or metric
+    name = metric or schema.metric_type
     if name is None:
         name = "HAMMING" if binary else "L2"
         note("metric-assumed", f"the source names no metric; {name} is taken. Another one: --metric")
@@ -71,8 +72,8 @@ def settings_of(schema: Schema, metric: str | None = None, index_file_size: int 
     chosen = MetricType[name]
     if (chosen >= MetricType.HAMMING) != binary:
         raise UsageError(f"{where}: metric {name} does not go with {schema.vector_type.value} vectors; name one with --metric")
-    engine = _engine(schema, chosen, note)
-    size = schema.index_file_size or index_file_size or DEFAULT_INDEX_FILE_SIZE
+    engine = _engine(schema, chosen, note) if index == "keep" else no_index_for(chosen)
+    size = index_file_size or schema.index_file_size or DEFAULT_INDEX_FILE_SIZE
     if not MB <= size <= MAX_INDEX_FILE_SIZE:
         note("index-file-size", f"an index_file_size of {size} bytes is outside 1..131072 MB; 1024 MB is taken")
         size = DEFAULT_INDEX_FILE_SIZE
@@ -105,6 +106,22 @@ def _engine(schema: Schema, metric: MetricType, note: Callable[[str, str], None]
     return engine
 
 
+def describe(collection: SourceCollection, settings: Settings, name: str, action: str) -> dict[str, Any]:
+    """A collection as a plan shows it."""
+    return {
+        "source": collection.schema.name,
+        "name": name,
+        "action": action,
+        "rows": collection.rows,
+        "partitions": len(collection.partitions),
+        "dimension": collection.schema.dimension,
+        "metric": settings.metric.name,
+        "index": INDEX_NAMES[settings.engine],
+        "index_params": json.loads(settings.index_params),
+        "index_file_size": settings.index_file_size,
+    }
+
+
 def check_names(collections: Sequence[SourceCollection], rename: Mapping[str, str]) -> dict[str, str]:
     """Source collection -> its name in 1.x, after renaming. Raises UsageError that lists all names a server refuses (§11.3)."""
     names: dict[str, str] = {}
@@ -113,14 +130,11 @@ def check_names(collections: Sequence[SourceCollection], rename: Mapping[str, st
         old = collection.schema.name
         new = names[old] = rename.get(old, old)
         if not _NAME.fullmatch(new):
-            wrong.append(
-                f"collection {printable(new)!r}: letters, digits and _ only, not first a digit, at most 255 (--rename)"
-            )
+            wrong.append(f"collection {printable(new)!r}: expected 1..255 letters, digits and _, no digit first (--rename)")
         if len(collection.partitions) > MAX_PARTITIONS:
             wrong.append(f"collection {new!r}: {len(collection.partitions)} partitions, at most {MAX_PARTITIONS}")
-        wrong += [
-            f"partition {printable(p.name)!r} of {new!r}: {r}" for p in collection.partitions if (r := _tag_fault(p.name))
-        ]
+        faults = {p.name: fault for p in collection.partitions if (fault := _tag_fault(p.name))}
+        wrong += [f"partition {printable(tag)!r} of {new!r}: {fault}" for tag, fault in faults.items()]
     for name in {n for n in names.values() if list(names.values()).count(n) > 1}:
         wrong.append(f"collection {name!r}: the name of two")
     if wrong:

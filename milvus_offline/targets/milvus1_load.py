@@ -1,0 +1,145 @@
+"""A load into Milvus 1.x: `milvus1:PATH` (a new store on disk) or `milvus1://HOST:PORT` (a running server)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import UsageError
+from ..fileio import printable
+from ..model import Finding, Severity, Source
+from ..transfer import Clock, Progress, execute
+from . import Target
+from .milvus1 import Milvus1Store, Options
+
+PREFIX = "milvus1:"
+SERVER = "milvus1://"
+
+
+@dataclass(frozen=True)
+class LoadOptions1:
+    """How a load into Milvus 1.x is done; what does not go with the kind of target is refused.
+
+    `mode` (error, append, skip, overwrite) and `state` (folder of the ledger) are for a server, `catalog` (sqlite, mysql) and
+    `server_root` for a new store.
+    """
+
+    mode: str = "error"
+    metric: str | None = None
+    index_file_size: int | None = None
+    index: str = "keep"
+    rename: Mapping[str, str] = field(default_factory=dict)
+    idless: frozenset[str] = frozenset()
+    catalog: str = "sqlite"
+    server_root: str | None = None
+    state: Path | None = None
+    resume: bool = False
+    dry_run: bool = False
+    jobs: int | None = None
+    confirm: Callable[[Sequence[str]], bool] = lambda names: True
+    """Asked before collections of a server are dropped."""
+
+
+@dataclass(frozen=True)
+class LoadReport1:
+    """What a load into Milvus 1.x did, or would do."""
+
+    target: str
+    rows: int
+    bytes: int
+    collections: Sequence[Mapping[str, Any]]
+    seconds: float
+    findings: tuple[Finding, ...]
+    dry_run: bool = False
+    state: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """4 when the target holds other counts than were sent, 3 when something needs attention, else 0."""
+        if any(f.code.startswith("verify-") and f.severity is Severity.ERROR for f in self.findings):
+            return 4
+        return 3 if any(f.severity is not Severity.INFO for f in self.findings) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": "milvus-offline-load",
+            "version": 1,
+            "target": {"kind": "milvus1", "where": self.target},
+            "collections": [dict(c) for c in self.collections],
+            "state": self.state,
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+            "dry_run": self.dry_run,
+            "findings": [f.to_json() for f in self.findings],
+            "exit_code": self.exit_code,
+        }
+
+    def lines(self) -> list[str]:
+        """The report for a person."""
+        from ..report import finding_lines, size
+
+        if self.dry_run:
+            result = [f"Would load into {self.target}:"]
+        else:
+            result = [
+                f"{self.rows:,} rows of {len(self.collections):,} collections ({size(self.bytes)}) in {self.seconds:.1f} s: "
+                f"{self.target}"
+            ]
+        for c in self.collections if self.dry_run else ():
+            result.append(
+                f"  {c['action']:<8} {printable(c['name'])}: {c['rows']:,} rows, {c['partitions']} partitions, "
+                f"{c['dimension']} dimensions, {c['metric']}, {c['index']}"
+            )
+        return result + (finding_lines([f.to_json() for f in self.findings]) if self.findings else [])
+
+
+class _Target1(Target, Protocol):
+    """What both kinds of target say beyond `Target`."""
+
+    @property
+    def state(self) -> Path | None: ...
+    def plan(self, source: Source) -> tuple[list[dict[str, Any]], list[Finding]]: ...
+
+
+def load_milvus1(source: Source, target: str, options: LoadOptions1, progress: Progress | None = None) -> LoadReport1:
+    """Loads `source` into `milvus1:PATH` or `milvus1://HOST:PORT`. Raises UsageError, TargetError, DamageError."""
+    clock = Clock()
+    made = make_target(target, options)
+    planned, notes = made.plan(source)
+    rows = sum(c.rows for c in source.collections)
+    nbytes = sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections)
+    if not options.dry_run:
+        tasks = made.prepare(source, resume=options.resume)
+        results = execute(tasks, jobs=options.jobs or min(2, os.cpu_count() or 1), ledger=made.ledger, progress=progress)
+        notes = [*made.finish(results)]
+        rows, nbytes = sum(t.rows for t in tasks), sum(t.bytes for t in tasks)
+    state = str(made.state) if made.state else None
+    findings = (*source.findings, *notes)
+    return LoadReport1(target, rows, nbytes, planned, clock.seconds, findings, options.dry_run, state)
+
+
+def make_target(target: str, options: LoadOptions1) -> _Target1:
+    """The target that `milvus1:PATH` or `milvus1://HOST:PORT` names. Raises UsageError for options that do not go with it."""
+    if options.index not in ("keep", "none"):
+        raise UsageError(f"--index {options.index}: Milvus 1.x has no such index; keep or none")
+    if target.startswith(SERVER):
+        raise UsageError("milvus1://HOST:PORT is not there yet")
+    path = target.removeprefix(PREFIX)
+    if not path:
+        raise UsageError(f"{target}: expected milvus1:PATH or milvus1://HOST:PORT")
+    if options.mode != "error":
+        raise UsageError(f"--mode {options.mode}: a new store is never written into an existing one")
+    made = Options(
+        catalog=options.catalog,
+        server_root=options.server_root,
+        metric=options.metric,
+        index=options.index,
+        index_file_size=options.index_file_size,
+        rename=options.rename,
+        idless=options.idless,
+    )
+    return Milvus1Store(path, made)
