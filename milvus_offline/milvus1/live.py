@@ -16,7 +16,7 @@ from ..model import DEFAULT_PARTITION, Finding, Schema, Severity
 from .catalog import Catalog, FileRow, Generation, TableRow
 from .layout import TABLES, FileType
 from .rows import Hashes, contains, hashes_of
-from .segment import Folder, Segment, list_folder, open_segment
+from .segment import Folder, Segment, list_folder, open_segment, read_header
 
 _RAW_TYPES = frozenset({FileType.RAW, FileType.TO_INDEX, FileType.BACKUP})
 _COMPACT_RATIO = 0.1
@@ -146,7 +146,7 @@ def select(catalog: Catalog, disk: Disk) -> Selection:
                 )
             )
     if catalog.generation is Generation.SEGMENTED:
-        _find_orphans(catalog, disk, leftovers)
+        _find_orphans(catalog, collections, disk, leftovers)
     return Selection(
         collections=collections,
         leftovers=leftovers,
@@ -250,41 +250,41 @@ def _select_segment(
 
 
 def _repair_race(table: TableRow, row: FileRow, disk: Disk, findings: list[Finding]) -> Choice:
-    """A raw row whose file_id is another segment's: the data meant are under `file_id` (§3.6)."""
-    where = f"{table.table_id}/{row.segment_id}"
-    state = FileType(row.file_type).name
+    """A raw row whose file_id is another segment's: the data meant are under `file_id`, if the row's size agrees (§3.6)."""
+    rows = row.row_count if 0 <= row.row_count < 1 << 31 else None
+    meant = _payload_bytes(table.table_id, row.file_id, disk)
+    if meant is not None and (meant == row.file_size or _payload_bytes(table.table_id, row.segment_id, disk) is None):
+        message = (
+            f"the catalog row was overwritten by that of segment {row.file_id} (a bug of 0.10.4-1.1.1); the rows are read "
+            f"from its folder. A 1.x server would answer with those of {row.segment_id}"
+        )
+        segment_id = row.file_id
+    else:
+        found = "is not there" if meant is None else f"holds {meant} bytes, not the row's {row.file_size}"
+        message = f"the catalog row names file {row.file_id}, whose folder {found}; the rows of {row.segment_id} are taken"
+        segment_id = row.segment_id
+    findings.append(Finding(Severity.WARNING, "row-id-race", f"{table.table_id}/{row.segment_id}", message, rows))
+    return Choice(table.table_id, segment_id, FileType(row.file_type).name, row)
+
+
+def _payload_bytes(table_id: str, segment_id: str, disk: Disk) -> int | None:
+    """Bytes of vectors and ids in a segment folder, None when it has no such files: what `TableFiles.file_size` counts."""
     try:
-        folder = disk.folder(table.table_id, row.file_id)
+        folder = disk.folder(table_id, segment_id)
+        if not folder or not folder.raw or not folder.ids:
+            return None
+        return sum(read_header(folder.path / names[0]).bytes for names in (folder.raw, folder.ids))
     except DamageError:
-        folder = None
-    if folder and folder.raw and folder.ids:
-        findings.append(
-            Finding(
-                Severity.WARNING,
-                "row-id-race",
-                where,
-                f"the catalog row was overwritten by that of segment {row.file_id} (a bug of 0.10.4-1.1.1); "
-                f"the rows are read from {folder.path}. A 1.x server would answer with those of {row.segment_id}",
-                row.row_count if 0 <= row.row_count < 1 << 31 else None,
-            )
-        )
-        return Choice(table.table_id, row.file_id, state, row)
-    findings.append(
-        Finding(
-            Severity.WARNING,
-            "row-id-race",
-            where,
-            f"the catalog row names file {row.file_id}, whose folder is not there; the rows of {row.segment_id} are taken",
-        )
-    )
-    return Choice(table.table_id, row.segment_id, state, row)
+        return None
 
 
-def _find_orphans(catalog: Catalog, disk: Disk, leftovers: list[Leftover]) -> None:
+def _find_orphans(catalog: Catalog, live: Iterable[LiveCollection], disk: Disk, leftovers: list[Leftover]) -> None:
     """Folders that no catalog row speaks of (§11.4)."""
     known: dict[str, set[str]] = defaultdict(set)
     for row in catalog.files:
-        known[row.table_id] |= {row.segment_id, row.file_id}
+        known[row.table_id].add(row.segment_id)
+    for choice in (c for collection in live for p in collection.partitions for c in p.choices):
+        known[choice.table_id].add(choice.segment_id)
     tables = {t.table_id: t for t in catalog.tables}
     for table_id in disk.tables():
         reason = "no catalog row speaks of it" if table_id in tables else "its collection is not in the catalog"
