@@ -24,12 +24,27 @@ FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 SECONDS = 5.0
 MEMORY = 2 << 30
 _VALUES = (0, 1, 2, 7, 255, 1 << 16, 1 << 20, (1 << 31) - 1, 1 << 31, 1 << 33, 1 << 40, (1 << 60) + 1, (1 << 63) - 1, 1 << 63)
-_KINDS = (b"IxMp", b"IxM2", b"IxPT", b"IwFl", b"IwFd", b"IHNf", b"INSf", b"IBMp", b"IBwF", b"IxRF", b"ilod", b"sprs", b"full")
+_KINDS = (
+    b"IxMp",
+    b"IxM2",
+    b"IxPT",
+    b"IwFl",
+    b"IwFd",
+    b"IHNf",
+    b"INSf",
+    b"IBMp",
+    b"IBwF",
+    b"IxRF",
+    b"ilod",
+    b"sprs",
+    b"full",
+    b"IBHh",
+)
 
 
 def corpus() -> list[tuple[str, bytes]]:
     """The fixtures, cut down in number; a Milvus index file is told by its name of digits."""
-    files = sorted((FIXTURES / "faiss").glob("*.index"))
+    files = sorted((FIXTURES / "faiss").rglob("*.index"))
     tables = FIXTURES / "stores" / "indexed" / "store" / "db" / "tables"
     files += [f for f in sorted(tables.glob("ix_*/*/*")) if f.name.isdigit()]
     return [(f.name, f.read_bytes()) for f in files]

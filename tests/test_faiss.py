@@ -416,6 +416,13 @@ def test_the_user_can_only_confirm(tmp_path: Path) -> None:
         open_faiss(path, dimension=17)
 
 
+def test_bytes_behind_the_index_are_mentioned(tmp_path: Path) -> None:
+    path = write(faiss.IndexFlatIP(D), tmp_path)
+    path.write_bytes(path.read_bytes() + b"more")
+    (finding,) = open_faiss(path).findings
+    assert (finding.code, finding.message) == ("faiss_trailing_bytes", "4 bytes behind the end of the index were not read")
+
+
 # Pieces --------------------------------------------------------------------------------------------------------------
 
 
@@ -524,6 +531,20 @@ def test_files_of_old_versions(path: Path) -> None:
     else:
         own = kind in ("idmap2", "ivf_full", "bits_idmap", "bits_ivf")
         assert by_id(got_ids, rows) == by_id(ids if own else np.arange(60), xb if kind.startswith("bits") else x)
+
+
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("kinds/*.index")), ids=lambda p: p.stem)
+def test_files_of_other_kinds(path: Path) -> None:
+    ids, rows = rows_of(open_faiss(path))
+    x = np.load(FIXTURES / ("bits.npy" if "hash" in path.stem else "vectors.npy"))
+    if path.stem in ("nsg", "nndescent", "cagra"):
+        x = np.concatenate([x, 2 * x, 4 * x])
+    if path.stem == "pca_ivf":
+        np.testing.assert_allclose(rows, x[ids], atol=2e-6)
+    elif path.stem == "bf16":
+        np.testing.assert_allclose(rows, x, rtol=1 / 128)
+    else:
+        assert by_id(ids, rows) == by_id(np.arange(len(x)), x)
 
 
 @pytest.mark.parametrize("kind", ["IvFL", "IvFl"])

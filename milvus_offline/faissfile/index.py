@@ -36,6 +36,8 @@ _BINARY_HEADER = struct.Struct("<iiqBi")
 _SQ = struct.Struct("<iifQQ")
 """qtype, rangestat, rangestat_arg, d, code_size."""
 _PQ = struct.Struct("<QQQ")
+_MULTI_HASH = struct.Struct("<iii")
+"""b, nhash, nflip."""
 
 INNER_PRODUCT, L2 = 0, 1
 METRICS = {
@@ -387,7 +389,15 @@ class _Parser:
         return self._over("IndexNNDescent", h, depth)
 
     def multi_hash(self, kind: str, depth: int) -> Index:
-        return self._over("IndexBinaryMultiHash", self.binary_header(), depth)
+        index = self._over("IndexBinaryMultiHash", self.binary_header(), depth)
+        at = self.c.at
+        _, hashes, _ = self.c.unpack(_MULTI_HASH, "the parameters of a hash index")
+        if not 0 <= hashes <= MAX_DIMENSION:
+            raise self.c.damage(f"{hashes} hashes", at)
+        for _ in range(hashes):
+            self.c.skip(12, "the size of a hash table")
+            self.c.vector(1, "a hash table")
+        return index
 
     def binary_hash(self, kind: str, depth: int) -> Index:
         """The rows lie in buckets: the ids of one, then its vectors."""

@@ -234,7 +234,7 @@ def open_faiss(
             if e.offset == 0 and not (e.kind.isascii() and e.kind.isalnum() and e.kind[0] in "IN"):
                 raise DamageError(name, f"not a Faiss index (it begins with {e.kind!r})", offset=0) from None
             return opening.with_faiss(None, memory_limit, timeout)
-        opening.trailing(cursor.left, index)
+        opening.trailing(cursor.left)
         if index.refusal is not None:
             if index.absent:
                 raise UsageError(f"{name}: {index.name}: {index.refusal}")
@@ -275,8 +275,8 @@ class _Opening:
     def find(self, severity: Severity, code: str, message: str, rows: int | None = None) -> None:
         self.findings.append(Finding(severity, code, self.path, message, rows))
 
-    def trailing(self, left: int, index: Index) -> None:
-        if left and index.kinds[0] != "IndexBinaryMultiHash":
+    def trailing(self, left: int) -> None:
+        if left:
             self.find(Severity.INFO, "faiss_trailing_bytes", f"{left} bytes behind the end of the index were not read")
 
     def approximate(self, name: str, reason: str) -> UsageError:
