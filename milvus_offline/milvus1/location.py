@@ -90,7 +90,10 @@ def locate(
 
 
 def _is_db(path: Path) -> bool:
-    return (path / META).is_file() or (path / TABLES).is_dir()
+    """Also true for an empty `db/` beside a log: a catalog that is lost before anything was flushed."""
+    if (path / META).is_file() or (path / TABLES).is_dir():
+        return True
+    return path.name == DB and path.is_dir() and _holds_wal(path.parent / WAL)
 
 
 def _find_db(given: Path) -> Path:
