@@ -49,7 +49,7 @@ def flip(path: Path, at: int) -> None:
 
 def test_a_changed_id_is_found_by_the_bloom_filter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = copy_store("crash_index_1", tmp_path)
-    flip(segment_file(root, ".uid"), 8 + 80)
+    flip(segment_file(root, ".uid"), 8 + 80 + 5)
     code, _, codes = report(capsys, str(root))
     assert code == 4 and codes == ["bloom-misses"]
 
