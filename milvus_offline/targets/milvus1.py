@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,21 +74,26 @@ class WriteSegment:
 
     def run(self, advance: Advance) -> Result:
         folder = Path(self.folder)
-        with fileio.explained("write", folder):
+        with fileio.explained("write", folder), ThreadPoolExecutor(1) as disk:
             folder.mkdir(parents=True, exist_ok=True)
             writer = SegmentWriter(folder, self.segment_id)
-            with (folder / BLOOM_FILTER).open("wb") as bloom, tempfile.TemporaryFile(dir=folder) as scratch:
-                try:
-                    write_new_filter(bloom, self._copy(writer, advance), self.rows, scratch)
-                finally:
-                    writer.close(sync=writer.rows == self.rows)
-                bloom.flush()
-                os.fsync(bloom.fileno())
+            closing: list[Future[None]] = []
+            try:
+                with (folder / BLOOM_FILTER).open("wb") as bloom, tempfile.TemporaryFile(dir=folder) as scratch:
+                    write_new_filter(bloom, self._copy(writer, disk, closing, advance), self.rows, scratch)
+                    bloom.flush()
+                    os.fsync(bloom.fileno())
+            finally:
+                if not closing:  # given up
+                    closing.append(disk.submit(writer.close))
+                closing[0].result()
             fileio.sync_folder(folder)
         return {"file_size": writer.payload_bytes}
 
-    def _copy(self, writer: SegmentWriter, advance: Advance) -> Iterator[npt.NDArray[np.int64]]:
-        """Writes all rows, and gives their ids on the way to who counts them."""
+    def _copy(
+        self, writer: SegmentWriter, disk: Executor, closing: list[Future[None]], advance: Advance
+    ) -> Iterator[npt.NDArray[np.int64]]:
+        """Writes all rows, and gives their ids to who counts them while the disk is busy."""
         for piece in self.slices:
             for batch in piece.batches():
                 ids = batch.ids
@@ -95,11 +101,13 @@ class WriteSegment:
                     ids = np.arange(writer.rows, writer.rows + len(ids), dtype=ID) + self.first_id
                 if writer.rows + len(ids) > self.rows:
                     raise _changed(self.folder, writer.rows + len(ids), self.rows)
-                writer.append(ids, batch.vectors)
+                writing = disk.submit(writer.append, ids, batch.vectors)
                 yield ids
+                writing.result()
                 advance(len(ids), batch.vectors.nbytes + ids.nbytes)
         if writer.rows != self.rows:
             raise _changed(self.folder, writer.rows, self.rows)
+        closing.append(disk.submit(writer.close, sync=True))
 
 
 def _changed(path: str, found: int, expected: int) -> TargetError:
