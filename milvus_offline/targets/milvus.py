@@ -31,7 +31,7 @@ import numpy.typing as npt
 from ..errors import DamageError, TargetError
 from ..model import Array, Piece, Schema, SourceCollection
 from ..transfer import Advance, Result
-from .milvus_client import Busy, Client, TooLarge, Unclear
+from .milvus_client import FIRST_WAIT, LONGEST_WAIT, Busy, Client, TooLarge, Unclear
 from .milvus_plan import CollectionPlan, PartitionPlan
 from .milvus_wire import Layout
 
@@ -39,7 +39,6 @@ MESSAGE_BYTES = 8 << 20
 LITE_MESSAGE_BYTES = 2 << 20
 MESSAGE_ROWS = 1 << 16
 LITE_MESSAGE_ROWS = 10_000
-FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ import contextlib
 import importlib.util
 import logging
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,6 +25,9 @@ from ..model import Array, IndexSpec, VectorType
 from . import milvus_wire as wire
 from .milvus_plan import CollectionPlan, Existing, TargetFacts
 
+T = TypeVar("T")
+
+FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 120.0
 IDS_PER_CALL = 10_000
@@ -88,9 +93,9 @@ class Client:
     def __init__(self, connection: Connection, *, public: bool = False) -> None:
         """`public`: rows go through `MilvusClient.insert` even if the faster way works."""
         self.connection = connection
-        for name in ("pymilvus", "milvus_lite", "grpc"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # they log what they raise
         from pymilvus import MilvusClient
+
+        _hush()
 
         c = connection
         if c.lite:
@@ -107,9 +112,14 @@ class Client:
             if path and not Path(path).is_file():
                 raise UsageError(f"{path}: no such file (TLS)")
         options: dict[str, Any] = {**tls, "secure": True} if tls else {}
-        with self._talking("connect"):
-            self.raw = MilvusClient(c.uri, token=c.token, db_name=c.database, timeout=CONNECT_SECONDS, **options)
-            self.version = str(self.raw.get_server_version())
+        self.patience = 0.0
+        """Seconds for which calls wait for a server that went away; none until a load is under way."""
+
+        def connect() -> Any:
+            return MilvusClient(c.uri, token=c.token, db_name=c.database, timeout=CONNECT_SECONDS, **options)
+
+        self.raw = self._call("connect", connect)
+        self.version = str(self._call("connect", self.raw.get_server_version))
         host = "" if c.lite else urlsplit(c.uri).hostname or ""
         self.kind = "lite" if c.lite else "zilliz" if re.search(r"(^|\.)zilliz(cloud)?\.", host) else "server"
         channel = wire.channel_of(self.raw)
@@ -135,15 +145,23 @@ class Client:
 
                 server_manager_instance.release_server(self.connection.uri)
 
-    @contextlib.contextmanager
-    def _talking(self, what: str) -> Iterator[None]:
+    def _call(self, what: str, call: Callable[[], T]) -> T:
+        """Calls the server; while it is away, again and again up to `patience` seconds. `call` may run several times."""
         import grpc
         from pymilvus.exceptions import MilvusException
 
-        try:
-            yield
-        except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as e:
-            raise self._error(what, e) from e
+        until, wait = time.monotonic() + self.patience, FIRST_WAIT
+        while True:
+            try:
+                return call()
+            except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError, ValueError) as e:
+                away = _is_away(e)
+                if not away and type(e) is ValueError:
+                    raise
+                if not away or time.monotonic() >= until:
+                    raise self._error(what, e) from e
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
 
     def _error(self, what: str, e: BaseException) -> TargetError:
         reason = str(getattr(e, "message", "") or getattr(e, "details", lambda: "")() or e)
@@ -165,8 +183,7 @@ class Client:
 
     def facts(self, names: Sequence[str]) -> TargetFacts:
         """What the target can do, and which of `names` it has."""
-        with self._talking("list collections"):
-            there = set(self.raw.list_collections())
+        there = set(self._call("list collections", self.raw.list_collections))
         existing = {n: self.existing(n) for n in names if n in there}
         if self.kind == "lite":
             return replace(lite_facts(), version=self.version, existing=existing)
@@ -187,12 +204,10 @@ class Client:
         )
 
     def has(self, collection: str) -> bool:
-        with self._talking("look for the collection"):
-            return bool(self.raw.has_collection(collection))
+        return bool(self._call("look for the collection", lambda: self.raw.has_collection(collection)))
 
     def describe(self, collection: str) -> dict[str, Any]:
-        with self._talking("describe the collection"):
-            return dict(self.raw.describe_collection(collection))
+        return dict(self._call("describe the collection", lambda: self.raw.describe_collection(collection)))
 
     def identity(self, collection: str) -> str:
         """Differs when the collection was dropped and made again, where the target tells."""
@@ -216,9 +231,8 @@ class Client:
                 key_field = f["name"]
             elif not f.get("nullable") and f.get("default_value") is None:
                 others.append(f["name"])
-        with self._talking("describe the collection"):
-            partitions = tuple(self.raw.list_partitions(collection))
-            rows = self.stored(collection) or self.stored(collection, flush=True)
+        partitions = tuple(self._call("list partitions", lambda: self.raw.list_partitions(collection)))
+        rows = self.stored(collection) or self.stored(collection, flush=True)
         return Existing(
             rows=rows,
             dimension=dimension,
@@ -235,12 +249,15 @@ class Client:
 
     def index_of(self, collection: str, vector_field: str) -> dict[str, Any]:
         """The index of the vectors as the server describes it; empty if there is none."""
-        with self._talking("describe the index"):
+
+        def find() -> dict[str, Any]:
             for name in self.raw.list_indexes(collection):
                 described = self.raw.describe_index(collection, name) or {}
                 if described.get("field_name") == vector_field:
                     return dict(described)
-        return {}
+            return {}
+
+        return self._call("describe the index", find)
 
     # Collections ------------------------------------------------------------------------------------------------------
 
@@ -248,70 +265,77 @@ class Client:
         """Creates the collection where it is missing, and its partitions where they are."""
         from pymilvus import DataType
 
-        if not self.has(plan.name):
+        def create() -> None:
+            if self.raw.has_collection(plan.name):
+                return
             schema = self.raw.create_schema(auto_id=plan.auto_id, enable_dynamic_field=False, description=plan.description)
             schema.add_field(plan.id_field, DataType.INT64, is_primary=True)
             kind = DataType.FLOAT_VECTOR if plan.vector_type is VectorType.FLOAT else DataType.BINARY_VECTOR
             schema.add_field(plan.vector_field, kind, dim=plan.dimension)
             if plan.key_field:
                 schema.add_field(plan.key_field, DataType.VARCHAR, max_length=1024, is_partition_key=True)
-            with self._talking(f"create collection {plan.name!r}"):
-                self.raw.create_collection(plan.name, schema=schema, num_shards=plan.shards)
-        if plan.key_field:
-            return
-        with self._talking(f"create partitions of {plan.name!r}"):
+            self.raw.create_collection(plan.name, schema=schema, num_shards=plan.shards)
+
+        def create_partitions() -> None:
             there = set(self.raw.list_partitions(plan.name))
             for partition in dict.fromkeys(p.target for p in plan.partitions):
                 if partition not in there:
                     self.raw.create_partition(plan.name, partition)
 
+        self._call(f"create collection {plan.name!r}", create)
+        if not plan.key_field:
+            self._call(f"create partitions of {plan.name!r}", create_partitions)
+
     def drop(self, collection: str) -> None:
-        with self._talking(f"drop collection {collection!r}"):
-            self.raw.drop_collection(collection)
+        self._call(f"drop collection {collection!r}", lambda: self.raw.drop_collection(collection))
 
     def flush(self, collection: str) -> None:
-        with self._talking(f"flush {collection!r}"):
-            self.raw.flush(collection, timeout=10 * CALL_SECONDS)
+        self._call(f"flush {collection!r}", lambda: self.raw.flush(collection, timeout=10 * CALL_SECONDS))
 
     def build_index(self, collection: str, vector_field: str, index: IndexSpec, metric: str) -> None:
         params = self.raw.prepare_index_params()
         params.add_index(vector_field, index_type=index.type, metric_type=metric, params=dict(index.params))
-        with self._talking(f"build the index of {collection!r}"):
-            self.raw.create_index(collection, params)
+        self._call(f"build the index of {collection!r}", lambda: self.raw.create_index(collection, params))
 
     def loaded(self, collection: str) -> bool:
-        with self._talking("ask for the load state"):
-            return "Loaded" in str(self.raw.get_load_state(collection)["state"]).split(".")[-1].replace("NotLoad", "")
+        from pymilvus.client.types import LoadState
+
+        return bool(
+            self._call("ask for the load state", lambda: self.raw.get_load_state(collection))["state"] == LoadState.Loaded
+        )
 
     def load(self, collection: str) -> None:
-        with self._talking(f"load {collection!r}"):
-            self.raw.load_collection(collection)
+        self._call(f"load {collection!r}", lambda: self.raw.load_collection(collection))
 
     def release(self, collection: str) -> None:
-        with self._talking(f"release {collection!r}"):
-            self.raw.release_collection(collection)
+        self._call(f"release {collection!r}", lambda: self.raw.release_collection(collection))
 
     def stored(self, collection: str, partition: str | None = None, *, flush: bool = False) -> int:
         """Rows by the statistics: those flushed, deleted ones included (a server); exact with Lite."""
         if flush:
             self.flush(collection)
-        with self._talking("count rows"):
+
+        def ask() -> Any:
             if partition is None:
-                return int(self.raw.get_collection_stats(collection)["row_count"])
-            return int(self.raw.get_partition_stats(collection, partition)["row_count"])
+                return self.raw.get_collection_stats(collection)
+            return self.raw.get_partition_stats(collection, partition)
+
+        return int(self._call("count rows", ask)["row_count"])
 
     def count(self, collection: str, partition: str | None, expression: str = "") -> int:
         """Rows that a query sees now; the collection must be loaded."""
         if self.kind == "lite" and partition is not None and not expression:
             return self.stored(collection, partition)  # its count(*) ignores partitions
-        with self._talking("count rows"):
-            found = self.raw.query(
+        found = self._call(
+            "count rows",
+            lambda: self.raw.query(
                 collection,
                 filter=expression,
                 output_fields=["count(*)"],
                 partition_names=[partition] if partition else None,
                 consistency_level="Strong",
-            )
+            ),
+        )
         return int(found[0]["count(*)"])
 
     # Rows -------------------------------------------------------------------------------------------------------------
@@ -356,6 +380,8 @@ class Client:
                 result = call(message, timeout=CALL_SECONDS, metadata=self._metadata())
             except grpc.RpcError as e:
                 raise self._broken(e) from e
+            except ValueError as e:  # pymilvus is reconnecting
+                raise Unclear(str(e)) from e
             status = result.status
             if status.code or status.error_code:
                 raise self._refusal(status.code, status.error_code, status.reason, status.retriable)
@@ -398,8 +424,8 @@ class Client:
         """Deletes by id. Rows inserted afterwards are not concerned, they are newer."""
         for start in range(0, len(ids), IDS_PER_CALL):
             some = ids[start : start + IDS_PER_CALL].tolist()
-            with self._talking("delete rows of an interrupted message"):
-                self.raw.delete(collection, ids=some, partition_name=partition or "")
+            delete = partial(self.raw.delete, collection, ids=some, partition_name=partition or "")
+            self._call("delete rows of an interrupted message", delete)
 
     def rows(
         self,
@@ -425,42 +451,64 @@ class Client:
             request = wire.query_request(
                 collection, expression, fields, partitions, database=self.connection.database, strong=strong
             )
-            call = self._channel().unary_unary(
-                wire.QUERY, request_serializer=None, response_deserializer=milvus_pb2.QueryResults.FromString
-            )
-            with self._talking("read rows back"):
+
+            def ask() -> Any:
+                assert self._channel is not None
+                call = self._channel().unary_unary(
+                    wire.QUERY, request_serializer=None, response_deserializer=milvus_pb2.QueryResults.FromString
+                )
                 result = call(request, timeout=CALL_SECONDS, metadata=self._metadata())
                 if result.status.code or result.status.error_code:
                     raise MilvusException(result.status.code, result.status.reason)
-            return wire.rows_of(result, layout, id_field)
-        with self._talking("read rows back"):
-            found = self.raw.query(
+                return result
+
+            return wire.rows_of(self._call("read rows back", ask), layout, id_field)
+        found = self._call(
+            "read rows back",
+            lambda: self.raw.query(
                 collection,
                 expression,
                 output_fields=fields,
                 partition_names=partitions or None,
                 consistency_level="Strong" if strong else "Eventually",
-            )
+            ),
+        )
         return _columns(found, layout, id_field)
 
     def pages(
         self, layout: wire.Layout, collection: str, partition: str | None, expression: str, id_field: str
     ) -> Iterator[tuple[npt.NDArray[np.int64], Array]]:
         """All rows of a partition, a thousand at a time. The collection must be loaded."""
-        with self._talking("read rows back"):
-            iterator = self.raw.query_iterator(
+        iterator = self._call(
+            "read rows back",
+            lambda: self.raw.query_iterator(
                 collection,
                 batch_size=1000,
                 filter=expression,
                 output_fields=[id_field, layout.vector_field],
                 partition_names=[partition] if partition else None,
                 consistency_level="Strong",
-            )
-            try:
-                while found := iterator.next():
-                    yield _columns(found, layout, id_field)
-            finally:
-                iterator.close()
+            ),
+        )
+        try:
+            while found := self._call("read rows back", iterator.next):
+                yield _columns(found, layout, id_field)
+        finally:
+            iterator.close()
+
+
+_AWAY = re.compile(
+    r"unavailable|not ready|fail connecting|retry run out|retry timeout|initializing|not healthy|closed channel|"
+    r"connection refused|no available",
+    re.IGNORECASE,
+)
+
+
+def _is_away(e: BaseException) -> bool:
+    """Whether the server may only be starting, or out of reach for a moment."""
+    details = getattr(e, "details", None)
+    text = str(getattr(e, "message", "") or (details() if callable(details) else "") or e)
+    return bool(_AWAY.search(text))
 
 
 def _columns(found: Any, layout: wire.Layout, id_field: str) -> tuple[npt.NDArray[np.int64], Array]:
@@ -471,6 +519,12 @@ def _columns(found: Any, layout: wire.Layout, id_field: str) -> tuple[npt.NDArra
         return ids, np.array(vectors, "<f4").reshape(-1, width)
     whole = b"".join(v[0] if isinstance(v, list) else bytes(v) for v in vectors)
     return ids, np.frombuffer(whole, "u1").reshape(-1, width)
+
+
+def _hush() -> None:
+    """These libraries log what they raise, and pymilvus prints a warning of its own."""
+    for name in ("pymilvus", "milvus_lite", "grpc", "pymilvus.client.iterator.query_iterator"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def lite_to_be(connection: Connection) -> bool:

@@ -282,6 +282,7 @@ def _work(
     report: Report,
     progress: Progress | None,
 ) -> None:
+    client.patience = run.patience
     link = Link(client, run.patience, message_bytes)
     message_rows = LITE_MESSAGE_ROWS if client.kind == "lite" else MESSAGE_ROWS
     jobs: list[CollectionJob] = []
