@@ -18,8 +18,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from store_builder import StoreBuilder
+from builder import StoreBuilder
 
+from milvus_offline.milvus1.layout import TABLES, FileType
 from milvus_offline.milvus1.segment import SegmentWriter
 
 _POOL_BYTES = 32 << 20
@@ -31,20 +32,20 @@ def make_store(root: Path, *, rows: int, dimension: int, segments: int, deleted:
     rng = np.random.default_rng(seed)
     pool = rng.standard_normal((max(1, min(rows, _POOL_BYTES // (4 * dimension))), dimension), np.float32)
     builder = StoreBuilder(root)
-    builder.collection("big", dimension)
+    builder.collection("big", dim=dimension)
     bounds = [rows * i // segments for i in range(segments + 1)]
     step = max(1, min(len(pool), _STEP_BYTES // (4 * dimension)))
-    for number, (first, last) in enumerate(itertools.pairwise(bounds)):
-        name = str(1_700_000_000_000_000_000 + number * 1000)
-        writer = SegmentWriter(builder.tables / "big" / name, name)
+    for first, last in itertools.pairwise(bounds):
+        name = builder.new_id()
+        writer = SegmentWriter(builder.roots[0] / TABLES / "big" / name, name)
         for low in range(first, last, step):
             count = min(step, last - low)
             at = low * 7919 % (len(pool) - count + 1)
             writer.append(np.arange(low, low + count, dtype=np.int64), pool[at : at + count])
         dead = np.sort(rng.choice(last - first, int((last - first) * deleted / 100), replace=False).astype(np.int32))
         writer.close(dead)
-        builder.file_row("big", name, last - first - len(dead), file_size=writer.payload_bytes)
-    builder.close()
+        builder.file("big", name, FileType.RAW, row_count=last - first - len(dead), file_size=writer.payload_bytes)
+    builder.write()
 
 
 def main() -> None:
