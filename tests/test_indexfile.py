@@ -63,6 +63,8 @@ def test_a_lost_segment_is_put_together_again(collection: str) -> None:
         got, seen = put_together(stored, max_bytes)
         assert got.tobytes() == expected.tobytes()
         assert (seen == 1).all()
+    out = np.zeros_like(expected)
+    assert stored.restore(out).all() and out.tobytes() == expected.tobytes()
     assert put_together(stored, 1000, start=ROWS - 5)[1].sum() == 5
 
 
@@ -136,6 +138,10 @@ def test_an_offset_outside_of_the_segment_is_damage(tmp_path: Path) -> None:
     broken.write_bytes(data)
     with pytest.raises(DamageError, match="a row offset outside of the 4300 rows"):
         list(read_index_file(broken).batches())
+    struct.pack_into("<Q", data, header + 9 * 8 + 48 + 5 * size + label_at, 7)
+    broken.write_bytes(data)
+    with pytest.raises(DamageError, match="4300 rows with only 4299 different row offsets"):
+        read_index_file(broken).restore(np.zeros((ROWS, 8), "<f4"))
 
 
 def container(kind: int, *blobs: tuple[bytes, bytes]) -> bytes:
