@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from typing import Any
 
@@ -74,17 +75,15 @@ def run(arguments: list[str] | None = None) -> int:
         return int(result or 0)
     except click.exceptions.Exit as e:
         return e.exit_code
-    except click.Abort:
-        return _say("interrupted", 130)
     except click.ClickException as e:
         e.show()
         return 2
     except MilvusOfflineError as e:
         return _say(str(e), e.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         return _say("interrupted; what is finished is kept, the same command with --resume goes on", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MemoryError:
         return _say("out of memory: run with fewer --jobs, or on a machine with more memory", 1)

@@ -74,13 +74,18 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
         os.close(fd)
 
 
-def publish(temporary: Path, final: Path, *, sync_parent: bool = True) -> None:
-    """Syncs `temporary`, gives it its final name, and makes the rename durable (unless the caller syncs the folder itself)."""
-    fd = os.open(temporary, os.O_RDWR | _BINARY)
+def sync_file(path: str | os.PathLike[str]) -> None:
+    """Makes what was written to a file durable."""
+    fd = os.open(path, os.O_RDWR | _BINARY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def publish(temporary: Path, final: Path, *, sync_parent: bool = True) -> None:
+    """Syncs `temporary`, gives it its final name, and makes the rename durable (unless the caller syncs the folder itself)."""
+    sync_file(temporary)
     temporary.replace(final)
     if sync_parent:
         sync_folder(final.parent)

@@ -80,8 +80,8 @@ class TableRow:
         if self.vector_type is VectorType.BINARY and name == "FLAT":
             name = "BIN_FLAT"  # DropIndex resets the last two metrics to 1 (§2.5)
         try:
-            params = json.loads(self.index_params or "{}")
-        except ValueError:
+            params = json.loads(self.index_params or "{}", parse_constant=str)
+        except (ValueError, RecursionError):
             params = {}
         if not isinstance(params, dict):
             params = {}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import DamageError
+from ..errors import DamageError, StoreError
 from ..model import DEFAULT_PARTITION, Finding, Schema, Severity
 from .catalog import Catalog, FileRow, Generation, TableRow
 from .layout import TABLES, FileType
@@ -61,6 +61,8 @@ class Disk:
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
     try:
         return list(os.scandir(folder))
+    except PermissionError as e:
+        raise StoreError(f"{folder}: no permission to look into this folder: run as a user who may, or copy the store") from e
     except OSError:
         return []
 

@@ -38,6 +38,7 @@ class StoreSource:
             "version": store.catalog.version or None,
             "catalog": store.catalog.origin,
             "wal": str(store.location.wal) if store.location.wal else None,
+            "roots": [str(r) for r in store.location.roots],
         }
 
     def fingerprint(self) -> str:

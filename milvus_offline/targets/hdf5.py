@@ -185,6 +185,8 @@ class WriteCompressed:
                         advance(n, batch.vectors.nbytes + batch.ids.nbytes)
                 parts.append({"rows": row - before, **sums.result()})
             _require_rows(self.path, row, self.rows)
+        with fileio.explained("write", self.path):
+            fileio.sync_file(self.path)
         return {"parts": parts}
 
 
@@ -292,6 +294,7 @@ class Hdf5Export:
             "files": [(f.path, f.rows) for f, _ in self._files],
             "compression": self.compression,
             "link": self.link,
+            "task_bytes": _TASK_BYTES,
         }
         key = json.loads(json.dumps(key))
         claim_folder(self.out, source, overwrite=self.overwrite, resume=resume)
@@ -525,10 +528,9 @@ def claim_folder(out: Path, source: Source, *, overwrite: bool, resume: bool) ->
 
     With `overwrite` an earlier export's own files are removed, nothing else. Raises UsageError.
     """
-    place = source.describe().get("path")
-    if place is not None:
-        real, store = Path(os.path.realpath(out)), Path(os.path.realpath(str(place)))
-        if real == store or store in real.parents:
+    about = source.describe()
+    for place in (about.get("path"), about.get("wal"), *about.get("roots", ())):
+        if place is not None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(place)):
             raise UsageError(f"{out}: lies inside the source {place}, which is never written to; choose another place")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: expected a folder for the export, found a file")
@@ -573,7 +575,7 @@ def _remove_export(out: Path, manifest: dict[str, Any] | None) -> None:
     folders = set()
     for relative in sorted(paths):
         path = out / relative
-        if os.path.realpath(path.parent).startswith(os.path.realpath(out)):
+        if Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(out)):
             for name in (path, path.with_name(path.name + ".part")):
                 name.unlink(missing_ok=True)
             folders |= {p for p in path.parents if out in p.parents}
