@@ -176,7 +176,7 @@ def inspect_text(document: Mapping[str, Any]) -> str:
     store, totals = document["store"], document["totals"]
     if "kind" in store:
         names = {"faiss": "Faiss index", "export": "Export", "hdf5": "HDF5 files"}
-        lines = [f"{names.get(store['kind'], store['kind']):<11}{printable(store['path'])}"]
+        lines = [f"{names.get(store['kind'], store['kind']):<12}{printable(store['path'])}"]
     else:
         lines = _store_lines(store)
     if document["story"]:
@@ -217,10 +217,10 @@ def _store_lines(store: Mapping[str, Any]) -> list[str]:
 
 def _collection_lines(c: Mapping[str, Any]) -> list[str]:
     index = c["index"]["type"] + (f" {_params(c['index']['params'])}" if c["index"]["params"] else "")
-    ids = {True: "automatic ids", False: "ids by the user", None: "id mode not set yet"}[c["auto_id"]]
+    ids = {True: "automatic ids", False: "ids by the user", None: "id mode unknown"}[c["auto_id"]]
     head = f"{printable(c['name'])}: {c['vector_type']} {c['dimension']}, {c['metric_type']}, {index}, {ids}"
     lines = [_fold(head, 4)]
-    width = min(40, max([len("partition"), *(len(printable(p["name"])) for p in c["partitions"])]))
+    width = min(30, max([len("partition"), *(len(printable(p["name"])) for p in c["partitions"])]))
     lines.append(f"    {'partition':<{width}} {'rows':>13} {'deleted':>11} {'in WAL':>10} {'segments':>9} {'data':>10}")
     for p in c["partitions"]:
         name = printable(p["name"])

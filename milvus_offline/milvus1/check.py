@@ -157,7 +157,7 @@ def _read_log_rows(store: Store, notes: list[Finding], advance: Advance | None) 
     for collection in store.collections:
         for partition in collection.partitions:
             try:
-                for batch in partition.log.batches() if partition.log else ():
+                for batch in (b for piece in partition.log for b in piece.batches()):
                     rows += len(batch.ids)
                     if advance is not None:
                         advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)

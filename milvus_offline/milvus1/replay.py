@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -45,7 +45,7 @@ class LogSalvage:
 class Replay:
     """The outcome: rows to append and segments after deletes, per table_id."""
 
-    rows: dict[str, LogRows] = field(default_factory=dict)
+    rows: dict[str, list[LogRows]] = field(default_factory=lambda: defaultdict(list))
     segments: dict[str, list[Segment]] = field(default_factory=dict)
     salvage: list[LogSalvage] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Replay:
 
     @property
     def row_count(self) -> int:
-        return sum(r.rows for r in self.rows.values())
+        return sum(r.rows for found in self.rows.values() for r in found)
 
 
 class _Deletes:
@@ -91,6 +91,8 @@ class _Table:
     deletes: _Deletes = field(default_factory=_Deletes)
     old_spans: SpanBuilder = field(default_factory=SpanBuilder)
     old_rows: int = 0
+    old_lsns: array[int] = field(default_factory=lambda: array("Q"))
+    old_ends: array[int] = field(default_factory=lambda: array("Q"))
     old_deletes: _Deletes = field(default_factory=_Deletes)
 
     def insert(self, record: Record) -> None:
@@ -98,6 +100,13 @@ class _Table:
         self.inserted += record.rows
         self.insert_lsns.append(record.lsn)
         self.insert_ends.append(self.inserted)
+
+    def insert_old(self, record: Record) -> None:
+        """An insert that the table has flushed."""
+        self.old_spans.add(record)
+        self.old_rows += record.rows
+        self.old_lsns.append(record.lsn)
+        self.old_ends.append(self.old_rows)
 
 
 @dataclass
@@ -115,7 +124,8 @@ class _Extra:
 
 
 class Replayer:
-    """Replays one log over one selection. `schemas` by collection name, `segments` by table_id as the catalog selects them."""
+    """Replays one log over one selection. `schemas` by collection name, `segments` by table_id as the catalog selects them;
+    `damaged` are table_ids whose segments have lost rows, which flushed records of the log may still hold."""
 
     def __init__(
         self,
@@ -126,12 +136,14 @@ class Replayer:
         segments: Mapping[str, list[Segment]],
         *,
         wal_enabled: bool | None,
+        damaged: Collection[str] = (),
     ) -> None:
         self.log = log
         self.catalog = catalog
         self.segments = segments
         self.schemas = schemas
         self.wal_enabled = wal_enabled
+        self.damaged = damaged
         self.result = Replay(segments={k: list(v) for k, v in segments.items()})
         self._files = {f.number: f for f in log.files}
         self._tables: dict[str, _Table] = {}
@@ -163,6 +175,8 @@ class Replayer:
         self._read()
         for table in self._tables.values():
             self._apply(table)
+        for table_id in self.damaged:
+            self._recover(self._tables[table_id])
         self._find_unseen()
         self._report()
         return self.result
@@ -278,8 +292,7 @@ class Replayer:
             if tag != "" and (collection, tag) not in self._by_key:
                 self._unseen(record, table, "unseen")
             else:
-                table.old_rows += record.rows
-                table.old_spans.add(record)
+                table.insert_old(record)
 
     def _replay(self, record: Record, by_root: bool) -> None:
         collection, tag = self._names(record)
@@ -298,10 +311,11 @@ class Replayer:
         if by_root and record.kind is not Kind.DELETE and flushed < record.lsn <= table.flush_lsn:
             return  # such a server would double these rows: the partition was flushed, the root was not
         if record.lsn <= flushed:
-            if record.kind is Kind.DELETE or by_root:
-                return
-            table.old_rows += record.rows
-            table.old_spans.add(record)
+            if record.kind is Kind.DELETE:
+                for member in self._members[collection] if tag == "" else [table]:
+                    member.old_deletes.add(record)
+            elif not by_root and schema_fits(record, table.schema):
+                table.insert_old(record)
             return
         if record.kind is Kind.DELETE:
             for member in self._members[collection] if tag == "" else [table]:
@@ -358,7 +372,7 @@ class Replayer:
         first = _rows_before(table, flushed)
         rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, dead, first)
         if rows.rows:
-            self.result.rows[table.table_id] = rows
+            self.result.rows[table.table_id].append(rows)
         if len(table.deletes) and segments:
             everything = self._ids_of(table.deletes)
             recent = self._ids_of(table.deletes, flushed) if flushed else everything
@@ -377,7 +391,7 @@ class Replayer:
             dead = np.union1d(dead, np.flatnonzero(np.isin(hashes_of(log_rows.batches()), stored)))
         rows = replace(log_rows, dead=np.sort(dead))
         if rows.rows:
-            self.result.rows[table.table_id] = rows
+            self.result.rows[table.table_id].append(rows)
         deleted = self._ids_of(table.deletes)
         if len(deleted) and segments:
             gone = {row for row, _ in removed}
@@ -392,6 +406,18 @@ class Replayer:
         """The ids in delete records behind an LSN, sorted, each once."""
         parts = [self._ids(file, at, count) for lsn, file, at, count in deletes if lsn > behind]
         return np.unique(np.concatenate(parts)) if parts else np.empty(0, ID)
+
+    def _last_deletes(self, lists: Iterable[_Deletes]) -> tuple[Ids, npt.NDArray[np.uint64]]:
+        """All deleted ids, sorted, each with the LSN of the last record that deletes it."""
+        ids, lsns = [np.empty(0, ID)], [np.empty(0, np.uint64)]
+        for lsn, file, at, count in (d for deletes in lists for d in deletes):
+            ids.append(self._ids(file, at, count))
+            lsns.append(np.full(count, lsn, np.uint64))
+        every, when = np.concatenate(ids), np.concatenate(lsns)
+        order = np.lexsort((when, every))
+        every, when = every[order], when[order]
+        is_last = np.append(every[1:] != every[:-1], True)[: len(every)]
+        return every[is_last], when[is_last]
 
     def _ids(self, file: int, at: int, count: int) -> Ids:
         return read_ids(self._files[file], at, count)
@@ -539,6 +565,34 @@ class Replayer:
         )
         return True
 
+    # Flushed rows of damaged segments (§4.7) ----------------------------------------------------------------------------------
+
+    def _recover(self, table: _Table) -> None:
+        """Takes rows of flushed records that no segment of a damaged table stores any more and that nothing deleted."""
+        if not table.old_rows:
+            return
+        segments = self.segments.get(table.table_id, [])
+        rows = LogRows("wal-flushed", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID))
+        hashes = hashes_of(rows.batches())
+        stored = np.sort(np.concatenate([np.empty(0, np.uint64), *(_stored_hashes(s) for s in segments)]))
+        order = np.argsort(hashes, kind="stable")
+        ordered = hashes[order]
+        rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered, "left")  # how many equal rows come before
+        copies = np.searchsorted(stored, ordered, "right") - np.searchsorted(stored, ordered, "left")
+        dead = np.zeros(len(hashes), np.bool_)
+        dead[order] = rank < copies
+        lsns, ends = np.array(table.old_lsns, np.uint64), np.array(table.old_ends, np.int64)
+        deleted, last = self._last_deletes((table.old_deletes, table.deletes))
+        number = 0
+        for ids in rows.ids_only(_IDS_CHUNK) if len(deleted) else ():
+            at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
+            inserted = lsns[np.searchsorted(ends, np.arange(number, number + len(ids)), "right")]
+            dead[number : number + len(ids)] |= (deleted[at] == ids) & (last[at] > inserted)
+            number += len(ids)
+        found = replace(rows, dead=np.flatnonzero(dead))
+        if found.rows:
+            self.result.rows[table.table_id].append(found)
+
     # Rows that the server never showed (§5.6) --------------------------------------------------------------------------
 
     def _find_unseen(self) -> None:
@@ -547,6 +601,8 @@ class Replayer:
             segments = self.segments.get(table.table_id, [])
             if table.partition == DEFAULT_PARTITION or table.old_rows <= sum(s.stored for s in segments):
                 continue
+            if table.table_id in self.damaged:
+                continue  # these rows were recovered
             held = np.unique(np.concatenate([*(s.ids for s in segments), self._ids_of(table.old_deletes)]))
             log_rows = LogRows("old", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID))
             known, number = [], 0
@@ -577,15 +633,19 @@ class Replayer:
                 "insert records in the log have vectors of another size than the collection's; they are left out",
                 count,
             )
-        for table_id, rows in self.result.rows.items():
+        for table_id, found in self.result.rows.items():
             table = self._tables[table_id]
-            self._note(
-                Severity.INFO,
-                "wal-rows",
-                f"{table.collection}/{table.partition}",
-                "rows that were acknowledged but not yet flushed are taken from the write-ahead log",
-                rows.rows,
-            )
+            for rows in found:
+                recovered = rows.id == "wal-flushed"
+                self._note(
+                    Severity.WARNING if recovered else Severity.INFO,
+                    "rows-from-log" if recovered else "wal-rows",
+                    f"{table.collection}/{table.partition}",
+                    "rows of damaged segments are taken from the write-ahead log, which still holds them"
+                    if recovered
+                    else "rows that were acknowledged but not yet flushed are taken from the write-ahead log",
+                    rows.rows,
+                )
         for table_id, segments in self.result.segments.items():
             count = sum(s.deleted for s in segments) - sum(s.deleted for s in self.segments.get(table_id, []))
             if count > 0:

@@ -39,11 +39,11 @@ class Partition:
     name: str
     schema: Schema
     segments: tuple[Segment | LegacyRawFile, ...]
-    log: LogRows | None = None
+    log: tuple[LogRows, ...] = ()
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
-        return (*self.segments, *((self.log,) if self.log else ()))
+        return (*self.segments, *self.log)
 
     @property
     def rows(self) -> int:
@@ -57,12 +57,12 @@ class Partition:
 
     @property
     def wal_rows(self) -> int:
-        return self.log.rows if self.log else 0
+        return sum(r.rows for r in self.log)
 
     @property
     def bytes(self) -> int:
         """Bytes of vectors and ids in segment files (deleted rows included) and in the log."""
-        return sum(s.bytes for s in self.segments) + (self.log.bytes if self.log else 0)
+        return sum(p.bytes for p in (*self.segments, *self.log))
 
     def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
         """All live rows; ids int64 [n], vectors float32 [n, d] or uint8 [n, d/8]. Arrays are overwritten by the next batch."""
@@ -182,8 +182,8 @@ class Store(Mapping[str, Collection]):
                     for path in segment.paths:
                         status = os.stat(path)
                         digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
-                if partition.log:
-                    digest.update(f"{partition.log.spans.tobytes()!r} {partition.log.dead.tobytes()!r}".encode())
+                for rows in partition.log:
+                    digest.update(rows.spans.tobytes() + rows.dead.tobytes() + rows.first.to_bytes(8, "little"))
         return digest.hexdigest()
 
     def __repr__(self) -> str:
@@ -235,12 +235,17 @@ def open_store(
     if known.generation is Generation.DATED:
         collections = tuple(_open_dated(c, schemas[c.table.table_id], location.roots, findings) for c in selection.collections)
         return Store(location.root, location, known, collections, tuple(findings), selection)
-    segments = {
-        p.table.table_id: _open_segments(c, p.table, p.choices, schemas[c.table.table_id], known, selection, disk, findings)
-        for c in selection.collections
-        for p in c.partitions
-    }
-    log, replay = _read_log(location, known, selection, schemas, segments, replay_wal, findings)
+    segments: dict[str, list[Segment]] = {}
+    damage: dict[str, list[Finding]] = {}
+    for c in selection.collections:
+        for p in c.partitions:
+            notes: list[Finding] = []
+            schema = schemas[c.table.table_id]
+            segments[p.table.table_id] = _open_segments(c, p.table, p.choices, schema, known, selection, disk, notes)
+            if lost := [f for f in notes if f.severity is Severity.ERROR]:
+                damage[p.table.table_id] = lost
+            findings += notes
+    log, replay = _read_log(location, known, selection, schemas, segments, damage, replay_wal, findings)
     opened = []
     for c in selection.collections:
         schema = schemas[c.table.table_id]
@@ -248,8 +253,8 @@ def open_store(
         for p in c.partitions:
             table_id = p.table.table_id
             found = replay.segments.get(table_id, []) if replay and replay_wal else segments[table_id]
-            rows = replay.rows.get(table_id) if replay and replay_wal else None
-            partition = Partition(p.tag, schema, tuple(found), rows)
+            rows = replay.rows.get(table_id, []) if replay and replay_wal else []
+            partition = Partition(p.tag, schema, tuple(found), tuple(rows))
             if p.tag in partitions:
                 findings.append(
                     Finding(
@@ -260,7 +265,7 @@ def open_store(
                     )
                 )
                 first = partitions[p.tag]
-                partition = replace(first, segments=first.segments + partition.segments, log=first.log or partition.log)
+                partition = replace(first, segments=first.segments + partition.segments, log=first.log + partition.log)
             partitions[p.tag] = partition
         opened.append(Collection(schema, tuple(partitions.values())))
     return Store(location.root, location, known, tuple(opened), tuple(findings), selection, log, replay)
@@ -441,6 +446,7 @@ def _read_log(
     selection: Selection,
     schemas: Mapping[str, Schema],
     segments: Mapping[str, list[Segment]],
+    damage: Mapping[str, list[Finding]],
     replay_wal: bool,
     findings: list[Finding],
 ) -> tuple[Log | None, Replay | None]:
@@ -462,7 +468,7 @@ def _read_log(
         findings.append(Finding(Severity.ERROR, "wal-unreadable", str(location.wal), str(e)))
         return None, None
     enabled = location.config.wal_enabled
-    replay = Replayer(log, catalog, selection, schemas, segments, wal_enabled=enabled).run()
+    replay = Replayer(log, catalog, selection, schemas, segments, wal_enabled=enabled, damaged=damage).run()
     if enabled is False:
         if replay.row_count:
             findings.append(
@@ -487,6 +493,10 @@ def _read_log(
                 )
             )
         return log, replay
+    for table_id, lost in damage.items():
+        recovered = sum(r.rows for r in replay.rows.get(table_id, []) if r.id == "wal-flushed")
+        if all(f.rows is not None for f in lost) and 0 < sum(f.rows or 0 for f in lost) <= recovered:
+            findings[:] = [replace(f, severity=Severity.WARNING) if f in lost else f for f in findings]
     findings += replay.findings
     return log, replay
 
