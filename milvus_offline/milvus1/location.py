@@ -132,8 +132,8 @@ def _refuse_others(given: Path) -> None:
     names = set(os.listdir(given)) if os.access(given, os.R_OK) else set()
     if names & {"insert_log", "delta_log", "stats_log", "rdb_data", "rdb_data_meta_kv"} or {"etcd", "minio"} <= names:
         raise StoreError(
-            f"{given}: this is data of Milvus 2.x (object storage with insert_log/, a standalone's rdb_data/, or the volumes of its containers). "
-            "This tool reads 1.x; for 2.x use milvus-backup"
+            f"{given}: this is data of Milvus 2.x (object storage with insert_log/, a standalone's rdb_data/, or container "
+            "volumes). This tool reads 1.x; for 2.x use milvus-backup"
         )
     _refuse_preview(given)
 
