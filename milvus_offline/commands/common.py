@@ -36,7 +36,8 @@ store_options = _chain(
     click.option(
         "--catalog",
         metavar="URL|FILE",
-        help="Metadata database elsewhere: mysql://user@host/db, a meta.sqlite, a mysqldump .sql[.gz]. "
+        help="Metadata database elsewhere: mysql://user@host/db, a meta.sqlite, a mysqldump .sql[.gz] "
+        "(FILE#DATABASE where it holds several). "
         "The password comes from MILVUS_OFFLINE_CATALOG_PASSWORD.",
     ),
     click.option("--wal", metavar="DIR", help="The folder of the write-ahead log, where it is not found by itself."),

@@ -11,10 +11,11 @@ from .sqldump import read_dump
 from .sqlitepages import salvage_pages
 
 
-def read_dump_catalog(path: Path) -> Catalog:
-    """Reads a mysqldump file (`.sql`, `.sql.gz`, `--xml`). Raises StoreError when it holds no catalog of Milvus 1.x."""
-    dump = read_dump(path)
-    notes = [Finding(Severity.WARNING, "dump-note", str(path), note) for note in dump.notes]
+def read_dump_catalog(path: Path, database: str | None = None) -> Catalog:
+    """Reads a mysqldump file (`.sql`, `.sql.gz`, `--xml`). Raises StoreError when it holds no catalog of Milvus 1.x, UsageError
+    when several databases in it do and `database` names none of them."""
+    dump = read_dump(path, database)
+    notes = [Finding(Severity.INFO if dump.truncated else Severity.WARNING, "dump-note", str(path), n) for n in dump.notes]
     if dump.truncated:
         notes.append(
             Finding(

@@ -6,190 +6,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
-from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema, Severity
+from ..model import Finding, Schema, Severity
 from .catalog import Catalog, Generation, TableRow
-from .layout import ID, FileType
-from .live import Choice, Disk, LiveCollection, Selection, drop_contained, resolve_half_steps, select
+from .contents import Collection, Partition, Store
+from .live import Choice, Disk, LiveCollection, Selection, all_in, drop_contained, resolve_half_steps, select
 from .location import Location, locate
 from .replay import Replay, Replayer
-from .segment import Segment, attribute_schema, list_folder, open_segment
-from .wal import Log, LogRows, open_log
+from .rows import hashes_of
+from .segment import Segment, attribute_schema, open_segment
+from .wal import Log, open_log
 
 if TYPE_CHECKING:
-    from .legacy import LegacyRawFile
     from .nocatalog import Assumptions
-
-
-@dataclass(frozen=True)
-class Partition:
-    """One partition: its live segments in catalog order, then its rows from the write-ahead log."""
-
-    name: str
-    schema: Schema
-    segments: tuple[Segment | LegacyRawFile, ...]
-    log: tuple[LogRows, ...] = ()
-
-    @property
-    def pieces(self) -> tuple[Piece, ...]:
-        return (*self.segments, *self.log)
-
-    @property
-    def rows(self) -> int:
-        """Live rows, those of the log included: what an export brings."""
-        return sum(p.rows for p in self.pieces)
-
-    @property
-    def deleted(self) -> int:
-        """Rows on disk that are deleted."""
-        return sum(s.deleted for s in self.segments)
-
-    @property
-    def wal_rows(self) -> int:
-        return sum(r.rows for r in self.log)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of vectors and ids in segment files (deleted rows included) and in the log."""
-        return sum(p.bytes for p in (*self.segments, *self.log))
-
-    def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
-        """All live rows; ids int64 [n], vectors float32 [n, d] or uint8 [n, d/8]. Arrays are overwritten by the next batch."""
-        for piece in self.pieces:
-            yield from piece.batches(max_bytes)
-
-    def read(self, limit: int | None = None) -> Batch:
-        """The live rows (the first `limit` of them) as arrays of their own. Without a limit all must fit in memory."""
-        rows = self.rows if limit is None else min(limit, self.rows)
-        result = Batch(
-            np.empty(rows, ID),
-            np.empty((rows, self.schema.width), self.schema.dtype),
-            {a.name: np.zeros(rows, a.dtype) for a in self.schema.attributes},
-        )
-        done = 0
-        for batch in self.batches():
-            take = min(len(batch.ids), rows - done)
-            result.ids[done : done + take] = batch.ids[:take]
-            result.vectors[done : done + take] = batch.vectors[:take]
-            for name, values in batch.attributes.items():
-                result.attributes[name][done : done + take] = values[:take]
-            done += take
-            if done == rows:
-                break
-        return result
-
-    def __repr__(self) -> str:
-        return f"<Partition {self.name!r}: {self.rows:,} rows>"
-
-
-@dataclass(frozen=True)
-class Collection(Mapping[str, Partition]):
-    """One collection; a mapping of partition names to partitions, `_default` first."""
-
-    schema: Schema
-    partitions: tuple[Partition, ...]
-
-    @property
-    def name(self) -> str:
-        return self.schema.name
-
-    @property
-    def rows(self) -> int:
-        return sum(p.rows for p in self.partitions)
-
-    @property
-    def deleted(self) -> int:
-        return sum(p.deleted for p in self.partitions)
-
-    @property
-    def wal_rows(self) -> int:
-        return sum(p.wal_rows for p in self.partitions)
-
-    @property
-    def bytes(self) -> int:
-        return sum(p.bytes for p in self.partitions)
-
-    def __getitem__(self, name: str) -> Partition:
-        return next((p for p in self.partitions if p.name == name), None) or _missing(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return (p.name for p in self.partitions)
-
-    def __len__(self) -> int:
-        return len(self.partitions)
-
-    def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
-        """All live rows of all partitions, see Partition.batches."""
-        for partition in self.partitions:
-            yield from partition.batches(max_bytes)
-
-    def __repr__(self) -> str:
-        s = self.schema
-        return f"<Collection {s.name!r}: {s.vector_type.value} {s.dimension}, {s.metric_type}, {self.rows:,} rows>"
-
-
-def _missing(name: str) -> Any:
-    raise KeyError(name)
-
-
-@dataclass(frozen=True)
-class Store(Mapping[str, Collection]):
-    """An opened store; a mapping of collection names to collections. Nothing in it is ever written."""
-
-    path: Path
-    location: Location
-    catalog: Catalog
-    collections: tuple[Collection, ...]
-    findings: tuple[Finding, ...]
-    selection: Selection = field(repr=False)
-    log: Log | None = None
-    replay: Replay | None = None
-
-    def __getitem__(self, name: str) -> Collection:
-        return next((c for c in self.collections if c.name == name), None) or _missing(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return (c.name for c in self.collections)
-
-    def __len__(self) -> int:
-        return len(self.collections)
-
-    @property
-    def rows(self) -> int:
-        return sum(c.rows for c in self.collections)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A digest of what would be read: names, row counts, and sizes and times of the files."""
-        digest = hashlib.sha256()
-        for collection in self.collections:
-            digest.update(repr(collection.schema).encode())
-            for partition in collection.partitions:
-                digest.update(f"{partition.name!r} {partition.rows}".encode("utf-8", "surrogateescape"))
-                for segment in partition.segments:
-                    digest.update(f"{segment.id} {segment.rows} {segment.deleted}".encode())
-                    for path in segment.paths:
-                        status = os.stat(path)
-                        digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
-                for rows in partition.log:
-                    digest.update(rows.spans.tobytes() + rows.dead.tobytes() + rows.first.to_bytes(8, "little"))
-        return digest.hexdigest()
-
-    def __repr__(self) -> str:
-        lines = [f"<Store {str(self.path)!r}: {len(self)} collections, {self.rows:,} rows>"]
-        lines += [f"  {c!r}" for c in self.collections]
-        return "\n".join(lines)
 
 
 def open_store(
@@ -245,6 +81,7 @@ def open_store(
             if lost := [f for f in notes if f.severity is Severity.ERROR]:
                 damage[p.table.table_id] = lost
             findings += notes
+    _compare_age(known, selection, disk, schemas, segments, findings)
     log, replay = _read_log(location, known, selection, schemas, segments, damage, replay_wal, findings)
     opened = []
     for c in selection.collections:
@@ -281,7 +118,10 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
             if text.startswith("sqlite"):
                 return database.read_sqlite(Path(text.split(":///", 1)[-1]))
             return database.read_mysql(database.parse_mysql_url(text))
-        path = Path(text)
+        path, dumped = Path(text), None
+        if not path.exists() and "#" in text:
+            name, _, dumped = text.rpartition("#")
+            path = Path(name)
         if path.is_dir():
             raise UsageError(f"{path}: --catalog must name a meta.sqlite, a mysqldump file or mysql://…, found a folder")
         if not path.exists():
@@ -291,7 +131,7 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
         if looks_like_dump(path):
             from .rescue import read_dump_catalog
 
-            return read_dump_catalog(path)
+            return read_dump_catalog(path, dumped)
         return database.read_sqlite(path)
     if location.meta is not None and location.config.mysql_uri is None:
         return database.read_sqlite(location.meta)
@@ -440,6 +280,45 @@ def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: list[Find
     return segment
 
 
+def _compare_age(
+    catalog: Catalog,
+    selection: Selection,
+    disk: Disk,
+    schemas: Mapping[str, Schema],
+    segments: Mapping[str, list[Segment]],
+    findings: list[Finding],
+) -> None:
+    """Notices folders newer than all the catalog knows, with rows of their own: then the catalog is the older one."""
+    newest = max((int(f.segment_id) for f in catalog.files if f.segment_id.isdigit()), default=0)
+    owners = {p.table.table_id: c.table.table_id for c in selection.collections for p in c.partitions}
+    for leftover in selection.leftovers:
+        if leftover.kind != "orphans" or not leftover.segment_id.isdigit() or int(leftover.segment_id) <= newest:
+            continue
+        table_id = leftover.table_id
+        if table_id not in owners:
+            continue
+        try:
+            folder = disk.folder(table_id, leftover.segment_id)
+            if folder is None or not folder.raw or not folder.ids or not folder.has_deleted_docs:
+                continue
+            segment, notes = open_segment(folder, leftover.segment_id, schemas[owners[table_id]])
+            if segment is None or notes or not segment.rows:
+                continue
+            if not all_in(hashes_of(segment.batches()), (hashes_of(s.batches()) for s in segments[table_id])):
+                findings.append(
+                    Finding(
+                        Severity.WARNING,
+                        "catalog-older",
+                        f"{table_id}/{leftover.segment_id}",
+                        "the segment is newer than all that the catalog knows, and its rows are in no live segment: the "
+                        "catalog may be older than the files (is its -wal missing?). --salvage orphans brings them",
+                        segment.rows,
+                    )
+                )
+        except (DamageError, OSError):
+            continue
+
+
 def _read_log(
     location: Location,
     catalog: Catalog,
@@ -501,4 +380,4 @@ def _read_log(
     return log, replay
 
 
-__all__ = ["Collection", "FileType", "Partition", "Store", "list_folder", "open_store"]
+__all__ = ["Collection", "Partition", "Store", "load_catalog", "open_store"]

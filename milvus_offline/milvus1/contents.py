@@ -1,0 +1,185 @@
+"""What a store holds: collections, partitions, and their pieces, as values to look into and to read from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema
+from .catalog import Catalog
+from .layout import ID
+from .live import Selection
+from .location import Location
+from .replay import Replay
+from .segment import Segment
+from .wal import Log, LogRows
+
+if TYPE_CHECKING:
+    from .legacy import LegacyRawFile
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One partition: its live segments in catalog order, then its rows from the write-ahead log."""
+
+    name: str
+    schema: Schema
+    segments: tuple[Segment | LegacyRawFile, ...]
+    log: tuple[LogRows, ...] = ()
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        return (*self.segments, *self.log)
+
+    @property
+    def rows(self) -> int:
+        """Live rows, those of the log included: what an export brings."""
+        return sum(p.rows for p in self.pieces)
+
+    @property
+    def deleted(self) -> int:
+        """Rows on disk that are deleted."""
+        return sum(s.deleted for s in self.segments)
+
+    @property
+    def wal_rows(self) -> int:
+        return sum(r.rows for r in self.log)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of vectors and ids in segment files (deleted rows included) and in the log."""
+        return sum(p.bytes for p in (*self.segments, *self.log))
+
+    def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+        """All live rows; ids int64 [n], vectors float32 [n, d] or uint8 [n, d/8]. Arrays are overwritten by the next batch."""
+        for piece in self.pieces:
+            yield from piece.batches(max_bytes)
+
+    def read(self, limit: int | None = None) -> Batch:
+        """The live rows (the first `limit` of them) as arrays of their own. Without a limit all must fit in memory."""
+        rows = self.rows if limit is None else min(limit, self.rows)
+        result = Batch(
+            np.empty(rows, ID),
+            np.empty((rows, self.schema.width), self.schema.dtype),
+            {a.name: np.zeros(rows, a.dtype) for a in self.schema.attributes},
+        )
+        done = 0
+        for batch in self.batches():
+            take = min(len(batch.ids), rows - done)
+            result.ids[done : done + take] = batch.ids[:take]
+            result.vectors[done : done + take] = batch.vectors[:take]
+            for name, values in batch.attributes.items():
+                result.attributes[name][done : done + take] = values[:take]
+            done += take
+            if done == rows:
+                break
+        return result
+
+    def __repr__(self) -> str:
+        return f"<Partition {self.name!r}: {self.rows:,} rows>"
+
+
+@dataclass(frozen=True)
+class Collection(Mapping[str, Partition]):
+    """One collection; a mapping of partition names to partitions, `_default` first."""
+
+    schema: Schema
+    partitions: tuple[Partition, ...]
+
+    @property
+    def name(self) -> str:
+        return self.schema.name
+
+    @property
+    def rows(self) -> int:
+        return sum(p.rows for p in self.partitions)
+
+    @property
+    def deleted(self) -> int:
+        return sum(p.deleted for p in self.partitions)
+
+    @property
+    def wal_rows(self) -> int:
+        return sum(p.wal_rows for p in self.partitions)
+
+    @property
+    def bytes(self) -> int:
+        return sum(p.bytes for p in self.partitions)
+
+    def __getitem__(self, name: str) -> Partition:
+        return next((p for p in self.partitions if p.name == name), None) or _missing(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (p.name for p in self.partitions)
+
+    def __len__(self) -> int:
+        return len(self.partitions)
+
+    def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+        """All live rows of all partitions, see Partition.batches."""
+        for partition in self.partitions:
+            yield from partition.batches(max_bytes)
+
+    def __repr__(self) -> str:
+        s = self.schema
+        return f"<Collection {s.name!r}: {s.vector_type.value} {s.dimension}, {s.metric_type}, {self.rows:,} rows>"
+
+
+def _missing(name: str) -> Any:
+    raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Store(Mapping[str, Collection]):
+    """An opened store; a mapping of collection names to collections. Nothing in it is ever written."""
+
+    path: Path
+    location: Location
+    catalog: Catalog
+    collections: tuple[Collection, ...]
+    findings: tuple[Finding, ...]
+    selection: Selection = field(repr=False)
+    log: Log | None = None
+    replay: Replay | None = None
+
+    def __getitem__(self, name: str) -> Collection:
+        return next((c for c in self.collections if c.name == name), None) or _missing(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (c.name for c in self.collections)
+
+    def __len__(self) -> int:
+        return len(self.collections)
+
+    @property
+    def rows(self) -> int:
+        return sum(c.rows for c in self.collections)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of what would be read: names, row counts, and sizes and times of the files."""
+        digest = hashlib.sha256()
+        for collection in self.collections:
+            digest.update(repr(collection.schema).encode())
+            for partition in collection.partitions:
+                digest.update(f"{partition.name!r} {partition.rows}".encode("utf-8", "surrogateescape"))
+                for segment in partition.segments:
+                    digest.update(f"{segment.id} {segment.rows} {segment.deleted}".encode())
+                    for path in segment.paths:
+                        status = os.stat(path)
+                        digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+                for rows in partition.log:
+                    digest.update(rows.spans.tobytes() + rows.dead.tobytes() + rows.first.to_bytes(8, "little"))
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        lines = [f"<Store {str(self.path)!r}: {len(self)} collections, {self.rows:,} rows>"]
+        lines += [f"  {c!r}" for c in self.collections]
+        return "\n".join(lines)
