@@ -401,11 +401,19 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str) -> 
             note(
                 Severity.ERROR,
                 "attribute-short",
-                f"{name} holds {held} values, expected {stored}; the field is left out here",
+                f"{name} holds {held} values, expected {stored}; its values are 0 here",
                 stored,
             )
         else:
             attribute_paths.append((field, dtypes[field], str(folder.path / name)))
+
+    if missing := sorted(set(dtypes) - {f.removesuffix(ATTRIBUTE_SUFFIX) for f in folder.attributes}):
+        note(
+            Severity.ERROR,
+            "attribute-missing",
+            f"the fields {', '.join(missing)} have no file here; their values are 0",
+            stored,
+        )
 
     deleted_path = None
     if folder.has_deleted_docs:
