@@ -53,7 +53,7 @@ def rows(*ids: int | range, dim: int = DIMENSION, salt: int = 0, binary: bool = 
     flat = [i for part in ids for i in (part if isinstance(part, range) else [part])]
     array = np.array(flat, np.int64)
     width = dim // 8 if binary else dim
-    seeds = array.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt) * np.uint64(0xBF58476D1CE4E5B9)
+    seeds = array.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt * 0xBF58476D1CE4E5B9 % (1 << 64))
     words = (seeds[:, None] + np.arange(width, dtype=np.uint64) * np.uint64(0x94D049BB133111EB)) >> np.uint64(32)
     vectors = (words & np.uint64(255)).astype(np.uint8) if binary else words.astype("<f4")
     return Batch(array, vectors)

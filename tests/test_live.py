@@ -85,8 +85,8 @@ def test_live_states(b: StoreBuilder, types: tuple[int, ...], code: str | None, 
 
 @pytest.mark.parametrize(("types", "kind"), DEAD, ids=lambda v: "-".join(map(str, map(int, v))) if isinstance(v, tuple) else "")
 def test_dead_states(b: StoreBuilder, types: tuple[int, ...], kind: str | None) -> None:
-    b.segment("c", rows(100, 101))
     b.segment("c", rows(range(5)), types)
+    b.segment("c", rows(100, 101))
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): bag(rows(100, 101))}
     assert codes(store) == []
@@ -424,8 +424,9 @@ def test_race_with_a_victim_that_lost_its_rows(b: StoreBuilder) -> None:
 def test_race_whose_size_does_not_agree(b: StoreBuilder) -> None:
     """The folder named by file_id is not what the row was written for: the server's own answer stands, and it is said."""
     victim, meant = race(b, file_size=12345)
+    b.segment("c", rows(50))
     store = open_store(b.write())
-    assert content(store) == {("c", "_default"): bag(rows(range(3)))}
+    assert content(store) == {("c", "_default"): bag(rows(range(3), 50))}
     assert codes(store) == ["row-id-race"]
     assert rescued(store, "orphans") == {("orphans", "c", "_default"): bag(rows(range(10, 20)))}
     assert victim != meant
@@ -480,10 +481,10 @@ def test_race_without_a_row_left(b: StoreBuilder) -> None:
 
 
 def test_orphans(b: StoreBuilder) -> None:
-    b.segment("c", rows(range(5)))
     b.folder("c", b.new_id(), rows(1, 2, 3))  # all live elsewhere
     b.folder("c", b.new_id(), rows(3, 4, 5))  # one of them is not
     b.folder("unknown", b.new_id(), rows(8, 9, dim=6))
+    b.segment("c", rows(range(5)))
     (b.roots[0] / "tables" / "c" / "stray").write_text("not a folder")
     (b.roots[0] / "tables" / "stray").write_text("not a folder")
     store = open_store(b.write())
@@ -496,6 +497,15 @@ def test_orphans(b: StoreBuilder) -> None:
         "unknown": bag(rows(8, 9, dim=6)),
     }
     assert sorted(n.code for n in notes) == ["salvage-copy", "salvage-unreadable", "schema-guessed"]
+
+
+def test_orphan_newer_than_the_catalog(b: StoreBuilder) -> None:
+    """Rows in a segment newer than all that the catalog knows: it may be an old copy, or without its -wal."""
+    b.segment("c", rows(range(5)))
+    newer = b.folder("c", b.new_id(), rows(5, 6))
+    store = open_store(b.write())
+    assert content(store) == {("c", "_default"): bag(rows(range(5)))}
+    assert [(f.code, f.where, f.rows) for f in store.findings] == [("catalog-older", f"c/{newer.id}", 2)]
 
 
 def test_segment_folder_is_gone(b: StoreBuilder) -> None:

@@ -26,6 +26,8 @@ from .wal import Kind, Log, LogRows, Record, SpanBuilder, Walk, is_new_numbering
 Ids = npt.NDArray[np.int64]
 _BLANKS = " \n\r\t"
 _IDS_CHUNK = 1 << 17
+_SAMPLE = 64
+"""Ids of a segment that are looked up before all of its rows are compared."""
 _SUMS = 1 << 64
 """Sums of hashes are taken modulo this."""
 
@@ -153,6 +155,7 @@ class Replayer:
             self._add_collection(collection)
         self._extras: dict[tuple[str, str, str], _Extra] = {}
         self._mismatched: dict[str, int] = defaultdict(int)
+        self._doubled: dict[str, int] = defaultdict(int)
         self._new_rows: dict[str, int] = defaultdict(int)
         for row in catalog.files:
             if row.file_type == FileType.NEW:
@@ -169,9 +172,9 @@ class Replayer:
 
     def run(self) -> Replay:
         """Reads the log and applies it; the log's damage is in the findings."""
+        self._window()
         if not self.log.files:
             return self.result
-        self._window()
         self._read()
         for table in self._tables.values():
             self._apply(table)
@@ -225,8 +228,8 @@ class Replayer:
 
     def _check_numbers(self, start: int) -> None:
         numbers = [f.number for f in self.log.files]
-        wanted = start >> 32
-        if self.result.end is not None and self.result.end <= start:
+        wanted, end = start >> 32, self.result.end
+        if end is not None and end <= start:
             return
         later = [n for n in numbers if n >= wanted]
         if later and later[0] != wanted and start:
@@ -245,6 +248,14 @@ class Replayer:
                     str(self.log.folder / f"{before + 1}.wal"),
                     f"the files {before + 1}.wal to {after - 1}.wal are missing; unflushed rows in them are lost",
                 )
+        first_missing = later[-1] + 1 if later else wanted
+        if end is not None and end & 0xFFFFFFFF and end >> 32 >= first_missing:
+            self._note(
+                Severity.ERROR,
+                "wal-gap",
+                str(self.log.folder / f"{first_missing}.wal"),
+                f"the files {first_missing}.wal to {end >> 32}.wal are missing; acknowledged rows in them are lost",
+            )
 
     # Reading ---------------------------------------------------------------------------------------------------------------
 
@@ -308,22 +319,21 @@ class Replayer:
             return
         root = self._by_key[(collection, "")]
         flushed = root.flush_lsn if by_root else table.flush_lsn
-        if by_root and record.kind is not Kind.DELETE and flushed < record.lsn <= table.flush_lsn:
-            return  # such a server would double these rows: the partition was flushed, the root was not
-        if record.lsn <= flushed:
-            if record.kind is Kind.DELETE:
-                for member in self._members[collection] if tag == "" else [table]:
-                    member.old_deletes.add(record)
-            elif not by_root and schema_fits(record, table.schema):
-                table.insert_old(record)
-            return
         if record.kind is Kind.DELETE:
             for member in self._members[collection] if tag == "" else [table]:
-                member.deletes.add(record)
-        elif schema_fits(record, table.schema):
-            table.insert(record)
+                (member.deletes if record.lsn > flushed else member.old_deletes).add(record)
+        elif not schema_fits(record, table.schema):
+            if record.lsn > flushed:
+                self._mismatched[f"{collection}/{tag}"] += record.rows
+        elif record.lsn <= table.flush_lsn:
+            if record.lsn > flushed:
+                self._doubled[table.table_id] += record.rows
+            table.insert_old(record)
+        elif record.lsn <= flushed:
+            reason = "the collection was flushed later than the partition, and the server looks at the collection alone"
+            self._extra("unseen", collection, table.partition, table.schema, reason).add(record)
         else:
-            self._mismatched[f"{collection}/{tag}"] += record.rows
+            table.insert(record)
 
     def _resolve(self, collection: str, tag: str) -> _Table | None:
         """The table that a tag means once blanks are trimmed and `_default` is taken for the default partition (§5.7)."""
@@ -483,35 +493,31 @@ class Replayer:
     # A flush that the catalog does not know of (§6 step 4) -------------------------------------------------------------
 
     def _already_flushed(self, table: _Table, segments: Sequence[Segment]) -> tuple[int, set[str]]:
-        """LSN up to which the table's records stand in its newest segments although flush_lsn does not say so, and the ids of
-        these segments; (0, {}) when there is no such flush."""
-        order = sorted((s for s in segments if s.stored), key=lambda s: s.id)
+        """LSN up to which the table's records stand in segments although flush_lsn does not say so, and the ids of these
+        segments, the newest whose rows all are in the log; (0, {}) when there is no such flush."""
+        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
+        order = _with_ids_of(log_rows, segments)
+        if not order:
+            return 0, set()
+        hashes = hashes_of(log_rows.batches())
+        stored_hashes = {s.id: h for s in order if contains(hashes, h := _stored_hashes(s))}
+        order = [s for s in order if s.id in stored_hashes]
         stored_behind: dict[int, int] = {}
         total = 0
         for k, segment in enumerate(reversed(order), 1):
             total += segment.stored
             stored_behind.setdefault(total, k)
         ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
-        delete_lsns = np.array([d[0] for d in table.deletes], np.uint64)
-        moments = np.union1d(lsns, delete_lsns)
+        moments = np.union1d(lsns, np.array([d[0] for d in table.deletes], np.uint64))
         inserted = np.concatenate([[0], ends])[np.searchsorted(lsns, moments, "right")]
-        quick = set(stored_behind)
-        removals = None
-        if len(delete_lsns) == 0 and not quick & set(inserted.tolist()):
-            return 0, set()
         removals = sorted(self._removals(table, 0), key=lambda r: r[1])
         removed_lsns = np.array([lsn for _, lsn in removals], np.uint64)
         left = inserted - np.searchsorted(removed_lsns, moments, "right")
         matches = [i for i in range(len(moments)) if left[i] > 0 and int(left[i]) in stored_behind]
-        if not matches:
-            return 0, set()
-        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
-        hashes = hashes_of(log_rows.batches())
         sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
         removed_sums = np.concatenate(
             [np.zeros(1, np.uint64), np.cumsum(hashes[[row for row, _ in removals]], dtype=np.uint64)]
         )
-        stored_hashes = {s.id: _stored_hashes(s) for s in order}
         for i in reversed(matches):
             newest = order[len(order) - stored_behind[int(left[i])] :]
             gone = int(np.searchsorted(removed_lsns, moments[i], "right"))
@@ -520,7 +526,7 @@ class Replayer:
                 continue
             if inserted[i] == table.inserted and self._new_rows[table.table_id]:
                 continue  # the catalog still has a segment in memory: these rows, inserted once more
-            if self._accounted_before(table, np.concatenate(list(stored_hashes.values())), hashes[: inserted[i]]):
+            if self._accounted_before(table, segments, hashes[: inserted[i]]):
                 continue
             lsn = int(moments[i])
             self._note(
@@ -534,7 +540,7 @@ class Replayer:
             return lsn, {s.id for s in newest}
         return 0, set()
 
-    def _accounted_before(self, table: _Table, stored: npt.NDArray[np.uint64], memory: npt.NDArray[np.uint64]) -> bool:
+    def _accounted_before(self, table: _Table, segments: Sequence[Segment], memory: npt.NDArray[np.uint64]) -> bool:
         """Whether the stored rows are already explained by earlier, flushed records: then the same rows were inserted twice."""
         if not table.old_rows:
             return False
@@ -542,7 +548,10 @@ class Replayer:
             LogRows("old", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID)).batches()
         )
         repeated = earlier[np.isin(earlier, memory)]
-        return bool(len(repeated)) and not contains(stored, np.concatenate([memory, repeated]))
+        if not len(repeated):
+            return False
+        stored = np.concatenate([_stored_hashes(s) for s in segments])
+        return not contains(stored, np.concatenate([memory, repeated]))
 
     def _is_stale(self, table: _Table, segments: Sequence[Segment], flushed: int) -> bool:
         """Whether the log is a leftover from before the server ran with its WAL switched off (§5.8)."""
@@ -552,17 +561,22 @@ class Replayer:
             return False
         log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
         stored = np.concatenate([_stored_hashes(s) for s in segments])
-        known = int(np.isin(hashes_of(log_rows.batches()), stored).sum())
-        if not known:
+        known = np.flatnonzero(np.isin(hashes_of(log_rows.batches()), stored))
+        if not len(known):
             return False
         self._note(
             Severity.WARNING,
             "wal-stale",
             f"{table.collection}/{table.partition}",
-            f"{known} of {table.inserted} rows in the log already are in segments, although the catalog says that nothing was "
-            "flushed: the server ran with wal.enable: false later on. The log is not replayed here",
+            f"{len(known)} of {table.inserted} rows in the log already are in segments, although the catalog says that nothing "
+            "was flushed: the server ran with wal.enable: false later on. The log is not replayed here",
             table.inserted,
         )
+        rest = replace(log_rows, id="wal-stale", dead=known)
+        if rest.rows:
+            self.result.salvage.append(
+                LogSalvage("unseen", table.collection, table.partition, rest, "in a log that seems to be a leftover")
+            )
         return True
 
     # Flushed rows of damaged segments (§4.7) ----------------------------------------------------------------------------------
@@ -633,6 +647,15 @@ class Replayer:
                 "insert records in the log have vectors of another size than the collection's; they are left out",
                 count,
             )
+        for table_id, count in self._doubled.items():
+            table = self._tables[table_id]
+            self._note(
+                Severity.WARNING,
+                "partition-flushed",
+                f"{table.collection}/{table.partition}",
+                "the partition was flushed, its collection was not: a server of this version would insert the rows once more",
+                count,
+            )
         for table_id, found in self.result.rows.items():
             table = self._tables[table_id]
             for rows in found:
@@ -700,6 +723,15 @@ def _delete_from(segment: Segment, deleted: Ids) -> Segment:
         offsets.append(np.flatnonzero(deleted[at] == ids) + first)
     hits = np.concatenate(offsets)
     return segment.with_wal_deletes(hits) if len(hits) else segment
+
+
+def _with_ids_of(log_rows: LogRows, segments: Iterable[Segment]) -> list[Segment]:
+    """The segments, in the order of their numbers, that may consist of rows of the log: a sample of their ids is in it."""
+    order = sorted((s for s in segments if 0 < s.stored <= log_rows.inserted), key=lambda s: s.id)
+    if not order:
+        return []
+    logged = np.unique(np.concatenate(list(log_rows.ids_only(_IDS_CHUNK))))
+    return [s for s in order if np.isin(s.ids[:: -(-s.stored // _SAMPLE)], logged).all()]
 
 
 def _stored_hashes(segment: Segment) -> npt.NDArray[np.uint64]:
