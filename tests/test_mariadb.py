@@ -13,7 +13,7 @@ from milvus_offline.milvus1.catalog import parse_catalog
 from milvus_offline.milvus1.database import parse_mysql_url, read_mysql
 from milvus_offline.milvus1.sqldump import read_dump
 
-DUMP = Path(__file__).parent.parent / "fixtures" / "dumps" / "mysql" / "meta.default.sql"
+DUMP = Path(__file__).parent.parent / "fixtures" / "stores" / "mysql" / "store" / "meta.default.sql"
 
 
 @pytest.mark.parametrize("charset", ["latin1", "utf8mb4"])

@@ -20,8 +20,8 @@ from milvus_offline.milvus1 import dumprows, sqldump, sqlstatements
 from milvus_offline.milvus1.rawtables import create_columns, decode, known_columns
 from milvus_offline.milvus1.sqldump import Dump, looks_like_dump, read_dump, repair_double_encoding
 
-DUMPS = Path(__file__).parent.parent / "fixtures" / "dumps"
-VARIANTS = sorted(p.relative_to(DUMPS) for p in DUMPS.glob("*/meta.*"))
+DUMPS = Path(__file__).parent.parent / "fixtures" / "stores"
+VARIANTS = sorted(p.relative_to(DUMPS) for p in DUMPS.glob("mysql*/store/meta.*"))
 TAGS = [
     "größe",
     "quo'te",
@@ -77,7 +77,7 @@ def test_every_variant_gives_the_rows_of_the_server(variant: Path, mariadb: Mari
 
 
 def test_the_fixture_holds_what_it_should() -> None:
-    dump = read_dump(DUMPS / "mysql" / "meta.default.sql")
+    dump = read_dump(DUMPS / "mysql" / "store" / "meta.default.sql")
     assert {name: len(table) for name, table in dump.tables.items()} == {
         "Environment": 1,
         "Fields": 0,
@@ -110,7 +110,7 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def tagged(mariadb: MariaDB) -> dict[str, Any]:
     """A database in utf8mb4 with every awkward tag, a NULL, negative numbers, a trigger, and tables of other applications."""
-    mariadb.load(DUMPS / "mysql" / "meta.default.sql", "tagged", charset="utf8mb4")
+    mariadb.load(DUMPS / "mysql" / "store" / "meta.default.sql", "tagged", charset="utf8mb4")
     mariadb.execute("ALTER TABLE Tables CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", database="tagged")
     connection = mariadb.connect("tagged")
     with connection.cursor() as cursor:
@@ -143,14 +143,14 @@ def test_live_dumps(flags: list[str], tagged: dict[str, Any], mariadb: MariaDB, 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
 @pytest.mark.parametrize("variant", ["meta.default.sql", "meta.xml"])
 def test_compressed(pack: Any, variant: str, tmp_path: Path) -> None:
-    plain = DUMPS / "mysql" / variant
+    plain = DUMPS / "mysql" / "store" / variant
     packed = write(tmp_path, pack(plain.read_bytes()), variant + ".packed")
     assert looks_like_dump(packed)
     assert read_dump(packed) == read_dump(plain)
 
 
 def test_utf16_of_powershell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = DUMPS / "mysql" / "meta.default.sql"
+    plain = DUMPS / "mysql" / "store" / "meta.default.sql"
     for encoding in ("utf-16", "utf-8-sig"):
         recoded = write(tmp_path, plain.read_text("utf-8").replace("\n", "\r\n").encode(encoding))
         assert looks_like_dump(recoded)
@@ -161,19 +161,19 @@ def test_utf16_of_powershell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_mysqls_one_line_form(tmp_path: Path) -> None:
-    lines = (DUMPS / "mysql" / "meta.default.sql").read_text("utf-8")
+    lines = (DUMPS / "mysql" / "store" / "meta.default.sql").read_text("utf-8")
     one_line = lines.replace("VALUES\n(", "VALUES (").replace("),\n(", "),(")
     assert "),\n(" not in one_line
-    assert read_dump(write(tmp_path, one_line)) == read_dump(DUMPS / "mysql" / "meta.default.sql")
+    assert read_dump(write(tmp_path, one_line)) == read_dump(DUMPS / "mysql" / "store" / "meta.default.sql")
 
 
 def test_chunk_borders(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = read_dump(DUMPS / "mysql" / "meta.databases.sql")
+    expected = read_dump(DUMPS / "mysql" / "store" / "meta.databases.sql")
     for size in (1, 2, 3, 7, 17, 64, 1000):
         monkeypatch.setattr(sqldump, "CHUNK", size)
         if size >= 64:  # the kind of file is recognised in its first chunk
-            assert read_dump(DUMPS / "mysql" / "meta.xml") == expected
-        assert read_dump(DUMPS / "mysql" / "meta.databases.sql") == expected
+            assert read_dump(DUMPS / "mysql" / "store" / "meta.xml") == expected
+        assert read_dump(DUMPS / "mysql" / "store" / "meta.databases.sql") == expected
 
 
 def test_bodies_of_triggers_are_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +335,7 @@ def test_create_table_gives_the_order(tmp_path: Path) -> None:
 
 
 def test_a_second_dump_in_the_same_file_replaces_the_first() -> None:
-    text = (DUMPS / "mysql" / "meta.default.sql").read_bytes()
+    text = (DUMPS / "mysql" / "store" / "meta.default.sql").read_bytes()
     second = (DUMPS / "mysql_crash" / "meta.default.sql").read_bytes()
     path = DUMPS / "mysql_crash" / "meta.default.sql"
     import tempfile
@@ -380,7 +380,7 @@ def test_sqlites_dump(tmp_path: Path) -> None:
 
 
 def test_several_databases(mariadb: MariaDB, tmp_path: Path) -> None:
-    mariadb.load(DUMPS / "mysql" / "meta.default.sql", "one")
+    mariadb.load(DUMPS / "mysql" / "store" / "meta.default.sql", "one")
     mariadb.load(DUMPS / "mysql_crash" / "meta.default.sql", "two")
     mariadb.execute(
         "CREATE OR REPLACE DATABASE restaurant",
@@ -394,7 +394,7 @@ def test_several_databases(mariadb: MariaDB, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"no database 'three' .* it has 'one', 'two'"):
             read_dump(path, "three")
         assert rows(read_dump(path, "two")) == rows(read_dump(DUMPS / "mysql_crash" / "meta.xml"))
-        assert rows(read_dump(path, "one")) == rows(read_dump(DUMPS / "mysql" / "meta.xml"))
+        assert rows(read_dump(path, "one")) == rows(read_dump(DUMPS / "mysql" / "store" / "meta.xml"))
         path = write(tmp_path, mariadb.dump("restaurant", *flags, "two"))
         assert read_dump(path).database == "two"
     path = write(tmp_path, mariadb.dump("restaurant"))
@@ -403,7 +403,7 @@ def test_several_databases(mariadb: MariaDB, tmp_path: Path) -> None:
 
 
 def test_a_name_for_a_dump_without_names() -> None:
-    path = DUMPS / "mysql" / "meta.default.sql"
+    path = DUMPS / "mysql" / "store" / "meta.default.sql"
     assert read_dump(path, "milvus").tables == read_dump(path).tables
 
 
@@ -464,7 +464,7 @@ def test_a_strange_row_is_told(tmp_path: Path) -> None:
 
 
 def test_no_rows_is_told(tmp_path: Path) -> None:
-    text = "".join((DUMPS / "mysql" / "meta.default.sql").read_text().split("INSERT INTO")[0::1][:1])
+    text = "".join((DUMPS / "mysql" / "store" / "meta.default.sql").read_text().split("INSERT INTO")[0::1][:1])
     structure = text + "CREATE TABLE `Tables` (`table_id` text, `state` int, `dimension` int);\n-- Dump completed\n"
     dump = read_dump(write(tmp_path, structure))
     assert dump.tables == {"Environment": [], "Tables": []}

@@ -140,8 +140,8 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
             return database.read_mysql(database.parse_mysql_url(location.config.mysql_uri, quoted=False))
         except (StoreError, UsageError) as e:
             raise StoreError(
-                f"{e}. This address is from {location.config.path}; name the catalog with --catalog (mysql://user@host/database, "
-                "a mysqldump file, a meta.sqlite), or read the files without one: --no-catalog"
+                f"{e} (This address is from {location.config.path}.) Name the catalog with --catalog "
+                "(mysql://user@host/database, a mysqldump file, a meta.sqlite), or read the files without one: --no-catalog"
             ) from e
     raise StoreError(
         f"{location.roots[0]}: there is no meta.sqlite, so the catalog was in MySQL or is lost. Name it with --catalog "
