@@ -213,6 +213,23 @@ class Replayer:
                 "mxlog.meta is older than the log. All complete records are taken; a 1.x server would drop these",
             )
             self.result.end = None
+        elif calls and self.log.acknowledged < max(start, *flushed, 0):
+            self._note(
+                Severity.WARNING,
+                "mxlog-stale",
+                str(self.log.folder),
+                "mxlog.meta is older than the catalog, so nothing tells whether the last call in the log was acknowledged; it is "
+                "taken. A 1.x server would drop it",
+            )
+            self.result.end = None
+        elif calls and self.log.torn_meta:
+            self._note(
+                Severity.WARNING,
+                "mxlog-torn",
+                str(self.log.folder),
+                "mxlog.meta was being written when the server died, so the last call in the log counts as never acknowledged, as "
+                "for a 1.x server; --salvage unacknowledged brings its rows",
+            )
         self._check_numbers(start)
 
     def _calls_behind(self, lsn: int) -> int:

@@ -216,10 +216,12 @@ class Walk:
             limit = file.size
             if end_lsn is not None and file.number == end_lsn >> 32:
                 limit = end_lsn & 0xFFFFFFFF
-            yield from self._file_records(file, offset if file.number == first_file else 0, limit)
+            may_be_torn = end_lsn is None and file is self.log.files[-1]
+            yield from self._file_records(file, offset if file.number == first_file else 0, limit, may_be_torn)
 
-    def _file_records(self, file: LogFile, position: int, limit: int) -> Iterator[Record]:
-        if not file.size:
+    def _file_records(self, file: LogFile, position: int, limit: int, may_be_torn: bool) -> Iterator[Record]:
+        """`may_be_torn`: nothing tells whether what stands at the file's end was ever a whole record."""
+        if not file.size and not limit:
             return
         try:
             reader = _Reader(file)
@@ -232,7 +234,7 @@ class Walk:
                 if record is None:
                     found = _next_record(reader, position + 1, min(limit, file.size))
                     behind = found if found is not None else min(limit, file.size)
-                    if found is not None or limit != file.size:
+                    if behind > position and (found is not None or not may_be_torn):
                         self._note(
                             Severity.ERROR,
                             "wal-torn",
@@ -251,7 +253,13 @@ class Walk:
                     position = found
                     continue
                 if record.end > limit:
-                    return
+                    self._note(
+                        Severity.WARNING,
+                        "mxlog-inside",
+                        file,
+                        f"the acknowledged records are said to end at byte {limit}, inside the record at byte {position}; it is "
+                        "taken as a whole",
+                    )
                 yield record
                 position = record.end
             if limit > file.size:
