@@ -195,7 +195,7 @@ def test_bodies_of_triggers_are_no_rows(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_double_encoding_through_a_latin1_connection(mariadb: MariaDB, tmp_path: Path) -> None:
-    mariadb.load(DUMPS / "mysql_crash" / "meta.default.sql", "double", charset="utf8mb4")
+    mariadb.load(DUMPS / "mysql_crash" / "store" / "meta.default.sql", "double", charset="utf8mb4")
     connection = mariadb.connect("double", charset="latin1")
     wanted = ["größe", "日本", "🐟", "Ýí", "plain"]
     with connection.cursor() as cursor:
@@ -336,8 +336,8 @@ def test_create_table_gives_the_order(tmp_path: Path) -> None:
 
 def test_a_second_dump_in_the_same_file_replaces_the_first() -> None:
     text = (DUMPS / "mysql" / "store" / "meta.default.sql").read_bytes()
-    second = (DUMPS / "mysql_crash" / "meta.default.sql").read_bytes()
-    path = DUMPS / "mysql_crash" / "meta.default.sql"
+    second = (DUMPS / "mysql_crash" / "store" / "meta.default.sql").read_bytes()
+    path = DUMPS / "mysql_crash" / "store" / "meta.default.sql"
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -381,7 +381,7 @@ def test_sqlites_dump(tmp_path: Path) -> None:
 
 def test_several_databases(mariadb: MariaDB, tmp_path: Path) -> None:
     mariadb.load(DUMPS / "mysql" / "store" / "meta.default.sql", "one")
-    mariadb.load(DUMPS / "mysql_crash" / "meta.default.sql", "two")
+    mariadb.load(DUMPS / "mysql_crash" / "store" / "meta.default.sql", "two")
     mariadb.execute(
         "CREATE OR REPLACE DATABASE restaurant",
         "CREATE TABLE restaurant.Tables (id INT, seats INT)",
@@ -393,7 +393,7 @@ def test_several_databases(mariadb: MariaDB, tmp_path: Path) -> None:
             read_dump(path)
         with pytest.raises(UsageError, match=r"no database 'three' .* it has 'one', 'two'"):
             read_dump(path, "three")
-        assert rows(read_dump(path, "two")) == rows(read_dump(DUMPS / "mysql_crash" / "meta.xml"))
+        assert rows(read_dump(path, "two")) == rows(read_dump(DUMPS / "mysql_crash" / "store" / "meta.xml"))
         assert rows(read_dump(path, "one")) == rows(read_dump(DUMPS / "mysql" / "store" / "meta.xml"))
         path = write(tmp_path, mariadb.dump("restaurant", *flags, "two"))
         assert read_dump(path).database == "two"
@@ -430,8 +430,8 @@ def test_other_tables_are_skipped_in_flat_memory(tmp_path: Path) -> None:
 
 def test_cut_anywhere(tmp_path: Path) -> None:
     for name in ("meta.default.sql", "meta.xml"):
-        raw = (DUMPS / "mysql_crash" / name).read_bytes()
-        whole = read_dump(DUMPS / "mysql_crash" / name)
+        raw = (DUMPS / "mysql_crash" / "store" / name).read_bytes()
+        whole = read_dump(DUMPS / "mysql_crash" / "store" / name)
         seen = set()
         for size in range(0, len(raw) - 20, 41):
             try:
@@ -515,7 +515,7 @@ def test_noise_never_surprises(tmp_path: Path) -> None:
     import random
 
     random.seed(7)
-    samples = [(DUMPS / "mysql_crash" / n).read_bytes() for n in ("meta.default.sql", "meta.xml", "meta.complete_insert.sql")]
+    samples = [(DUMPS / "mysql_crash" / "store" / n).read_bytes() for n in ("meta.default.sql", "meta.xml", "meta.complete_insert.sql")]
     for number in range(400):
         raw = bytearray(samples[number % 3])
         for _ in range(random.choice((1, 3, 20))):
