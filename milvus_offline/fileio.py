@@ -127,7 +127,10 @@ def allocate(file: IO[Any], size: int) -> None:
 
 # Names ---------------------------------------------------------------------------------------------------------------
 
-_DISLIKED = re.compile(r'[\x00-\x1f\x7f"*/:<>?\\|%~]|[\ud800-\udfff]')
+_DISLIKED = re.compile(
+    r'[\x00-\x1f\x7f-\x9f"*/:<>?\\|%~\ud800-\udfff]'
+    r"|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"  # what turns the writing around: a name must look like what it is
+)
 _DEVICES = re.compile(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 _MAX_NAME = 180
 """Bytes, so that a suffix such as `.h5.part` still fits the usual limit of 255."""

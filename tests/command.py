@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import hdf5plugin  # noqa: F401 - lets h5py read lz4 and zstd
 
 from milvus_offline.cli import run
 

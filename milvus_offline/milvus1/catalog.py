@@ -7,6 +7,7 @@ the columns that are present, not by `version` (§2.3).
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -80,7 +81,7 @@ class TableRow:
         if self.vector_type is VectorType.BINARY and name == "FLAT":
             name = "BIN_FLAT"  # DropIndex resets the last two metrics to 1 (§2.5)
         try:
-            params = json.loads(self.index_params or "{}", parse_constant=str)
+            params = json.loads(self.index_params or "{}", parse_constant=str, parse_float=_finite)
         except (ValueError, RecursionError):
             params = {}
         if not isinstance(params, dict):
@@ -142,6 +143,11 @@ class Catalog:
     def statements_commit_alone(self) -> bool:
         """MySQL catalogs know crash states inside what is one transaction in SQLite (§3.4)."""
         return self.kind in ("mysql", "dump")
+
+
+def _finite(text: str) -> float | str:
+    value = float(text)
+    return value if math.isfinite(value) else text  # JSON has no infinity
 
 
 def version_key(version: str) -> tuple[int, ...]:

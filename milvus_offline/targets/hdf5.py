@@ -6,10 +6,12 @@ the speed of `cp`, in any order and from several threads. Compressed files are w
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,10 +168,8 @@ class WriteCompressed:
     compression: str
 
     def run(self, advance: Advance) -> Result:
-        import h5py
-
         parts, row = [], 0
-        with fileio.explained("write", self.path), h5py.File(self.path, "w") as h:
+        with fileio.explained("write", self.path), create_file(self.path) as (h, check):
             datasets = _create_datasets(h, self.file, _filters(self.compression, self.file.schema.row_bytes))
             for group in self.groups:
                 sums, before = Checksums(), row
@@ -180,6 +180,7 @@ class WriteCompressed:
                         datasets[IDS][row : row + n] = batch.ids
                         for name, values in batch.attributes.items():
                             datasets[f"attribute {name}"][row : row + n] = values
+                        check()
                         sums.add(batch)
                         row += n
                         advance(n, batch.vectors.nbytes + batch.ids.nbytes)
@@ -468,13 +469,53 @@ def describe_schema(schema: Schema) -> dict[str, Any]:
     return result
 
 
+class _PatientFile(io.FileIO):
+    """A file that keeps its first failure and drops what is written after it.
+
+    HDF5 cannot live with a write that fails: closing the file then fails too, and the process crashes at its end.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self.failure is None and done < len(view):
+                done += super().write(view[done:])
+        except OSError as e:
+            self.failure = e
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as e:
+            self.failure = self.failure or e
+            return size or 0
+
+    def check(self) -> None:
+        """Raises the first failure."""
+        if self.failure is not None:
+            raise self.failure
+
+
+@contextlib.contextmanager
+def create_file(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """A new HDF5 file, and a function that raises OSError when something could not be written; it is called at the end too."""
+    import h5py
+
+    with _PatientFile(path, "w+") as f:
+        with h5py.File(f, "w") as h:
+            yield h, f.check
+        f.check()
+
+
 # Files ----------------------------------------------------------------------------------------------------------------------
 
 
 def _preallocate(part: Path, file: OutFile) -> dict[str, int]:
-    import h5py
-
-    with h5py.File(part, "w") as h:
+    with create_file(part) as (h, _):
         datasets = _create_datasets(h, file, None)
         offsets = {key: d.id.get_offset() or 0 for key, d in datasets.items()}
     with part.open("r+b") as f:
@@ -511,9 +552,7 @@ def _linkable(groups: list[list[Slice]]) -> list[Any] | None:
 
 def _write_link(part: Path, file: OutFile, segments: list[Any]) -> None:
     """A file whose datasets lie in the store's own files (HDF5 external storage): nothing is copied, they must stay."""
-    import h5py
-
-    with h5py.File(part, "w") as h:
+    with create_file(part) as (h, _):
         for name, shape, dtype, attribute, width in (
             (EMBEDDINGS, (file.rows, file.schema.width), file.schema.dtype, "raw_path", file.schema.row_bytes),
             (IDS, (file.rows,), np.dtype("<i8"), "ids_path", 8),
