@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from ..errors import StoreError, UsageError
 from .catalog import TABLE_NAMES, Catalog, RawTables, parse_catalog
+from .sqlitepages import log_damage
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -67,9 +68,11 @@ def read_sqlite(path: Path) -> Catalog:
 def _read_copy(path: Path) -> RawTables:
     import sqlite3
 
+    if damage := log_damage(path):  # SQLite would take an older state without a word
+        raise sqlite3.DatabaseError(damage)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.text_factory = lambda b: b.decode("utf-8", "surrogateescape")
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(str(verdict))
         tables: RawTables = {}

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from ..errors import DamageError
 from .catalog import RawTables
+from .layout import META
 from .rawtables import COLUMNS, TEXT_COLUMNS, canonical_table, create_columns, is_milvus, known_columns
 
 MAX_FILE = 1 << 30
@@ -33,6 +34,9 @@ _INTERIOR, _LEAF = 0x05, 0x0D
 _ENCODINGS = {1: "utf-8", 2: "utf-16-le", 3: "utf-16-be"}
 _FRAME = 24
 _WAL_HEADER = 32
+_SHM_VERSION = 3007000
+_SHM_COUNTS = 96
+"""Offset in the -shm of the number of frames that were copied to the database; the header stands before it, twice."""
 
 Values = list[object]
 
@@ -68,6 +72,28 @@ def salvage_pages(db_path: str | os.PathLike[str], wal_path: str | os.PathLike[s
     return _Salvage(pages).run()
 
 
+def log_damage(db_path: Path) -> str | None:
+    """Why SQLite would silently leave committed changes out of the `-wal` beside `db_path`, in words; None when it would not.
+
+    SQLite stops at the first damaged frame and takes what was before it. The -shm still counts the frames, as long as no other
+    SQLite has opened the files since the server wrote them. Raises OSError, and DamageError when a file is larger than 1 GiB.
+    """
+    wal_path, shm_path = (db_path.with_name(db_path.name + suffix) for suffix in ("-wal", "-shm"))
+    wal = _read(wal_path) if wal_path.is_file() else b""
+    with open(db_path, "rb") as file:
+        pages = _Pages(file.read(100), wal)
+    if pages.damage:
+        return pages.damage
+    shm = shm_path.read_bytes()[: _SHM_COUNTS + 4] if shm_path.is_file() and shm_path.stat().st_size <= MAX_FILE else b""
+    if len(shm) == _SHM_COUNTS + 4 and shm[:48] == shm[48:96] and struct.unpack_from("<I", shm)[0] == _SHM_VERSION:
+        (written,), (copied,) = struct.unpack_from("<I", shm, 16), struct.unpack_from("<I", shm, _SHM_COUNTS)
+        present = max(0, len(wal) - _WAL_HEADER) // (_FRAME + pages.size)
+        if written > max(present, copied):
+            state = "is missing" if not wal_path.is_file() else f"holds {present} of the {written} frames that were written"
+            return f"its {META}-wal {state}, it belongs to the catalog"
+    return None
+
+
 def _read(path: Path) -> bytes:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -85,6 +111,8 @@ class _Pages:
     def __init__(self, db: bytes, wal: bytes) -> None:
         self.db = db
         self.notes: list[str] = []
+        self.damage = ""
+        """What is wrong with the -wal."""
         self.size = self._page_size(db, wal)
         self.frames: dict[int, int] = {}
         """Page -> offset of its content in the -wal."""
@@ -141,11 +169,14 @@ class _Pages:
         """
         wal, step = self.wal, _FRAME + self.size
         if len(wal) < _WAL_HEADER + step:
+            if wal.rstrip(b"\0"):
+                self.damage = "the -wal ends within its first frame"
             return 0
         magic, salts, seed = wal[:4], wal[16:24], wal[24:32]
         order = "<" if magic == b"\x37\x7f\x06\x82" else ">"
         if magic not in (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83") or _checksum(wal[:24], b"\0" * 8, order) != seed:
-            self.notes.append("the header of the -wal is damaged")
+            self.damage = "the header of the -wal is damaged"
+            self.notes.append(self.damage)
             salts = Counter(wal[at + 8 : at + 16] for at in range(_WAL_HEADER, len(wal) - step + 1, step)).most_common(1)[0][0]
             order = "<"
         pending: dict[int, int] = {}
@@ -170,7 +201,8 @@ class _Pages:
                 pending.clear()
                 committed = size
         if damaged:
-            self.notes.append(f"{damaged} frames of the -wal are damaged and left out: rows may be out of date")
+            self.damage = f"{damaged} frames of the -wal are damaged"
+            self.notes.append(f"{self.damage} and left out: rows may be out of date")
         return committed
 
     def _freelist(self, first: bytes) -> set[int]:
