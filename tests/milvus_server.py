@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -28,7 +29,8 @@ class Unavailable(Exception):
 class MilvusServer:
     """The server as a context manager. `uri` stays the same over `kill` and `start`."""
 
-    def __init__(self, data: Path, *options: str) -> None:
+    def __init__(self, data: Path, *options: str, watch: int | None = None) -> None:
+        """`options` are settings as `key=value`. With `watch` the server lives as long as that process, not as this object."""
         if not sys.platform.startswith("linux"):
             raise Unavailable("the server package runs on Linux only")
         try:
@@ -37,7 +39,7 @@ class MilvusServer:
             raise Unavailable("the package `milvus` 2.3.5 is not installed") from e
         self.data = data
         data.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, __file__, str(data), *options]
+        command = [sys.executable, __file__, str(data), str(watch or 0), *options]
         log = (data / "launcher.log").open("wb")
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
         log.close()
@@ -92,11 +94,30 @@ class MilvusServer:
         self.close()
 
 
+def shared_server(folder: Path, owner: int) -> str:
+    """The URI of one server for all test workers: the first to ask starts it, it ends with the process `owner`."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = folder / "uri"
+        if not known.exists():
+            try:
+                known.write_text(MilvusServer(folder / "data", watch=owner).uri)
+            except Unavailable as e:
+                known.write_text(f"unavailable: {e}")
+        uri = known.read_text()
+    if uri.startswith("unavailable"):
+        raise Unavailable(uri)
+    return uri
+
+
 # The program ---------------------------------------------------------------------------------------------------------
 
 
 def main() -> int:
-    data, options = Path(sys.argv[1]).absolute(), sys.argv[2:]
+    data, watch, options = Path(sys.argv[1]).absolute(), int(sys.argv[2]), sys.argv[3:]
     listener = socket.create_server(("127.0.0.1", 0))
     _enter_namespace()
     import milvus
@@ -127,6 +148,8 @@ def main() -> int:
 
     server = start()
     print("ok", port, flush=True)
+    while watch and Path(f"/proc/{watch}").exists():
+        time.sleep(0.5)
     for line in sys.stdin:
         word = line.strip()
         if word == "kill" and server.server_proc:

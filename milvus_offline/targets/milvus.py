@@ -190,7 +190,7 @@ class LoadTask:
             if job.held_rows:
                 missing = self._missing(ids, vectors)
                 return ids[missing], vectors[missing], 0
-            client.delete(job.plan.name, self.scope, np.unique(ids))
+            client.delete(job.plan.name, self.scope, np.unique(ids), job.plan.id_field)
             if job.plan.duplicate_rows:
                 self._send_again(ids)
                 ids, vectors = self.read()

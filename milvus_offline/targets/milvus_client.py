@@ -31,6 +31,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 120.0
 IDS_PER_CALL = 10_000
+MAX_REASON = 600
 
 
 class TooLarge(Exception):
@@ -164,10 +165,16 @@ class Client:
             wait = min(2 * wait, LONGEST_WAIT)
 
     def _error(self, what: str, e: BaseException) -> TargetError:
-        reason = str(getattr(e, "message", "") or getattr(e, "details", lambda: "")() or e)
+        reason = _reason(e)
+        cause: BaseException | None = e
+        while cause := (cause.__cause__ or cause.__context__):  # a refused token is known only to the call below
+            if "auth" in _reason(cause).lower():
+                reason = _reason(cause)
         if self.connection.token:
             reason = reason.replace(self.connection.token, "***")
         low = reason.lower()
+        if len(reason) > MAX_REASON:
+            reason = f"{reason[: MAX_REASON // 2]} ... {reason[-MAX_REASON // 2 :]}"
         hint = ""
         if self.connection.lite and "open local milvus failed" in low:
             hint = "another process holds it, or it was made by another version of Milvus Lite"
@@ -412,6 +419,8 @@ class Client:
 
     def _refusal(self, code: Any, old_code: int, reason: str, retriable: bool) -> Exception:
         low = reason.lower()
+        if "no space left" in low or "disk quota" in low:
+            return self._error("insert", TargetError(reason))
         if "larger than max" in low or "message too large" in low:
             return TooLarge(reason)
         if code in (3, 8, 9) or old_code == 49 or "rate limit" in low or "quota" in low:
@@ -420,11 +429,18 @@ class Client:
             return Unclear(reason)
         return self._error("insert", TargetError(reason))
 
-    def delete(self, collection: str, partition: str | None, ids: npt.NDArray[np.int64]) -> None:
+    def _among(self, ids: npt.NDArray[np.int64], id_field: str) -> str:
+        """The expression for rows of these ids. A server's parser takes the sign for an operator: it knows no -2**63."""
+        listed = str(ids.tolist())
+        if self.kind != "lite":
+            listed = listed.replace("-9223372036854775808", "-9223372036854775807 - 1")
+        return f"{id_field} in {listed}"
+
+    def delete(self, collection: str, partition: str | None, ids: npt.NDArray[np.int64], id_field: str) -> None:
         """Deletes by id. Rows inserted afterwards are not concerned, they are newer."""
         for start in range(0, len(ids), IDS_PER_CALL):
-            some = ids[start : start + IDS_PER_CALL].tolist()
-            delete = partial(self.raw.delete, collection, ids=some, partition_name=partition or "")
+            some = self._among(ids[start : start + IDS_PER_CALL], id_field)
+            delete = partial(self.raw.delete, collection, filter=some, partition_name=partition or "")
             self._call("delete rows of an interrupted message", delete)
 
     def rows(
@@ -444,7 +460,7 @@ class Client:
         from pymilvus.exceptions import MilvusException
         from pymilvus.grpc_gen import milvus_pb2
 
-        expression = f"{id_field} in {ids.tolist()}"
+        expression = self._among(ids, id_field)
         fields = [id_field, layout.vector_field]
         partitions = [partition] if partition else []
         if self._channel is not None:
@@ -499,16 +515,19 @@ class Client:
 
 _AWAY = re.compile(
     r"unavailable|not ready|fail connecting|retry run out|retry timeout|initializing|not healthy|closed channel|"
-    r"connection refused|no available",
+    r"connection refused|no available|node not match|(session|node|channel) not found|node offline",
     re.IGNORECASE,
 )
 
 
 def _is_away(e: BaseException) -> bool:
     """Whether the server may only be starting, or out of reach for a moment."""
+    return bool(_AWAY.search(_reason(e)))
+
+
+def _reason(e: BaseException) -> str:
     details = getattr(e, "details", None)
-    text = str(getattr(e, "message", "") or (details() if callable(details) else "") or e)
-    return bool(_AWAY.search(text))
+    return str(getattr(e, "message", "") or (details() if callable(details) else "") or e)
 
 
 def _columns(found: Any, layout: wire.Layout, id_field: str) -> tuple[npt.NDArray[np.int64], Array]:

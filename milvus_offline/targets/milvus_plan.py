@@ -269,6 +269,8 @@ def _allowed(name: str, kind: str, facts: TargetFacts) -> str | None:
 
 def _target_name(name: str, kind: str, where: str, options: LoadOptions, facts: TargetFacts, notes: _Notes) -> str:
     reason = _allowed(name, kind, facts)
+    if reason is None and facts.strict_names and options.names == "sanitize" and _ESCAPE.search(name):
+        reason = "would look like an encoded name"
     if reason is None:
         return name
     if options.names == "error":
