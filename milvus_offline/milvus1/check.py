@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DamageError
 from ..model import Batch, Finding, Severity, VectorType
 from .bloom import BloomFilter, read_filter
-from .catalog import Catalog, FileRow, version_key
+from .catalog import Catalog, FileRow
 from .indexfile import check as check_index
 from .layout import BLOOM_FILTER, FileType
 from .legacy import LegacyRawFile
@@ -55,7 +55,7 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
             nbytes += segment.bytes
             continue
         catalog_rows = by_segment.get((table_id, segment.id), [])
-        _compare_sizes(store.catalog, segment, table_id, catalog_rows, notes)
+        _compare_counts(store.catalog, segment, table_id, catalog_rows, notes)
         if not _sampled(segment.id, sample):
             continue
         segments += 1
@@ -89,30 +89,17 @@ def _sampled(segment_id: str, share: float) -> bool:
     return zlib.crc32(segment_id.encode()) < share * (1 << 32)
 
 
-def _compare_sizes(catalog: Catalog, segment: Segment, table_id: str, rows: list[FileRow], notes: list[Finding]) -> None:
-    """`file_size` of a raw file is the payload of `.rv` and `.uid` since 0.8 (§2.2); `row_count` is a hint only (§7.6)."""
+def _compare_counts(catalog: Catalog, segment: Segment, table_id: str, rows: list[FileRow], notes: list[Finding]) -> None:
+    """`row_count` is a hint only (§7.6)."""
     raw = next((r for r in rows if r.file_id == segment.id and r.file_type != FileType.TO_DELETE), None)
-    table = next((t for t in catalog.tables if t.table_id == table_id), None)
-    if raw is None or table is None or catalog.kind == "none" or segment.schema.attributes:
+    if raw is None or catalog.kind == "none" or segment.schema.attributes:
         return
-    where = f"{table_id}/{segment.id}"
-    if version_key(table.version) >= (0, 8) and raw.file_size != segment.bytes and raw.file_type != FileType.NEW_MERGE:
-        notes.append(
-            Finding(
-                Severity.ERROR,
-                "size-differs",
-                where,
-                f"the catalog says {raw.file_size} bytes of vectors and ids, the files hold {segment.bytes}: catalog and files "
-                "are of different age, or a file was cut",
-                segment.rows,
-            )
-        )
     if raw.row_count != segment.stored - segment.deleted and segment.wal_deleted is None:
         notes.append(
             Finding(
                 Severity.INFO,
                 "row-count-differs",
-                where,
+                f"{table_id}/{segment.id}",
                 f"the catalog's row_count is {raw.row_count}, the files hold {segment.rows} live rows; the files are right",
             )
         )

@@ -160,7 +160,7 @@ def read_config(path: Path | None) -> Config:
 
     try:
         document = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError, RecursionError):
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date or a number that is none
         return Config()
 
     def get(*keys: str) -> Any:
@@ -173,7 +173,7 @@ def read_config(path: Path | None) -> Config:
 
     def text(*keys: str) -> str | None:
         value = get(*keys)
-        return str(value).strip() or None if value is not None else None
+        return str(value).strip() or None if isinstance(value, (str, int, float)) else None
 
     enabled = get("wal/enable", "wal_config/enable")
     if isinstance(enabled, str):

@@ -272,9 +272,13 @@ class Folder:
 
 
 def list_folder(path: Path) -> Folder | None:
-    """Lists a segment folder; None when there is none. Raises DamageError when it cannot be listed or is a file."""
+    """Lists the files of a segment folder; None when there is none. Raises DamageError when it cannot be listed or is a file.
+
+    Folders, pipes and links to nowhere in place of a file count as missing.
+    """
     try:
-        names = sorted(os.listdir(path))
+        with os.scandir(path) as entries:
+            names = sorted(e.name for e in entries if e.is_file())
     except FileNotFoundError:
         return None
     except NotADirectoryError:
@@ -497,6 +501,13 @@ def _count_deleted(segment: Segment, note: Any) -> Segment:
                 Severity.WARNING,
                 "deleted-docs-short",
                 f"deleted_docs at byte 0: the header says {payload.declared} bytes, the file holds {payload.present}; "
+                "deleted rows may come back",
+            )
+        elif payload.bytes % OFFSET.itemsize:
+            note(
+                Severity.WARNING,
+                "deleted-docs-short",
+                f"deleted_docs at byte 0: the header says {payload.declared} bytes, expected a multiple of {OFFSET.itemsize}; "
                 "deleted rows may come back",
             )
         if not payload.bytes:

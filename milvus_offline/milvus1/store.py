@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
 from ..model import Finding, Schema, Severity
-from .catalog import Catalog, Generation, TableRow
+from .catalog import Catalog, Generation, TableRow, version_key
 from .contents import Collection, Partition, Store
 from .live import Choice, Disk, LiveCollection, Selection, all_in, drop_contained, resolve_half_steps, select
 from .location import Location, locate
@@ -217,8 +217,11 @@ def _open_segments(
 ) -> list[Segment]:
     segments, created_on = [], {}
     for choice in choices:
+        before = len(findings)
         segment = _open_choice(choice, schema, disk, findings)
         if segment is not None:
+            if all(f.severity is Severity.INFO for f in findings[before:]):
+                _compare_size(segment, choice, table, findings)
             segments.append(segment)
             created_on[segment.id] = choice.row.created_on
     if catalog.kind == "none":
@@ -284,6 +287,24 @@ def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: list[Find
         return None
     findings += notes
     return segment
+
+
+def _compare_size(segment: Segment, choice: Choice, table: TableRow, findings: list[Finding]) -> None:
+    """`file_size` of a raw file is the payload of `.rv` and `.uid` since 0.8 (§2.2)."""
+    row = choice.row
+    if row.file_id != segment.id or not row.file_size or segment.schema.attributes or version_key(table.version) < (0, 8):
+        return
+    if row.file_size != segment.bytes:
+        findings.append(
+            Finding(
+                Severity.ERROR,
+                "size-differs",
+                f"{choice.table_id}/{choice.segment_id}",
+                f"the catalog says {row.file_size} bytes of vectors and ids, the files hold {segment.bytes}: catalog and files "
+                "are of different age, or a file was cut",
+                segment.rows,
+            )
+        )
 
 
 def _compare_age(
