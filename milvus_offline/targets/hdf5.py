@@ -233,6 +233,7 @@ def _create_datasets(h: Any, file: OutFile, filters: dict[str, Any] | None) -> d
             properties.set_layout(h5py.h5d.CONTIGUOUS)
             properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            properties.set_obj_track_times(False)  # the same rows give the same bytes
             h5py.h5d.create(h.id, name.encode(), h5py.h5t.py_create(dtype), space, properties)
             datasets[key] = h[name]
         else:
@@ -340,6 +341,8 @@ class Hdf5Export:
             _write_link(part, file, sources)
             return
         if self.compression != "none":
+            if not final.exists() and not part.exists():
+                self.ledger.done.pop(file.path, None)
             yield WriteCompressed(
                 file.path, str(part), file.rows, nbytes, file, tuple(tuple(g) for g in groups), self.compression
             )

@@ -1,0 +1,292 @@
+"""An export that is killed and resumed gives the same bytes as one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builder import StoreBuilder, rows
+from command import call, files, fingerprint
+
+import milvus_offline.targets.hdf5 as hdf5
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: killing was NOT tested")
+
+TASK_BYTES = 16 << 10
+DIM = 16
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two collections, a partition, an empty one, deleted rows; some twenty tasks of 16 KiB."""
+    b = StoreBuilder(tmp_path_factory.mktemp("resume") / "store")
+    b.collection("a", dim=DIM)
+    b.segment("a", rows(range(2000), dim=DIM), deleted=range(3, 2000, 17))
+    b.segment("a", rows(range(2000, 2500), dim=DIM))
+    part = b.partition("a", "p/1")
+    for n in range(12):
+        b.segment(part["table_id"], rows(range(3000 + 60 * n, 3060 + 60 * n), dim=DIM))
+    b.partition("a", "nothing")
+    b.collection("b", dim=64, metric="HAMMING")
+    b.segment("b", rows(range(4000), dim=64, binary=True), deleted=range(0, 4000, 2))
+    return b.write()
+
+
+@pytest.fixture(autouse=True)
+def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = hdf5.cut
+    monkeypatch.setattr(hdf5, "cut", lambda pieces, row_bytes: cut(pieces, row_bytes, TASK_BYTES))
+
+
+def reference(store: Path, folder: Path, *options: str) -> dict[str, bytes]:
+    """What an undisturbed run leaves."""
+    assert call("export", store, folder / "whole", "-q", *options).code == 0
+    return files(folder / "whole")
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Runs `work` in a copy of this process; returns its exit code, negative for the signal that ended it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def export_until(store: Path, out: Path, last: int, *options: str) -> Callable[[], None]:
+    """An export that dies at its `last`-th call that changes the disk; a write is torn in the middle."""
+    left = last
+
+    def guard(name: str) -> None:
+        original = getattr(os, name)
+
+        def guarded(*arguments: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                if name == "pwrite":
+                    fd, data, at = arguments
+                    original(fd, data[: len(data) // 2], at)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **named)
+
+        setattr(os, name, guarded)
+
+    def work() -> None:
+        for name in ("pwrite", "fsync", "replace", "unlink", "mkdir", "posix_fallocate"):
+            guard(name)
+        call("export", store, out, "-q", *options)
+
+    return work
+
+
+@pytest.mark.parametrize("options", [["--jobs", "1"], ["--jobs", "3"], ["--compression", "gzip", "--jobs", "1"]])
+def test_killed_at_many_moments(options: list[str], store: Path, tmp_path: Path) -> None:
+    expected = reference(store, tmp_path, *options)
+    before = fingerprint(store)
+    rng = random.Random(11)
+    moments, step = 0, 1
+    while True:
+        out = tmp_path / f"out{moments}"
+        if forked(export_until(store, out, step, *options)) != -signal.SIGKILL:
+            break  # it came to its end before
+        if moments % 3 == 0:  # the resumed run is killed as well
+            forked(export_until(store, out, rng.randint(1, 60), *options, "--resume"))
+        if not (out / "manifest.json").exists() or (out / hdf5.LEDGER).exists():
+            done = call("export", store, out, "-q", *options, "--resume")
+            assert (done.code, done.err) == (0, ""), f"killed at call {step}"
+        assert files(out) == expected, f"killed at call {step}"
+        shutil.rmtree(out)
+        moments += 1
+        step += rng.randint(1, 2 if "gzip" in options else 5)
+    assert files(out) == expected
+    assert moments >= (10 if "gzip" in options else 25)
+    assert fingerprint(store) == before
+
+
+def test_killed_at_random_times(store: Path, tmp_path: Path) -> None:
+    """From outside, without any help of the program."""
+    expected = reference(store, tmp_path)
+    rng = random.Random(5)
+    killed = 0
+    for n in range(30):
+        out = tmp_path / f"out{n}"
+        pid = os.fork()
+        if pid == 0:
+            try:
+                call("export", store, out, "-q")
+            finally:
+                os._exit(0)
+        time.sleep(rng.uniform(0.001, 0.06))
+        os.kill(pid, signal.SIGKILL)
+        killed += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) < 0
+        if not (out / "manifest.json").exists() or (out / hdf5.LEDGER).exists():
+            assert call("export", store, out, "-q", "--resume").code == 0
+        assert files(out) == expected
+    assert killed >= 5
+
+
+def interrupted(store: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Ctrl-C as a terminal sends it, to all processes of a slow export, once something of it is finished."""
+    code = (
+        "import sys, time\n"
+        "import milvus_offline.targets.hdf5 as h\n"
+        f"cut = h.cut; h.cut = lambda pieces, row_bytes: cut(pieces, row_bytes, {TASK_BYTES})\n"
+        "add = h.Checksums.add\n"
+        "def slow(self, batch): time.sleep(0.15); add(self, batch)\n"
+        "h.Checksums.add = slow\n"
+        "from milvus_offline.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", code, "export", str(store), str(out), "-q", *options]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    ledger = out / hdf5.LEDGER
+    deadline = time.monotonic() + 60
+    while not ledger.exists() or ledger.read_bytes().count(b"\n") < 2:
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(child.pid, signal.SIGINT)
+    output, errors = child.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, child.returncode, output, errors)
+
+
+@pytest.mark.parametrize("options", [["--jobs", "1"], ["--jobs", "4"], ["--compression", "gzip", "--jobs", "2"]])
+def test_ctrl_c(options: list[str], store: Path, tmp_path: Path) -> None:
+    expected = reference(store, tmp_path, *options)
+    before = fingerprint(store)
+    out = tmp_path / "out"
+    done = interrupted(store, out, *options)
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "interrupted; what is finished is kept, the same command with --resume goes on" in done.stderr
+    assert not (out / "manifest.json").exists()
+    assert fingerprint(store) == before
+    assert call("export", store, out, "-q").code == 2, "only --resume goes on"
+    assert call("export", store, out, "-q", "--resume", *options).code == 0
+    assert files(out) == expected
+
+
+def test_overwrite_begins_anew(store: Path, tmp_path: Path) -> None:
+    expected = reference(store, tmp_path)
+    out = tmp_path / "out"
+    assert forked(export_until(store, out, 40)) == -signal.SIGKILL
+    assert call("export", store, out, "-q", "-c", "b", "--overwrite").code == 0
+    assert set(files(out)) == {"manifest.json", "b/_default.h5"}
+    assert call("export", store, out, "-q", "--overwrite").code == 0
+    assert files(out) == expected
+
+
+def unfinished(store: Path, out: Path, *options: str) -> None:
+    assert forked(export_until(store, out, 40, "--jobs", "1", *options)) == -signal.SIGKILL
+    assert (out / hdf5.LEDGER).read_bytes().count(b"\n") > 3
+
+
+def test_finished_tasks_are_not_done_again(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    unfinished(store, out)
+    finished = (out / hdf5.LEDGER).read_bytes().count(b"\n") - 1
+    ran = []
+    run = hdf5.WriteRows.run
+    monkeypatch.setattr(hdf5.WriteRows, "run", lambda self, advance: (ran.append(self.id), run(self, advance))[1])
+    assert call("export", store, out, "-q", "--resume").code == 0
+    resumed = len(ran)
+    assert call("export", store, tmp_path / "new", "-q").code == 0
+    assert resumed == len(ran) - resumed - finished
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [(["-c", "a"], "files"), (["--exclude", "b"], "files"), (["--compression", "gzip"], "compression"), (["--link"], "link")],
+)
+def test_other_options_are_refused(options: list[str], word: str, store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    unfinished(store, out)
+    before = files(out)
+    done = call("export", store, out, "--resume", *options)
+    assert done.code == 2
+    assert "cannot resume, the earlier run differs in" in done.err and word in done.err
+    assert files(out) == before
+
+
+def test_another_size_of_tasks_is_refused(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later version of this program may cut its work in another way."""
+    out = tmp_path / "out"
+    unfinished(store, out)
+    monkeypatch.setattr(hdf5, "_TASK_BYTES", 1 << 20)
+    done = call("export", store, out, "--resume")
+    assert (done.code, "task_bytes" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("change", ["touch", "delete", "wal"])
+def test_a_changed_source_is_refused(change: str, tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "store")
+    b.collection("c", dim=DIM)
+    made = [b.segment("c", rows(range(1000 * n, 1000 * n + 1000), dim=DIM)) for n in range(5)]
+    b.wal.insert("c", rows(9001, dim=DIM))
+    store, out = b.write(), tmp_path / "out"
+    unfinished(store, out)
+    if change == "touch":
+        os.utime(made[0].raw, ns=(1, 1))
+    elif change == "delete":
+        with made[0].deleted.open("wb") as f:
+            f.write((4).to_bytes(8, "little") + (7).to_bytes(4, "little"))
+    else:
+        b.wal.insert("c", rows(9002, dim=DIM))
+        b.wal.write(store / "wal")
+    done = call("export", store, out, "--resume")
+    assert done.code == 2
+    assert "the earlier run differs in" in done.err and "source" in done.err
+
+
+def test_torn_ledger(store: Path, tmp_path: Path) -> None:
+    expected = reference(store, tmp_path)
+    out = tmp_path / "out"
+    unfinished(store, out)
+    ledger = out / hdf5.LEDGER
+    whole = ledger.read_bytes()
+    for size in (0, 5, whole.index(b"\n"), whole.index(b"\n") + 1, len(whole) - 7):
+        shutil.copytree(out, tmp_path / "torn")
+        (tmp_path / "torn" / hdf5.LEDGER).write_bytes(whole[:size])
+        assert call("export", store, tmp_path / "torn", "-q", "--resume").code == 0
+        assert files(tmp_path / "torn") == expected
+        shutil.rmtree(tmp_path / "torn")
+
+
+def test_a_lost_part_is_written_again(store: Path, tmp_path: Path) -> None:
+    """The ledger says that rows are there, but the file is gone or is another one."""
+    expected = reference(store, tmp_path)
+    out = tmp_path / "out"
+    for damage in (lambda p: p.unlink(), lambda p: p.write_bytes(b""), lambda p: p.write_bytes(b"x" * 5000)):
+        shutil.rmtree(out, ignore_errors=True)
+        unfinished(store, out)
+        for part in out.rglob("*.part"):
+            damage(part)
+        assert call("export", store, out, "-q", "--resume").code == 0
+        assert files(out) == expected
+
+
+def test_lost_compressed_file_is_written_again(store: Path, tmp_path: Path) -> None:
+    expected = reference(store, tmp_path, "--compression", "gzip")
+    out = tmp_path / "out"
+    for last in range(1, 100):
+        assert forked(export_until(store, out, last, "--compression", "gzip", "--jobs", "1")) == -signal.SIGKILL
+        if (out / hdf5.LEDGER).exists() and (out / hdf5.LEDGER).read_bytes().count(b"\n") > 2:
+            break
+        shutil.rmtree(out, ignore_errors=True)
+    gone = [p.unlink() for p in out.rglob("*.h5*")]
+    assert len(gone) >= 2
+    assert call("export", store, out, "-q", "--compression", "gzip", "--resume").code == 0
+    assert files(out) == expected
