@@ -1,0 +1,121 @@
+"""Memory stays flat: it does not grow with the rows, with deleted rows, with the log, or with compression."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builder import StoreBuilder
+from command import call, exported, files
+
+import milvus_offline.fileio as fileio
+from milvus_offline.milvus1.layout import TABLES, FileType
+from milvus_offline.milvus1.segment import SegmentWriter
+from milvus_offline.model import Batch
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs wait4: memory was NOT measured")
+
+DIM = 128
+MIB = 1 << 20
+SMALL, LARGE = 64 * MIB, 512 * MIB
+ALLOWED = 12 * MIB
+"""What a run over eight times as much may take more: row masks (a bit per row), tasks, the allocator's mood."""
+
+
+def build(root: Path, nbytes: int, *, deleted: float = 0.05, log: bool = False) -> Path:
+    """A collection of four segments, or of one big log, with `nbytes` of vectors."""
+    rng = np.random.default_rng(3)
+    b = StoreBuilder(root, wal_file_bytes=1 << 28)
+    b.collection("big", dim=DIM, flush_lsn=0)
+    step = 8192
+    pool = rng.standard_normal((step, DIM), np.float32)
+    count = nbytes // (4 * DIM)
+    if log:
+        for low in range(0, count, step):
+            b.wal.insert("big", Batch(np.arange(low, low + step), pool))
+        return b.write()
+    for quarter in range(4):
+        name = b.new_id()
+        writer = SegmentWriter(b.roots[0] / TABLES / "big" / name, name)
+        for low in range(quarter * count // 4, (quarter + 1) * count // 4, step):
+            writer.append(np.arange(low, low + step), pool)
+        writer.close(rng.choice(count // 4, int(count // 4 * deleted), replace=False).astype(np.int32))
+        b.file("big", name, FileType.RAW, row_count=count // 4 - int(count // 4 * deleted))
+    return b.write()
+
+
+def peak(*arguments: object) -> int:
+    """Peak memory in bytes of `milvus-offline ARGUMENTS`, which must end well."""
+    command = [sys.executable, "-m", "milvus_offline", *map(str, arguments)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("memory")
+    yield build(folder / "small", SMALL), build(folder / "large", LARGE)
+    import shutil
+
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("command", ["export", "inspect", "verify"])
+def test_memory_does_not_grow_with_the_rows(command: str, stores: tuple[Path, Path], tmp_path: Path) -> None:
+    small, large = stores
+    used = []
+    for number, store in enumerate((small, large)):
+        out = [tmp_path / f"out{number}"] if command == "export" else []
+        used.append(peak(command, store, *out, "-q"))
+    assert used[1] - used[0] < ALLOWED, [u // MIB for u in used]
+    assert used[1] < 120 * MIB
+
+
+def test_memory_of_compression(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    used = [peak("export", s, tmp_path / f"o{n}", "-q", "--compression", "lz4", "--jobs", "1") for n, s in enumerate(stores)]
+    assert used[1] - used[0] < ALLOWED, [u // MIB for u in used]
+
+
+def test_memory_of_a_log(tmp_path: Path) -> None:
+    stores = build(tmp_path / "small", 32 * MIB, log=True), build(tmp_path / "large", 192 * MIB, log=True)
+    used = [peak("export", s, tmp_path / f"o{n}", "-q") for n, s in enumerate(stores)]
+    assert used[1] - used[0] < ALLOWED + 16 * (160 * MIB // (4 * DIM)), [u // MIB for u in used]
+
+
+def test_within_a_limit_of_address_space(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    """512 MiB of vectors under a limit that could not hold them (one job: a thread reserves more than it uses)."""
+    import resource
+
+    limit = 450 * MIB
+    command = [sys.executable, "-m", "milvus_offline", "export", str(stores[1]), str(tmp_path / "out"), "-q", "--jobs", "1"]
+    done = subprocess.run(
+        command,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_portable_way_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems without preadv and pwrite: a seek and a read under a lock, also from several threads."""
+    store = build(tmp_path / "store", 32 * MIB)
+    monkeypatch.setattr("milvus_offline.targets.hdf5._TASK_BYTES", MIB)
+    assert fileio.POSITIONED
+    assert call("export", store, tmp_path / "fast", "-q", "--jobs", "4").code == 0
+    monkeypatch.setattr(fileio, "POSITIONED", False)
+    monkeypatch.delattr(os, "preadv")
+    monkeypatch.delattr(os, "pwrite")
+    assert call("export", store, tmp_path / "portable", "-q", "--jobs", "4").code == 0
+    assert files(tmp_path / "portable") == files(tmp_path / "fast")
+    count = 32 * MIB // (4 * DIM)
+    assert exported(tmp_path / "portable")["big", "_default"].total() == count - 4 * int(count // 4 * 0.05)
