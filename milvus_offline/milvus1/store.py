@@ -356,23 +356,26 @@ def _read_log(
     replay_wal: bool,
     findings: list[Finding],
 ) -> tuple[Log | None, Replay | None]:
-    if location.wal is None:
+    log = None
+    if location.wal is not None:
+        try:
+            log = open_log(location.wal)
+        except DamageError as e:
+            findings.append(Finding(Severity.ERROR, "wal-unreadable", str(location.wal), str(e)))
+            return None, None
+    if log is None or (not log.files and log.acknowledged is None):
         if selection.has_unflushed and location.config.wal_enabled is not False:
             findings.append(
                 Finding(
                     Severity.WARNING,
                     "wal-missing",
-                    str(location.root),
-                    "the server was stopped with rows in memory that only its write-ahead log holds, and no WAL folder was "
-                    "found. Name it with --wal",
+                    str(location.wal or location.root),
+                    "the server was stopped with rows in memory that only its write-ahead log holds, and no log was found. "
+                    "Name its folder with --wal",
                 )
             )
-        return None, None
-    try:
-        log = open_log(location.wal)
-    except DamageError as e:
-        findings.append(Finding(Severity.ERROR, "wal-unreadable", str(location.wal), str(e)))
-        return None, None
+        if log is None:
+            return None, None
     enabled = location.config.wal_enabled
     replay = Replayer(log, catalog, selection, schemas, segments, wal_enabled=enabled, damaged=damage).run()
     if enabled is False:
