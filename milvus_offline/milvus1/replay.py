@@ -249,7 +249,7 @@ class Replayer:
         if end is not None and end <= start:
             return
         later = [n for n in numbers if n >= wanted]
-        if later and later[0] != wanted and start:
+        if later and later[0] != wanted and (start or (end is not None and end >> 32 < later[0])):
             self._note(
                 Severity.WARNING,
                 "wal-gap",
