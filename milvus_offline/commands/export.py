@@ -25,8 +25,21 @@ from .common import (
 @click.command("export")
 @click.argument("path", metavar="STORE")
 @click.argument("out", metavar="OUT")
-@click.option("--format", "file_format", type=click.Choice(["hdf5", "parquet", "npy"]), default="hdf5", show_default=True)
-@click.option("--compression", type=click.Choice(["none", "lz4", "zstd", "gzip"]), default="none", show_default=True)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["hdf5", "parquet", "npy"]),
+    default="hdf5",
+    show_default=True,
+    help="What kind of files.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["none", "lz4", "zstd", "gzip"]),
+    default="none",
+    show_default=True,
+    help="HDF5: compress. Only gzip can be read everywhere; the others need hdf5plugin.",
+)
 @click.option("--link", is_flag=True, help="HDF5 files that point into the store's files instead of copying them.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in OUT.")
 @click.option("--resume", is_flag=True, help="Go on with an export that was interrupted.")

@@ -85,8 +85,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="The source's index or its nearest kin, AUTOINDEX, or none.",
 )
-@click.option("--field-names", metavar="ID,VECTOR", default="id,vector", show_default=True)
-@click.option("--shards", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option(
+    "--field-names", metavar="ID,VECTOR", default="id,vector", show_default=True, help="Names of the fields in the target."
+)
+@click.option("--shards", type=click.IntRange(1, 64), default=1, show_default=True, help="Shards of a new collection.")
 @click.option("--load/--no-load", "load_after", default=True, help="Load the collections into memory afterwards.")
 @click.option(
     "--verify",

@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Writes the tables of options in docs/commands.md from the commands themselves; a test fails when they are stale.
+
+python scripts/update_docs.py
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from milvus_offline.cli import cli
+from milvus_offline.commands import common
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
+SHARED = {"store": common.store_options, "selection": common.selection_options, "faiss": common.faiss_options}
+SHARED["output"] = common.output_options
+_BLOCK = re.compile(r"(<!-- options: (\S+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def shared_options(decorator: Callable[[Any], Any]) -> list[click.Option]:
+    """The options of a group that several commands have."""
+
+    def probe() -> None: ...
+
+    decorator(probe)
+    return [p for p in reversed(getattr(probe, "__click_params__", [])) if isinstance(p, click.Option)]
+
+
+def options_of(command: click.Command) -> list[click.Option]:
+    return [p for p in command.params if isinstance(p, click.Option)]
+
+
+def table(options: Iterable[click.Option]) -> str:
+    lines = ["| option | meaning |", "|---|---|"]
+    for o in options:
+        choices = "\\|".join(o.type.choices) if isinstance(o.type, click.Choice) else None
+        value = "" if o.is_flag else f" {choices or o.metavar or 'N'}"
+        names = ", ".join(f"`{n}`" for n in (*o.opts, *o.secondary_opts))
+        meaning = (o.help or "").replace("|", "\\|").strip()
+        if o.show_default and not o.is_flag and o.default not in (None, ""):
+            meaning = f"{meaning} Default: {o.default}.".strip()
+        lines.append(f"| {names}{value} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def block(name: str) -> str:
+    """What stands between the marks of one block: a group of shared options, or a command's own ones."""
+    if name in SHARED:
+        return table(shared_options(SHARED[name]))
+    command = cli.get_command(click.Context(cli), name)
+    if command is None:
+        raise SystemExit(f"{DOCUMENT}: there is no command {name}")
+    own, groups = options_of(command), []
+    for group, decorator in SHARED.items():
+        names = {o.name for o in shared_options(decorator)}
+        if names <= {o.name for o in own}:
+            own = [o for o in own if o.name not in names]
+            groups.append(f"[{group}](#{group}-options)")
+    text = table(own) if own else ""
+    return text + (f"\nand the options for {', '.join(groups)}.\n" if groups else "")
+
+
+def updated(text: str) -> str:
+    """The document with all its blocks written anew."""
+    return _BLOCK.sub(lambda m: m[1] + block(m[2]) + m[3], text)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(updated(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
