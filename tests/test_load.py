@@ -24,7 +24,7 @@ from pymilvus import MilvusClient
 from real import STORES, copy_store, truth
 
 from milvus_offline.errors import TargetError, UsageError
-from milvus_offline.model import Schema, SourceCollection, VectorType
+from milvus_offline.model import Schema, Severity, SourceCollection, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
 from milvus_offline.targets.milvus_client import Client, Connection
 from milvus_offline.targets.milvus_load import Report, RunOptions, run_load
@@ -122,11 +122,18 @@ def test_every_row_arrives(target: str, tmp_path: Path, name: str, public: bool)
         "2020": [(np.arange(9000, 9003), floats(3))],
     }
     report = load(ArraySource({name: parts}), target, tmp_path / "state", public_insert=public, message_bytes=4000)
-    assert report.exit_code == 0
+    server = not target.endswith(".db")
+    assert report.exit_code == (3 if server else 0)  # the largest id, see below
+    assert [f.code for f in report.findings] == (["id-not-shown"] if server else [])
     assert report.fast is not public
     assert (report.rows, report.rows_now) == (1506, 1506)
     found = read_back(target, name)
-    assert found == {"_default": rows_of(ids, vectors), "empty": Counter(), "2020": rows_of(range(9000, 9003), floats(3))}
+    shown = ids != 2**63 - 1 if server else np.ones(len(ids), bool)
+    assert found == {
+        "_default": rows_of(ids[shown], vectors[shown]),
+        "empty": Counter(),
+        "2020": rows_of(range(9000, 9003), floats(3)),
+    }
 
 
 def test_binary_rows(server: str, tmp_path: Path, name: str) -> None:
@@ -231,12 +238,15 @@ class AllStores:
 def test_every_real_store(target: str, tmp_path: Path) -> None:
     source = AllStores(tmp_path / "stores", floating_only=target.endswith(".db"))
     report = load(source, target, tmp_path / "state", names="sanitize")
-    assert report.exit_code in (0, 3), report.findings
-    assert report.exit_code == 0 or target.endswith(".db")
+    assert report.exit_code == 3, report.findings  # repeated ids in Lite; the largest id in a server
+    left = {"duplicates-collapsed"} if target.endswith(".db") else {"id-not-shown"}
+    assert {f.code for f in report.findings if f.severity is not Severity.INFO} == left
     assert len(source.collections) >= 10
     for c in source.collections:
         found = read_back(target, c.schema.name, c.schema.vector_type)
         expected = source.truth[c.schema.name]
+        if not target.endswith(".db"):
+            expected = {p: Counter({r: n for r, n in rows.items() if r[0] != 2**63 - 1}) for p, rows in expected.items()}
         repeated = Counter(i for rows in expected.values() for i, _ in rows.elements())
         for partition, rows in expected.items():
             there = found[partition if target.endswith(".db") or partition == "_default" else sanitize(partition)]

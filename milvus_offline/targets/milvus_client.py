@@ -167,9 +167,11 @@ class Client:
     def _error(self, what: str, e: BaseException) -> TargetError:
         reason = _reason(e)
         cause: BaseException | None = e
-        while cause := (cause.__cause__ or cause.__context__):  # a refused token is known only to the call below
-            if "auth" in _reason(cause).lower():
+        for _ in range(5):  # a refused token is known only to a call below; pymilvus' chains may be loops
+            cause = cause.__cause__ or cause.__context__ if cause else None
+            if cause and "auth" in _reason(cause).lower():
                 reason = _reason(cause)
+                break
         if self.connection.token:
             reason = reason.replace(self.connection.token, "***")
         low = reason.lower()

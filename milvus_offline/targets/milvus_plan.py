@@ -520,6 +520,9 @@ def _judge_rows(scan: Scan, where: str, auto_id: bool, options: LoadOptions, fac
             notes.refuse(f"{where}: {some}: --nonfinite skip leaves them out")
         else:
             notes.say(Severity.ERROR, "nonfinite-skipped", where, f"{some}: left out", scan.nonfinite_rows)
+    if scan.largest_id == 2**63 - 1 and not auto_id and facts.kind != "lite":
+        text = "the row of id 9223372036854775807 is loaded, but queries of a server do not show it (it is counted)"
+        notes.say(Severity.WARNING, "id-not-shown", where, text, 1)
     if auto_id or not scan.duplicate_rows:
         return 0
     examples = _list(scan.duplicate_examples, scan.duplicate_ids)

@@ -36,6 +36,7 @@ class Scan:
     nonfinite_examples: tuple[int, ...]
     norms: tuple[float, float] | None
     dropped: Positions
+    largest_id: int | None = None
 
 
 def scan(
@@ -59,6 +60,7 @@ def scan(
     bad_examples: list[int] = []
     norms: tuple[float, float] | None = None
     position = 0
+    largest = -(2**63)
     with explained("compare ids", folder or tempfile.gettempdir()), _Buckets(collection.rows if ids else 0, folder) as buckets:
         for partition in collection.partitions:
             for piece in partition.pieces:
@@ -76,6 +78,7 @@ def scan(
                         elif number == 0:
                             norms = _norms(batch.vectors[:256], norms)
                     if ids:
+                        largest = max(largest, int(batch.ids[good].max(initial=largest)))
                         buckets.add(batch.ids[good], here[good])
                     advance(n, batch.vectors.nbytes)
                     position += n
@@ -91,6 +94,7 @@ def scan(
         tuple(bad_examples),
         norms,
         np.asarray(dropped, np.int64),
+        largest if ids and position else None,
     )
 
 

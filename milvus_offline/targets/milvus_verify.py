@@ -14,6 +14,8 @@ from .milvus import CollectionJob, LoadTask, same_rows
 from .milvus_client import Client
 from .milvus_plan import PartitionPlan
 
+UNSHOWN = 2**63 - 1
+"""The largest id: a server (2.3.5) stores and counts its row, but no query shows it."""
 SAMPLE_TASKS = 8
 SAMPLE_ROWS = 32
 _PARALLEL = 8
@@ -127,6 +129,8 @@ def _compare_task(
             same = same_rows(some, ours, there_ids, there)
             if job.plan.duplicate_rows:  # a query shows one row of an id: any of ours will do
                 same = _any_of(job, task, some, same, there_ids, there)
+            if client.kind != "lite":
+                same |= (some == UNSHOWN) & ~np.isin(some, there_ids)
             if same.all():
                 break
         yield some, same
