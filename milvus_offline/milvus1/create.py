@@ -43,7 +43,7 @@ MYSQL_SCHEMA = (
     "state INT NOT NULL,dimension SMALLINT NOT NULL,created_on BIGINT NOT NULL,flag BIGINT DEFAULT 0 NOT NULL,"
     "index_file_size BIGINT DEFAULT 1024 NOT NULL,engine_type INT DEFAULT 1 NOT NULL,index_params VARCHAR(512) NOT NULL,"
     "metric_type INT DEFAULT 1 NOT NULL,owner_table VARCHAR(255) NOT NULL,partition_tag VARCHAR(255) NOT NULL,"
-    "version VARCHAR(64) NOT NULL,flush_lsn BIGINT NOT NULL)",
+    "version VARCHAR(64) DEFAULT '1.1.1',flush_lsn BIGINT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS TableFiles(id BIGINT PRIMARY KEY AUTO_INCREMENT,table_id VARCHAR(255) NOT NULL,"
     "segment_id VARCHAR(255) NOT NULL,engine_type INT DEFAULT 1 NOT NULL,file_id VARCHAR(255) NOT NULL,"
     "file_type INT DEFAULT 0 NOT NULL,file_size BIGINT DEFAULT 0 NOT NULL,row_count BIGINT DEFAULT 0 NOT NULL,"
@@ -53,8 +53,8 @@ MYSQL_SCHEMA = (
     "field_type INT DEFAULT 0 NOT NULL,field_params VARCHAR(255) NOT NULL)",
 )
 
-CONFIG_PATH = re.compile(r"/(\w+-?/?)+", re.ASCII)
-"""Paths that a server 1.1.1 accepts in its configuration (§11.12)."""
+CONFIG_PATH = re.compile(r"/\w+(?:(?:-/?|/)\w+)*(?:-/?|/)?", re.ASCII)
+r"""Paths that a server 1.1.1 accepts in its configuration: those of `^/(\w+-?/?)+$`, matched in linear time (§11.12)."""
 
 _MYSQL_NAMES = " DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
 
