@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +69,17 @@ def test_help_of_the_program() -> None:
 
 
 def test_help_answers_at_once() -> None:
-    """Under 0.2 s, which is only possible without numpy, h5py, SQLAlchemy and the like."""
-    code = (
-        "import sys; from milvus_offline.cli import run; run(['--help']); print(','.join(sorted(sys.modules)), file=sys.stderr)"
-    )
-    best = 9.0
-    for _ in range(5):
-        start = time.perf_counter()
+    """In less than 0.2 s (of processor time: the machine may be busy), so without numpy, h5py, SQLAlchemy and the like."""
+    code = "import sys; from milvus_offline.cli import run; run(['--help']); print(*sys.modules, sep=',', file=sys.stderr)"
+    seconds = []
+    for _ in range(3):
+        before = os.times()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        best = min(best, time.perf_counter() - start)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
     loaded = set(done.stderr.strip().split(","))
     assert not loaded & {"numpy", "h5py", "sqlalchemy", "pymilvus", "faiss", "tqdm", "yaml", "sqlite3", "asyncio", "pyarrow"}
-    if os.environ.get("CI") != "true":  # a shared machine proves nothing about time
-        assert best < 0.2
+    assert min(seconds) < 0.2
 
 
 @pytest.mark.parametrize(("command", "more"), [("inspect", []), ("export", ["out"])])

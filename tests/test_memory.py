@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +61,17 @@ def peak(*arguments: object) -> int:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+@pytest.fixture(autouse=True)
+def tidy(tmp_path: Path) -> Iterator[None]:
+    """These files are large; pytest would keep those of the last runs."""
+    yield
+    shutil.rmtree(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("memory")
     yield build(folder / "small", SMALL), build(folder / "large", LARGE)
-    import shutil
-
     shutil.rmtree(folder)
 
 
