@@ -31,7 +31,10 @@ def through_cli(bench: Bench, case: Case) -> list[str]:
     problems = []
     with bench.mutant(case) as mutant, tempfile.TemporaryDirectory() as out:
         catalog = ["--catalog", str(mutant.root / mutant.base.dump)] if mutant.base.dump else []
-        for command in (["inspect", str(mutant.root), "--json"], ["export", str(mutant.root), f"{out}/x", "--salvage", "all", "-q"]):
+        for command in (
+            ["inspect", str(mutant.root), "--json"],
+            ["export", str(mutant.root), f"{out}/x", "--salvage", "all", "-q"],
+        ):
             try:
                 done = subprocess.run(
                     [sys.executable, "-m", "milvus_offline", *command, *catalog], capture_output=True, timeout=120, cwd=HOME
@@ -72,7 +75,10 @@ def main() -> int:
             for text in arguments.case:
                 result = Bench(Path(folder)).run(Case.parse(text), salvaged=True)
                 print(*([text] + [f"  damage: {d}" for d in result.damage]), sep="\n")
-                print(*[f"  {p}" for p in result.problems] or [f"  refused: {result.error}" if result.error else "  fine"], sep="\n")
+                print(
+                    *[f"  {p}" for p in result.problems] or [f"  refused: {result.error}" if result.error else "  fine"],
+                    sep="\n",
+                )
                 failed += bool(result.problems)
         return min(failed, 1)
     began, queue = time.monotonic(), multiprocessing.Queue()
@@ -99,10 +105,14 @@ def main() -> int:
             print(f"FAILED {answer.case}", *(f"    damage: {d}" for d in answer.damage[:6]), sep="\n")
             print(*(f"    {p}" for p in answer.problems[:6]), sep="\n", flush=True)
         if done % 500 == 0:
-            print(f"{done} cases from seed {arguments.seed}, {kinds.total()} failed, {time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"{done} cases from seed {arguments.seed}, {kinds.total()} failed, {time.monotonic() - began:.0f} s", flush=True
+            )
     for process in processes:
         process.join()
-    print(f"{arguments.count} cases, seeds {arguments.seed} to {arguments.seed + arguments.count - 1}: {kinds.total()} failed {dict(kinds)}")
+    print(
+        f"{arguments.count} cases, seeds {arguments.seed} to {arguments.seed + arguments.count - 1}: {kinds.total()} failed {dict(kinds)}"
+    )
     return min(kinds.total(), 1)
 
 
