@@ -24,6 +24,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..targets.milvus_import import Bucket
     from ..targets.milvus_plan import LoadOptions
 
 
@@ -116,6 +117,14 @@ if TYPE_CHECKING:
 @click.option(
     "--patience", type=click.FloatRange(0), default=300, show_default=True, metavar="SECONDS", help="Time to wait for a server."
 )
+@click.option(
+    "--import-to",
+    metavar="DIR|URL",
+    help="Bulk import instead of inserts, for large loads: write files there (a folder or s3://bucket/path in the server's "
+    "own storage), and let the server take them in.",
+)
+@click.option("--import-path", metavar="PATH", help="What the server calls that place. [default: the same; s3: the key]")
+@click.option("--import-format", type=click.Choice(["npy", "parquet"]), default="npy", show_default=True)
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="milvus1:PATH: segments at the same time. [default: 2]")
 @click.option(
     "--new-catalog",
@@ -176,6 +185,7 @@ def command(
         patience=o["patience"],
         load=o["load_after"],
         verify=o["verify"],
+        bucket=_bucket(o["import_to"], o["import_path"], o["import_format"]),
     )
     names = ("catalog", "wal", "no_wal", "secondary", "no_catalog", "partition_map", "assume")
     opened = open_source(
@@ -272,6 +282,19 @@ def _renames(pairs: tuple[str, ...]) -> dict[str, str]:
             raise UsageError(f"--rename {pair}: expected OLD=NEW")
         result[old] = new
     return result
+
+
+def _bucket(folder: str | None, seen_as: str | None, file_format: str) -> Bucket | None:
+    from ..targets.milvus_import import Bucket
+
+    if folder is None:
+        if seen_as:
+            raise UsageError("--import-path only goes with --import-to")
+        return None
+    if "://" in folder:
+        return Bucket(folder, seen_as or folder.split("://", 1)[1].partition("/")[2], file_format)
+    folder = os.path.abspath(folder)
+    return Bucket(folder, seen_as or folder, file_format)
 
 
 def _token(file: str | None, ask: bool) -> str:
