@@ -149,6 +149,7 @@ class Milvus1Store:
     """The target `milvus1:PATH`. `path` must not exist, or be an empty folder, or what an interrupted run left there."""
 
     processes = False
+    parallel = True
 
     def __init__(self, path: str | os.PathLike[str], options: Options | None = None) -> None:
         self.path = Path(os.path.abspath(path))
@@ -159,6 +160,9 @@ class Milvus1Store:
         self.state = self.path / LEDGER
         self._tables: list[_Table] = []
         self._notes: list[Finding] = []
+
+    def close(self) -> None:
+        """Nothing is open that would have to be given back."""
 
     def _decide(self, source: Source) -> tuple[list[Settings], dict[str, str]]:
         o = self.options

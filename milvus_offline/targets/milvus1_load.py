@@ -102,32 +102,39 @@ class _Target1(Target, Protocol):
 
     @property
     def state(self) -> Path | None: ...
+    @property
+    def parallel(self) -> bool: ...
+    def close(self) -> None: ...
     def plan(self, source: Source) -> tuple[list[dict[str, Any]], list[Finding]]: ...
 
 
 def load_milvus1(source: Source, target: str, options: LoadOptions1, progress: Progress | None = None) -> LoadReport1:
     """Loads `source` into `milvus1:PATH` or `milvus1://HOST:PORT`. Raises UsageError, TargetError, DamageError."""
     clock = Clock()
-    made = make_target(target, options)
-    planned, notes = made.plan(source)
-    rows = sum(c.rows for c in source.collections)
-    nbytes = sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections)
-    if not options.dry_run:
-        tasks = made.prepare(source, resume=options.resume)
-        results = execute(tasks, jobs=options.jobs or min(2, os.cpu_count() or 1), ledger=made.ledger, progress=progress)
-        notes = [*made.finish(results)]
-        rows, nbytes = sum(t.rows for t in tasks), sum(t.bytes for t in tasks)
+    made = make_target(target, options, source)
+    try:
+        planned, notes = made.plan(source)
+        rows = sum(c.rows for c in source.collections)
+        nbytes = sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections)
+        if not options.dry_run:
+            tasks = made.prepare(source, resume=options.resume)
+            jobs = (options.jobs or min(2, os.cpu_count() or 1)) if made.parallel else 1
+            results = execute(tasks, jobs=jobs, ledger=made.ledger, progress=progress)
+            notes = [*made.finish(results)]
+            rows, nbytes = sum(t.rows for t in tasks), sum(t.bytes for t in tasks)
+    finally:
+        made.close()
     state = str(made.state) if made.state else None
     findings = (*source.findings, *notes)
     return LoadReport1(target, rows, nbytes, planned, clock.seconds, findings, options.dry_run, state)
 
 
-def make_target(target: str, options: LoadOptions1) -> _Target1:
+def make_target(target: str, options: LoadOptions1, source: Source) -> _Target1:
     """The target that `milvus1:PATH` or `milvus1://HOST:PORT` names. Raises UsageError for options that do not go with it."""
     if options.index not in ("keep", "none"):
         raise UsageError(f"--index {options.index}: Milvus 1.x has no such index; keep or none")
     if target.startswith(SERVER):
-        raise UsageError("milvus1://HOST:PORT is not there yet")
+        return _server(target, options, source)
     path = target.removeprefix(PREFIX)
     if not path:
         raise UsageError(f"{target}: expected milvus1:PATH or milvus1://HOST:PORT")
@@ -143,3 +150,32 @@ def make_target(target: str, options: LoadOptions1) -> _Target1:
         idless=options.idless,
     )
     return Milvus1Store(path, made)
+
+
+def _server(target: str, options: LoadOptions1, source: Source) -> _Target1:
+    from .milvus1_server import Milvus1Server, ServerOptions
+    from .milvus_client import Connection
+    from .milvus_load import default_state
+
+    host, colon, port = target.removeprefix(SERVER).rstrip("/").rpartition(":")
+    if not colon:
+        host, port = port, "19530"
+    if not host or not port.isdigit() or not 0 < int(port) < 65536 or "@" in host or "/" in host:
+        raise UsageError(f"{printable(target)}: expected milvus1://HOST:PORT")
+    if options.catalog != "sqlite" or options.server_root:
+        raise UsageError("a catalog or a path of the server only goes with milvus1:PATH, a new store on disk")
+    address = f"{host}:{port}"
+    names = [f"{SERVER}{options.rename.get(c.schema.name, c.schema.name)}" for c in source.collections]
+    return Milvus1Server(
+        address,
+        ServerOptions(
+            state=(options.state or default_state(source, Connection(f"http://{address}"), names)).absolute(),
+            mode=options.mode,
+            metric=options.metric,
+            index=options.index,
+            index_file_size=options.index_file_size,
+            rename=options.rename,
+            idless=options.idless,
+            confirm=options.confirm,
+        ),
+    )
