@@ -411,11 +411,11 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str) -> 
         else:
             attribute_paths.append((field, dtypes[field], str(folder.path / name)))
 
-    if missing := sorted(set(dtypes) - {f.removesuffix(ATTRIBUTE_SUFFIX) for f in folder.attributes}):
+    if absent := sorted(set(dtypes) - {f.removesuffix(ATTRIBUTE_SUFFIX) for f in folder.attributes}):
         note(
             Severity.ERROR,
             "attribute-missing",
-            f"the fields {', '.join(missing)} have no file here; their values are 0",
+            f"the fields {', '.join(absent)} have no file here; their values are 0",
             stored,
         )
 
