@@ -401,7 +401,9 @@ class StoreBuilder:
         """Writes catalog and log; without `checkpoint` the catalog is left in `meta.sqlite-wal`, as after a crash."""
         path = self.roots[0] / META
         connection = sqlite3.connect(path, isolation_level=None)
-        connection.execute("PRAGMA journal_mode=WAL" if not checkpoint else "PRAGMA synchronous=OFF")
+        connection.execute("PRAGMA synchronous=OFF")
+        if not checkpoint:
+            connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("BEGIN")
         for name, columns, data in self._catalog():
             connection.execute(f"CREATE TABLE {name} ({', '.join(f'{c} {t}' for c, t in columns.items())})")

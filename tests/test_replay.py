@@ -348,6 +348,22 @@ def test_first_file_missing_after_a_clean_restart(b: StoreBuilder) -> None:
     assert [f.severity for f in store.findings if f.code == "wal-gap"] == [Severity.WARNING]
 
 
+def test_rest_of_a_call_that_an_earlier_crash_cut_off(tmp_path: Path) -> None:
+    """It lies in the next file, complete, behind a place that the restarted server wrote over."""
+    b = StoreBuilder(tmp_path / "store", wal_file_bytes=300)
+    b.collection("c")
+    b.wal.insert("c", rows(1))
+    position = b.wal.position
+    b.wal.insert("c", rows(range(10, 24)), acknowledge=False)
+    assert list(b.wal.files) == [0, 1]
+    b.wal.position = position
+    b.wal.insert("c", rows(2))
+    b.wal.insert("c", rows(3), acknowledge=False)
+    store = opened(b)
+    assert content(store) == {ROOT: bag(rows(1, 2))}
+    assert codes(store) == ["wal-rows"]
+
+
 def test_foreign_files_in_the_folder(b: StoreBuilder) -> None:
     b.wal.insert("c", rows(1))
     root = b.write()
@@ -652,6 +668,28 @@ def test_flushed_but_not_recorded_in_a_partition(b: StoreBuilder) -> None:
     assert codes(store) == ["flush-unrecorded", "wal-rows"]
 
 
+def test_flushed_but_not_recorded_after_the_root(b: StoreBuilder) -> None:
+    """The root's flush is recorded, the partition's is not: deletes that recovery would pass over were applied in memory."""
+    part = b.partition("c", "p")
+    b.wal.insert("c", rows(1, 2, 3), "p")
+    b.wal.delete("c", [1])
+    b.tables[0]["flush_lsn"] = b.wal.position
+    b.segment(part["table_id"], rows(2, 3))
+    store = opened(b)
+    assert content(store) == {ROOT: NOTHING, ("c", "p"): bag(rows(2, 3))}
+    assert codes(store) == ["flush-unrecorded"]
+
+
+def test_crash_in_the_recovery_of_an_unrecorded_flush(b: StoreBuilder) -> None:
+    """The server has replayed the rows once more and died again: from here on they are twice for it."""
+    b.wal.insert("c", rows(1, 2))
+    b.segment("c", rows(1, 2))
+    b.file("c", b.new_id(), NEW)
+    store = opened(b)
+    assert content(store) == {ROOT: bag(rows(1, 2), rows(1, 2))}
+    assert codes(store) == ["wal-rows"]
+
+
 def test_identical_batches_are_not_one(b: StoreBuilder) -> None:
     """The same batch inserted and flushed, then inserted once more and not flushed: twice is right."""
     b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(1, 2))
@@ -670,9 +708,10 @@ def test_identical_batches_whose_first_record_is_gone(b: StoreBuilder) -> None:
     b.wal.files[1] = bytearray(100)
     b.segment("c", rows(1, 2))
     b.wal.insert("c", rows(1, 2))
+    b.wal.insert("c", rows(3))
     b.file("c", b.new_id(), NEW)
     store = opened(b)
-    assert content(store) == {ROOT: bag(rows(1, 2), rows(1, 2))}
+    assert content(store) == {ROOT: bag(rows(1, 2), rows(1, 2), rows(3))}
     assert codes(store) == ["wal-rows"]
 
 
@@ -693,7 +732,6 @@ def test_identical_batch_again_after_an_unrecorded_flush(b: StoreBuilder) -> Non
     """One of the two is in the segment, the other in the log only: behind the crash's flush nothing is taken away."""
     b.wal.insert("c", rows(1, 2))
     b.segment("c", rows(1, 2))
-    b.file("c", b.new_id(), NEW)
     b.wal.insert("c", rows(1, 2))
     doubled(b, rows(1, 2, 1, 2), 2)
 

@@ -91,6 +91,8 @@ class _Table:
     insert_lsns: array[int] = field(default_factory=lambda: array("Q"))
     insert_ends: array[int] = field(default_factory=lambda: array("Q"))
     deletes: _Deletes = field(default_factory=_Deletes)
+    memory_deletes: _Deletes = field(default_factory=_Deletes)
+    """Those behind the table's own flush_lsn: the running server applied them to memory, whatever its recovery will do."""
     old_spans: SpanBuilder = field(default_factory=SpanBuilder)
     old_rows: int = 0
     old_lsns: array[int] = field(default_factory=lambda: array("Q"))
@@ -156,10 +158,7 @@ class Replayer:
         self._extras: dict[tuple[str, str, str], _Extra] = {}
         self._mismatched: dict[str, int] = defaultdict(int)
         self._doubled: dict[str, int] = defaultdict(int)
-        self._new_rows: dict[str, int] = defaultdict(int)
-        for row in catalog.files:
-            if row.file_type == FileType.NEW:
-                self._new_rows[row.table_id] += 1
+        self._in_memory = {row.table_id for row in catalog.files if row.file_type == FileType.NEW}
 
     def _add_collection(self, collection: LiveCollection) -> None:
         name = collection.table.table_id
@@ -218,8 +217,8 @@ class Replayer:
                 Severity.WARNING,
                 "mxlog-stale",
                 str(self.log.folder),
-                "mxlog.meta is older than the catalog, so nothing tells whether the last call in the log was acknowledged; it is "
-                "taken. A 1.x server would drop it",
+                "mxlog.meta is older than the catalog, so nothing tells whether the last call in the log was acknowledged; it "
+                "is taken. A 1.x server would drop it",
             )
             self.result.end = None
         elif calls and self.log.torn_meta:
@@ -227,21 +226,32 @@ class Replayer:
                 Severity.WARNING,
                 "mxlog-torn",
                 str(self.log.folder),
-                "mxlog.meta was being written when the server died, so the last call in the log counts as never acknowledged, as "
-                "for a 1.x server; --salvage unacknowledged brings its rows",
+                "mxlog.meta was being written when the server died, so the last call in the log counts as never acknowledged, "
+                "as for a 1.x server; --salvage unacknowledged brings its rows",
             )
         self._check_numbers(start)
 
     def _calls_behind(self, lsn: int) -> int:
-        """Calls with complete records behind `lsn`. A call's records are split only where a file ends (§5.4)."""
-        calls, previous = 0, None
+        """Calls with complete records behind `lsn`. A call's records are split only where a file ends (§5.4).
+
+        Behind a place without a record one call does not count: it can be the end of one that a crash before the last restart
+        cut off, when the server went on in the file before it.
+        """
+        calls, broken, previous = 0, 0, None
+        sizes = {f.number: f.size for f in self.log.files}
+        position = lsn
         for record in Walk(self.log, []).records(lsn):
+            file, offset = position >> 32, position & 0xFFFFFFFF
+            if record.file == file:
+                broken |= record.start != offset
+            else:
+                broken |= record.start != 0 or sizes.get(file, offset) > offset
             goes_on = previous and record.start == 0 and record[1:4] == previous[1:4]
             calls += not goes_on
-            previous = record
-            if calls > 1:
+            previous, position = record, record.lsn
+            if calls > 1 + broken:
                 break
-        return calls
+        return max(calls - broken, min(calls, 1))
 
     def _check_numbers(self, start: int) -> None:
         numbers = [f.number for f in self.log.files]
@@ -339,6 +349,8 @@ class Replayer:
         if record.kind is Kind.DELETE:
             for member in self._members[collection] if tag == "" else [table]:
                 (member.deletes if record.lsn > flushed else member.old_deletes).add(record)
+                if record.lsn > member.flush_lsn:
+                    member.memory_deletes.add(record)
         elif not schema_fits(record, table.schema):
             if record.lsn > flushed:
                 self._mismatched[f"{collection}/{tag}"] += record.rows
@@ -391,7 +403,7 @@ class Replayer:
             return
         flushed = 0
         newest: set[str] = set()
-        if table.inserted and segments:
+        if table.inserted and segments and table.table_id not in self._in_memory:
             flushed, newest = self._already_flushed(table, segments)
         if self._is_stale(table, segments, flushed):
             return
@@ -411,7 +423,7 @@ class Replayer:
         Deletes take rows out of segments unless the log inserts their id again later.
         """
         log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
-        removed = self._removals(table, 0)
+        removed = self._removals(table, table.deletes, 0)
         dead = np.array([row for row, _ in removed], np.int64)
         if table.inserted and segments:
             stored = np.concatenate([_stored_hashes(s) for s in segments])
@@ -452,11 +464,11 @@ class Replayer:
     def _memory_deletes(self, table: _Table, behind: int) -> Ids:
         """Row numbers (over all inserts of the table) that deletes remove from memory: a delete of one id takes the first
         such row of each segment in memory, one of several ids takes all."""
-        return np.sort(np.array([row for row, _ in self._removals(table, behind)], np.int64))
+        return np.sort(np.array([row for row, _ in self._removals(table, table.deletes, behind)], np.int64))
 
-    def _removals(self, table: _Table, behind: int) -> list[tuple[int, int]]:
-        """(row number, LSN of the delete) of the rows removed from memory by deletes behind `behind`."""
-        deleted = self._ids_of(table.deletes, behind)
+    def _removals(self, table: _Table, deletes: _Deletes, behind: int) -> list[tuple[int, int]]:
+        """(row number, LSN of the delete) of the rows removed from memory by those of `deletes` behind `behind`."""
+        deleted = self._ids_of(deletes, behind)
         if not len(deleted) or not table.inserted:
             return []
         found_rows, found_ids = [], []
@@ -481,7 +493,7 @@ class Replayer:
         waiting.reverse()
         alive: dict[int, list[tuple[int, int]]] = {}
         removed: list[tuple[int, int]] = []
-        for lsn, file, at_, count in table.deletes:
+        for lsn, file, at_, count in deletes:
             if lsn <= behind:
                 continue
             while waiting and waiting[-1][0] < lsn:
@@ -511,7 +523,11 @@ class Replayer:
 
     def _already_flushed(self, table: _Table, segments: Sequence[Segment]) -> tuple[int, set[str]]:
         """LSN up to which the table's records stand in segments although flush_lsn does not say so, and the ids of these
-        segments, the newest whose rows all are in the log; (0, {}) when there is no such flush."""
+        segments, the newest whose rows all are in the log; (0, {}) when there is no such flush.
+
+        A table of which the catalog still knows a segment in memory had none: that row became RAW with the flush, and the log's
+        thread, which makes another, was busy with it. Rows that are in a segment and in the log then were inserted twice.
+        """
         log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
         order = _with_ids_of(log_rows, segments)
         if not order:
@@ -525,9 +541,9 @@ class Replayer:
             total += segment.stored
             stored_behind.setdefault(total, k)
         ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
-        moments = np.union1d(lsns, np.array([d[0] for d in table.deletes], np.uint64))
+        moments = np.union1d(lsns, np.array([d[0] for d in table.memory_deletes], np.uint64))
         inserted = np.concatenate([[0], ends])[np.searchsorted(lsns, moments, "right")]
-        removals = sorted(self._removals(table, 0), key=lambda r: r[1])
+        removals = sorted(self._removals(table, table.memory_deletes, 0), key=lambda r: r[1])
         removed_lsns = np.array([lsn for _, lsn in removals], np.uint64)
         left = inserted - np.searchsorted(removed_lsns, moments, "right")
         matches = [i for i in range(len(moments)) if left[i] > 0 and int(left[i]) in stored_behind]
@@ -541,8 +557,6 @@ class Replayer:
             memory = (int(sums[inserted[i]]) - int(removed_sums[gone])) % _SUMS
             if memory != sum(int(stored_hashes[s.id].sum(dtype=np.uint64)) for s in newest) % _SUMS:
                 continue
-            if inserted[i] == table.inserted and self._new_rows[table.table_id]:
-                continue  # the catalog still has a segment in memory: these rows, inserted once more
             if self._accounted_before(table, segments, hashes[: inserted[i]]):
                 continue
             lsn = int(moments[i])
@@ -571,15 +585,17 @@ class Replayer:
         return not contains(stored, np.concatenate([memory, repeated]))
 
     def _is_stale(self, table: _Table, segments: Sequence[Segment], flushed: int) -> bool:
-        """Whether the log is a leftover from before the server ran with its WAL switched off (§5.8)."""
+        """Whether the log is a leftover from before the server ran with its WAL switched off (§5.8): then flush_lsn is 0 again,
+        segments hold rows of the log, and others that it does not know."""
         if self.wal_enabled is not None or table.flush_lsn or flushed or not table.inserted:
             return False
         if not any(s.stored for s in segments):
             return False
         log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
+        hashes = hashes_of(log_rows.batches())
         stored = np.concatenate([_stored_hashes(s) for s in segments])
-        known = np.flatnonzero(np.isin(hashes_of(log_rows.batches()), stored))
-        if not len(known):
+        known = np.flatnonzero(np.isin(hashes, stored))
+        if not len(known) or np.isin(stored, hashes).all():
             return False
         self._note(
             Severity.WARNING,
