@@ -23,7 +23,7 @@ sys.path[:0] = [str(HOME), str(HOME / "tests")]
 
 from mutate import Bench, Case, Result, case_of  # noqa: E402
 
-EXIT_CODES = {0, 1, 3}
+EXIT_CODES = {0, 1, 3, 4}
 
 
 def through_cli(bench: Bench, case: Case) -> list[str]:
@@ -31,9 +31,11 @@ def through_cli(bench: Bench, case: Case) -> list[str]:
     problems = []
     with bench.mutant(case) as mutant, tempfile.TemporaryDirectory() as out:
         catalog = ["--catalog", str(mutant.root / mutant.base.dump)] if mutant.base.dump else []
+        root = str(mutant.root)
         for command in (
-            ["inspect", str(mutant.root), "--json"],
-            ["export", str(mutant.root), f"{out}/x", "--salvage", "all", "-q"],
+            ["inspect", root, "--json"],
+            ["verify", root, "--json"],
+            ["export", root, f"{out}/x", "--salvage", "all", "-q"],
         ):
             try:
                 done = subprocess.run(
@@ -44,7 +46,7 @@ def through_cli(bench: Bench, case: Case) -> list[str]:
                 continue
             if done.returncode not in EXIT_CODES or b"Traceback" in done.stderr:
                 problems.append(f"{command[0]}: exit code {done.returncode}, {done.stderr[-600:].decode(errors='replace')}")
-            elif command[0] == "inspect" and done.returncode != 1:
+            elif "--json" in command and done.returncode != 1:
                 json.loads(done.stdout)
     return problems
 
@@ -55,7 +57,7 @@ def work(first: int, count: int, step: int, cli_every: int, failures: multiproce
         for seed in range(first, first + count, step):
             case = case_of(seed)
             number = seed // step
-            result = bench.run(case, measured=number % 16 == 0, salvaged=number % 4 == 0)
+            result = bench.run(case, measured=number % 16 == 0, thorough=number % 4 == 0)
             if cli_every and number % cli_every == 0:
                 result.problems += through_cli(bench, case)
             failures.put(result if result.problems else seed)
@@ -72,8 +74,9 @@ def main() -> int:
     if arguments.case:
         failed = 0
         with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
+            bench = Bench(Path(folder))
             for text in arguments.case:
-                result = Bench(Path(folder)).run(Case.parse(text), salvaged=True)
+                result = bench.run(Case.parse(text), thorough=True)
                 print(*([text] + [f"  damage: {d}" for d in result.damage]), sep="\n")
                 print(
                     *[f"  {p}" for p in result.problems] or [f"  refused: {result.error}" if result.error else "  fine"],
@@ -110,9 +113,8 @@ def main() -> int:
             )
     for process in processes:
         process.join()
-    print(
-        f"{arguments.count} cases, seeds {arguments.seed} to {arguments.seed + arguments.count - 1}: {kinds.total()} failed {dict(kinds)}"
-    )
+    last = arguments.seed + arguments.count - 1
+    print(f"{arguments.count} cases, seeds {arguments.seed} to {last}: {kinds.total()} failed {dict(kinds)}")
     return min(kinds.total(), 1)
 
 

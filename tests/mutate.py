@@ -31,9 +31,11 @@ from damage import RECIPES, ROWS, Mutant
 from healthy import Keys, Outcome, base, keys_of, read_catalog, read_naively, read_piece, store_names
 
 from milvus_offline.errors import MilvusOfflineError
+from milvus_offline.milvus1.check import check_store
+from milvus_offline.milvus1.nocatalog import Assumptions
 from milvus_offline.milvus1.salvage import collect
 from milvus_offline.milvus1.store import Store, open_store
-from milvus_offline.model import Finding, Severity
+from milvus_offline.model import Finding, Piece, Severity
 from milvus_offline.report import inspect_document, inspect_text
 
 SECONDS = 20
@@ -124,8 +126,9 @@ class Bench:
         RECIPES[case.recipe](mutant, random.Random(f"{case.recipe} {case.seed}"))
         yield mutant
 
-    def run(self, case: Case, *, measured: bool = False, salvaged: bool = False) -> Result:
-        """Opens, reads and reports the damaged store, and judges it. `measured`: the memory, too (slow)."""
+    def run(self, case: Case, *, measured: bool = False, thorough: bool = False) -> Result:
+        """Opens, reads and reports the damaged store, and judges it. `measured`: the memory, too (slow);
+        `thorough`: salvage, verify, and reading without the catalog, too."""
         with self.mutant(case) as mutant:
             result = Result(case, mutant.log)
             before = _state(mutant.root)
@@ -139,8 +142,8 @@ class Bench:
                     outcome = Outcome.of(store)
                     json.dumps(document := inspect_document(store))
                     inspect_text(document).encode("utf-8")
-                    if salvaged:
-                        self._salvage(store, result)
+                    if thorough:
+                        self._further(mutant, store, result)
             except MilvusOfflineError as e:
                 result.error = f"{type(e).__name__}: {e}"
                 if store is not None:
@@ -166,12 +169,21 @@ class Bench:
                     result.problems += judge(mutant, store, outcome, result.error)
         return result
 
-    def _salvage(self, store: Store, result: Result) -> None:
+    def _further(self, mutant: Mutant, store: Store, result: Result) -> None:
+        """Salvages everything, verifies, and reads the files without their catalog."""
         for item in collect(store, ["all"])[0]:
-            for piece in item.pieces:
-                read = read_piece(piece, 5000)
-                if read.rows != read.given:
-                    result.problems.append(f"salvaged {item.kind} {piece.id}: {read.rows} rows announced, {read.given} came")
+            self._count(f"salvaged {item.kind}", item.pieces, result)
+        check_store(store)
+        with contextlib.suppress(MilvusOfflineError):
+            bare = open_store(mutant.root, without_catalog=Assumptions())
+            for partition in (p for c in bare.collections for p in c.partitions):
+                self._count("without a catalog", partition.pieces, result)
+
+    def _count(self, what: str, pieces: Iterable[Piece], result: Result) -> None:
+        for piece in pieces:
+            read = read_piece(piece, 5000)
+            if read.rows != read.given:
+                result.problems.append(f"{what} {piece.id}: {read.rows} rows announced, {read.given} came")
 
 
 # Judging ------------------------------------------------------------------------------------------------------------------
@@ -198,6 +210,8 @@ def judge(mutant: Mutant, store: Store | None, outcome: Outcome | None, error: s
         return problems + _judge_catalog(mutant, store, outcome, alarms)
     if touched <= {"config"}:
         return problems + _judge_config(mutant, outcome, alarms)
+    if touched <= {"catalog"} and "cut to" in str(mutant.log) and not alarms:
+        problems += [f"the dump is cut, no finding says so: {_summary(d)}" for d in [_all_differences(mutant, outcome)] if d]
     if not alarms and "segment" not in touched and "log" not in touched:
         problems += _only_stored(mutant, outcome)
     return problems

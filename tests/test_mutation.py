@@ -33,7 +33,7 @@ def told(result: Result) -> str:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_slice_of_all_damage(bench: Bench, part: int) -> None:
     for seed in range(part, SLICE, PARTS):
-        result = bench.run(case_of(seed), measured=seed % 24 == 0, salvaged=seed % 4 == 0)
+        result = bench.run(case_of(seed), measured=seed % 24 == 0, thorough=seed % 4 == 0)
         assert not result.problems, told(result)
 
 
@@ -69,7 +69,7 @@ FOUND = {
 
 @pytest.mark.parametrize("case", FOUND.values(), ids=FOUND.keys())
 def test_what_once_broke(bench: Bench, case: str) -> None:
-    result = bench.run(Case.parse(case), salvaged=True)
+    result = bench.run(Case.parse(case), thorough=True)
     assert result.damage, "the recipe does nothing any more"
     assert not result.problems, told(result)
 
