@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -23,8 +24,9 @@ from ..errors import TargetError, UsageError
 from ..fileio import explained, write_text
 from ..ledger import Ledger
 from ..model import Finding, IndexSpec, Severity, Source, VectorType
-from ..transfer import Clock, Progress, execute
+from ..transfer import Clock, Progress, Task, execute
 from . import milvus_verify
+from .columnar import CHUNK_BYTES
 from .milvus import (
     LITE_MESSAGE_BYTES,
     LITE_MESSAGE_ROWS,
@@ -35,10 +37,11 @@ from .milvus import (
     cut,
 )
 from .milvus_client import Client, Connection, lite_facts, lite_to_be
+from .milvus_import import Bucket, ImportTask
 from .milvus_plan import CollectionPlan, LoadOptions, PartitionPlan, Plan, TargetFacts, make_plan, sanitize_collection
 from .milvus_scan import Scan, scan
 
-_PARALLEL = 4
+_PARALLEL = 8
 """Collections that are flushed, indexed and verified at the same time."""
 
 Verify = Literal["none", "count", "sample", "full"]
@@ -55,6 +58,8 @@ class RunOptions:
     patience: float = 300.0
     load: bool = True
     verify: Verify = "sample"
+    bucket: Bucket | None = None
+    """Where files for a bulk import go; None: rows are inserted."""
     public_insert: bool = False
     """Send through `MilvusClient.insert`; a comparison, and the way out if pymilvus changes below."""
 
@@ -139,7 +144,10 @@ def run_load(
         "options": json.loads(json.dumps(asdict(options))),
         "message_bytes": run.message_bytes or (LITE_MESSAGE_BYTES if connection.lite else MESSAGE_BYTES),
         "inflight": run.inflight,
+        "import": json.loads(json.dumps(asdict(run.bucket))) if run.bucket else None,
     }
+    if run.bucket and (connection.lite or options.partitions == "key"):
+        raise UsageError("bulk import goes into a server's own storage, and not with --partitions key: leave --import-to out")
     with contextlib.ExitStack() as stack:
         client: Client | None = None
         if not lite_to_be(connection):  # opening it would create it
@@ -290,22 +298,26 @@ def _work(
         if p.action == "skip":
             continue
         job = CollectionJob(p, c.schema, positions)
-        job.tasks = cut(job, c, link, message_bytes=message_bytes, message_rows=message_rows)
+        size, most = (CHUNK_BYTES, sys.maxsize) if run.bucket else (message_bytes, message_rows)
+        job.tasks = cut(job, c, link, message_bytes=size, message_rows=most)
         jobs.append(job)
     before = {job.plan.source: _create(client, job, ledger) for job in jobs}
     tasks = [t for job in jobs for t in job.tasks]
     one_by_one = client.kind == "lite" or any(j.plan.auto_id or j.plan.duplicate_rows for j in jobs)
-    inflight = 1 if one_by_one else run.inflight
+    inflight = run.inflight if run.bucket or not one_by_one else 1
     link.done.update({t.id: int(ledger.done[t.id]["rows"]) for t in tasks if t.id in ledger.done})
     open_tasks = [t for t in tasks if t.id not in ledger.done]
-    begun = any(name.startswith("sending") for name in ledger.done)
-    if begun:
+    if "begun" in ledger.done:
         for task in open_tasks[: 1 if inflight == 1 else 2 * run.inflight]:
             task.doubtful = True
     else:
-        ledger.add("sending", {})
+        ledger.add("begun", {"at": time.time_ns()})
     clock = Clock()
-    results = execute(tasks, jobs=inflight, ledger=ledger, progress=progress)
+    work: Sequence[Task] = tasks
+    if run.bucket:
+        name = f"milvus-offline-{hashlib.sha256(str(ledger.path).encode()).hexdigest()[:8]}-{ledger.done['begun']['at']}"
+        work = [ImportTask(t, run.bucket, name) for t in tasks]
+    results = execute(work, jobs=inflight, ledger=ledger, progress=progress)
     report.rows = sum(r["rows"] for r in results.values())
     report.rows_now = sum(t.rows for t in open_tasks)
     with ThreadPoolExecutor(_PARALLEL) as pool:  # the server lets a client wait seconds for each of these
@@ -374,6 +386,8 @@ def _finish(
     was_loaded = indexed and client.loaded(plan.name)
     if indexed or client.kind == "lite":
         client.load(plan.name)
+    if run.bucket and was_loaded:
+        client.refresh(plan.name)
     if run.verify != "none":
         if indexed or client.kind == "lite":
             findings += _prove(client, job, run.verify, before, results)
