@@ -38,7 +38,7 @@ def measure(folder: Path, rows: int, deleted: float, o: argparse.Namespace) -> N
     store, out, copy = folder / "store", folder / "out", folder / "copy"
     make_store(store, rows=rows, dimension=o.dimension, segments=o.segments, deleted=deleted)
     files = [str(p) for suffix in (".rv", ".uid") for p in sorted(store.rglob(f"*{suffix}"))]
-    export = [sys.executable, "-c", _RUNNER, "export", str(store), str(out), "-q", "--compression", o.compression]
+    export = [sys.executable, "-c", _RUNNER, "export", str(store), str(out), "--quiet", "--compression", o.compression]
     export += (["--jobs", str(o.jobs)] if o.jobs else []) + (["--link"] if o.link else [])
     best: dict[str, float] = {}
     peak = 0

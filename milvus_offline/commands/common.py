@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -116,8 +115,11 @@ def print_json(document: Any) -> None:
 
 def set_up_log(verbose: int) -> None:
     """Messages of libraries go to stderr, and only when asked for."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
+    if verbose:
+        import logging
+
+        level = logging.INFO if verbose == 1 else logging.DEBUG
+        logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
 
 
 class Bar:

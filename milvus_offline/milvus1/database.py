@@ -19,7 +19,6 @@ from urllib.parse import unquote
 
 from ..errors import StoreError, UsageError
 from .catalog import TABLE_NAMES, Catalog, RawTables, parse_catalog
-from .sqlitepages import log_damage
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -68,8 +67,11 @@ def read_sqlite(path: Path) -> Catalog:
 def _read_copy(path: Path) -> RawTables:
     import sqlite3
 
-    if damage := log_damage(path):  # SQLite would take an older state without a word
-        raise sqlite3.DatabaseError(damage)
+    if any(path.with_name(path.name + s).exists() for s in _SIDECARS):
+        from .sqlitepages import log_damage
+
+        if damage := log_damage(path):  # SQLite would take an older state without a word
+            raise sqlite3.DatabaseError(damage)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.text_factory = lambda b: b.decode("utf-8", "surrogateescape")
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
