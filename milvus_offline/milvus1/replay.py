@@ -19,7 +19,7 @@ from ..model import DEFAULT_PARTITION, Finding, Schema, Severity
 from .catalog import Catalog, version_key
 from .layout import ID, MEMORY_SEGMENT_BYTES, FileType
 from .live import LiveCollection, Selection
-from .rows import contains, hashes_of, row_hashes
+from .rows import contains, hashes_of, matched, row_hashes
 from .segment import Segment
 from .wal import Kind, Log, LogRows, Record, SpanBuilder, Walk, is_new_numbering, read_ids, schema_fits
 
@@ -403,12 +403,16 @@ class Replayer:
             return
         flushed = 0
         newest: set[str] = set()
-        if table.inserted and segments and table.table_id not in self._in_memory:
+        may_be_flushed = table.inserted and segments and table.table_id not in self._in_memory
+        if may_be_flushed:
             flushed, newest = self._already_flushed(table, segments)
         if self._is_stale(table, segments, flushed):
             return
         dead = self._memory_deletes(table, flushed)
         first = _rows_before(table, flushed)
+        if may_be_flushed and not flushed and self.wal_enabled is not False:
+            flushed, newest, stored = self._partly_flushed(table, segments)
+            dead = np.union1d(dead, stored)
         rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, dead, first)
         if rows.rows:
             self.result.rows[table.table_id].append(rows)
@@ -571,6 +575,31 @@ class Replayer:
             return lsn, {s.id for s in newest}
         return 0, set()
 
+    def _partly_flushed(self, table: _Table, segments: Sequence[Segment]) -> tuple[int, set[str], Ids]:
+        """The same where the log or a segment is damaged, so that they no longer match as a whole: at least half of a
+        segment's rows are in the log. Also gives the rows of the log that stand in such segments, one for one."""
+        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
+        order = _with_ids_of(log_rows, segments, share=0.5)
+        if not order:
+            return 0, set(), np.empty(0, ID)
+        hashes = hashes_of(log_rows.batches())
+        held = {s.id: h for s in order if np.isin(h := _stored_hashes(s), hashes).mean() >= 0.5}
+        if not held:
+            return 0, set(), np.empty(0, ID)
+        rows = np.flatnonzero(matched(hashes, np.concatenate(list(held.values()))))
+        if self._accounted_before(table, segments, hashes[rows]):
+            return 0, set(), np.empty(0, ID)
+        self._note(
+            Severity.WARNING,
+            "flush-unrecorded",
+            f"{table.collection}/{table.partition}",
+            f"{len(rows)} rows of the log are in {', '.join(held)} as well, though the catalog does not know of their flush, "
+            "and other rows there differ: the log or the segment is damaged. They are taken once",
+            len(rows),
+        )
+        ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
+        return int(lsns[np.searchsorted(ends, rows[-1], "right")]), set(held), rows
+
     def _accounted_before(self, table: _Table, segments: Sequence[Segment], memory: npt.NDArray[np.uint64]) -> bool:
         """Whether the stored rows are already explained by earlier, flushed records: then the same rows were inserted twice."""
         if not table.old_rows:
@@ -621,13 +650,7 @@ class Replayer:
         segments = self.segments.get(table.table_id, [])
         rows = LogRows("wal-flushed", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID))
         hashes = hashes_of(rows.batches())
-        stored = np.sort(np.concatenate([np.empty(0, np.uint64), *(_stored_hashes(s) for s in segments)]))
-        order = np.argsort(hashes, kind="stable")
-        ordered = hashes[order]
-        rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered, "left")  # how many equal rows come before
-        copies = np.searchsorted(stored, ordered, "right") - np.searchsorted(stored, ordered, "left")
-        dead = np.zeros(len(hashes), np.bool_)
-        dead[order] = rank < copies
+        dead = matched(hashes, np.concatenate([np.empty(0, np.uint64), *(_stored_hashes(s) for s in segments)]))
         lsns, ends = np.array(table.old_lsns, np.uint64), np.array(table.old_ends, np.int64)
         deleted, last = self._last_deletes((table.old_deletes, table.deletes))
         number = 0
@@ -758,13 +781,15 @@ def _delete_from(segment: Segment, deleted: Ids) -> Segment:
     return segment.with_wal_deletes(hits) if len(hits) else segment
 
 
-def _with_ids_of(log_rows: LogRows, segments: Iterable[Segment]) -> list[Segment]:
-    """The segments, in the order of their numbers, that may consist of rows of the log: a sample of their ids is in it."""
-    order = sorted((s for s in segments if 0 < s.stored <= log_rows.inserted), key=lambda s: s.id)
+def _with_ids_of(log_rows: LogRows, segments: Iterable[Segment], share: float = 1.0) -> list[Segment]:
+    """The segments, in the order of their numbers, that may consist of rows of the log: a sample of their ids is in it,
+    or `share` of the sample."""
+    most = log_rows.inserted / share
+    order = sorted((s for s in segments if 0 < s.stored <= most), key=lambda s: s.id)
     if not order:
         return []
     logged = np.unique(np.concatenate(list(log_rows.ids_only(_IDS_CHUNK))))
-    return [s for s in order if np.isin(s.ids[:: -(-s.stored // _SAMPLE)], logged).all()]
+    return [s for s in order if np.isin(s.ids[:: -(-s.stored // _SAMPLE)], logged).mean() >= share]
 
 
 def _stored_hashes(segment: Segment) -> npt.NDArray[np.uint64]:

@@ -55,6 +55,16 @@ def contains(whole: Hashes, part: Hashes) -> bool:
     return bool((_count_in(whole, values) >= counts).all())
 
 
+def matched(part: Hashes, whole: Hashes) -> npt.NDArray[np.bool_]:
+    """Which rows of `part` have a partner in `whole`, each partner for one of them: the first of equal ones come first."""
+    order = np.argsort(part, kind="stable")
+    ordered = part[order]
+    rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered, "left")
+    result = np.zeros(len(part), np.bool_)
+    result[order] = rank < _count_in(whole, ordered)
+    return result
+
+
 def _count_in(whole: Hashes, values: Hashes) -> npt.NDArray[np.int64]:
     ordered = np.sort(whole)
     return np.searchsorted(ordered, values, "right") - np.searchsorted(ordered, values, "left")
