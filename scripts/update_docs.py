@@ -39,7 +39,7 @@ def table(options: Iterable[click.Option]) -> str:
     lines = ["| option | meaning |", "|---|---|"]
     for o in options:
         choices = "\\|".join(o.type.choices) if isinstance(o.type, click.Choice) else None
-        value = "" if o.is_flag else f" {choices or o.metavar or 'N'}"
+        value = "" if o.is_flag else " " + (choices or (o.metavar or "N").replace("|", "\\|"))
         names = ", ".join(f"`{n}`" for n in (*o.opts, *o.secondary_opts))
         meaning = (o.help or "").replace("|", "\\|").strip()
         if o.show_default and not o.is_flag and o.default not in (None, ""):
@@ -54,7 +54,7 @@ def block(name: str) -> str:
         return table(shared_options(SHARED[name]))
     command = cli.get_command(click.Context(cli), name)
     if command is None:
-        raise SystemExit(f"{DOCUMENT}: there is no command {name}")
+        return ""
     own, groups = options_of(command), []
     for group, decorator in SHARED.items():
         names = {o.name for o in shared_options(decorator)}

@@ -124,7 +124,13 @@ if TYPE_CHECKING:
     "own storage), and let the server take them in.",
 )
 @click.option("--import-path", metavar="PATH", help="What the server calls that place. [default: the same; s3: the key]")
-@click.option("--import-format", type=click.Choice(["npy", "parquet"]), default="npy", show_default=True)
+@click.option(
+    "--import-format",
+    type=click.Choice(["npy", "parquet"]),
+    default="npy",
+    show_default=True,
+    help="The kind of those files.",
+)
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="milvus1:PATH: segments at the same time. [default: 2]")
 @click.option(
     "--new-catalog",
