@@ -52,7 +52,7 @@ def read_sqlite(path: Path) -> Catalog:
             raise StoreError(f"{e.filename or path}: cannot read the catalog: {e.strerror}") from e
         try:
             return parse_catalog(_read_copy(copy), kind="sqlite", origin=str(path))
-        except sqlite3.DatabaseError as e:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as e:  # SQLite quotes damaged names in its messages
             from .rescue import rescue_sqlite  # rarely needed
 
             reason = str(e) or type(e).__name__
