@@ -515,7 +515,8 @@ def test_noise_never_surprises(tmp_path: Path) -> None:
     import random
 
     random.seed(7)
-    samples = [(DUMPS / "mysql_crash" / "store" / n).read_bytes() for n in ("meta.default.sql", "meta.xml", "meta.complete_insert.sql")]
+    folder = DUMPS / "mysql_crash" / "store"
+    samples = [(folder / n).read_bytes() for n in ("meta.default.sql", "meta.xml", "meta.complete_insert.sql")]
     for number in range(400):
         raw = bytearray(samples[number % 3])
         for _ in range(random.choice((1, 3, 20))):
