@@ -78,7 +78,7 @@ class LoadReport1:
             "exit_code": self.exit_code,
         }
 
-    def lines(self) -> list[str]:
+    def lines(self, *, with_findings: bool = True) -> list[str]:
         """The report for a person."""
         from ..report import finding_lines, size
 
@@ -94,7 +94,7 @@ class LoadReport1:
                 f"  {c['action']:<8} {printable(c['name'])}: {c['rows']:,} rows, {c['partitions']} partitions, "
                 f"{c['dimension']} dimensions, {c['metric']}, {c['index']}"
             )
-        return result + (finding_lines([f.to_json() for f in self.findings]) if self.findings else [])
+        return result + (finding_lines([f.to_json() for f in self.findings]) if self.findings and with_findings else [])
 
 
 class _Target1(Target, Protocol):

@@ -1,0 +1,412 @@
+"""MilvusDM's task files (M2H, M2M, H2M, F2M of 0.1, 1.0 and 2.0), read and turned into sources and targets.
+
+A task file is YAML with one top-level key, the task. `read_task` refuses what it does not know by name; `open_task` opens the
+source that the file describes; commands/run.py does the work. What differs from MilvusDM stands in docs/from-milvusdm.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from .errors import UsageError
+from .fileio import file_names, printable, write_text
+from .model import DEFAULT_PARTITION, Finding, Piece, Salvaged, Schema, Source, SourceCollection, SourcePartition, VectorType
+from .selection import SelectedSource, Selection
+from .targets.hdf5 import LEDGER, Hdf5Export, OutFile, Slice, cut
+
+VERSION_KEYS = ("milvus_version", "milvus-version")
+DEST_KEYS = ("dest_host", "dest_port", "mode")
+INTO_KEYS = ("dest_collection_name", "dest_partition_name", "collection_parameter")
+STORE_KEYS = ("source_milvus_path", "mysql_parameter", "source_collection")
+KEYS = {
+    "M2H": (*VERSION_KEYS, *STORE_KEYS, "data_dir"),
+    "M2M": (*VERSION_KEYS, *STORE_KEYS, *DEST_KEYS),
+    "H2M": (*VERSION_KEYS, "data_path", "data_dir", *DEST_KEYS, *INTO_KEYS),
+    "F2M": (*VERSION_KEYS, "data_path", *DEST_KEYS, *INTO_KEYS),
+}
+MYSQL_KEYS = ("host", "user", "port", "password", "database")
+COLLECTION_KEYS = ("dimension", "index_file_size", "metric_type")
+MODES = ("skip", "append", "overwrite")
+DEFAULT_FILE = "None"
+"""MilvusDM's name for the default partition's file."""
+
+
+@dataclass(frozen=True)
+class Into:
+    """Where H2M and F2M put the rows, and how that collection is made. `index_file_size` is in bytes."""
+
+    collection: str
+    partition: str
+    dimension: int | None
+    index_file_size: int | None
+    metric: str | None
+
+
+@dataclass(frozen=True)
+class DmTask:
+    """What a task file says. `version` is 1 (0.x and 1.x) or 2: the kind of server it is about."""
+
+    kind: str
+    version: int
+    version_text: str
+    paths: tuple[Path, ...]
+    """The store of M2H and M2M, the HDF5 files or the folder of H2M, the index of F2M."""
+    catalog: str | None = field(default=None, repr=False)
+    """A mysql:// URL with the file's password; None for SQLite."""
+    selection: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Collection -> partitions; empty for all."""
+    data_dir: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 19530
+    mode: str = "error"
+    into: Into | None = None
+
+    @property
+    def target(self) -> str:
+        """The target as `load` takes it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"milvus1://{host}:{self.port}" if self.version == 1 else f"http://{host}:{self.port}"
+
+
+# Reading a file -------------------------------------------------------------------------------------------------------
+
+
+def read_task(path: str | os.PathLike[str]) -> DmTask:
+    """Reads a task file. Raises UsageError that names the file and the key for whatever is unknown, missing or impossible."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(Path(path).read_bytes())
+    except OSError as e:
+        raise UsageError(f"{path}: cannot read the task file: {e.strerror}") from e
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+        raise UsageError(f"{path}: not YAML: {e}") from e
+    if not isinstance(document, dict) or not document:
+        raise UsageError(f"{path}: expected a task on top: {', '.join(KEYS)}")
+    reader = _Reader(str(path))
+    reader.known(document, tuple(KEYS), "")
+    if len(document) > 1:
+        raise UsageError(f"{path}: holds {len(document)} tasks ({', '.join(document)}); write one a file")
+    ((kind, body),) = document.items()
+    return reader.task(kind, body)
+
+
+class _Reader:
+    """Checks the values of one file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def fail(self, key: str, message: str) -> UsageError:
+        return UsageError(f"{self.path}: {key}: {message}")
+
+    def known(self, given: Mapping[Any, Any], names: Sequence[str], where: str) -> None:
+        for key in given:
+            if key not in names:
+                near = difflib.get_close_matches(str(key), names, 1, 0.5)
+                hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
+                raise UsageError(f"{self.path}: unknown key {where}{printable(key)}; {hint}")
+
+    def mapping(self, key: str, value: Any) -> Mapping[str, Any]:
+        if value is None or value == "":
+            return {}
+        if not isinstance(value, dict):
+            raise self.fail(key, f"expected keys and values, found {printable(value)!r}")
+        return value
+
+    def text(self, key: str, value: Any) -> str | None:
+        """The value as text; None when it is empty."""
+        if value is None or isinstance(value, (dict, list)):
+            if value is not None:
+                raise self.fail(key, f"expected one value, found {printable(value)!r}")
+            return None
+        return str(value).strip() or None
+
+    def number(self, key: str, value: Any, low: int, high: int) -> int | None:
+        text = self.text(key, value)
+        if text is None:
+            return None
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise self.fail(key, f"expected a number from {low} to {high}, found {printable(text)!r}")
+        return int(text)
+
+    def required(self, key: str, value: Any) -> str:
+        text = self.text(key, value)
+        if text is None:
+            raise self.fail(key, "is missing")
+        return text
+
+    def task(self, kind: str, value: Any) -> DmTask:
+        body = self.mapping(kind, value)
+        self.known(body, KEYS[kind], f"{kind}.")
+        version, text = self.version(body)
+        if kind in ("M2H", "M2M"):
+            task = DmTask(
+                kind,
+                version,
+                text,
+                (Path(self.required("source_milvus_path", body.get("source_milvus_path"))).expanduser(),),
+                catalog=self.catalog(body.get("mysql_parameter")),
+                selection=self.collections(body.get("source_collection")),
+            )
+            if kind == "M2H":
+                return replace(task, data_dir=Path(self.required("data_dir", body.get("data_dir"))).expanduser())
+        else:
+            task = DmTask(kind, version, text, self.data_paths(kind, body), into=self.into(body))
+        mode = self.text("mode", body.get("mode"))
+        if mode is not None and mode not in MODES:
+            raise self.fail("mode", f"expected {', '.join(MODES)}, found {printable(mode)!r}")
+        return replace(
+            task,
+            host=self.required("dest_host", body.get("dest_host")),
+            port=self.number("dest_port", body.get("dest_port"), 1, 65535) or 19530,
+            mode=mode or "error",
+        )
+
+    def version(self, body: Mapping[str, Any]) -> tuple[int, str]:
+        given = [k for k in VERSION_KEYS if self.text(k, body.get(k))]
+        if len(given) == 2:
+            raise self.fail(given[1], f"the version stands there twice, as {given[0]} too")
+        text = self.required(given[0], body[given[0]]) if given else "1.x"
+        return parse_version(text, self.fail(given[0] if given else VERSION_KEYS[0], "")), text
+
+    def catalog(self, value: Any) -> str | None:
+        given = self.mapping("mysql_parameter", value)
+        self.known(given, MYSQL_KEYS, "mysql_parameter.")
+        if all(self.text(f"mysql_parameter.{k}", v) is None for k, v in given.items()):
+            return None
+        host = self.text("mysql_parameter.host", given.get("host")) or "127.0.0.1"
+        user = self.text("mysql_parameter.user", given.get("user")) or "root"
+        port = self.number("mysql_parameter.port", given.get("port"), 1, 65535) or 3306
+        database = self.required("mysql_parameter.database", given.get("database"))
+        password = "" if given.get("password") is None else str(given["password"])
+        login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+        return f"mysql://{login}@{host}:{port}/{quote(database, safe='')}"
+
+    def collections(self, value: Any) -> dict[str, tuple[str, ...]]:
+        if value is None or value == "*":
+            return {}
+        if isinstance(value, (str, list)):  # MilvusDM takes a mapping only
+            names = value if isinstance(value, list) else [value]
+            return {self.required("source_collection", n): () for n in names}
+        result = {}
+        for name, tags in self.mapping("source_collection", value).items():
+            key = f"source_collection.{name}"
+            listed = tags if isinstance(tags, list) else [] if tags is None else [tags]
+            result[str(name)] = tuple(DEFAULT_PARTITION if t is None else self.required(key, t) for t in listed)
+        return result
+
+    def data_paths(self, kind: str, body: Mapping[str, Any]) -> tuple[Path, ...]:
+        value = body.get("data_path")
+        if kind == "F2M":
+            return (Path(self.required("data_path", value)).expanduser(),)
+        listed = value if isinstance(value, list) else [] if value in (None, "") else [value]
+        paths = [self.required("data_path", v) for v in listed]
+        folder = self.text("data_dir", body.get("data_dir"))
+        if bool(paths) == (folder is not None):
+            raise self.fail("data_path", "give either data_path or data_dir, and leave the other one empty")
+        return tuple(Path(p).expanduser() for p in paths or [str(folder)])
+
+    def into(self, body: Mapping[str, Any]) -> Into:
+        made = self.mapping("collection_parameter", body.get("collection_parameter"))
+        self.known(made, COLLECTION_KEYS, "collection_parameter.")
+        size = self.number("collection_parameter.index_file_size", made.get("index_file_size"), 1, 131072)
+        metric = self.text("collection_parameter.metric_type", made.get("metric_type"))
+        return Into(
+            collection=self.required("dest_collection_name", body.get("dest_collection_name")),
+            partition=self.text("dest_partition_name", body.get("dest_partition_name")) or DEFAULT_PARTITION,
+            dimension=self.number("collection_parameter.dimension", made.get("dimension"), 1, 1 << 20),
+            index_file_size=size << 20 if size else None,
+            metric=metric.upper() if metric else None,
+        )
+
+
+def parse_version(text: str, error: UsageError | None = None) -> int:
+    """`0.10.5`, `1.x`, `1` -> 1; `2.x`, `2.0`, `3.1` -> 2. Raises UsageError."""
+    head = text.lower().removeprefix("v").split(".")[0]
+    if head.isdigit():
+        return 1 if int(head) < 2 else 2
+    raise UsageError(f"{error or 'version: '}expected a version such as 1.x or 2.0, found {printable(text)!r}")
+
+
+# Sources --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _PerCollection(Selection):
+    """MilvusDM's `source_collection`: each collection with its own partitions. No `each` at all means everything."""
+
+    each: tuple[Selection, ...] = ()
+
+    def apply(self, collections: Sequence[SourceCollection]) -> list[SourceCollection]:
+        if not self.each:
+            return list(collections)
+        found: dict[str, SourceCollection] = {}
+        for selection in self.each:
+            for c in selection.apply(collections):
+                known = found.get(c.schema.name)
+                extra = [p for p in c.partitions if known is None or p.name not in {q.name for q in known.partitions}]
+                found[c.schema.name] = c if known is None else replace(known, partitions=[*known.partitions, *extra])
+        return [found[c.schema.name] for c in collections if c.schema.name in found]
+
+    def takes(self, collection: str, partition: str) -> bool:
+        return not self.each or any(s.takes(collection, partition) for s in self.each)
+
+
+@dataclass
+class Combined:
+    """Several files as one collection with one partition; see model.Source."""
+
+    kind: str
+    path: str
+    collections: Sequence[SourceCollection]
+    findings: Sequence[Finding]
+    digest: str
+    idless: frozenset[str]
+    salvage: Sequence[Salvaged] = ()
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "path": self.path}
+
+    def fingerprint(self) -> str:
+        return self.digest
+
+
+def open_task(task: DmTask) -> tuple[Source, frozenset[str]]:
+    """The source of a task, and its collections whose ids the target makes. Raises what sources raise."""
+    if task.kind in ("M2H", "M2M"):
+        from .sources.milvus1 import open_store_source
+
+        opened = open_store_source(task.paths[0], catalog=task.catalog)
+        each = tuple(Selection((name,), tags) for name, tags in task.selection.items())
+        return SelectedSource(opened, _PerCollection(each=each)), frozenset()
+    assert task.into is not None
+    sources: list[Source] = []
+    if task.kind == "F2M":
+        from .sources.faiss import open_faiss
+
+        sources.append(open_faiss(task.paths[0], collection=task.into.collection))
+    else:
+        from .sources.hdf5 import open_hdf5
+
+        sources += [open_hdf5(path, collection=task.into.collection) for path in task.paths]
+    return _combine(task.into, sources, str(task.paths[0]))
+
+
+def _combine(into: Into, sources: Sequence[Source], path: str) -> tuple[Combined, frozenset[str]]:
+    schemas = [c.schema for s in sources for c in s.collections]
+    first = schemas[0]
+    for schema in schemas:
+        if (schema.dimension, schema.vector_type) != (first.dimension, first.vector_type):
+            raise UsageError(
+                f"the files do not fit together: {first.vector_type.value} vectors of {first.dimension} dimensions and "
+                f"{schema.vector_type.value} ones of {schema.dimension}"
+            )
+    dimension = into.dimension
+    if dimension is not None and dimension != first.dimension:
+        raise UsageError(f"collection_parameter.dimension is {dimension}, the vectors have {first.dimension} dimensions")
+    binary = first.vector_type is VectorType.BINARY
+    if into.metric in ("L2", "IP") and binary:
+        raise UsageError(f"collection_parameter.metric_type is {into.metric}, the vectors are binary")
+    idless = [bool(getattr(s, "idless", frozenset())) for s in sources]
+    if any(idless) and not all(idless):
+        raise UsageError("some files have ids, some do not: load them in two tasks")
+    pieces: list[Piece] = []
+    for number, source in enumerate(sources):
+        pieces += [_Named(f"{number}-{p.id}", p) for c in source.collections for q in c.partitions for p in q.pieces]
+    schema = replace(
+        first,
+        name=into.collection,
+        metric_type=into.metric or first.metric_type,
+        index_file_size=into.index_file_size or first.index_file_size,
+    )
+    collection = SourceCollection(schema, [SourcePartition(into.partition, pieces)])
+    findings = [f for s in sources for f in s.findings]
+    digest = hashlib.sha256(repr((into, [s.fingerprint() for s in sources])).encode("utf-8", "surrogateescape")).hexdigest()
+    auto = frozenset({into.collection}) if any(idless) else frozenset()
+    return Combined(sources[0].kind, path, [collection], findings, digest, auto), auto
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A piece under another id: files in two folders may have the same name."""
+
+    id: str
+    piece: Piece
+
+    @property
+    def rows(self) -> int:
+        return self.piece.rows
+
+    def batches(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        return self.piece.batches(*arguments, **options)
+
+
+# M2H ------------------------------------------------------------------------------------------------------------------
+
+
+class DmExport(Hdf5Export):
+    """An HDF5 export in MilvusDM's layout: `<data_dir>/<uuid>/<collection>/<tag>.h5`, `None.h5` for the default partition."""
+
+    def _plan(self, source: Source) -> Iterator[tuple[OutFile, list[list[Slice]]]]:
+        for file, partition, schema in dm_files(source.collections):
+            yield OutFile(file, schema, partition.name, partition.rows), cut(partition.pieces, schema.row_bytes)
+
+
+def dm_files(collections: Sequence[SourceCollection]) -> Iterator[tuple[str, SourcePartition, Schema]]:
+    """(file below the run's folder, partition, schema) of all partitions of an M2H task."""
+    folders = file_names((c.schema.name for c in collections), reserved=("yamls", "manifest.json"))
+    for c in collections:
+        tags = [p.name for p in c.partitions if p.name != DEFAULT_PARTITION]
+        names = file_names(tags, reserved=[DEFAULT_FILE.casefold()] if len(tags) < len(c.partitions) else [])
+        for p in c.partitions:
+            name = DEFAULT_FILE if p.name == DEFAULT_PARTITION else names[p.name]
+            yield f"{folders[c.schema.name]}/{name}.h5", p, c.schema
+
+
+def export_folder(data_dir: Path, *, resume: bool) -> Path:
+    """A new folder for a run, or that of an interrupted one."""
+    if resume:
+        found = sorted(p.parent for p in data_dir.glob(f"*/{LEDGER}"))
+        if len(found) > 1:
+            raise UsageError(f"{data_dir}: several interrupted runs are here: {', '.join(p.name for p in found)}; keep one")
+        if found:
+            return found[0]
+    return data_dir / str(uuid.uuid1())
+
+
+def write_yamls(out: Path, source: Source, version: str) -> list[Path]:
+    """The ready H2M files that MilvusDM writes beside an export: `yamls/<collection>/<tag>.yaml`."""
+    import yaml
+
+    written = []
+    for file, partition, schema in dm_files(source.collections):
+        parameter = {
+            "dimension": schema.dimension,
+            "index_file_size": -(-(schema.index_file_size or 1024 << 20) >> 20),
+            "metric_type": schema.metric_type,
+        }
+        body = {
+            "milvus_version": version,
+            "data_path": [str(out / file)],
+            "data_dir": None,
+            "dest_host": "127.0.0.1",
+            "dest_port": 19530,
+            "mode": "skip",
+            "dest_collection_name": schema.name,
+            "dest_partition_name": None if partition.name == DEFAULT_PARTITION else printable(partition.name),
+            "collection_parameter": parameter,
+        }
+        path = out / "yamls" / Path(file).with_suffix(".yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, yaml.safe_dump({"H2M": body}, allow_unicode=True))
+        written.append(path)
+    return written
