@@ -52,6 +52,14 @@ FOUND = {
     "last record gone": "crash_dup:wal-record-removed:91",
     "last record's length": "crash_wal_v081:wal-record-header:184",
     "last record's header": "mysql_crash:wal-bits-in-headers:507",
+    # A flush that the catalog does not know of, and a damaged log or segment: 490 rows came twice.
+    "unrecorded flush, a delete lost": "crash_dup:wal-record-removed:101376",
+    "unrecorded flush, a delete damaged": "crash_dup:wal-record-header:101657",
+    "unrecorded flush, ids damaged": "crash_dup:segment-zeroed:102494",
+    "unrecorded flush, a vector damaged": "crash_dup:segment-bits:7",
+    "unrecorded flush, vectors cut": "crash_dup:segment-cut:13",
+    # A damaged name in the schema: SQLite's own message was not UTF-8, a traceback.
+    "catalog's schema": "deletes_cleaned:dump-spoiled:103553",
     # A torn mxlog.meta hid the last call.
     "mxlog.meta torn": "crash_wal:mxlog-damaged:154",
     # Vectors and ids of another segment in place of its own: only the sizes in the catalog betray it.
