@@ -195,13 +195,14 @@ def test_what_waits_for_an_index(rows: int, index: str, file_type: int, tmp_path
 
 
 def test_date_counts_as_the_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
     try:
-        assert date_of(1795370649322570) == 1261023  # 2026-11-23 in the server's catalog of that moment is its local date
-    except AssertionError:
-        assert date_of(1795370649322570) == 1261022
-    assert date_of(0) == 700001
+        for zone, date, first in (("UTC-8", 1261023, 700001), ("UTC", 1261022, 700001), ("UTC+8", 1261022, 691131)):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            assert (date_of(1795370649322570), date_of(0)) == (date, first)  # the server said 1261023, in UTC+8
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_segments_are_cut_so_that_no_server_merges_them(tmp_path: Path) -> None:
