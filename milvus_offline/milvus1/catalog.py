@@ -253,6 +253,8 @@ def _checked_tables(rows: list[TableRow], origin: str, notes: list[Finding]) -> 
             notes.append(_refused(where, f"table_id {printable(row.table_id)!r} is there twice"))
         elif not row.is_dropped and not 1 <= row.dimension <= MAX_DIMENSION:
             notes.append(_refused(where, f"dimension {row.dimension} is not in 1..{MAX_DIMENSION}"))
+        elif not row.is_dropped and not row.vector_type.width(row.dimension):
+            notes.append(_refused(where, f"dimension {row.dimension} is too small for binary vectors: expected 8 at least"))
         elif not row.is_dropped and row.metric_name is None:
             notes.append(_refused(where, f"metric_type {row.metric_type} is unknown"))
         else:

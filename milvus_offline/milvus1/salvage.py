@@ -209,6 +209,8 @@ def _schema_of_table(store: Store, table_id: str) -> Schema | None:
     if table is None:
         return None
     owner = next((t for t in store.catalog.tables if t.table_id == table.owner_table), table)
+    if owner.vector_type.width(owner.dimension) < 1:
+        return None  # only the rows of dropped tables are taken unchecked
     fields = [(f.field_name, f.field_type) for f in store.catalog.fields if f.collection_id == owner.table_id]
     return Schema(
         owner.table_id,
