@@ -54,7 +54,7 @@ class RunOptions:
     state: Path | None = None
     resume: bool = False
     message_bytes: int | None = None
-    inflight: int = 4
+    inflight: int = 2
     patience: float = 300.0
     load: bool = True
     verify: Verify = "sample"
