@@ -27,6 +27,9 @@ from .segment import DeadRows
 _WINDOW = 1 << 18
 """Bytes read at a time while walking over headers."""
 
+_LEAST_RECORD = WAL_HEADER.size + 1 + ID.itemsize
+"""Bytes of the smallest record that does anything: less can be the rest of a call that an earlier crash cut off."""
+
 _ENTITY = 6
 _U4 = struct.Struct("<I")
 
@@ -234,7 +237,7 @@ class Walk:
                 if record is None:
                     found = _next_record(reader, position + 1, min(limit, file.size))
                     behind = found if found is not None else min(limit, file.size)
-                    if behind > position and (found is not None or not may_be_torn):
+                    if behind - position >= _LEAST_RECORD and (found is not None or not may_be_torn):
                         self._note(
                             Severity.ERROR,
                             "wal-torn",
@@ -257,8 +260,8 @@ class Walk:
                         Severity.WARNING,
                         "mxlog-inside",
                         file,
-                        f"the acknowledged records are said to end at byte {limit}, inside the record at byte {position}; it is "
-                        "taken as a whole",
+                        f"the acknowledged records are said to end at byte {limit}, inside the record at byte {position}; "
+                        "it is taken as a whole",
                     )
                 yield record
                 position = record.end
