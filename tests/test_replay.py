@@ -783,6 +783,31 @@ def test_log_elsewhere(b: StoreBuilder, tmp_path: Path) -> None:
     assert content(open_store(b.root, wal=b.wal_folder)) == {ROOT: bag(rows(1))}
 
 
+def test_runs_of_equal_records(b: StoreBuilder) -> None:
+    """Records of one shape in a row are read at once; what is between them, in sizes and kinds, breaks the row."""
+    part = b.partition("c", "p")
+    b.segment(part["table_id"], rows(999))
+    part["flush_lsn"] = b.wal.insert("c", rows(999), "p")
+    expected: dict[str, list[Batch]] = {"": [], "p": [rows(999)]}
+    for i in range(300):
+        tag = "p" if i % 29 == 7 else ""
+        batch = rows(*range(1000 * i, 1000 * i + (2 if i % 41 > 35 else 1)))
+        b.wal.insert("c", batch, tag)
+        expected[tag].append(batch)
+        if i % 31 == 5:
+            b.wal.delete("c", [-1])
+        if i % 97 == 0:
+            b.wal.next_file()
+    store = opened(b)
+    assert content(store) == {ROOT: bag(*expected[""]), ("c", "p"): bag(*expected["p"])}
+    [piece] = store["c"]["_default"].pieces
+    whole = join(*expected[""])
+    for max_bytes, start in ((1, 0), (64, 17), (1000, 250), (1 << 20, 3)):
+        got = join(*(Batch(x.ids.copy(), x.vectors.copy()) for x in piece.batches(max_bytes, start)))
+        assert (got.ids == whole.ids[start:]).all()
+        assert (got.vectors == whole.vectors[start:]).all()
+
+
 # Many small records ------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from .. import fileio
 from ..errors import DamageError
-from ..model import BATCH_BYTES, Array, Batch, Finding, Schema, Severity
+from ..model import BATCH_BYTES, Array, Batch, Finding, Schema, Severity, VectorType
 from .layout import ID, WAL_HEADER, WAL_META, WAL_META_STRUCT, WAL_SUFFIX
 from .segment import DeadRows
 
@@ -118,12 +119,12 @@ class _Reader:
 
     def __init__(self, file: LogFile) -> None:
         self.file = file
-        self._fd = fileio.open_read(file.path)
+        self.fd = fileio.open_read(file.path)
         self._buffer = bytearray(min(_WINDOW, file.size))
         self._first = self._last = 0
 
     def close(self) -> None:
-        os.close(self._fd)
+        os.close(self.fd)
 
     def get(self, offset: int, length: int) -> memoryview | None:
         """`length` bytes at `offset`, or None when the file ends before. Valid until the next call."""
@@ -134,7 +135,7 @@ class _Reader:
             self._first = self._last = 0
         if offset < self._first or offset + length > self._last:
             count = min(len(self._buffer), self.file.size - offset)
-            fileio.read_into(self._fd, memoryview(self._buffer)[:count], offset, self.file.path)
+            fileio.read_into(self.fd, memoryview(self._buffer)[:count], offset, self.file.path)
             self._first, self._last = offset, offset + count
         return memoryview(self._buffer)[offset - self._first : offset - self._first + length]
 
@@ -342,29 +343,34 @@ class LogRows:
         names = [a.name for a in self.schema.attributes]
         attributes = {a.name: np.zeros(step, a.dtype) for a in self.schema.attributes}
         filled = number = 0
-        for record, fd in self._inserts():
-            done = min(record.rows, max(0, self.first - number))
+        for record, count, reader in self._inserts():
+            rows = record.rows * count
+            done = min(rows, max(0, self.first - number))
             number += done
-            while done < record.rows:
-                take = min(record.rows - done, step - filled)
+            run = _run(reader, record, count, self.schema) if count > 1 else None
+            while done < rows:
+                take = min(rows - done, step - filled)
                 place = slice(filled, filled + take)
-                _read(fd, ids[place], record.ids_at + 8 * done, record)
-                _read(fd, vectors[place], record.data_at + done * self.schema.row_bytes, record)
+                if run is not None:
+                    ids[place], vectors[place] = run[0][done : done + take], run[1][done : done + take]
+                else:
+                    _read(reader.fd, ids[place], record.ids_at + 8 * done, record)
+                    _read(reader.fd, vectors[place], record.data_at + done * self.schema.row_bytes, record)
                 for name in names:
-                    _read_attribute(fd, record, name, done, attributes[name][place])
+                    _read_attribute(reader.fd, record, name, done, attributes[name][place])
                 kept = take
                 if dead is not None:
                     alive = np.flatnonzero(~dead.window(number, number + take))
                     kept = len(alive)
                     if kept < take:
-                        for array in (ids, vectors, *attributes.values()):
-                            array[filled : filled + kept] = array[place][alive]
+                        for column in (ids, vectors, *attributes.values()):
+                            column[filled : filled + kept] = column[place][alive]
                 if start:
                     dropped = min(start, kept)
                     start -= dropped
                     if kept > dropped and dropped:
-                        for array in (ids, vectors, *attributes.values()):
-                            array[filled : filled + kept - dropped] = array[filled + dropped : filled + kept].copy()
+                        for column in (ids, vectors, *attributes.values()):
+                            column[filled : filled + kept - dropped] = column[filled + dropped : filled + kept].copy()
                     kept -= dropped
                 filled += kept
                 number += take
@@ -376,14 +382,18 @@ class LogRows:
             yield Batch(ids[:filled], vectors[:filled], {n: a[:filled] for n, a in attributes.items()})
 
     def ids_only(self, max_rows: int) -> Iterator[npt.NDArray[np.int64]]:
-        """The ids of all inserted rows, dead ones too, in chunks of one record at most."""
-        for record, fd in self._inserts():
+        """The ids of all inserted rows, dead ones too, in chunks."""
+        for record, count, reader in self._inserts():
+            if count > 1:
+                yield _run(reader, record, count, self.schema)[0]
+                continue
             for done in range(0, record.rows, max_rows):
                 ids = np.empty(min(max_rows, record.rows - done), ID)
-                _read(fd, ids, record.ids_at + 8 * done, record)
+                _read(reader.fd, ids, record.ids_at + 8 * done, record)
                 yield ids
 
-    def _inserts(self) -> Iterator[tuple[Record, int]]:
+    def _inserts(self) -> Iterator[tuple[Record, int, _Reader]]:
+        """Insert records; equal ones in a row, but for ids and vectors, as the first of them and their number."""
         readers: dict[int, _Reader] = {}
         by_number = {f.number: f for f in self.files}
         try:
@@ -392,21 +402,53 @@ class LogRows:
                     for reader in readers.values():
                         reader.close()
                     readers = {number: _Reader(by_number[number])}
-                position = first
+                position, size = first, 0
                 while position < last:
                     record = _parse(readers[number], position)
                     if record is None:
                         raise DamageError(by_number[number].path, "the record is gone; did the log change?", offset=position)
+                    before, size = size, record.end - position
+                    count = _run_length(readers[number], record, last) if size == before else 1
                     if record.data_bytes:
-                        yield record, readers[number]._fd
-                    position = record.end
+                        yield record, count, readers[number]
+                    position += count * size
         finally:
             for reader in readers.values():
                 reader.close()
 
 
-def _read(fd: int, array: Array, offset: int, record: Record) -> None:
-    fileio.read_into(fd, array.reshape(-1).view(np.uint8).data, offset, f"WAL file {record.file}")
+def _run_length(reader: _Reader, record: Record, last: int) -> int:
+    """How many records from `record` on, up to the byte `last`, differ in their LSN, ids and vectors only."""
+    size = record.end - record.start
+    count = min(last - record.start, _WINDOW) // size
+    if count < 2 or record.attributes:
+        return 1
+    window = reader.get(record.start, count * size)
+    if window is None:
+        return 1
+    octets = np.frombuffer(window, np.uint8).reshape(count, size)
+    lsns = octets[:, :8].copy().view("<u8")[:, 0]
+    head = record.ids_at - record.start
+    same = lsns == np.uint64(record.lsn) + np.arange(count, dtype=np.uint64) * np.uint64(size)
+    same &= (octets[:, 8:head] == octets[0, 8:head]).all(axis=1)
+    return count if same.all() else int(np.argmin(same))
+
+
+def _run(reader: _Reader, record: Record, count: int, schema: Schema) -> tuple[npt.NDArray[np.int64], Array]:
+    """Ids and vectors of `count` equal records."""
+    size = record.end - record.start
+    window = reader.get(record.start, count * size)
+    if window is None:
+        raise DamageError(reader.file.path, "the records are gone; did the log change?", offset=record.start)
+    octets = np.frombuffer(window, np.uint8).reshape(count, size)
+    ids_at, data_at = record.ids_at - record.start, record.data_at - record.start
+    ids = octets[:, ids_at:data_at].copy().view(ID).reshape(-1)
+    vectors = octets[:, data_at : data_at + record.data_bytes].copy().view(schema.dtype).reshape(-1, schema.width)
+    return ids, vectors
+
+
+def _read(fd: int, out: Array, offset: int, record: Record) -> None:
+    fileio.read_into(fd, out.reshape(-1).view(np.uint8).data, offset, f"WAL file {record.file}")
 
 
 def _read_attribute(fd: int, record: Record, name: str, first: int, out: Array) -> None:
@@ -437,13 +479,15 @@ class SpanBuilder:
     """Collects records of one table as runs of adjacent bytes: 24 bytes a run."""
 
     def __init__(self) -> None:
-        self._runs: list[list[int]] = []
+        self._runs = array("Q")
+        """File number, first byte, last byte of each run, one behind the other."""
 
     def add(self, record: Record) -> None:
-        if self._runs and self._runs[-1][0] == record.file and self._runs[-1][2] == record.start:
-            self._runs[-1][2] = record.end
+        runs = self._runs
+        if runs and runs[-1] == record.start and runs[-3] == record.file:
+            runs[-1] = record.end
         else:
-            self._runs.append([record.file, record.start, record.end])
+            runs.extend((record.file, record.start, record.end))
 
     def build(self) -> npt.NDArray[np.uint64]:
         return np.array(self._runs, np.uint64).reshape(-1, 3)
@@ -451,16 +495,12 @@ class SpanBuilder:
 
 def schema_fits(record: Record, schema: Schema) -> bool:
     """Whether an insert's data have the schema's shape, and its type agrees with one of the two numberings (§5.4)."""
-    from ..model import VectorType
-
     types = {1, 2, _ENTITY} if schema.vector_type is VectorType.FLOAT else {0, 1, _ENTITY}
     return record.data_bytes == record.rows * schema.row_bytes and record.type in types
 
 
 def is_new_numbering(records: Sequence[tuple[Record, Schema]]) -> bool | None:
     """Whether the types are those of 0.9-1.1.1 (True) or of 0.7-0.8.1 (False); None when no record tells."""
-    from ..model import VectorType
-
     for record, schema in records:
         if record.kind is Kind.DELETE:
             return record.type == 3
