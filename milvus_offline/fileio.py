@@ -60,6 +60,27 @@ def write_at(fd: int, buffer: memoryview, offset: int) -> None:
                 done += os.write(fd, buffer[done:])
 
 
+def copy_range(source: int, offset: int, target: int, nbytes: int, path: object = "file") -> None:
+    """Copies `nbytes` bytes at `offset` of one file to the position of another, by the operating system where it can.
+
+    Raises DamageError when the source (`path`) ends before.
+    """
+    if hasattr(os, "copy_file_range"):
+        try:
+            while nbytes and (done := os.copy_file_range(source, target, nbytes, offset)):
+                offset, nbytes = offset + done, nbytes - done
+        except OSError as e:
+            if e.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM):
+                raise
+    buffer = memoryview(bytearray(min(nbytes, 1 << 20)))
+    while nbytes:
+        part = buffer[:nbytes]
+        read_into(source, part, offset, path)
+        offset, nbytes = offset + len(part), nbytes - len(part)
+        while part:
+            part = part[os.write(target, part) :]
+
+
 def sync_folder(path: str | os.PathLike[str]) -> None:
     """Makes renames in a folder durable, where the platform has a way to."""
     if os.name == "nt":

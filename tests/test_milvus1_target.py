@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from mariadb import MariaDB
 from real import STORES, truth
 
 from milvus_offline import cli
-from milvus_offline.errors import TargetError, UsageError
+from milvus_offline.errors import DamageError, TargetError, UsageError
 from milvus_offline.milvus1.bloom import build_filter, read_filter
 from milvus_offline.milvus1.create import MYSQL_SCHEMA, date_of, is_server_path
 from milvus_offline.milvus1.segment import Segment
@@ -251,6 +252,38 @@ def test_no_segment_without_rows(tmp_path: Path) -> None:
     assert catalog(tmp_path / "new", "SELECT flag FROM Tables") == [(0,), (0,)]
     assert len(list((tmp_path / "new/db/tables").iterdir())) == 2
     assert rows_of(open_store(tmp_path / "new")) == {("c", "_default"): Counter(), ("c", "p"): Counter()}
+
+
+def refusing(*_: Any, **__: Any) -> int:
+    raise OSError(errno.EXDEV, "other file systems")
+
+
+def copying_little(source: int, target: int, count: int, offset: int) -> int:
+    """As the system call may: fewer bytes than asked for."""
+    return os.write(target, os.pread(source, min(count, 1001), offset))
+
+
+@pytest.mark.parametrize("system", [None, refusing, copying_little])
+def test_rows_copied_by_the_system_or_not(system: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(many(2), tmp_path / "one")
+    if system is None:
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    else:
+        monkeypatch.setattr(os, "copy_file_range", system, raising=False)
+    monkeypatch.setattr("milvus_offline.targets.milvus1._COPY_BYTES", 100_000)
+    create(open_store_source(tmp_path / "one"), tmp_path / "two")
+    assert rows_of(open_store(tmp_path / "two")) == rows_of(open_store(tmp_path / "one"))
+    assert cli.run(["verify", str(tmp_path / "two"), "-q"]) == 0
+
+
+def test_a_source_that_becomes_shorter(tmp_path: Path) -> None:
+    create(many(2), tmp_path / "one")
+    source = open_store_source(tmp_path / "one")
+    (raw,) = {Path(s.raw_path) for s in source.store["c"]["_default"].segments[:1]}
+    os.truncate(raw, raw.stat().st_size - 32)
+    with pytest.raises(DamageError, match="the file ends after"):
+        create(source, tmp_path / "two")
+    assert not (tmp_path / "two" / "db").exists()
 
 
 def test_an_empty_source_is_an_empty_store(tmp_path: Path) -> None:

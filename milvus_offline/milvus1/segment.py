@@ -561,6 +561,14 @@ class SegmentWriter:
         self.rows += len(ids)
         self.payload_bytes += vectors.nbytes + ids.nbytes
 
+    def append_from(self, ids: npt.NDArray[np.int64], source: int, offset: int, nbytes: int, path: object) -> None:
+        """Adds rows without attributes whose vectors are `nbytes` bytes at `offset` of another open file (`path`)."""
+        raw, numbers = self._files
+        fileio.copy_range(source, offset, raw.fileno(), nbytes, path)
+        _write_all(numbers, np.ascontiguousarray(ids.astype(ID, copy=False)))
+        self.rows += len(ids)
+        self.payload_bytes += nbytes + ids.nbytes
+
     def close(self, deleted: npt.NDArray[np.int32] | Sequence[int] = (), *, sync: bool = False) -> None:
         """Writes the headers and `deleted_docs` with the given row offsets."""
         for f in self._files:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from ..ledger import Ledger
 from ..milvus1 import create
 from ..milvus1.bloom import write_new_filter
 from ..milvus1.catalog import FileRow, TableRow
-from ..milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_ID, ID, META, TABLES, WAL
-from ..milvus1.segment import SegmentWriter
+from ..milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_ID, ID, LENGTH, META, TABLES, WAL
+from ..milvus1.segment import Column, Segment, SegmentWriter, read_columns
 from ..model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, SourcePartition
 from ..transfer import Advance, Result, Task
 from .hdf5 import Slice, cut
@@ -35,6 +36,8 @@ LEDGER = ".milvus-offline-ledger.jsonl"
 UNFINISHED = "db.part"
 MYSQL_CATALOG = "meta.sql"
 _PLAN = "plan"
+_COPY_BYTES = 4 << 20
+"""Vectors that are copied in one go where the operating system does it."""
 _MAX_ROWS = (1 << 31) - 1
 _STEP = 1000
 """Generated numbers are microseconds times 1000 (§1.2)."""
@@ -95,19 +98,41 @@ class WriteSegment:
     ) -> Iterator[npt.NDArray[np.int64]]:
         """Writes all rows, and gives their ids to who counts them while the disk is busy."""
         for piece in self.slices:
-            for batch in piece.batches():
-                ids = batch.ids
+            for ids, nbytes, append in _appends(writer, piece):
                 if self.first_id is not None:
                     ids = np.arange(writer.rows, writer.rows + len(ids), dtype=ID) + self.first_id
                 if writer.rows + len(ids) > self.rows:
                     raise _changed(self.folder, writer.rows + len(ids), self.rows)
-                writing = disk.submit(writer.append, ids, batch.vectors)
+                writing = disk.submit(append, ids)
                 yield ids
                 writing.result()
-                advance(len(ids), batch.vectors.nbytes + ids.nbytes)
+                advance(len(ids), nbytes + ids.nbytes)
         if writer.rows != self.rows:
             raise _changed(self.folder, writer.rows, self.rows)
         closing.append(disk.submit(writer.close, sync=True))
+
+
+def _appends(writer: SegmentWriter, piece: Slice) -> Iterator[tuple[npt.NDArray[np.int64], int, Callable[..., None]]]:
+    """(ids, bytes of vectors, what writes both when called with the ids) of each batch.
+
+    Vectors of a segment without deletes never pass through this process.
+    """
+    segment = piece.piece
+    if not isinstance(segment, Segment) or segment.deleted or segment.schema.attributes:
+        for batch in piece.batches():
+            yield batch.ids, batch.vectors.nbytes, partial(writer.append, vectors=batch.vectors)
+        return
+    width = segment.schema.row_bytes
+    columns = [Column(segment.ids_path, ID, 1)]
+    row, end = piece.start, piece.start + piece.rows
+    fd = fileio.open_read(segment.raw_path)
+    try:
+        for (ids,) in read_columns(columns, end, row, ID.itemsize * max(1, _COPY_BYTES // width), None):
+            at, nbytes = LENGTH.size + row * width, len(ids) * width
+            yield ids[:, 0], nbytes, partial(writer.append_from, source=fd, offset=at, nbytes=nbytes, path=segment.raw_path)
+            row += len(ids)
+    finally:
+        os.close(fd)
 
 
 def _changed(path: str, found: int, expected: int) -> TargetError:
