@@ -51,11 +51,11 @@ def through_cli(bench: Bench, case: Case) -> list[str]:
     return problems
 
 
-def work(first: int, count: int, step: int, cli_every: int, failures: multiprocessing.Queue[Result | int]) -> None:
+def work(first: int, count: int, step: int, only: str, cli_every: int, failures: multiprocessing.Queue[Result | int]) -> None:
     with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
         bench = Bench(Path(folder))
         for seed in range(first, first + count, step):
-            case = case_of(seed)
+            case = case_of(seed, only)
             number = seed // step
             result = bench.run(case, measured=number % 16 == 0, thorough=number % 4 == 0)
             if cli_every and number % cli_every == 0:
@@ -69,6 +69,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--cli-every", type=int, default=50, help="every n-th case goes through the command line, too; 0: none")
+    parser.add_argument("--only", default="", metavar="PREFIX", help="only recipes whose names begin so, e.g. wal")
     parser.add_argument("--case", action="append", default=[], help="run this case only: store:recipe:seed; repeatable")
     arguments = parser.parse_args()
     if arguments.case:
@@ -87,7 +88,8 @@ def main() -> int:
     began, queue = time.monotonic(), multiprocessing.Queue()
     processes = [
         multiprocessing.Process(
-            target=work, args=(arguments.seed + i, arguments.count - i, arguments.jobs, arguments.cli_every, queue)
+            target=work,
+            args=(arguments.seed + i, arguments.count - i, arguments.jobs, arguments.only, arguments.cli_every, queue),
         )
         for i in range(arguments.jobs)
     ]

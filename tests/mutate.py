@@ -59,9 +59,9 @@ class Case:
         return cls(store, name, int(seed))
 
 
-def case_of(seed: int) -> Case:
-    """The case of a seed: all recipes in turn, all stores at random."""
-    names = sorted(RECIPES)
+def case_of(seed: int, only: str = "") -> Case:
+    """The case of a seed: all recipes (those whose names begin with `only`) in turn, all stores at random."""
+    names = sorted(n for n in RECIPES if n.startswith(only))
     return Case(random.Random(seed).choice(store_names()), names[seed % len(names)], seed)
 
 
