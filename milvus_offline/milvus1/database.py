@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 PASSWORD_VARIABLE = "MILVUS_OFFLINE_CATALOG_PASSWORD"
 
 _CANONICAL = {n.lower(): n for n in TABLE_NAMES}
-_SIDECARS = ("-wal", "-shm", "-journal")
+_SIDECARS = ("-shm", "-wal", "-journal")
+"""In the order of copying: what the -shm counts must be in the -wal, also when a server is still writing."""
 
 
 def read_sqlite(path: Path) -> Catalog:

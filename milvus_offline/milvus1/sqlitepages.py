@@ -84,14 +84,18 @@ def log_damage(db_path: Path) -> str | None:
         pages = _Pages(file.read(100), wal)
     if pages.damage:
         return pages.damage
-    shm = shm_path.read_bytes()[: _SHM_COUNTS + 4] if shm_path.is_file() and shm_path.stat().st_size <= MAX_FILE else b""
-    if len(shm) == _SHM_COUNTS + 4 and shm[:48] == shm[48:96] and struct.unpack_from("<I", shm)[0] == _SHM_VERSION:
+    shm = b""
+    if shm_path.is_file():
+        with open(shm_path, "rb") as file:
+            shm = file.read(_SHM_COUNTS + 4)
+    known = len(shm) == _SHM_COUNTS + 4 and shm[:48] == shm[48:96] and struct.unpack_from("<I", shm)[0] == _SHM_VERSION
+    if known and (len(wal) < _WAL_HEADER or shm[32:40] == wal[16:24]):
         (written,), (copied,) = struct.unpack_from("<I", shm, 16), struct.unpack_from("<I", shm, _SHM_COUNTS)
-        present = max(0, len(wal) - _WAL_HEADER) // (_FRAME + pages.size)
-        if written > max(present, copied):
-            state = "is missing" if not wal_path.is_file() else f"holds {present} of the {written} frames that were written"
-            return f"its {META}-wal {state}, it belongs to the catalog"
-    return None
+        if written <= max(pages.whole, copied):
+            return None
+        state = "is missing" if not wal_path.is_file() else f"holds {pages.whole} of the {written} frames that were committed"
+        return f"its {META}-wal {state}, it belongs to the catalog"
+    return "the last frames of the -wal are damaged" if pages.torn else None
 
 
 def _read(path: Path) -> bytes:
@@ -112,7 +116,11 @@ class _Pages:
         self.db = db
         self.notes: list[str] = []
         self.damage = ""
-        """What is wrong with the -wal."""
+        """What is wrong with the -wal, apart from its end."""
+        self.whole = 0
+        """Frames of the -wal up to the last good one."""
+        self.torn = False
+        """Whether bad frames follow: damage, or a transaction that was being written when the server died."""
         self.size = self._page_size(db, wal)
         self.frames: dict[int, int] = {}
         """Page -> offset of its content in the -wal."""
@@ -180,7 +188,7 @@ class _Pages:
             salts = Counter(wal[at + 8 : at + 16] for at in range(_WAL_HEADER, len(wal) - step + 1, step)).most_common(1)[0][0]
             order = "<"
         pending: dict[int, int] = {}
-        committed = damaged = strangers = 0
+        committed = damaged = certain = strangers = 0
         for at in range(_WAL_HEADER, len(wal) - step + 1, step):
             head = wal[at : at + _FRAME]
             number, size = struct.unpack(">II", head[:8])
@@ -196,13 +204,16 @@ class _Pages:
                 damaged += 1
                 continue
             pending[number] = content
+            certain, self.whole = damaged, 1 + (at - _WAL_HEADER) // step
             if size:
                 self.frames.update(pending)
                 pending.clear()
                 committed = size
+        self.torn = damaged > certain
+        if certain:
+            self.damage = f"{certain} frames of the -wal are damaged"
         if damaged:
-            self.damage = f"{damaged} frames of the -wal are damaged"
-            self.notes.append(f"{self.damage} and left out: rows may be out of date")
+            self.notes.append(f"{damaged} frames of the -wal are damaged and left out: rows may be out of date")
         return committed
 
     def _freelist(self, first: bytes) -> set[int]:
