@@ -177,7 +177,7 @@ class _Pages:
         """
         wal, step = self.wal, _FRAME + self.size
         if len(wal) < _WAL_HEADER + step:
-            if wal.rstrip(b"\0"):
+            if wal and len(wal) != _WAL_HEADER:
                 self.damage = "the -wal ends within its first frame"
             return 0
         magic, salts, seed = wal[:4], wal[16:24], wal[24:32]
