@@ -251,14 +251,19 @@ class Patience:
         self._wait = FIRST_WAIT
         self._until: float | None = None
 
-    def wait(self, reason: str, advance: Advance) -> None:
+    def check(self, reason: str) -> float:
+        """Seconds left; raises TargetError when there are none."""
         now = time.monotonic()
         self._until = self._until or now + self._seconds
         if now >= self._until:
             raise TargetError(
                 f"{self._name}: gave up after {self._seconds:.0f} seconds: {reason}. What arrived is kept: go on with --resume"
             )
-        end = now + min(self._wait * random.uniform(0.7, 1.3), self._until - now)
+        return self._until - now
+
+    def wait(self, reason: str, advance: Advance) -> None:
+        left = self.check(reason)
+        end = time.monotonic() + min(self._wait * random.uniform(0.7, 1.3), left)
         while (left := end - time.monotonic()) > 0:
             advance(0, 0)  # raises when the run is being given up
             time.sleep(min(left, 0.2))

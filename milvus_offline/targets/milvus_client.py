@@ -119,8 +119,8 @@ class Client:
         def connect() -> Any:
             return MilvusClient(c.uri, token=c.token, db_name=c.database, timeout=CONNECT_SECONDS, **options)
 
-        self.raw = self._call("connect", connect)
-        self.version = str(self._call("connect", self.raw.get_server_version))
+        self.raw = self.call("connect", connect)
+        self.version = str(self.call("connect", self.raw.get_server_version))
         host = "" if c.lite else urlsplit(c.uri).hostname or ""
         self.kind = "lite" if c.lite else "zilliz" if re.search(r"(^|\.)zilliz(cloud)?\.", host) else "server"
         channel = wire.channel_of(self.raw)
@@ -146,7 +146,7 @@ class Client:
 
                 server_manager_instance.release_server(self.connection.uri)
 
-    def _call(self, what: str, call: Callable[[], T]) -> T:
+    def call(self, what: str, call: Callable[[], T]) -> T:
         """Calls the server; while it is away, again and again up to `patience` seconds. `call` may run several times."""
         import grpc
         from pymilvus.exceptions import MilvusException
@@ -163,6 +163,16 @@ class Client:
                     raise self._error(what, e) from e
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
+
+    def once(self, what: str, call: Callable[[], T]) -> T:
+        """Calls the server a single time: for what must not happen twice."""
+        import grpc
+        from pymilvus.exceptions import MilvusException
+
+        try:
+            return call()
+        except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as e:
+            raise self._error(what, e) from e
 
     def _error(self, what: str, e: BaseException) -> TargetError:
         reason = _reason(e)
@@ -192,7 +202,7 @@ class Client:
 
     def facts(self, names: Sequence[str]) -> TargetFacts:
         """What the target can do, and which of `names` it has."""
-        there = set(self._call("list collections", self.raw.list_collections))
+        there = set(self.call("list collections", self.raw.list_collections))
         existing = {n: self.existing(n) for n in names if n in there}
         if self.kind == "lite":
             return replace(lite_facts(), version=self.version, existing=existing)
@@ -213,10 +223,10 @@ class Client:
         )
 
     def has(self, collection: str) -> bool:
-        return bool(self._call("look for the collection", lambda: self.raw.has_collection(collection)))
+        return bool(self.call("look for the collection", lambda: self.raw.has_collection(collection)))
 
     def describe(self, collection: str) -> dict[str, Any]:
-        return dict(self._call("describe the collection", lambda: self.raw.describe_collection(collection)))
+        return dict(self.call("describe the collection", lambda: self.raw.describe_collection(collection)))
 
     def identity(self, collection: str) -> str:
         """Differs when the collection was dropped and made again, where the target tells."""
@@ -240,7 +250,7 @@ class Client:
                 key_field = f["name"]
             elif not f.get("nullable") and f.get("default_value") is None:
                 others.append(f["name"])
-        partitions = tuple(self._call("list partitions", lambda: self.raw.list_partitions(collection)))
+        partitions = tuple(self.call("list partitions", lambda: self.raw.list_partitions(collection)))
         rows = self.stored(collection) or self.stored(collection, flush=True)
         return Existing(
             rows=rows,
@@ -266,7 +276,7 @@ class Client:
                     return dict(described)
             return {}
 
-        return self._call("describe the index", find)
+        return self.call("describe the index", find)
 
     # Collections ------------------------------------------------------------------------------------------------------
 
@@ -291,33 +301,45 @@ class Client:
                 if partition not in there:
                     self.raw.create_partition(plan.name, partition)
 
-        self._call(f"create collection {plan.name!r}", create)
+        self.call(f"create collection {plan.name!r}", create)
         if not plan.key_field:
-            self._call(f"create partitions of {plan.name!r}", create_partitions)
+            self.call(f"create partitions of {plan.name!r}", create_partitions)
 
     def drop(self, collection: str) -> None:
-        self._call(f"drop collection {collection!r}", lambda: self.raw.drop_collection(collection))
+        self.call(f"drop collection {collection!r}", lambda: self.raw.drop_collection(collection))
+
+    def drop_partition(self, collection: str, partition: str) -> None:
+        def drop() -> None:
+            if self.raw.has_partition(collection, partition):
+                self.raw.release_partitions(collection, [partition])
+                self.raw.drop_partition(collection, partition)
+
+        self.call(f"drop partition {partition!r} of {collection!r}", drop)
 
     def flush(self, collection: str) -> None:
-        self._call(f"flush {collection!r}", lambda: self.raw.flush(collection, timeout=10 * CALL_SECONDS))
+        self.call(f"flush {collection!r}", lambda: self.raw.flush(collection, timeout=10 * CALL_SECONDS))
 
     def build_index(self, collection: str, vector_field: str, index: IndexSpec, metric: str) -> None:
         params = self.raw.prepare_index_params()
         params.add_index(vector_field, index_type=index.type, metric_type=metric, params=dict(index.params))
-        self._call(f"build the index of {collection!r}", lambda: self.raw.create_index(collection, params))
+        self.call(f"build the index of {collection!r}", lambda: self.raw.create_index(collection, params))
 
     def loaded(self, collection: str) -> bool:
         from pymilvus.client.types import LoadState
 
         return bool(
-            self._call("ask for the load state", lambda: self.raw.get_load_state(collection))["state"] == LoadState.Loaded
+            self.call("ask for the load state", lambda: self.raw.get_load_state(collection))["state"] == LoadState.Loaded
         )
 
     def load(self, collection: str) -> None:
-        self._call(f"load {collection!r}", lambda: self.raw.load_collection(collection))
+        self.call(f"load {collection!r}", lambda: self.raw.load_collection(collection))
+
+    def refresh(self, collection: str) -> None:
+        """Loads what was imported since the collection was loaded."""
+        self.call(f"load {collection!r}", lambda: self.raw.refresh_load(collection))
 
     def release(self, collection: str) -> None:
-        self._call(f"release {collection!r}", lambda: self.raw.release_collection(collection))
+        self.call(f"release {collection!r}", lambda: self.raw.release_collection(collection))
 
     def stored(self, collection: str, partition: str | None = None, *, flush: bool = False) -> int:
         """Rows by the statistics: those flushed, deleted ones included (a server); exact with Lite."""
@@ -329,13 +351,13 @@ class Client:
                 return self.raw.get_collection_stats(collection)
             return self.raw.get_partition_stats(collection, partition)
 
-        return int(self._call("count rows", ask)["row_count"])
+        return int(self.call("count rows", ask)["row_count"])
 
     def count(self, collection: str, partition: str | None, expression: str = "") -> int:
         """Rows that a query sees now; the collection must be loaded."""
         if self.kind == "lite" and partition is not None and not expression:
             return self.stored(collection, partition)  # its count(*) ignores partitions
-        found = self._call(
+        found = self.call(
             "count rows",
             lambda: self.raw.query(
                 collection,
@@ -443,7 +465,7 @@ class Client:
         for start in range(0, len(ids), IDS_PER_CALL):
             some = self._among(ids[start : start + IDS_PER_CALL], id_field)
             delete = partial(self.raw.delete, collection, filter=some, partition_name=partition or "")
-            self._call("delete rows of an interrupted message", delete)
+            self.call("delete rows of an interrupted message", delete)
 
     def rows(
         self,
@@ -480,8 +502,8 @@ class Client:
                     raise MilvusException(result.status.code, result.status.reason)
                 return result
 
-            return wire.rows_of(self._call("read rows back", ask), layout, id_field)
-        found = self._call(
+            return wire.rows_of(self.call("read rows back", ask), layout, id_field)
+        found = self.call(
             "read rows back",
             lambda: self.raw.query(
                 collection,
@@ -497,7 +519,7 @@ class Client:
         self, layout: wire.Layout, collection: str, partition: str | None, expression: str, id_field: str
     ) -> Iterator[tuple[npt.NDArray[np.int64], Array]]:
         """All rows of a partition, a thousand at a time. The collection must be loaded."""
-        iterator = self._call(
+        iterator = self.call(
             "read rows back",
             lambda: self.raw.query_iterator(
                 collection,
@@ -509,7 +531,7 @@ class Client:
             ),
         )
         try:
-            while found := self._call("read rows back", iterator.next):
+            while found := self.call("read rows back", iterator.next):
                 yield _columns(found, layout, id_field)
         finally:
             iterator.close()
