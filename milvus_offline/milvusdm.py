@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from .errors import UsageError
@@ -21,6 +21,9 @@ from .fileio import file_names, printable, write_text
 from .model import DEFAULT_PARTITION, Finding, Piece, Salvaged, Schema, Source, SourceCollection, SourcePartition, VectorType
 from .selection import SelectedSource, Selection
 from .targets.hdf5 import LEDGER, Hdf5Export, OutFile, Slice, cut
+
+if TYPE_CHECKING:
+    from .targets.milvus_client import Client
 
 VERSION_KEYS = ("milvus_version", "milvus-version")
 DEST_KEYS = ("dest_host", "dest_port", "mode")
@@ -348,6 +351,40 @@ class _Named:
 
     def batches(self, *arguments: Any, **options: Any) -> Iterator[Any]:
         return self.piece.batches(*arguments, **options)
+
+
+# What is there already ------------------------------------------------------------------------------------------------
+
+
+def make_room(source: Source, client: Client, mode: str, names: str = "error") -> dict[str, list[str]]:
+    """MilvusDM's meaning of `mode` for a server of 2.x: what exists is a partition, not a collection.
+
+    An existing partition is left out (skip), added to (append), or dropped here (overwrite); the default partition exists when
+    the collection does, and is overwritten with it. Returns collection -> partitions to load, for a load that appends.
+    """
+    from .targets.milvus_plan import sanitize, sanitize_collection
+
+    chosen: dict[str, list[str]] = {}
+    for c in source.collections:
+        name = sanitize_collection(c.schema.name) if names == "sanitize" else c.schema.name
+        tags = {p.name: sanitize(p.name) if names == "sanitize" else p.name for p in c.partitions}
+        chosen[c.schema.name] = list(tags)
+        if not client.has(name):
+            continue
+        there = {DEFAULT_PARTITION, *client.existing(name).partitions}
+        if mode == "skip":
+            chosen[c.schema.name] = [old for old, new in tags.items() if new not in there]
+        elif mode == "overwrite" and DEFAULT_PARTITION in tags:
+            client.drop(name)
+        elif mode == "overwrite":
+            for tag in [t for t in tags.values() if t in there]:
+                client.drop_partition(name, tag)
+    return {name: tags for name, tags in chosen.items() if tags}
+
+
+def only(source: Source, chosen: Mapping[str, Sequence[str]]) -> SelectedSource:
+    """The chosen partitions of a source; `chosen` is not empty."""
+    return SelectedSource(source, _PerCollection(each=tuple(Selection((n,), tuple(tags)) for n, tags in chosen.items())))
 
 
 # M2H ------------------------------------------------------------------------------------------------------------------

@@ -143,6 +143,17 @@ class Standin:
         self.tables[r.collection_name].partitions.append(tag)
         return {}
 
+    def _DropPartition(self, r: Any) -> Any:
+        if missing := self._missing(r.collection_name):
+            return missing
+        t = self.tables[r.collection_name]
+        if r.tag not in t.partitions:
+            return 5, f"Invalid partition tag: {r.tag}", {}
+        t.partitions.remove(r.tag)
+        t.rows.pop(r.tag, None)
+        t.pending = [p for p in t.pending if p[0] != r.tag]
+        return {}
+
     def _ShowPartitions(self, r: Any) -> Any:
         if missing := self._missing(r.collection_name):
             return missing

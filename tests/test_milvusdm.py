@@ -250,6 +250,61 @@ def test_modes(mode: str, rows: int, server: Standin, tmp_path: Path, capsys: py
     assert len(server.tables["books"].rows[""]) == rows
 
 
+def partition_task(folder: Path, port: int, mode: str, tags: str) -> str:
+    text = M2M_1.replace("    books:\n", f"    parts: {tags}\n").replace("'append'", mode)
+    return write(folder, text, store=STORES / "partitions/store", port=port)
+
+
+def counts(server: Standin) -> dict[str, int]:
+    return {tag: len(rows) for tag, rows in server.tables["parts"].rows.items()}
+
+
+def test_modes_are_about_partitions(server: Standin, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (sum(truth("partitions")["parts", tag].values()) for tag in ("2020", "b_1"))
+    run_json(capsys, partition_task(tmp_path, server.port, "skip", "['2020']"))
+    assert counts(server) == {"2020": first}
+    run_json(capsys, partition_task(tmp_path, server.port, "skip", "['2020', b_1]"))
+    assert counts(server) == {"2020": first, "b_1": second}
+    run_json(capsys, partition_task(tmp_path, server.port, "append", "['2020']"))
+    assert counts(server) == {"2020": 2 * first, "b_1": second}
+    run_json(capsys, partition_task(tmp_path, server.port, "overwrite", "['2020']"))
+    assert counts(server) == {"2020": first, "b_1": second}
+    run_json(capsys, partition_task(tmp_path, server.port, "overwrite", "[_default, b_1]"))
+    assert counts(server).get("b_1") == second
+    assert "2020" not in counts(server)
+    assert run_json(capsys, partition_task(tmp_path, server.port, "skip", "[_default, b_1]"))["rows"] == 0
+
+
+def test_modes_are_about_partitions_of_lite_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("milvus_lite")
+    from pymilvus import MilvusClient
+
+    lite = str(tmp_path / "lite.db")
+
+    def held() -> dict[str, int]:
+        client = MilvusClient(lite)
+        try:
+            client.load_collection("parts")
+            return {
+                p: len(client.query("parts", filter="id >= -9223372036854775807", partition_names=[p], output_fields=["id"]))
+                for p in client.list_partitions("parts")
+                if p != "_default"
+            }
+        finally:
+            client.close()
+
+    first, second = (sum(truth("partitions")["parts", tag].values()) for tag in ("2020", "b_1"))
+    for mode, tags, rows, expected in [
+        ("skip", "['2020']", first, {"2020": first}),
+        ("skip", "['2020', b_1]", second, {"2020": first, "b_1": second}),
+        ("overwrite", "['2020']", first, {"2020": first, "b_1": second}),
+        ("skip", "['2020', b_1]", 0, {"2020": first, "b_1": second}),
+    ]:
+        file = partition_task(tmp_path, 1, mode, tags)
+        assert run_json(capsys, file, "--milvus-version", "2.x", "--target", lite)["rows"] == rows
+        assert held() == expected
+
+
 def test_several_collections_with_their_own_tags(server: Standin, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = M2M_1.replace("    books:\n", "    parts: ['2020', '東京']\n    autoid_parts: [p]\n")
     file = write(tmp_path, text, store=STORES / "partitions/store", port=server.port)
@@ -382,9 +437,8 @@ def test_m2h_and_its_own_h2m_files(server: Standin, tmp_path: Path, capsys: pyte
         Path(path).write_text(text)
         run_json(capsys, path)
     held = {(n, t or "_default"): Counter(rows) for n, table in server.tables.items() for t, rows in table.rows.items()}
-    assert held == {k: expected[k] for k in [("parts", "2020"), ("parts", "a.b-c/d"), ("autoid_parts", "p")]} | {
-        k: v for k, v in expected.items() if k == ("autoid_parts", "_default") and v
-    }
+    wanted = [("parts", "2020"), ("parts", "a.b-c/d"), ("autoid_parts", "p"), ("autoid_parts", "_default")]
+    assert held == {k: expected[k] for k in wanted}
 
 
 def test_f2m(server: Standin, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

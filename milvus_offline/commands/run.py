@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..model import Source
+from ..fileio import explained, printable, write_text
+from ..model import Finding, Source
 from .common import output_options, print_json, progress, set_up_log
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
 
     Rows go to a server of Milvus 0.10-1.x when the file's milvus_version is below 2, else to one of 2.x or 3.x.
     """
-    from ..fileio import printable
     from ..milvusdm import open_task, parse_version, read_task
     from ..report import finding_lines, needs_attention
 
@@ -125,20 +126,46 @@ def _load(
         from ..targets.milvus1_load import SERVER, LoadOptions1, load_milvus1
 
         mode = task.mode if target.startswith(SERVER) else "error"  # a new store has nothing to skip or to overwrite
-        options = LoadOptions1(mode=mode, metric=metric, idless=idless, resume=o["resume"], jobs=o["jobs"])
+        options = LoadOptions1(mode=mode, metric=metric, idless=idless, resume=o["resume"], jobs=o["jobs"], per_partition=True)
         report = load_milvus1(source, target, options, progress(silent))
         rows, findings, lines, code = report.rows, report.findings, report.lines(with_findings=False), report.exit_code
     else:
-        from ..targets.milvus_client import Connection
-        from ..targets.milvus_load import RunOptions, run_load
-        from ..targets.milvus_plan import LoadOptions
-        from .load import _token
-
-        # MilvusDM 2.0 names the fields so
-        chosen = LoadOptions(mode=task.mode, names=o["names"], metric=metric, id_field="id", vector_field="embedding")
-        connection = Connection(uri=target, token=_token(None, False))
-        done = run_load(source, connection, chosen, RunOptions(resume=o["resume"]), idless=idless, progress=progress(silent))
-        rows, findings, code = done.rows, tuple(done.findings), done.exit_code
-        lines = [f"{rows:,} rows of {len(source.collections):,} collections in {done.seconds:.1f} s: {connection.name}"]
+        rows, findings, lines, code = _load_2(task, source, idless, target, o, silent)
     document = {"dry_run": False, "rows": rows, "target": target, "lines": lines, "findings": [f.to_json() for f in findings]}
     return document, code
+
+
+def _load_2(
+    task: DmTask, source: Source, idless: frozenset[str], target: str, o: dict[str, Any], silent: bool
+) -> tuple[int, tuple[Finding, ...], list[str], int]:
+    """Rows, findings, lines and exit code of a load into Milvus 2.x."""
+    from ..milvusdm import make_room, only
+    from ..targets.milvus_client import Client, Connection
+    from ..targets.milvus_load import RunOptions, default_state, run_load
+    from ..targets.milvus_plan import LoadOptions
+    from .load import _token
+
+    connection = Connection(uri=target, token=_token(None, False))
+    state = default_state(source, connection, [c.schema.name for c in source.collections]).absolute()
+    decided = state / "partitions.json"
+    mode = task.mode
+    if mode != "error":
+        if o["resume"] and decided.exists():
+            chosen = json.loads(decided.read_text(encoding="utf-8"))
+        else:
+            with Client(connection) as client:
+                chosen = make_room(source, client, mode, o["names"])
+            with explained("keep the state of the load", state):
+                state.mkdir(parents=True, exist_ok=True)
+                write_text(decided, json.dumps(chosen))
+        if not chosen:
+            return 0, tuple(source.findings), [f"All partitions are there already: {connection.name}"], 0
+        source, mode = only(source, chosen), "append"
+    # MilvusDM 2.0 names the fields so
+    options = LoadOptions(
+        mode=mode, names=o["names"], metric=task.into.metric if task.into else None, id_field="id", vector_field="embedding"
+    )
+    run = RunOptions(state=state, resume=o["resume"])
+    report = run_load(source, connection, options, run, idless=idless, progress=progress(silent))
+    lines = [f"{report.rows:,} rows of {len(source.collections):,} collections in {report.seconds:.1f} s: {connection.name}"]
+    return report.rows, tuple(report.findings), lines, report.exit_code

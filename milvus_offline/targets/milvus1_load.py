@@ -33,6 +33,8 @@ class LoadOptions1:
     index: str = "keep"
     rename: Mapping[str, str] = field(default_factory=dict)
     idless: frozenset[str] = frozenset()
+    per_partition: bool = False
+    """MilvusDM's meaning of `mode`, see ServerOptions."""
     catalog: str = "sqlite"
     server_root: str | None = None
     state: Path | None = None
@@ -68,7 +70,7 @@ class LoadReport1:
             "format": "milvus-offline-load",
             "version": 1,
             "target": {"kind": "milvus1", "where": self.target},
-            "collections": [dict(c) for c in self.collections],
+            "plan": [dict(c) for c in self.collections],
             "state": self.state,
             "rows": self.rows,
             "bytes": self.bytes,
@@ -177,5 +179,6 @@ def _server(target: str, options: LoadOptions1, source: Source) -> _Target1:
             rename=options.rename,
             idless=options.idless,
             confirm=options.confirm,
+            per_partition=options.per_partition,
         ),
     )

@@ -71,6 +71,7 @@ METHODS = {
     "CreateIndex": ("IndexParam", "Status"),
     "DescribeIndex": ("CollectionName", "IndexParam"),
     "CreatePartition": ("PartitionParam", "Status"),
+    "DropPartition": ("PartitionParam", "Status"),
     "ShowPartitions": ("CollectionName", "PartitionList"),
     "Insert": ("InsertParam", "VectorIds"),
     "GetVectorsByID": ("VectorsIdentity", "VectorsData"),

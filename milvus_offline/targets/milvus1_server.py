@@ -108,6 +108,8 @@ class ServerOptions:
     rename: Mapping[str, str] = field(default_factory=dict)
     idless: frozenset[str] = frozenset()
     confirm: Callable[[Sequence[str]], bool] = lambda names: True
+    per_partition: bool = False
+    """MilvusDM's meaning of `mode`: what exists is a partition; the default one exists when the collection does."""
     message_bytes: int = MESSAGE_BYTES
 
 
@@ -120,6 +122,10 @@ class _Job:
     name: str
     action: str
     sends_ids: bool
+    partitions: list[str]
+    """Those that are loaded."""
+    dropped: list[str] = field(default_factory=list)
+    """Partitions that are dropped before."""
     before: int = 0
     tasks: list[Send] = field(default_factory=list)
 
@@ -198,19 +204,36 @@ class Milvus1Server:
         for collection, chosen in zip(source.collections, settings, strict=True):
             name = names[collection.schema.name]
             there = self.service.schema(name)
-            action = "create" if there is None else {"append": "append", "skip": "skip", "overwrite": "recreate"}.get(o.mode)
-            if action is None:
+            sends_ids = collection.schema.name not in o.idless
+            job = _Job(collection, chosen, name, "create", sends_ids, [p.name for p in collection.partitions])
+            self._jobs.append(job)
+            if there is None:
+                continue
+            if o.mode == "error":
                 refused.append(f"collection {name!r} exists; --mode append, skip or overwrite says what to do")
-                action = "refused"
-            if action == "append" and there is not None:
+                job.action = "refused"
+                continue
+            job.action = {"append": "append", "skip": "skip", "overwrite": "recreate"}[o.mode]
+            if o.per_partition:
+                self._by_partition(job)
+            if job.action == "append":
                 known = there.metric_type in list(MetricType)
                 held = (there.dimension, MetricType(there.metric_type).name if known else there.metric_type)
                 ours = (collection.schema.dimension, chosen.metric.name)
                 if held != ours:
                     refused.append(f"collection {name!r} has {held[0]} dimensions, {held[1]}; the source {ours[0]}, {ours[1]}")
-            sends_ids = collection.schema.name not in o.idless
-            self._jobs.append(_Job(collection, chosen, name, action, sends_ids))
         self._refused = refused
+
+    def _by_partition(self, job: _Job) -> None:
+        there = set(self.service.call("ShowPartitions", {"collection_name": job.name}).partition_tag_array) | {
+            DEFAULT_PARTITION
+        }
+        if job.action == "skip":
+            job.partitions = [p for p in job.partitions if p not in there]
+            job.action = "append" if job.partitions else "skip"
+        elif job.action == "recreate" and DEFAULT_PARTITION not in job.partitions:
+            job.dropped = [p for p in job.partitions if p in there]
+            job.action = "append"
 
     def prepare(self, source: Source, *, resume: bool) -> Sequence[Task]:
         """Creates collections and partitions (`plan` was asked before), and returns the messages in order."""
@@ -251,7 +274,7 @@ class Milvus1Server:
         mark = f"created:{job.name}"
         if mark in self.ledger.done:
             known = self.ledger.done[mark]
-            job.action, job.before = known["action"], known["before"]
+            job.action, job.before, job.partitions = known["action"], known["before"], known["partitions"]
             return
         if job.action == "refused":  # resumed, but this collection was not made by the interrupted run
             raise UsageError("\n".join(self._refused))
@@ -260,14 +283,16 @@ class Milvus1Server:
         if job.action in ("create", "recreate"):
             self._create_collection(job)
         elif job.action == "append":
+            for tag in job.dropped:
+                self.service.call("DropPartition", {"collection_name": job.name, "tag": tag})
             self.service.flush(job.name)
             job.before = self.service.count(job.name)
         if job.action != "skip":
             there = set(self.service.call("ShowPartitions", {"collection_name": job.name}).partition_tag_array)
-            for partition in job.collection.partitions:
-                if partition.name != DEFAULT_PARTITION and partition.name not in there:
-                    self.service.call("CreatePartition", {"collection_name": job.name, "tag": partition.name})
-        self.ledger.add(mark, {"action": job.action, "before": job.before})
+            for tag in job.partitions:
+                if tag != DEFAULT_PARTITION and tag not in there:
+                    self._create_again("CreatePartition", {"collection_name": job.name, "tag": tag})
+        self.ledger.add(mark, {"action": job.action, "before": job.before, "partitions": job.partitions})
 
     def _create_collection(self, job: _Job) -> None:
         request = {
@@ -276,19 +301,23 @@ class Milvus1Server:
             "index_file_size": -(-job.settings.index_file_size // MB),
             "metric_type": int(job.settings.metric),
         }
+        self._create_again("CreateCollection", request)
+
+    def _create_again(self, method: str, request: Mapping[str, Any]) -> None:
+        """Creates what was perhaps dropped a moment ago: that goes away after a while."""
         until = time.monotonic() + _DROP_SECONDS
         while True:
-            status = self.service.call("CreateCollection", request, allow=(_IN_DELETE_STATE,))
+            status = self.service.call(method, request, allow=(_IN_DELETE_STATE,))
             if not status.error_code:
                 return
-            if "delete" not in status.reason or time.monotonic() > until:  # a dropped one goes away after a while
-                raise TargetError(f"{self.service.address}: CreateCollection refused: {printable(status.reason)}")
+            if "delete" not in status.reason or time.monotonic() > until:
+                raise TargetError(f"{self.service.address}: {method} refused: {printable(status.reason)}")
             time.sleep(0.2)
 
     def _cut(self, job: _Job) -> list[Send]:
         if job.action == "skip":
             return []
-        for partition in job.collection.partitions:
+        for partition in (p for p in job.collection.partitions if p.name in job.partitions):
             tag = "" if partition.name == DEFAULT_PARTITION else partition.name  # never "_default" itself (§12)
             groups = cut(partition.pieces, job.collection.schema.row_bytes, self.options.message_bytes)
             for number, group in enumerate(groups):
