@@ -209,7 +209,8 @@ class Server:
         tag = table.tag
         if self.rng.random() < 0.05:
             tag = self.rng.choice(("_default", f" {tag}", "unknown"))
-        if self._batches and self.rng.random() < 0.03 and not any(t.unrecorded for t in self.alive()):
+        # the same rows once more; not where nobody could tell them from a flush that was not recorded
+        if self._batches and self.rng.random() < 0.03 and apply and not any(t.unrecorded for t in self.alive()):
             batch = self.rng.choice(self._batches)
         else:
             self._salt += 1

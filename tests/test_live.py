@@ -336,6 +336,15 @@ def test_mysql_merge_target_torn(b: StoreBuilder) -> None:
     assert codes(store) == []
 
 
+def test_mysql_flush_that_never_ended_is_no_merge(b: StoreBuilder) -> None:
+    """A complete segment whose row is still NEW: its rows are in the log, and come from there."""
+    b.segment("c", rows(range(5)), NEW)
+    b.wal.insert("c", rows(range(5)))
+    store = open_dump(b)
+    assert content(store) == {("c", "_default"): bag(rows(range(5)))}
+    assert codes(store) == ["wal-rows"]
+
+
 def test_mysql_half_compaction(b: StoreBuilder) -> None:
     b.segment("c", rows(range(10)), RAW, deleted=[0, 5])
     new = b.segment("c", rows(1, 2, 3, 4, 6, 7, 8, 9), RAW)

@@ -86,6 +86,8 @@ class Leftover:
     table_id: str
     segment_id: str
     reason: str
+    is_merge: bool = False
+    """Whether it was the target of a merge or compaction in progress."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ def _select_segment(
         )
         return Choice(table.table_id, segment_id, FileType.INDEX.name, row, indexes)
     if FileType.NEW_MERGE in types:
-        leftovers.append(Leftover("unfinished", table.table_id, segment_id, "a merge was writing it"))
+        leftovers.append(Leftover("unfinished", table.table_id, segment_id, "a merge was writing it", is_merge=True))
     elif FileType.NEW in types:
         leftovers.append(Leftover("unfinished", table.table_id, segment_id, "a flush was to write it"))
     elif FileType.TO_DELETE in types:

@@ -227,7 +227,7 @@ def _open_segments(
     if catalog.kind == "none":
         return drop_contained(table, segments, findings)
     if catalog.statements_commit_alone:
-        unfinished = [x.segment_id for x in selection.leftovers if x.kind == "unfinished" and x.table_id == table.table_id]
+        unfinished = [x.segment_id for x in selection.leftovers if x.is_merge and x.table_id == table.table_id]
         segments = resolve_half_steps(table, segments, created_on, unfinished, disk, schema, findings)
         taken = {s.id for s in segments}
         selection.leftovers[:] = [x for x in selection.leftovers if x.table_id != table.table_id or x.segment_id not in taken]
