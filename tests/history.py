@@ -469,7 +469,8 @@ class Server:
             if lsns.get(key, record.lsn) >= record.lsn:
                 continue
             for table in self.alive():
-                if record.lsn <= table.unrecorded and not self.raw_files(table, NEW):
+                whole = not table.flush_lsn or min(self.log.files, default=1) == 0
+                if record.lsn <= table.unrecorded and (whole or not self.raw_files(table, NEW)):
                     continue
                 if record.rows is not None and table.key == key:
                     add_to_memory(memory[table.table_id], record.rows, str)

@@ -403,7 +403,7 @@ class Replayer:
             return
         flushed = 0
         newest: set[str] = set()
-        may_be_flushed = table.inserted and segments and table.table_id not in self._in_memory
+        may_be_flushed = table.inserted and segments and (self._knows_all_of(table) or table.table_id not in self._in_memory)
         if may_be_flushed:
             flushed, newest = self._already_flushed(table, segments)
         if self._is_stale(table, segments, flushed):
@@ -420,6 +420,10 @@ class Replayer:
             everything = self._ids_of(table.deletes)
             recent = self._ids_of(table.deletes, flushed) if flushed else everything
             self.result.segments[table.table_id] = [_delete_from(s, recent if s.id in newest else everything) for s in segments]
+
+    def _knows_all_of(self, table: _Table) -> bool:
+        """Whether the log tells all that was ever inserted into the table: nothing was flushed before, or no file is gone."""
+        return not table.flush_lsn or self.log.files[0].number == 0
 
     def _apply_by_content(self, table: _Table, segments: Sequence[Segment]) -> None:
         """Without a catalog nothing tells what was flushed: a row of the log that some segment stores was, others were not.
@@ -529,8 +533,9 @@ class Replayer:
         """LSN up to which the table's records stand in segments although flush_lsn does not say so, and the ids of these
         segments, the newest whose rows all are in the log; (0, {}) when there is no such flush.
 
-        A table of which the catalog still knows a segment in memory had none: that row became RAW with the flush, and the log's
-        thread, which makes another, was busy with it. Rows that are in a segment and in the log then were inserted twice.
+        A segment that the catalog still knows in memory speaks against it: that row became RAW with the flush, and the log's
+        thread, which makes another, was busy with it. Rows that are in a segment and in the log then were inserted twice, or a
+        restarted server was killed while it replayed them; where the whole log is there, that decides (`_knows_all_of`).
         """
         log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
         order = _with_ids_of(log_rows, segments)
@@ -561,7 +566,8 @@ class Replayer:
             memory = (int(sums[inserted[i]]) - int(removed_sums[gone])) % _SUMS
             if memory != sum(int(stored_hashes[s.id].sum(dtype=np.uint64)) for s in newest) % _SUMS:
                 continue
-            if self._accounted_before(table, segments, hashes[: inserted[i]]):
+            gone_rows = [row for row, _ in removals[:gone]]
+            if self._accounted_before(table, segments, np.delete(hashes[: inserted[i]], gone_rows)):
                 continue
             lsn = int(moments[i])
             self._note(
