@@ -359,8 +359,9 @@ class _Named:
 def make_room(source: Source, client: Client, mode: str, names: str = "error") -> dict[str, list[str]]:
     """MilvusDM's meaning of `mode` for a server of 2.x: what exists is a partition, not a collection.
 
-    An existing partition is left out (skip), added to (append), or dropped here (overwrite); the default partition exists when
-    the collection does, and is overwritten with it. Returns collection -> partitions to load, for a load that appends.
+    An existing partition is left out (skip), added to (append), or dropped here (overwrite). The default partition, which is
+    always there, counts as existing when it has rows, and is overwritten together with its collection. Returns collection ->
+    partitions to load, for a load that appends.
     """
     from .targets.milvus_plan import sanitize, sanitize_collection
 
@@ -371,7 +372,9 @@ def make_room(source: Source, client: Client, mode: str, names: str = "error") -
         chosen[c.schema.name] = list(tags)
         if not client.has(name):
             continue
-        there = {DEFAULT_PARTITION, *client.existing(name).partitions}
+        there = set(client.existing(name).partitions) - {DEFAULT_PARTITION}
+        if mode == "skip" and client.stored(name, DEFAULT_PARTITION, flush=True):
+            there.add(DEFAULT_PARTITION)
         if mode == "skip":
             chosen[c.schema.name] = [old for old, new in tags.items() if new not in there]
         elif mode == "overwrite" and DEFAULT_PARTITION in tags:

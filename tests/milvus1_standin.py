@@ -207,6 +207,14 @@ class Standin:
             return missing
         return {"collection_row_count": sum(map(len, self.tables[r.collection_name].rows.values()))}
 
+    def _ShowCollectionInfo(self, r: Any) -> Any:
+        if missing := self._missing(r.collection_name):
+            return missing
+        rows = {tag or "_default": len(found) for tag, found in self.tables[r.collection_name].rows.items()}
+        tags = ["_default", *self.tables[r.collection_name].partitions]
+        described = [{"tag": t, "row_count": rows.get(t, 0), "segments": []} for t in tags if rows.get(t)]
+        return {"json_info": json.dumps({"row_count": sum(rows.values()), "partitions": described})}
+
     def _CreateIndex(self, r: Any) -> Any:
         if missing := self._missing(r.collection_name):
             return missing

@@ -55,6 +55,7 @@ message IndexParam {
   repeated KeyValuePair extra_params = 4;
 }
 message CollectionRowCount { Status status = 1; int64 collection_row_count = 2; }
+message CollectionInfo { Status status = 1; string json_info = 2; }
 message Command { string cmd = 1; }
 message StringReply { Status status = 1; string string_reply = 2; }
 message BoolReply { Status status = 1; bool bool_reply = 2; }
@@ -66,6 +67,7 @@ METHODS = {
     "HasCollection": ("CollectionName", "BoolReply"),
     "DescribeCollection": ("CollectionName", "CollectionSchema"),
     "CountCollection": ("CollectionName", "CollectionRowCount"),
+    "ShowCollectionInfo": ("CollectionName", "CollectionInfo"),
     "ShowCollections": ("Command", "CollectionNameList"),
     "DropCollection": ("CollectionName", "Status"),
     "CreateIndex": ("IndexParam", "Status"),

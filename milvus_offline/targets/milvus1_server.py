@@ -87,6 +87,16 @@ class Service:
         """Rows that are flushed."""
         return int(self.call("CountCollection", {"collection_name": collection}).collection_row_count)
 
+    def default_rows(self, collection: str) -> int:
+        """Rows of the default partition."""
+        self.flush(collection)
+        info = self.call("ShowCollectionInfo", {"collection_name": collection}).json_info
+        try:
+            partitions = json.loads(info or "{}").get("partitions") or []
+            return sum(int(p["row_count"]) for p in partitions if p["tag"] == DEFAULT_PARTITION)
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise TargetError(f"{self.address}: ShowCollectionInfo says what is not understood: {printable(info[:200])}") from e
+
     def flush(self, collection: str) -> None:
         self.call("Flush", {"collection_name_array": [collection]}, patience=None)
 
@@ -109,7 +119,7 @@ class ServerOptions:
     idless: frozenset[str] = frozenset()
     confirm: Callable[[Sequence[str]], bool] = lambda names: True
     per_partition: bool = False
-    """MilvusDM's meaning of `mode`: what exists is a partition; the default one exists when the collection does."""
+    """MilvusDM's meaning of `mode`: what exists is a partition; the default one exists when it has rows."""
     message_bytes: int = MESSAGE_BYTES
 
 
@@ -225,9 +235,10 @@ class Milvus1Server:
         self._refused = refused
 
     def _by_partition(self, job: _Job) -> None:
-        there = set(self.service.call("ShowPartitions", {"collection_name": job.name}).partition_tag_array) | {
-            DEFAULT_PARTITION
-        }
+        reply = self.service.call("ShowPartitions", {"collection_name": job.name})
+        there = set(reply.partition_tag_array) - {DEFAULT_PARTITION}
+        if self.service.default_rows(job.name):
+            there.add(DEFAULT_PARTITION)
         if job.action == "skip":
             job.partitions = [p for p in job.partitions if p not in there]
             job.action = "append" if job.partitions else "skip"

@@ -311,7 +311,10 @@ class Client:
     def drop_partition(self, collection: str, partition: str) -> None:
         def drop() -> None:
             if self.raw.has_partition(collection, partition):
-                self.raw.release_partitions(collection, [partition])
+                if self.kind == "lite":
+                    self.raw.release_collection(collection)
+                else:
+                    self.raw.release_partitions(collection, [partition])
                 self.raw.drop_partition(collection, partition)
 
         self.call(f"drop partition {partition!r} of {collection!r}", drop)
