@@ -641,7 +641,7 @@ _CONFIGS = (
     b"a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
     b"d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n"
     b"g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\nh: &h [*g,*g,*g,*g,*g,*g,*g,*g,*g]\nstorage: {path: *h}\n",
-    b"[" * 20000,
+    b"[" * 2000,
     b'wal: {path: "\\0"}\nstorage: {path: "\\0"}\n',
     b"wal: {path: " + b"x" * 65536 + b", enable: maybe}\n",
     b'wal: {path: /, enable: 3}\nstorage: {path: /}\nstorage_config: {secondary_path: /;/proc;;..;"\\0"}\n',

@@ -15,6 +15,8 @@ from .layout import CONFIG, DB, META, TABLES, WAL, WAL_META, WAL_SUFFIX
 
 _SEARCH_DEPTH = 3
 """How many folders below the given one a store is looked for."""
+_MAX_CONFIG = 1 << 20
+"""Bytes of a configuration; real ones have a few thousand."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ def read_config(path: Path | None) -> Config:
     import yaml
 
     try:
+        if path.stat().st_size > _MAX_CONFIG:
+            return Config()
         document = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date or a number that is none
         return Config()
