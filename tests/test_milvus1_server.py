@@ -20,7 +20,6 @@ from milvus_offline import cli
 from milvus_offline.errors import TargetError, UsageError
 from milvus_offline.model import IndexSpec, Schema, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
-from milvus_offline.targets import milvus1_server
 from milvus_offline.targets.milvus1_load import LoadOptions1, LoadReport1, load_milvus1
 from milvus_offline.targets.milvus1_proto import METHODS, PROTO, descriptor, insert_bytes, messages
 
@@ -113,20 +112,10 @@ def test_a_real_store_arrives_whole(name: str, server: Standin) -> None:
         assert {"_default", *table.partitions} == {"_default", *(p.name for p in collection.partitions)}
 
 
-def test_messages_keep_their_size(server: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(milvus1_server.ServerOptions, "__init__", _with_messages_of(1000))
-    load(small(100), server)
+def test_messages_keep_their_size(server: Standin) -> None:
+    load(small(100), server, message_bytes=1000)
     assert server.calls.count("Insert") == -(-100 // (1000 // 32))
     assert sum(map(len, server.tables["c"].rows.values())) == 100
-
-
-def _with_messages_of(size: int) -> Any:
-    original = milvus1_server.ServerOptions.__init__
-
-    def init(self: Any, *a: Any, **k: Any) -> None:
-        original(self, *a, **{**k, "message_bytes": size})
-
-    return init
 
 
 def test_the_index_comes_with_it(server: Standin) -> None:
@@ -190,7 +179,7 @@ def test_a_dry_run_changes_nothing(server: Standin) -> None:
     report = load(small(), server, dry_run=True)
     assert [(c["name"], c["action"], c["rows"]) for c in report.collections] == [("c", "create", 10)]
     assert server.tables == {}
-    assert set(server.calls) == {"Cmd", "DescribeCollection"}
+    assert set(server.calls) == {"Cmd", "HasCollection"}
 
 
 # Interruptions -------------------------------------------------------------------------------------------------------
@@ -198,43 +187,38 @@ def test_a_dry_run_changes_nothing(server: Standin) -> None:
 
 @pytest.mark.parametrize("calls", [0, 1, 3])
 @pytest.mark.parametrize("mode", ["error", "append"])
-def test_a_lost_answer_neither_loses_nor_doubles(
-    calls: int, mode: str, server: Standin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_answer_neither_loses_nor_doubles(calls: int, mode: str, server: Standin) -> None:
     if mode == "append":
         load(small(7), server)
-    monkeypatch.setattr(milvus1_server.ServerOptions, "__init__", _with_messages_of(1000))
     server.break_after = {"Insert": calls}
     with pytest.raises(TargetError, match="go on with --resume"):
-        load(small(150), server, mode=mode)
+        load(small(150), server, mode=mode, message_bytes=1000)
     server.break_after = {}
-    load(small(150), server, mode=mode, resume=True)
+    load(small(150), server, mode=mode, message_bytes=1000, resume=True)
     assert sum(map(len, server.tables["c"].rows.values())) == 150 + (7 if mode == "append" else 0)
 
 
-def test_a_message_that_never_arrived_is_sent_again(server: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(milvus1_server.ServerOptions, "__init__", _with_messages_of(1000))
+def test_a_message_that_never_arrived_is_sent_again(server: Standin) -> None:
     server.break_after = {"Insert": 2}
     with pytest.raises(TargetError):
-        load(small(150), server)
+        load(small(150), server, message_bytes=1000)
     server.break_after = {}
     lost = -(-1000 // 32)
     table = server.tables["c"]
     del table.pending[-(1000 // 32) :]
     assert lost
-    load(small(150), server, resume=True)
+    load(small(150), server, message_bytes=1000, resume=True)
     assert Counter(i for i, _ in table.rows[""]) == Counter(range(150))
 
 
-def test_a_stranger_is_noticed(server: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(milvus1_server.ServerOptions, "__init__", _with_messages_of(1000))
+def test_a_stranger_is_noticed(server: Standin) -> None:
     server.break_after = {"Insert": 2}
     with pytest.raises(TargetError):
-        load(small(150), server)
+        load(small(150), server, message_bytes=1000)
     server.break_after = {}
     server.tables["c"].pending.append(("", 999, b""))
     with pytest.raises(TargetError, match="something else writes into it"):
-        load(small(150), server, resume=True)
+        load(small(150), server, message_bytes=1000, resume=True)
 
 
 def test_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -584,6 +584,15 @@ def test_repair_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.run(["inspect", str(out), "-q"]) == 0
 
 
+@pytest.mark.parametrize("name", ["indexed", "partitions", "binary"])
+def test_dump_and_restore(name: str, tmp_path: Path) -> None:
+    assert cli.run(["dump", str(STORES / name / "store"), str(tmp_path / "dump"), "-q"]) == 0
+    assert cli.run(["restore", str(tmp_path / "dump"), f"milvus1:{tmp_path / 'new'}", "-q"]) == 0
+    old, new = open_store(STORES / name / "store"), open_store(tmp_path / "new")
+    assert rows_of(new) == truth(name)
+    assert [c.schema for c in new.collections] == [c.schema for c in old.collections]
+
+
 def test_a_dry_run_says_what_it_would_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new"
     assert cli.run(["load", str(STORES / "partitions/store"), f"milvus1:{out}", "--dry-run"]) == 0

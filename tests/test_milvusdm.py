@@ -305,6 +305,31 @@ def test_modes_are_about_partitions_of_lite_too(tmp_path: Path, capsys: pytest.C
         assert held() == expected
 
 
+def test_a_run_to_lite_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("milvus_lite")
+    from milvus_offline.targets import milvus
+
+    lite, sent = str(tmp_path / "lite.db"), milvus.LoadTask._send
+    monkeypatch.setattr("milvus_offline.targets.milvus_load.LITE_MESSAGE_ROWS", 100)
+    calls: list[int] = []
+
+    def interrupted(self: Any, *a: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return sent(self, *a)
+
+    monkeypatch.setattr(milvus.LoadTask, "_send", interrupted)
+    file = partition_task(tmp_path, 1, "skip", "['2020', b_1]")
+    command = ["run", file, "--milvus-version", "2.x", "--target", lite]
+    assert cli.run([*command, "-q"]) == 130
+    monkeypatch.setattr(milvus.LoadTask, "_send", sent)
+    expected = sum(sum(truth("partitions")["parts", tag].values()) for tag in ("2020", "b_1"))
+    document = run_json(capsys, *command[1:], "--resume", code=3)
+    assert document["rows"] == expected
+    assert [f["code"] for f in document["findings"]] == ["duplicates-collapsed"]  # the partitions share ids
+
+
 def test_several_collections_with_their_own_tags(server: Standin, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = M2M_1.replace("    books:\n", "    parts: ['2020', '東京']\n    autoid_parts: [p]\n")
     file = write(tmp_path, text, store=STORES / "partitions/store", port=server.port)

@@ -256,6 +256,7 @@ def _load_milvus1(
             idless=frozenset(c.schema.name for c in source.collections) if options.ids == "auto" else idless,
             catalog=o["new_catalog"],
             server_root=o["server_path"],
+            message_bytes=int(o["message_mib"] * (1 << 20)) if o["message_mib"] else None,
             state=Path(o["state"]) if o["state"] else None,
             resume=o["resume"],
             dry_run=o["dry_run"],

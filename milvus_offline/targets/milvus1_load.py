@@ -37,6 +37,8 @@ class LoadOptions1:
     """MilvusDM's meaning of `mode`, see ServerOptions."""
     catalog: str = "sqlite"
     server_root: str | None = None
+    message_bytes: int | None = None
+    """Vectors per message to a server."""
     state: Path | None = None
     resume: bool = False
     dry_run: bool = False
@@ -155,7 +157,7 @@ def make_target(target: str, options: LoadOptions1, source: Source) -> _Target1:
 
 
 def _server(target: str, options: LoadOptions1, source: Source) -> _Target1:
-    from .milvus1_server import Milvus1Server, ServerOptions
+    from .milvus1_server import MESSAGE_BYTES, Milvus1Server, ServerOptions
     from .milvus_client import Connection
     from .milvus_load import default_state
 
@@ -180,5 +182,6 @@ def _server(target: str, options: LoadOptions1, source: Source) -> _Target1:
             idless=options.idless,
             confirm=options.confirm,
             per_partition=options.per_partition,
+            message_bytes=options.message_bytes or MESSAGE_BYTES,
         ),
     )

@@ -27,7 +27,6 @@ from .milvus1_proto import METHODS, SERVICE, insert_bytes, messages
 
 MESSAGE_BYTES = 16 << 20
 """Vectors per message; the server takes 256 MiB, and holds each several times."""
-_NOT_THERE = 4
 _IN_DELETE_STATE = 1
 _DROP_SECONDS = 60.0
 _CALL_SECONDS = 300.0
@@ -102,8 +101,8 @@ class Service:
 
     def schema(self, collection: str) -> Any | None:
         """A CollectionSchema, or None when there is no such collection."""
-        reply = self.call("DescribeCollection", {"collection_name": collection}, allow=(_NOT_THERE,))
-        return None if reply.status.error_code else reply
+        name = {"collection_name": collection}
+        return self.call("DescribeCollection", name) if self.call("HasCollection", name).bool_reply else None
 
 
 @dataclass(frozen=True)
