@@ -326,7 +326,7 @@ def test_a_run_to_lite_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str
     monkeypatch.setattr(milvus.LoadTask, "_send", sent)
     expected = sum(sum(truth("partitions")["parts", tag].values()) for tag in ("2020", "b_1"))
     document = run_json(capsys, *command[1:], "--resume", code=3)
-    assert document["rows"] == expected
+    assert document["rows"] == expected - document["findings"][0]["rows"]
     assert [f["code"] for f in document["findings"]] == ["duplicates-collapsed"]  # the partitions share ids
 
 
