@@ -179,6 +179,12 @@ def test_a_dry_run_changes_nothing(server: Standin) -> None:
     report = load(small(), server, dry_run=True)
     assert [(c["name"], c["action"], c["rows"]) for c in report.collections] == [("c", "create", 10)]
     assert server.tables == {}
+    load(small(), server)
+    again = load(small(), server, dry_run=True)
+    assert (again.exit_code, [f.code for f in again.findings]) == (3, ["refused"])
+    server.tables.clear()
+    server.calls.clear()
+    load(small(), server, dry_run=True)
     assert set(server.calls) == {"Cmd", "HasCollection"}
 
 

@@ -190,6 +190,7 @@ class Milvus1Server:
         self.ledger: Ledger | None = None
         self._jobs: list[_Job] = []
         self._notes: list[Finding] = []
+        self._refused: list[str] = []
 
     def close(self) -> None:
         self.service.close()
@@ -197,7 +198,8 @@ class Milvus1Server:
     def plan(self, source: Source) -> tuple[list[dict[str, Any]], list[Finding]]:
         """What would be done, a line a collection, and the decisions; the server is asked, not changed."""
         self._decide(source)
-        return [describe(j.collection, j.settings, j.name, j.action) for j in self._jobs], self._notes
+        refused = [Finding(Severity.WARNING, "refused", self.service.address, text) for text in self._refused]
+        return [describe(j.collection, j.settings, j.name, j.action) for j in self._jobs], [*self._notes, *refused]
 
     def _decide(self, source: Source) -> None:
         o = self.options
@@ -246,7 +248,8 @@ class Milvus1Server:
             job.action = "append"
 
     def prepare(self, source: Source, *, resume: bool) -> Sequence[Task]:
-        """Creates collections and partitions (`plan` was asked before), and returns the messages in order."""
+        """Creates collections and partitions, and returns the messages in order."""
+        self._decide(source)
         state = self.options.state
         key = json.loads(
             json.dumps(
