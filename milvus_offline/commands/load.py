@@ -13,6 +13,8 @@ import click
 from ..errors import UsageError
 from ..model import Source
 from .common import (
+    faiss_arguments,
+    faiss_options,
     output_options,
     print_json,
     progress,
@@ -26,6 +28,16 @@ from .common import (
 if TYPE_CHECKING:
     from ..targets.milvus_import import Bucket
     from ..targets.milvus_plan import LoadOptions
+
+
+class _Ids(click.ParamType[str]):
+    name = "ids"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if text not in ("keep", "auto", "row") and not text.endswith(".npy"):
+            self.fail(f"{text!r} is not one of keep, auto, row, or a .npy file", param, ctx)
+        return text
 
 
 @click.command("load")
@@ -73,10 +85,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--ids",
-    type=click.Choice(["keep", "auto", "row"]),
+    type=_Ids(),
     default="keep",
     show_default=True,
-    help="The source's ids (made by the target where it has none), ids made by the target, or row numbers where it has none.",
+    metavar="keep|auto|row|FILE.npy",
+    help="The source's ids (made by the target where it has none), ids made by the target, row numbers where it has none, or "
+    "for a Faiss index an int64 array.",
 )
 @click.option("--metric", metavar="NAME", help="Another metric than the source's: L2, IP, COSINE, HAMMING, JACCARD, ...")
 @click.option(
@@ -140,6 +154,7 @@ if TYPE_CHECKING:
     help="milvus1:PATH: a meta.sqlite, or a meta.sql to load into MySQL.",
 )
 @click.option("--server-path", metavar="PATH", help="milvus1:PATH: where the server will find it, as in a container.")
+@faiss_options
 @selection_options
 @store_options
 @output_options
@@ -161,7 +176,7 @@ def command(
     (a running Milvus 0.10 or 1.x).
     """
     from ..selection import SelectedSource
-    from ..sources import SourceOptions, open_source
+    from ..sources import SourceOptions, kind_of, open_source
     from ..targets import is_milvus1
     from ..targets.milvus_client import Connection
     from ..targets.milvus_load import RunOptions, run_load
@@ -175,7 +190,7 @@ def command(
         partitions=o["partitions"],
         duplicates=o["duplicates"],
         nonfinite=o["nonfinite"],
-        ids="keep" if o["ids"] == "row" else o["ids"],
+        ids="auto" if o["ids"] == "auto" else "keep",
         index=o["index"],
         metric=o["metric"],
         rename=_renames(o["rename"]),
@@ -193,6 +208,7 @@ def command(
         verify=o["verify"],
         bucket=_bucket(o["import_to"], o["import_path"], o["import_format"]),
     )
+    ids_file = o["ids"] if o["ids"].endswith(".npy") else None
     names = ("catalog", "wal", "no_wal", "secondary", "no_catalog", "partition_map", "assume")
     opened = open_source(
         path,
@@ -203,6 +219,7 @@ def command(
             ids=o["ids_dataset"],
             row_ids=o["ids"] == "row",
             store=store_arguments(**{n: o[n] for n in names}),
+            faiss=faiss_arguments(kind_of(path), ids_file, o["first_id"], lossy=o["lossy"], follow_ondisk=o["follow_ondisk"]),
         ),
     )
     if is_milvus1(target):
