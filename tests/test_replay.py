@@ -690,6 +690,16 @@ def test_crash_in_the_recovery_of_an_unrecorded_flush(b: StoreBuilder) -> None:
     assert codes(store) == ["flush-unrecorded"]
 
 
+def test_identical_batch_after_one_that_lost_rows(b: StoreBuilder) -> None:
+    """The first of two equal batches was flushed without a row deleted before; the second was flushed but not recorded."""
+    b.wal.insert("c", rows(1, 2, 9))
+    b.tables[0]["flush_lsn"] = b.wal.delete("c", [9, 77])
+    b.segment("c", rows(1, 2))
+    b.wal.insert("c", rows(1, 2, 9))
+    b.segment("c", rows(1, 2, 9))
+    doubled(b, rows(1, 2, 1, 2, 9), 3)
+
+
 def test_identical_batches_are_not_one(b: StoreBuilder) -> None:
     """The same batch inserted and flushed, then inserted once more and not flushed: twice is right."""
     b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(1, 2))

@@ -610,10 +610,11 @@ class Replayer:
         """Whether the stored rows are already explained by earlier, flushed records: then the same rows were inserted twice."""
         if not table.old_rows:
             return False
-        earlier = hashes_of(
-            LogRows("old", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID)).batches()
-        )
-        repeated = earlier[np.isin(earlier, memory)]
+        old = LogRows("old", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID))
+        earlier = hashes_of(old.batches())
+        ids = np.concatenate(list(old.ids_only(_IDS_CHUNK)))
+        deleted = np.union1d(self._ids_of(table.old_deletes), self._ids_of(table.deletes))
+        repeated = earlier[np.isin(earlier, memory) & ~np.isin(ids, deleted)]  # deleted ones need not be stored any more
         if not len(repeated):
             return False
         stored = np.concatenate([_stored_hashes(s) for s in segments])
