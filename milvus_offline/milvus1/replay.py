@@ -613,8 +613,11 @@ class Replayer:
         old = LogRows("old", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID))
         earlier = hashes_of(old.batches())
         ids = np.concatenate(list(old.ids_only(_IDS_CHUNK)))
-        deleted = np.union1d(self._ids_of(table.old_deletes), self._ids_of(table.deletes))
-        repeated = earlier[np.isin(earlier, memory) & ~np.isin(ids, deleted)]  # deleted ones need not be stored any more
+        again = np.isin(earlier, memory)
+        if table.table_id not in self._in_memory:  # else that is a sign of rows not flushed, and the benefit of doubt is theirs
+            deleted = np.union1d(self._ids_of(table.old_deletes), self._ids_of(table.deletes))
+            again &= ~np.isin(ids, deleted)  # deleted ones need not be stored any more
+        repeated = earlier[again]
         if not len(repeated):
             return False
         stored = np.concatenate([_stored_hashes(s) for s in segments])
