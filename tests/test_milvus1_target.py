@@ -29,7 +29,7 @@ from milvus_offline.milvus1.bloom import build_filter, read_filter
 from milvus_offline.milvus1.create import MYSQL_SCHEMA, date_of, is_server_path
 from milvus_offline.milvus1.segment import Segment
 from milvus_offline.milvus1.store import Store, open_store
-from milvus_offline.model import IndexSpec, Schema, Severity, SourceCollection, SourcePartition, VectorType
+from milvus_offline.model import Attribute, IndexSpec, Schema, Severity, SourceCollection, SourcePartition, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
 from milvus_offline.targets.milvus1 import LEDGER, Milvus1Store, Options
 from milvus_offline.targets.milvus1_load import LoadOptions1, load_milvus1
@@ -323,6 +323,7 @@ def test_ids_for_rows_that_have_none(tmp_path: Path) -> None:
         ),
         ({"index_file_size": 1 << 50}, {}, "index-file-size", 1, 1),
         ({"metric_type": "COSINE"}, {"metric": "IP"}, None, 1, 2),
+        ({"attributes": (Attribute("age", "<i4"),)}, {}, "attributes-left-out", 1, 1),
     ],
 )
 def test_settings(changes: Any, options: Any, code: str | None, engine: int, metric: int, tmp_path: Path) -> None:
@@ -456,6 +457,10 @@ def test_what_mysql_has_no_room_for(tmp_path: Path) -> None:
     source = ArraySource({"c": {"_default": [(np.arange(1), floats(1, 32768))]}})
     with pytest.raises(UsageError, match="SMALLINT"):
         create(source, tmp_path / "new", catalog="mysql")
+    index = IndexSpec("IVF_FLAT", {"nlist": 16, "remark": "x" * 500})
+    with pytest.raises(UsageError, match="MySQL takes 512"):
+        create(ArraySource({"c": {"_default": []}}, {"c": schema(index=index)}), tmp_path / "new", catalog="mysql")
+    assert not (tmp_path / "new").exists()
     create(source, tmp_path / "other")
 
 

@@ -123,13 +123,12 @@ def _mysql_literal(value: int | str) -> str:
     return "'" + "".join(_ESCAPES.get(c, c) for c in encode_twice(value)) + "'"
 
 
-def check_mysql(tables: Iterable[TableRow]) -> None:
-    """Raises UsageError for what a MySQL catalog has no room for (§2.2)."""
-    for table in tables:
-        if table.dimension > 32767:
-            raise UsageError(f"{table.table_id}: dimension {table.dimension} does not fit MySQL's SMALLINT; use SQLite")
-        if len(table.index_params) > 512:
-            raise UsageError(f"{table.table_id}: index parameters of {len(table.index_params)} characters, MySQL takes 512")
+def check_mysql(name: str, dimension: int, index_params: str) -> None:
+    """Raises UsageError for a collection that a MySQL catalog has no room for (§2.2)."""
+    if dimension > 32767:
+        raise UsageError(f"{name}: dimension {dimension} does not fit MySQL's SMALLINT; use SQLite")
+    if len(index_params) > 512:
+        raise UsageError(f"{name}: index parameters of {len(index_params)} characters, MySQL takes 512; use SQLite")
 
 
 def file_type_for(engine_type: int, rows: int) -> FileType:

@@ -196,6 +196,9 @@ class Milvus1Store:
         self._notes = [note for found in settings for note in found.findings]
         if o.catalog == "sqlite":
             self._notes += [_quote(c, p) for c in source.collections for p in c.partitions if "'" in p.name]
+        else:
+            for collection, found in zip(source.collections, settings, strict=True):
+                create.check_mysql(names[collection.schema.name], collection.schema.dimension, found.index_params)
         return settings, names
 
     def plan(self, source: Source) -> tuple[list[dict[str, Any]], list[Finding]]:
@@ -224,8 +227,6 @@ class Milvus1Store:
                 self.ledger.add(_PLAN, {"created_on": create.microseconds()})
             created_on = int(self.ledger.done[_PLAN]["created_on"])
             self._tables = list(self._plan(source.collections, settings, names, created_on))
-            if self.options.catalog == "mysql":
-                create.check_mysql(t.row for t in self._tables)
             for table in self._tables:
                 (self._db / TABLES / table.row.table_id).mkdir(parents=True, exist_ok=True)
             return [task for table in self._tables for task in self._tasks(table)]
@@ -244,9 +245,8 @@ class Milvus1Store:
             schema = collection.schema
             name = names[schema.name]
             idless = schema.name in self.options.idless
-            flag = 0 if not collection.rows else FLAG_AUTO_ID if schema.auto_id or idless else FLAG_USER_ID
-            if not collection.rows and schema.auto_id is not None:
-                flag = FLAG_AUTO_ID if schema.auto_id else FLAG_USER_ID
+            given = collection.rows or schema.auto_id is False
+            flag = FLAG_AUTO_ID if schema.auto_id or idless else FLAG_USER_ID if given else 0
             next_id = created_on * _STEP
             by_name = {p.name: p for p in collection.partitions}
             own = by_name.pop(DEFAULT_PARTITION, SourcePartition(DEFAULT_PARTITION, ()))
