@@ -410,7 +410,7 @@ class Replayer:
             return
         dead = self._memory_deletes(table, flushed)
         first = _rows_before(table, flushed)
-        if may_be_flushed and not flushed and self.wal_enabled is not False:
+        if may_be_flushed and not flushed and self.wal_enabled is not False and table.table_id not in self._in_memory:
             flushed, newest, stored = self._partly_flushed(table, segments)
             dead = np.union1d(dead, stored)
         rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, dead, first)

@@ -32,6 +32,9 @@ EMBEDDINGS = "embeddings"
 IDS = "ids"
 COMPRESSIONS = ("none", "lz4", "zstd", "gzip")
 
+_WRITEBACK_BYTES = 8 << 20
+"""Vectors after which the system is told to write them to disk."""
+
 _TASK_BYTES = 128 << 20
 """Vectors per task: what is lost at most when a run is killed, and the grain of parallel work."""
 
@@ -132,7 +135,8 @@ class WriteRows:
 
     def run(self, advance: Advance) -> Result:
         sums = Checksums()
-        row = self.first
+        row = begun = self.first
+        per_write = max(1, _WRITEBACK_BYTES // self.row_bytes)
         with fileio.explained("write", self.path):
             fd = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
             try:
@@ -147,6 +151,10 @@ class WriteRows:
                                 fileio.write_at(fd, _octets(values), at + row * np.dtype(dtype).itemsize)
                         sums.add(batch)
                         row += n
+                        if row - begun >= per_write:
+                            at = self.embeddings_at + begun * self.row_bytes
+                            fileio.begin_writeback(fd, at, (row - begun) * self.row_bytes)
+                            begun = row
                         advance(n, batch.vectors.nbytes + batch.ids.nbytes)
                 _require_rows(self.path, row - self.first, self.rows)
                 os.fsync(fd)
