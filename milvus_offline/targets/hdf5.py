@@ -32,7 +32,7 @@ EMBEDDINGS = "embeddings"
 IDS = "ids"
 COMPRESSIONS = ("none", "lz4", "zstd", "gzip")
 
-_WRITEBACK_BYTES = 8 << 20
+_WRITEBACK_BYTES = 4 << 20
 """Vectors after which the system is told to write them to disk."""
 
 _TASK_BYTES = 128 << 20
