@@ -14,9 +14,10 @@ from pathlib import Path
 from ..errors import DamageError, StoreError
 from ..model import DEFAULT_PARTITION, Finding, Schema, Severity
 from .catalog import Catalog, FileRow, Generation, TableRow
+from .folder import Folder, list_folder, open_segment
 from .layout import TABLES, FileType
 from .rows import Hashes, contains, hashes_of
-from .segment import Folder, Segment, list_folder, open_segment, read_header
+from .segment import Segment, read_header
 
 _RAW_TYPES = frozenset({FileType.RAW, FileType.TO_INDEX, FileType.BACKUP})
 _COMPACT_RATIO = 0.1

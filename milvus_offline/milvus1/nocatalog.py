@@ -21,10 +21,11 @@ from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
 from ..model import DEFAULT_PARTITION, Finding, Severity
 from .catalog import Catalog, FileRow, Generation, TableRow, is_plain_name
+from .folder import Folder
 from .layout import BLOOM_FILTER, DELETED_DOCS, ID, INDEX_NAMES, LENGTH, MAX_DIMENSION, EngineType, FileType, MetricType
 from .live import Disk
 from .location import Location
-from .segment import Folder, read_header
+from .segment import read_header
 from .wal import Walk, open_log, read_ids
 
 _GENERATED = re.compile(r"\d{16,20}")

@@ -11,10 +11,11 @@ import numpy as np
 from ..errors import DamageError, UsageError
 from ..fileio import printable
 from ..model import BATCH_BYTES, DEFAULT_PARTITION, Batch, Finding, Salvaged, Schema, Severity, VectorType
+from .folder import open_segment
 from .layout import ID
 from .live import Disk, Leftover, all_in
 from .rows import hashes_of
-from .segment import Column, DeadRows, Segment, attribute_schema, open_segment, read_columns, read_header
+from .segment import Column, DeadRows, Segment, attribute_schema, read_columns, read_header
 from .store import Store
 
 KINDS = {

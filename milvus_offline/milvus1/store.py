@@ -17,11 +17,12 @@ from ..fileio import printable
 from ..model import Finding, Schema, Severity
 from .catalog import Catalog, Generation, TableRow, version_key
 from .contents import Collection, Partition, Store
+from .folder import open_segment
 from .live import Choice, Disk, LiveCollection, Selection, all_in, drop_contained, resolve_half_steps, select
 from .location import Location, locate
 from .replay import Replay, Replayer
 from .rows import hashes_of
-from .segment import Segment, attribute_schema, open_segment
+from .segment import Segment, attribute_schema
 from .wal import Log, open_log
 
 if TYPE_CHECKING:
