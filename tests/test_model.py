@@ -16,7 +16,7 @@ from history import Crash, Server
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from milvus_offline.milvus1 import replay
+from milvus_offline.milvus1 import logtable
 from milvus_offline.milvus1.store import open_store
 
 CODES = {"wal-rows", "wal-deletes", "wal-gap", "wal-torn", "flush-unrecorded", "zombie-partition", "catalog-older"}
@@ -25,7 +25,7 @@ CODES = {"wal-rows", "wal-deletes", "wal-gap", "wal-torn", "flush-unrecorded", "
 
 def live(rng: Random, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """One server through several crashes; after each the store is read. Returns the findings of each look."""
-    monkeypatch.setattr(replay, "MEMORY_SEGMENT_BYTES", history.MEMORY_ROWS * 4 * DIMENSION)
+    monkeypatch.setattr(logtable, "MEMORY_SEGMENT_BYTES", history.MEMORY_ROWS * 4 * DIMENSION)
     server = Server(rng, file_bytes=rng.choice((300, 1000, 1 << 20)))
     looks = []
     for number in range(rng.randrange(1, 5)):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from builder import StoreBuilder, bag, codes, content, join, pieces_bag, rows
 
-from milvus_offline.milvus1 import replay as replay_module
+from milvus_offline.milvus1 import logtable
 from milvus_offline.milvus1.layout import WAL_HEADER, FileType
 from milvus_offline.milvus1.salvage import collect, survey
 from milvus_offline.milvus1.store import Store, open_store
@@ -483,7 +483,7 @@ def test_one_id_deletes_the_first_in_memory_several_delete_all(b: StoreBuilder) 
 
 def test_segments_in_memory_end_at_a_size(b: StoreBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A single-id delete takes the first such row of *each* segment in memory; they are cut at 128 MiB of vectors."""
-    monkeypatch.setattr(replay_module, "MEMORY_SEGMENT_BYTES", 4 * 16)
+    monkeypatch.setattr(logtable, "MEMORY_SEGMENT_BYTES", 4 * 16)
     copies = [rows(1, salt=s) for s in range(10)]
     b.wal.insert("c", join(*copies[:3]))
     b.wal.insert("c", join(*copies[3:]))
@@ -499,7 +499,7 @@ def test_segments_in_memory_end_at_a_size(b: StoreBuilder, monkeypatch: pytest.M
 
 
 def test_segments_in_memory_begin_behind_the_flush(b: StoreBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay_module, "MEMORY_SEGMENT_BYTES", 4 * 16)
+    monkeypatch.setattr(logtable, "MEMORY_SEGMENT_BYTES", 4 * 16)
     b.segment("c", rows(8, 9, 10))
     b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(8, 9, 10))
     b.wal.insert("c", join(*(rows(1, salt=s) for s in range(5))))

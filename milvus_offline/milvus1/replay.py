@@ -6,30 +6,24 @@ that it would throw away with a damaged log are kept; both become findings.
 
 from __future__ import annotations
 
-from array import array
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from ..model import DEFAULT_PARTITION, Finding, Schema, Severity
 from .catalog import Catalog, version_key
-from .layout import ID, MEMORY_SEGMENT_BYTES, FileType
+from .layout import ID, FileType
 from .live import LiveCollection, Selection
-from .rows import contains, hashes_of, matched, row_hashes
+from .logtable import IDS_CHUNK, LoggedTable, delete_from
+from .rows import hashes_of, matched
 from .segment import Segment
-from .wal import Kind, Log, LogRows, Record, SpanBuilder, Walk, is_new_numbering, read_ids, schema_fits
+from .unrecorded import already_flushed, partly_flushed, stored_hashes
+from .wal import Kind, Log, LogRows, Record, SpanBuilder, Walk, is_new_numbering, schema_fits
 
-Ids = npt.NDArray[np.int64]
 _BLANKS = " \n\r\t"
-_IDS_CHUNK = 1 << 17
-_SAMPLE = 64
-"""Ids of a segment that are looked up before all of its rows are compared."""
-_SUMS = 1 << 64
-"""Sums of hashes are taken modulo this."""
 
 
 @dataclass
@@ -58,59 +52,6 @@ class Replay:
     @property
     def row_count(self) -> int:
         return sum(r.rows for found in self.rows.values() for r in found)
-
-
-class _Deletes:
-    """Delete records of a table in order, 32 bytes each."""
-
-    def __init__(self) -> None:
-        self._data = array("Q")
-
-    def add(self, record: Record) -> None:
-        self._data.extend((record.lsn, record.file, record.ids_at, record.rows))
-
-    def __len__(self) -> int:
-        return len(self._data) // 4
-
-    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
-        values = iter(self._data)
-        return zip(values, values, values, values, strict=True)
-
-
-@dataclass
-class _Table:
-    """One table during the replay."""
-
-    table_id: str
-    collection: str
-    partition: str
-    schema: Schema
-    flush_lsn: int
-    spans: SpanBuilder = field(default_factory=SpanBuilder)
-    inserted: int = 0
-    insert_lsns: array[int] = field(default_factory=lambda: array("Q"))
-    insert_ends: array[int] = field(default_factory=lambda: array("Q"))
-    deletes: _Deletes = field(default_factory=_Deletes)
-    memory_deletes: _Deletes = field(default_factory=_Deletes)
-    """Those behind the table's own flush_lsn: the running server applied them to memory, whatever its recovery will do."""
-    old_spans: SpanBuilder = field(default_factory=SpanBuilder)
-    old_rows: int = 0
-    old_lsns: array[int] = field(default_factory=lambda: array("Q"))
-    old_ends: array[int] = field(default_factory=lambda: array("Q"))
-    old_deletes: _Deletes = field(default_factory=_Deletes)
-
-    def insert(self, record: Record) -> None:
-        self.spans.add(record)
-        self.inserted += record.rows
-        self.insert_lsns.append(record.lsn)
-        self.insert_ends.append(self.inserted)
-
-    def insert_old(self, record: Record) -> None:
-        """An insert that the table has flushed."""
-        self.old_spans.add(record)
-        self.old_rows += record.rows
-        self.old_lsns.append(record.lsn)
-        self.old_ends.append(self.old_rows)
 
 
 @dataclass
@@ -149,22 +90,24 @@ class Replayer:
         self.wal_enabled = wal_enabled
         self.damaged = damaged
         self.result = Replay(segments={k: list(v) for k, v in segments.items()})
-        self._files = {f.number: f for f in log.files}
-        self._tables: dict[str, _Table] = {}
-        self._by_key: dict[tuple[str, str], _Table] = {}
-        self._members: dict[str, list[_Table]] = defaultdict(list)
+        self._tables: dict[str, LoggedTable] = {}
+        self._by_key: dict[tuple[str, str], LoggedTable] = {}
+        self._members: dict[str, list[LoggedTable]] = defaultdict(list)
+        in_memory = {row.table_id for row in catalog.files if row.file_type == FileType.NEW}
         for collection in selection.collections:
-            self._add_collection(collection)
+            self._add_collection(collection, in_memory)
         self._extras: dict[tuple[str, str, str], _Extra] = {}
         self._mismatched: dict[str, int] = defaultdict(int)
         self._doubled: dict[str, int] = defaultdict(int)
-        self._in_memory = {row.table_id for row in catalog.files if row.file_type == FileType.NEW}
 
-    def _add_collection(self, collection: LiveCollection) -> None:
+    def _add_collection(self, collection: LiveCollection, in_memory: Collection[str]) -> None:
         name = collection.table.table_id
         for partition in collection.partitions:
             is_root = partition.table is collection.table
-            table = _Table(partition.table.table_id, name, partition.tag, self.schemas[name], partition.table.flush_lsn)
+            row = partition.table
+            table = LoggedTable(
+                row.table_id, name, partition.tag, self.schemas[name], row.flush_lsn, self.log, row.table_id in in_memory
+            )
             self._tables[table.table_id] = table
             self._by_key.setdefault((name, "" if is_root else partition.tag), table)
             self._members[name].append(table)
@@ -364,7 +307,7 @@ class Replayer:
         else:
             table.insert(record)
 
-    def _resolve(self, collection: str, tag: str) -> _Table | None:
+    def _resolve(self, collection: str, tag: str) -> LoggedTable | None:
         """The table that a tag means once blanks are trimmed and `_default` is taken for the default partition (§5.7)."""
         trimmed = tag.strip(_BLANKS)
         return self._by_key.get((collection, "" if trimmed == DEFAULT_PARTITION else trimmed))
@@ -377,7 +320,7 @@ class Replayer:
                 "unacknowledged", collection, table.partition, table.schema, "logged, but the call was never acknowledged"
             ).add(record)
 
-    def _unseen(self, record: Record, table: _Table, kind: str) -> None:
+    def _unseen(self, record: Record, table: LoggedTable, kind: str) -> None:
         if schema_fits(record, table.schema):
             reason = f"acknowledged under the tag {record.tag.decode('utf-8', 'replace')!r}, which the server never applies"
             self._extra(kind, table.collection, table.partition, table.schema, reason).add(record)
@@ -396,243 +339,69 @@ class Replayer:
 
     # Effects (§5.7) ----------------------------------------------------------------------------------------------------
 
-    def _apply(self, table: _Table) -> None:
+    def _apply(self, table: LoggedTable) -> None:
         segments = self.result.segments.get(table.table_id, [])
         if self.catalog.kind == "none":
             self._apply_by_content(table, segments)
             return
         flushed = 0
         newest: set[str] = set()
-        may_be_flushed = table.inserted and segments and (self._knows_all_of(table) or table.table_id not in self._in_memory)
+        may_be_flushed = table.inserted and segments and (self._knows_all_of(table) or not table.in_memory)
         if may_be_flushed:
-            flushed, newest = self._already_flushed(table, segments)
+            flushed, newest = already_flushed(table, segments, self.result.findings)
         if self._is_stale(table, segments, flushed):
             return
-        dead = self._memory_deletes(table, flushed)
-        first = _rows_before(table, flushed)
-        if may_be_flushed and not flushed and self.wal_enabled is not False and table.table_id not in self._in_memory:
-            flushed, newest, stored = self._partly_flushed(table, segments)
+        dead = table.dead_in_memory(flushed)
+        first = table.rows_before(flushed)
+        if may_be_flushed and not flushed and self.wal_enabled is not False and not table.in_memory:
+            flushed, newest, stored = partly_flushed(table, segments, self.result.findings)
             dead = np.union1d(dead, stored)
-        rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, dead, first)
+        rows = table.log_rows(dead, first)
         if rows.rows:
             self.result.rows[table.table_id].append(rows)
         if len(table.deletes) and segments:
-            everything = self._ids_of(table.deletes)
-            recent = self._ids_of(table.deletes, flushed) if flushed else everything
-            self.result.segments[table.table_id] = [_delete_from(s, recent if s.id in newest else everything) for s in segments]
+            everything = table.ids_of(table.deletes)
+            recent = table.ids_of(table.deletes, flushed) if flushed else everything
+            self.result.segments[table.table_id] = [delete_from(s, recent if s.id in newest else everything) for s in segments]
 
-    def _knows_all_of(self, table: _Table) -> bool:
+    def _knows_all_of(self, table: LoggedTable) -> bool:
         """Whether the log tells all that was ever inserted into the table: nothing was flushed before, or no file is gone."""
         return not table.flush_lsn or self.log.files[0].number == 0
 
-    def _apply_by_content(self, table: _Table, segments: Sequence[Segment]) -> None:
+    def _apply_by_content(self, table: LoggedTable, segments: Sequence[Segment]) -> None:
         """Without a catalog nothing tells what was flushed: a row of the log that some segment stores was, others were not.
 
         Deletes take rows out of segments unless the log inserts their id again later.
         """
-        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
-        removed = self._removals(table, table.deletes, 0)
+        log_rows = table.log_rows()
+        removed = table.removals(table.deletes, 0)
         dead = np.array([row for row, _ in removed], np.int64)
         if table.inserted and segments:
-            stored = np.concatenate([_stored_hashes(s) for s in segments])
+            stored = np.concatenate([stored_hashes(s) for s in segments])
             dead = np.union1d(dead, np.flatnonzero(np.isin(hashes_of(log_rows.batches()), stored)))
         rows = replace(log_rows, dead=np.sort(dead))
         if rows.rows:
             self.result.rows[table.table_id].append(rows)
-        deleted = self._ids_of(table.deletes)
+        deleted = table.ids_of(table.deletes)
         if len(deleted) and segments:
             gone = {row for row, _ in removed}
             kept, number = [], 0
-            for ids in log_rows.ids_only(_IDS_CHUNK):
+            for ids in log_rows.ids_only(IDS_CHUNK):
                 kept.append(ids[[number + i not in gone for i in range(len(ids))]] if gone else ids)
                 number += len(ids)
             again = np.concatenate(kept) if kept else np.empty(0, ID)
-            self.result.segments[table.table_id] = [_delete_from(s, np.setdiff1d(deleted, again)) for s in segments]
+            self.result.segments[table.table_id] = [delete_from(s, np.setdiff1d(deleted, again)) for s in segments]
 
-    def _ids_of(self, deletes: _Deletes, behind: int = 0) -> Ids:
-        """The ids in delete records behind an LSN, sorted, each once."""
-        parts = [self._ids(file, at, count) for lsn, file, at, count in deletes if lsn > behind]
-        return np.unique(np.concatenate(parts)) if parts else np.empty(0, ID)
-
-    def _last_deletes(self, lists: Iterable[_Deletes]) -> tuple[Ids, npt.NDArray[np.uint64]]:
-        """All deleted ids, sorted, each with the LSN of the last record that deletes it."""
-        ids, lsns = [np.empty(0, ID)], [np.empty(0, np.uint64)]
-        for lsn, file, at, count in (d for deletes in lists for d in deletes):
-            ids.append(self._ids(file, at, count))
-            lsns.append(np.full(count, lsn, np.uint64))
-        every, when = np.concatenate(ids), np.concatenate(lsns)
-        order = np.lexsort((when, every))
-        every, when = every[order], when[order]
-        is_last = np.append(every[1:] != every[:-1], True)[: len(every)]
-        return every[is_last], when[is_last]
-
-    def _ids(self, file: int, at: int, count: int) -> Ids:
-        return read_ids(self._files[file], at, count)
-
-    def _memory_deletes(self, table: _Table, behind: int) -> Ids:
-        """Row numbers (over all inserts of the table) that deletes remove from memory: a delete of one id takes the first
-        such row of each segment in memory, one of several ids takes all."""
-        return np.sort(np.array([row for row, _ in self._removals(table, table.deletes, behind)], np.int64))
-
-    def _removals(self, table: _Table, deletes: _Deletes, behind: int) -> list[tuple[int, int]]:
-        """(row number, LSN of the delete) of the rows removed from memory by those of `deletes` behind `behind`."""
-        deleted = self._ids_of(deletes, behind)
-        if not len(deleted) or not table.inserted:
-            return []
-        found_rows, found_ids = [], []
-        ends = np.array(table.insert_ends, np.int64)
-        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
-        number = 0
-        first = _rows_before(table, behind)
-        for ids in log_rows.ids_only(_IDS_CHUNK):
-            at = np.searchsorted(deleted, ids)
-            hits = np.flatnonzero(deleted[np.minimum(at, len(deleted) - 1)] == ids)
-            hits = hits[hits + number >= first]
-            found_rows.append(hits + number)
-            found_ids.append(ids[hits])
-            number += len(ids)
-        rows, ids = np.concatenate(found_rows), np.concatenate(found_ids)
-        if not len(rows):
-            return []
-        lsns = np.array(table.insert_lsns, np.uint64)[np.searchsorted(ends, rows, "right")]
-        bounds = _memory_segments(table, first)
-        memory = np.searchsorted(bounds, rows, "right")
-        waiting = list(zip(lsns.tolist(), ids.tolist(), rows.tolist(), memory.tolist(), strict=True))
-        waiting.reverse()
-        alive: dict[int, list[tuple[int, int]]] = {}
-        removed: list[tuple[int, int]] = []
-        for lsn, file, at_, count in deletes:
-            if lsn <= behind:
-                continue
-            while waiting and waiting[-1][0] < lsn:
-                _, row_id, row, segment = waiting.pop()
-                alive.setdefault(row_id, []).append((segment, row))
-            if not alive:
-                continue
-            for row_id in self._ids(file, at_, count).tolist():
-                there = alive.get(row_id)
-                if not there:
-                    continue
-                if count > 1:
-                    removed += [(row, lsn) for _, row in there]
-                    del alive[row_id]
-                else:
-                    kept, seen = [], set()
-                    for segment, row in there:
-                        if segment in seen:
-                            kept.append((segment, row))
-                        else:
-                            seen.add(segment)
-                            removed.append((row, lsn))
-                    alive[row_id] = kept
-        return removed
-
-    # A flush that the catalog does not know of (§6 step 4) -------------------------------------------------------------
-
-    def _already_flushed(self, table: _Table, segments: Sequence[Segment]) -> tuple[int, set[str]]:
-        """LSN up to which the table's records stand in segments although flush_lsn does not say so, and the ids of these
-        segments, the newest whose rows all are in the log; (0, {}) when there is no such flush.
-
-        A segment that the catalog still knows in memory speaks against it: that row became RAW with the flush, and the log's
-        thread, which makes another, was busy with it. Rows that are in a segment and in the log then were inserted twice, or a
-        restarted server was killed while it replayed them; where the whole log is there, that decides (`_knows_all_of`).
-        """
-        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
-        order = _with_ids_of(log_rows, segments)
-        if not order:
-            return 0, set()
-        hashes = hashes_of(log_rows.batches())
-        stored_hashes = {s.id: h for s in order if contains(hashes, h := _stored_hashes(s))}
-        order = [s for s in order if s.id in stored_hashes]
-        stored_behind: dict[int, int] = {}
-        total = 0
-        for k, segment in enumerate(reversed(order), 1):
-            total += segment.stored
-            stored_behind.setdefault(total, k)
-        ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
-        moments = np.union1d(lsns, np.array([d[0] for d in table.memory_deletes], np.uint64))
-        inserted = np.concatenate([[0], ends])[np.searchsorted(lsns, moments, "right")]
-        removals = sorted(self._removals(table, table.memory_deletes, 0), key=lambda r: r[1])
-        removed_lsns = np.array([lsn for _, lsn in removals], np.uint64)
-        left = inserted - np.searchsorted(removed_lsns, moments, "right")
-        matches = [i for i in range(len(moments)) if left[i] > 0 and int(left[i]) in stored_behind]
-        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
-        removed_sums = np.concatenate(
-            [np.zeros(1, np.uint64), np.cumsum(hashes[[row for row, _ in removals]], dtype=np.uint64)]
-        )
-        for i in reversed(matches):
-            newest = order[len(order) - stored_behind[int(left[i])] :]
-            gone = int(np.searchsorted(removed_lsns, moments[i], "right"))
-            memory = (int(sums[inserted[i]]) - int(removed_sums[gone])) % _SUMS
-            if memory != sum(int(stored_hashes[s.id].sum(dtype=np.uint64)) for s in newest) % _SUMS:
-                continue
-            gone_rows = [row for row, _ in removals[:gone]]
-            if self._accounted_before(table, segments, np.delete(hashes[: inserted[i]], gone_rows)):
-                continue
-            lsn = int(moments[i])
-            self._note(
-                Severity.WARNING,
-                "flush-unrecorded",
-                f"{table.collection}/{table.partition}",
-                f"a crash came after {', '.join(s.id for s in newest)} was written and before the catalog knew that the log's "
-                "rows are in it; they are taken once. A restarted 1.x server would double them",
-                int(left[i]),
-            )
-            return lsn, {s.id for s in newest}
-        return 0, set()
-
-    def _partly_flushed(self, table: _Table, segments: Sequence[Segment]) -> tuple[int, set[str], Ids]:
-        """The same where the log or a segment is damaged, so that they no longer match as a whole: at least half of a
-        segment's rows are in the log. Also gives the rows of the log that stand in such segments, one for one."""
-        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
-        order = _with_ids_of(log_rows, segments, share=0.5)
-        if not order:
-            return 0, set(), np.empty(0, ID)
-        hashes = hashes_of(log_rows.batches())
-        held = {s.id: h for s in order if np.isin(h := _stored_hashes(s), hashes).mean() >= 0.5}
-        if not held:
-            return 0, set(), np.empty(0, ID)
-        rows = np.flatnonzero(matched(hashes, np.concatenate(list(held.values()))))
-        if self._accounted_before(table, segments, hashes[rows]):
-            return 0, set(), np.empty(0, ID)
-        self._note(
-            Severity.WARNING,
-            "flush-unrecorded",
-            f"{table.collection}/{table.partition}",
-            f"{len(rows)} rows of the log are in {', '.join(held)} as well, though the catalog does not know of their flush, "
-            "and other rows there differ: the log or the segment is damaged. They are taken once",
-            len(rows),
-        )
-        ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
-        return int(lsns[np.searchsorted(ends, rows[-1], "right")]), set(held), rows
-
-    def _accounted_before(self, table: _Table, segments: Sequence[Segment], memory: npt.NDArray[np.uint64]) -> bool:
-        """Whether the stored rows are already explained by earlier, flushed records: then the same rows were inserted twice."""
-        if not table.old_rows:
-            return False
-        old = LogRows("old", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID))
-        earlier = hashes_of(old.batches())
-        ids = np.concatenate(list(old.ids_only(_IDS_CHUNK)))
-        again = np.isin(earlier, memory)
-        if table.table_id not in self._in_memory:  # else that is a sign of rows not flushed, and the benefit of doubt is theirs
-            deleted = np.union1d(self._ids_of(table.old_deletes), self._ids_of(table.deletes))
-            again &= ~np.isin(ids, deleted)  # deleted ones need not be stored any more
-        repeated = earlier[again]
-        if not len(repeated):
-            return False
-        stored = np.concatenate([_stored_hashes(s) for s in segments])
-        return not contains(stored, np.concatenate([memory, repeated]))
-
-    def _is_stale(self, table: _Table, segments: Sequence[Segment], flushed: int) -> bool:
+    def _is_stale(self, table: LoggedTable, segments: Sequence[Segment], flushed: int) -> bool:
         """Whether the log is a leftover from before the server ran with its WAL switched off (§5.8): then flush_lsn is 0 again,
         segments hold rows of the log, and others that it does not know."""
         if self.wal_enabled is not None or table.flush_lsn or flushed or not table.inserted:
             return False
         if not any(s.stored for s in segments):
             return False
-        log_rows = LogRows("wal", table.schema, self.log.files, table.spans.build(), table.inserted, np.empty(0, ID))
+        log_rows = table.log_rows()
         hashes = hashes_of(log_rows.batches())
-        stored = np.concatenate([_stored_hashes(s) for s in segments])
+        stored = np.concatenate([stored_hashes(s) for s in segments])
         known = np.flatnonzero(np.isin(hashes, stored))
         if not len(known) or np.isin(stored, hashes).all():
             return False
@@ -653,18 +422,18 @@ class Replayer:
 
     # Flushed rows of damaged segments (§4.7) ----------------------------------------------------------------------------------
 
-    def _recover(self, table: _Table) -> None:
+    def _recover(self, table: LoggedTable) -> None:
         """Takes rows of flushed records that no segment of a damaged table stores any more and that nothing deleted."""
         if not table.old_rows:
             return
         segments = self.segments.get(table.table_id, [])
-        rows = LogRows("wal-flushed", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID))
+        rows = table.old_log_rows("wal-flushed")
         hashes = hashes_of(rows.batches())
-        dead = matched(hashes, np.concatenate([np.empty(0, np.uint64), *(_stored_hashes(s) for s in segments)]))
+        dead = matched(hashes, np.concatenate([np.empty(0, np.uint64), *(stored_hashes(s) for s in segments)]))
         lsns, ends = np.array(table.old_lsns, np.uint64), np.array(table.old_ends, np.int64)
-        deleted, last = self._last_deletes((table.old_deletes, table.deletes))
+        deleted, last = table.last_deletes((table.old_deletes, table.deletes))
         number = 0
-        for ids in rows.ids_only(_IDS_CHUNK) if len(deleted) else ():
+        for ids in rows.ids_only(IDS_CHUNK) if len(deleted) else ():
             at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
             inserted = lsns[np.searchsorted(ends, np.arange(number, number + len(ids)), "right")]
             dead[number : number + len(ids)] |= (deleted[at] == ids) & (last[at] > inserted)
@@ -683,10 +452,10 @@ class Replayer:
                 continue
             if table.table_id in self.damaged:
                 continue  # these rows were recovered
-            held = np.unique(np.concatenate([*(s.ids for s in segments), self._ids_of(table.old_deletes)]))
-            log_rows = LogRows("old", table.schema, self.log.files, table.old_spans.build(), table.old_rows, np.empty(0, ID))
+            held = np.unique(np.concatenate([*(s.ids for s in segments), table.ids_of(table.old_deletes)]))
+            log_rows = table.old_log_rows()
             known, number = [], 0
-            for ids in log_rows.ids_only(_IDS_CHUNK):
+            for ids in log_rows.ids_only(IDS_CHUNK):
                 known.append(np.flatnonzero(np.isin(ids, held)) + number)
                 number += len(ids)
             dead = np.concatenate(known)
@@ -749,64 +518,6 @@ class Replayer:
 
     def _note(self, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
         self.result.findings.append(Finding(severity, code, where, message, rows))
-
-
-def _rows_before(table: _Table, lsn: int) -> int:
-    """Inserted rows of the table up to `lsn`."""
-    if not lsn:
-        return 0
-    k = int(np.searchsorted(np.array(table.insert_lsns, np.uint64), np.uint64(lsn), "right"))
-    return table.insert_ends[k - 1] if k else 0
-
-
-def _memory_segments(table: _Table, first: int) -> npt.NDArray[np.int64]:
-    """Row numbers at which the server begins another segment in memory (§5.7), counted from row `first` on."""
-    row_bytes, full_below = table.schema.row_bytes, table.schema.dimension * 4
-    bounds, used, row = [], 0, first
-    for end in table.insert_ends:
-        while row < end:
-            if MEMORY_SEGMENT_BYTES - used < full_below:
-                bounds.append(row)
-                used = 0
-            take = min(end - row, (MEMORY_SEGMENT_BYTES - used) // row_bytes)
-            if not take:
-                bounds.append(row)
-                used = 0
-                continue
-            used += take * row_bytes
-            row += take
-    return np.array(bounds, np.int64)
-
-
-def _delete_from(segment: Segment, deleted: Ids) -> Segment:
-    """The segment without rows whose id is in `deleted` (sorted): all of them, whatever their age (§5.7 b)."""
-    if not len(deleted) or not segment.stored:
-        return segment
-    offsets, all_ids = [], segment.ids
-    for first in range(0, segment.stored, _IDS_CHUNK):
-        ids = np.asarray(all_ids[first : first + _IDS_CHUNK])
-        at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
-        offsets.append(np.flatnonzero(deleted[at] == ids) + first)
-    hits = np.concatenate(offsets)
-    return segment.with_wal_deletes(hits) if len(hits) else segment
-
-
-def _with_ids_of(log_rows: LogRows, segments: Iterable[Segment], share: float = 1.0) -> list[Segment]:
-    """The segments, in the order of their numbers, that may consist of rows of the log: a sample of their ids is in it,
-    or `share` of the sample."""
-    most = log_rows.inserted / share
-    order = sorted((s for s in segments if 0 < s.stored <= most), key=lambda s: s.id)
-    if not order:
-        return []
-    logged = np.unique(np.concatenate(list(log_rows.ids_only(_IDS_CHUNK))))
-    return [s for s in order if np.isin(s.ids[:: -(-s.stored // _SAMPLE)], logged).mean() >= share]
-
-
-def _stored_hashes(segment: Segment) -> npt.NDArray[np.uint64]:
-    """Hashes of all stored rows, deleted ones too."""
-    ids, vectors, step = segment.ids, segment.vectors, max(1, (1 << 20) // segment.schema.row_bytes)
-    parts = [row_hashes(ids[i : i + step], vectors[i : i + step]) for i in range(0, segment.stored, step)]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
 def _schema_of_unknown(record: Record, collection: str, catalog: Catalog) -> Schema | None:

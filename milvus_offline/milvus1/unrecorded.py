@@ -1,0 +1,140 @@
+"""A flush that the catalog does not know of: a crash came between its transactions, and the rows are in a segment and in the
+log (FORMAT §3.4, §6 step 4). It is recognised by content; without it a server's recovery doubles the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..model import Finding, Severity
+from .layout import ID
+from .logtable import IDS_CHUNK, Ids, LoggedTable
+from .rows import contains, hashes_of, matched, row_hashes
+from .segment import Segment
+from .wal import LogRows
+
+_SAMPLE = 64
+"""Ids of a segment that are looked up before all of its rows are compared."""
+_SUMS = 1 << 64
+"""Sums of hashes are taken modulo this."""
+
+
+def already_flushed(table: LoggedTable, segments: Sequence[Segment], findings: list[Finding]) -> tuple[int, set[str]]:
+    """LSN up to which the table's records stand in segments although flush_lsn does not say so, and the ids of these
+    segments, the newest whose rows all are in the log; (0, {}) when there is no such flush.
+
+    A segment that the catalog still knows in memory speaks against it: that row became RAW with the flush, and the log's
+    thread, which makes another, was busy with it. Rows that are in a segment and in the log then were inserted twice, or a
+    restarted server was killed while it replayed them; where the whole log is there, that decides (Replayer).
+    """
+    log_rows = table.log_rows()
+    order = _with_ids_of(log_rows, segments)
+    if not order:
+        return 0, set()
+    hashes = hashes_of(log_rows.batches())
+    hashes_by_id = {s.id: h for s in order if contains(hashes, h := stored_hashes(s))}
+    order = [s for s in order if s.id in hashes_by_id]
+    stored_behind: dict[int, int] = {}
+    total = 0
+    for k, segment in enumerate(reversed(order), 1):
+        total += segment.stored
+        stored_behind.setdefault(total, k)
+    ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
+    moments = np.union1d(lsns, np.array([d[0] for d in table.memory_deletes], np.uint64))
+    inserted = np.concatenate([[0], ends])[np.searchsorted(lsns, moments, "right")]
+    removals = sorted(table.removals(table.memory_deletes, 0), key=lambda r: r[1])
+    removed_lsns = np.array([lsn for _, lsn in removals], np.uint64)
+    left = inserted - np.searchsorted(removed_lsns, moments, "right")
+    matches = [i for i in range(len(moments)) if left[i] > 0 and int(left[i]) in stored_behind]
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
+    removed_sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes[[row for row, _ in removals]], dtype=np.uint64)])
+    for i in reversed(matches):
+        newest = order[len(order) - stored_behind[int(left[i])] :]
+        gone = int(np.searchsorted(removed_lsns, moments[i], "right"))
+        memory = (int(sums[inserted[i]]) - int(removed_sums[gone])) % _SUMS
+        if memory != sum(int(hashes_by_id[s.id].sum(dtype=np.uint64)) for s in newest) % _SUMS:
+            continue
+        gone_rows = [row for row, _ in removals[:gone]]
+        if _accounted_before(table, segments, np.delete(hashes[: inserted[i]], gone_rows)):
+            continue
+        lsn = int(moments[i])
+        _note(
+            findings,
+            Severity.WARNING,
+            "flush-unrecorded",
+            f"{table.collection}/{table.partition}",
+            f"a crash came after {', '.join(s.id for s in newest)} was written and before the catalog knew that the log's "
+            "rows are in it; they are taken once. A restarted 1.x server would double them",
+            int(left[i]),
+        )
+        return lsn, {s.id for s in newest}
+    return 0, set()
+
+
+def partly_flushed(table: LoggedTable, segments: Sequence[Segment], findings: list[Finding]) -> tuple[int, set[str], Ids]:
+    """The same where the log or a segment is damaged, so that they no longer match as a whole: at least half of a
+    segment's rows are in the log. Also gives the rows of the log that stand in such segments, one for one."""
+    log_rows = table.log_rows()
+    order = _with_ids_of(log_rows, segments, share=0.5)
+    if not order:
+        return 0, set(), np.empty(0, ID)
+    hashes = hashes_of(log_rows.batches())
+    held = {s.id: h for s in order if np.isin(h := stored_hashes(s), hashes).mean() >= 0.5}
+    if not held:
+        return 0, set(), np.empty(0, ID)
+    rows = np.flatnonzero(matched(hashes, np.concatenate(list(held.values()))))
+    if _accounted_before(table, segments, hashes[rows]):
+        return 0, set(), np.empty(0, ID)
+    _note(
+        findings,
+        Severity.WARNING,
+        "flush-unrecorded",
+        f"{table.collection}/{table.partition}",
+        f"{len(rows)} rows of the log are in {', '.join(held)} as well, though the catalog does not know of their flush, "
+        "and other rows there differ: the log or the segment is damaged. They are taken once",
+        len(rows),
+    )
+    ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
+    return int(lsns[np.searchsorted(ends, rows[-1], "right")]), set(held), rows
+
+
+def _accounted_before(table: LoggedTable, segments: Sequence[Segment], memory: npt.NDArray[np.uint64]) -> bool:
+    """Whether the stored rows are already explained by earlier, flushed records: then the same rows were inserted twice."""
+    if not table.old_rows:
+        return False
+    old = table.old_log_rows()
+    earlier = hashes_of(old.batches())
+    ids = np.concatenate(list(old.ids_only(IDS_CHUNK)))
+    again = np.isin(earlier, memory)
+    if not table.in_memory:  # else that is a sign of rows not flushed, and the benefit of doubt is theirs
+        deleted = np.union1d(table.ids_of(table.old_deletes), table.ids_of(table.deletes))
+        again &= ~np.isin(ids, deleted)  # deleted ones need not be stored any more
+    repeated = earlier[again]
+    if not len(repeated):
+        return False
+    stored = np.concatenate([stored_hashes(s) for s in segments])
+    return not contains(stored, np.concatenate([memory, repeated]))
+
+
+def _with_ids_of(log_rows: LogRows, segments: Iterable[Segment], share: float = 1.0) -> list[Segment]:
+    """The segments, in the order of their numbers, that may consist of rows of the log: a sample of their ids is in it,
+    or `share` of the sample."""
+    most = log_rows.inserted / share
+    order = sorted((s for s in segments if 0 < s.stored <= most), key=lambda s: s.id)
+    if not order:
+        return []
+    logged = np.unique(np.concatenate(list(log_rows.ids_only(IDS_CHUNK))))
+    return [s for s in order if np.isin(s.ids[:: -(-s.stored // _SAMPLE)], logged).mean() >= share]
+
+
+def stored_hashes(segment: Segment) -> npt.NDArray[np.uint64]:
+    """Hashes of all stored rows, deleted ones too."""
+    ids, vectors, step = segment.ids, segment.vectors, max(1, (1 << 20) // segment.schema.row_bytes)
+    parts = [row_hashes(ids[i : i + step], vectors[i : i + step]) for i in range(0, segment.stored, step)]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def _note(findings: list[Finding], severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
+    findings.append(Finding(severity, code, where, message, rows))
