@@ -81,6 +81,10 @@ def copy_range(source: int, offset: int, target: int, nbytes: int, path: object 
             part = part[os.write(target, part) :]
 
 
+WRITEBACK_BYTES = 4 << 20
+"""Vectors after which the system is told to write them to disk."""
+
+
 def begin_writeback(fd: int, offset: int, length: int) -> None:
     """Lets the system write a finished range to disk while the next one is copied, so that the sync at the end waits less."""
     if hasattr(os, "posix_fadvise"):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 DEFAULT_PARTITION = "_default"
 """Name of the partition that every collection has (FORMAT §1.2)."""
 
-BATCH_BYTES = 2 << 20
+BATCH_BYTES = 1 << 20
 """Default size of a batch: small enough for the cache, which makes a reused buffer as fast as `cp`."""
 
 Array = npt.NDArray[Any]

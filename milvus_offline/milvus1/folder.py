@@ -18,7 +18,6 @@ from .. import fileio
 from ..errors import DamageError
 from ..model import Finding, Schema, Severity
 from .layout import ATTRIBUTE_SUFFIX, DELETED_DOCS, ID, IDS_SUFFIX, OFFSET, RAW_SUFFIX
-from .restored import find_vectors, restore
 from .segment import DeadRows, Payload, Segment, read_deleted, read_header
 
 
@@ -86,6 +85,8 @@ def _restored(
     readable: Segment | None,
     notes: list[Finding],
 ) -> tuple[Segment | None, list[Finding]]:
+    from .restored import find_vectors, restore  # rarely needed, and all of the index files' formats behind it
+
     where = str(folder.path)
     ids = read_header(folder.path / folder.ids[0])
     stored = ids.bytes // ID.itemsize

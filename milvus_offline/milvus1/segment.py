@@ -274,6 +274,7 @@ class SegmentWriter:
         self.rows = 0
         self.payload_bytes = 0
         self._attributes = attributes
+        self._handed_over = 0
         names = [segment_id + RAW_SUFFIX, segment_id + IDS_SUFFIX, *(a.name + ATTRIBUTE_SUFFIX for a in attributes)]
         self._files: list[BinaryIO] = [(folder / n).open("wb", buffering=0) for n in names]
         for f in self._files:
@@ -287,6 +288,7 @@ class SegmentWriter:
             _write_all(f, np.ascontiguousarray(array))
         self.rows += len(ids)
         self.payload_bytes += vectors.nbytes + ids.nbytes
+        self._begin_writeback()
 
     def append_from(self, ids: npt.NDArray[np.int64], source: int, offset: int, nbytes: int, path: object) -> None:
         """Adds rows without attributes whose vectors are `nbytes` bytes at `offset` of another open file (`path`)."""
@@ -295,6 +297,14 @@ class SegmentWriter:
         _write_all(numbers, np.ascontiguousarray(ids.astype(ID, copy=False)))
         self.rows += len(ids)
         self.payload_bytes += nbytes + ids.nbytes
+        self._begin_writeback()
+
+    def _begin_writeback(self) -> None:
+        raw = self._files[0]
+        position = os.lseek(raw.fileno(), 0, os.SEEK_CUR)
+        if position - self._handed_over >= fileio.WRITEBACK_BYTES:
+            fileio.begin_writeback(raw.fileno(), self._handed_over, position - self._handed_over)
+            self._handed_over = position
 
     def close(self, deleted: npt.NDArray[np.int32] | Sequence[int] = (), *, sync: bool = False) -> None:
         """Writes the headers and `deleted_docs` with the given row offsets."""

@@ -32,9 +32,6 @@ EMBEDDINGS = "embeddings"
 IDS = "ids"
 COMPRESSIONS = ("none", "lz4", "zstd", "gzip")
 
-_WRITEBACK_BYTES = 4 << 20
-"""Vectors after which the system is told to write them to disk."""
-
 _TASK_BYTES = 128 << 20
 """Vectors per task: what is lost at most when a run is killed, and the grain of parallel work."""
 
@@ -136,7 +133,7 @@ class WriteRows:
     def run(self, advance: Advance) -> Result:
         sums = Checksums()
         row = begun = self.first
-        per_write = max(1, _WRITEBACK_BYTES // self.row_bytes)
+        per_write = max(1, fileio.WRITEBACK_BYTES // self.row_bytes)
         with fileio.explained("write", self.path):
             fd = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
             try:
