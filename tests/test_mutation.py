@@ -73,6 +73,8 @@ FOUND = {
     # A configuration with a number that is none, and one with too many digits: a traceback.
     "configuration, no number": "dropped_killed:config-damaged:199",
     "configuration, a long number": "dropped_killed:config-damaged:434",
+    # Type and tag of a record were damaged at once: its rows passed for those of a dropped partition, without a word.
+    "type and tag of a record": "crash_wal_v081:wal-bits-in-headers:1001936",
 }
 """Cases that found bugs, each with what broke."""
 

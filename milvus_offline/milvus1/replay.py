@@ -327,6 +327,10 @@ class Replayer:
 
     def _dropped(self, record: Record, collection: str, tag: str) -> None:
         schema = self.schemas.get(collection)
+        root = self._by_key.get((collection, ""))
+        if schema is not None and root is not None and record.lsn > root.flush_lsn and not schema_fits(record, schema):
+            self._mismatched[f"{collection}/{tag}"] += record.rows  # no dropped partition, but a damaged record
+            return
         if schema is None:
             schema = _schema_of_unknown(record, collection, self.catalog)
         if schema is not None and schema_fits(record, schema):
@@ -479,7 +483,7 @@ class Replayer:
                 Severity.ERROR,
                 "wal-shape",
                 where,
-                "insert records in the log have vectors of another size than the collection's; they are left out",
+                "insert records in the log have vectors of another size or type than the collection's; they are left out",
                 count,
             )
         for table_id, count in self._doubled.items():
