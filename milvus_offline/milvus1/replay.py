@@ -271,7 +271,7 @@ class Replayer:
                 member.old_deletes.add(record)
         elif schema_fits(record, table.schema):
             if tag != "" and (collection, tag) not in self._by_key:
-                self._unseen(record, table, "unseen")
+                self._unseen(record, table)
             else:
                 table.insert_old(record)
 
@@ -283,7 +283,7 @@ class Replayer:
         if table is None:
             resolved = self._resolve(collection, tag)
             if resolved is not None and record.kind is not Kind.DELETE:
-                self._unseen(record, resolved, "unseen")
+                self._unseen(record, resolved)
             elif resolved is None and record.kind is not Kind.DELETE:
                 self._dropped(record, collection, tag)
             return
@@ -320,10 +320,10 @@ class Replayer:
                 "unacknowledged", collection, table.partition, table.schema, "logged, but the call was never acknowledged"
             ).add(record)
 
-    def _unseen(self, record: Record, table: LoggedTable, kind: str) -> None:
+    def _unseen(self, record: Record, table: LoggedTable) -> None:
         if schema_fits(record, table.schema):
             reason = f"acknowledged under the tag {record.tag.decode('utf-8', 'replace')!r}, which the server never applies"
-            self._extra(kind, table.collection, table.partition, table.schema, reason).add(record)
+            self._extra("unseen", table.collection, table.partition, table.schema, reason).add(record)
 
     def _dropped(self, record: Record, collection: str, tag: str) -> None:
         schema = self.schemas.get(collection)

@@ -26,7 +26,6 @@ from .milvus_client import Client
 
 POLL_SECONDS = 1.0
 JOBS_LISTED = 1000
-MAX_FILE_BYTES = 16 << 30
 
 
 @dataclass(frozen=True)
