@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,14 @@ class Ledger:
         self._file = path.open("a", encoding="utf-8")
 
     @classmethod
-    def create(cls, path: Path, key: dict[str, Any]) -> Ledger:
+    def create(cls, path: Path, key: Mapping[str, Any]) -> Ledger:
         """Begins anew; an older ledger at `path` is replaced."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"format": FORMAT, "version": 1, "key": key}) + "\n", encoding="utf-8")
+        path.write_text(json.dumps({"format": FORMAT, "version": 1, "key": dict(key)}) + "\n", encoding="utf-8")
         return cls(path, {})
 
     @classmethod
-    def resume(cls, path: Path, key: dict[str, Any]) -> Ledger:
+    def resume(cls, path: Path, key: Mapping[str, Any]) -> Ledger:
         """Goes on where an earlier run stopped, or begins anew where there was none.
 
         Raises UsageError when that run had another source, selection or set of options.

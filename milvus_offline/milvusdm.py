@@ -18,9 +18,11 @@ from urllib.parse import quote
 
 from .errors import UsageError
 from .fileio import file_names, printable, write_text
+from .manifest import OutFile
 from .model import DEFAULT_PARTITION, Finding, Piece, Salvaged, Schema, Source, SourceCollection, SourcePartition, VectorType
 from .selection import SelectedSource, Selection
-from .targets.hdf5 import LEDGER, Hdf5Export, OutFile, Slice, cut
+from .targets.folder import LEDGER
+from .targets.hdf5 import Hdf5Export
 
 if TYPE_CHECKING:
     from .targets.milvus_client import Client
@@ -396,9 +398,9 @@ def only(source: Source, chosen: Mapping[str, Sequence[str]]) -> SelectedSource:
 class DmExport(Hdf5Export):
     """An HDF5 export in MilvusDM's layout: `<data_dir>/<uuid>/<collection>/<tag>.h5`, `None.h5` for the default partition."""
 
-    def _plan(self, source: Source) -> Iterator[tuple[OutFile, list[list[Slice]]]]:
+    def _plan(self, source: Source) -> Iterator[tuple[OutFile, Sequence[Piece]]]:
         for file, partition, schema in dm_files(source.collections):
-            yield OutFile(file, schema, partition.name, partition.rows), cut(partition.pieces, schema.row_bytes)
+            yield OutFile(file, schema, partition.name, partition.rows), partition.pieces
 
 
 def dm_files(collections: Sequence[SourceCollection]) -> Iterator[tuple[str, SourcePartition, Schema]]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .fileio import printable
+from .manifest import describe_schema
 from .model import Finding, Severity, Source
-from .targets.hdf5 import describe_schema
 
 if TYPE_CHECKING:
     from .milvus1.store import Store

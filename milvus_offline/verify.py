@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from .errors import DamageError, MilvusOfflineError, UsageError
+from .manifest import EMBEDDINGS, IDS, MANIFEST, Checksums, checksum_of_parts, octets, read_manifest, schema_of
 from .milvus1.rows import Hashes, hashes_of
-from .model import Batch, Finding, Severity, Source, SourcePartition
-from .sources.export import open_export
-from .targets.hdf5 import MANIFEST, Checksums, checksum_of_parts
+from .model import Batch, Finding, Piece, Schema, Severity, Source, SourcePartition
+from .sources.export import file_pieces, open_export
 
 Advance = Callable[[int, int], None]
 
@@ -38,19 +36,10 @@ def check_export(out: Path, *, against: Source | None = None, advance: Advance |
     Raises UsageError when `out` is no complete export of ours.
     """
     result = ExportCheck()
-    manifest = _manifest(out)
-    parts = [
-        (f"{c['name']}/{p['name']}", p["rows"], f) for c in manifest["collections"] for p in c["partitions"] for f in p["files"]
-    ]
-    parts += [
-        (f"salvage/{s['kind']}/{s['collection']}/{s['partition']}", s["rows"], f)
-        for s in manifest.get("salvage", [])
-        for f in s["files"]
-    ]
-    for where, _, entry in parts:
+    for where, schema, entry in _files(out):
         result.files += 1
         try:
-            _check_file(out, where, entry, result, advance)
+            _check_file(out, where, schema, entry, result, advance)
         except (MilvusOfflineError, OSError, KeyError, ValueError) as e:
             result.differs("file-unreadable", where, f"{entry.get('path')}: {e}", entry.get("rows"))
     if against is not None:
@@ -58,82 +47,76 @@ def check_export(out: Path, *, against: Source | None = None, advance: Advance |
     return result
 
 
-def _manifest(out: Path) -> dict[str, Any]:
+def _files(out: Path) -> list[tuple[str, Schema | None, dict[str, Any]]]:
+    """(what it is, its schema, its entry in the manifest) of every file; salvaged ones have no schema there."""
     try:
-        manifest = json.loads((out / MANIFEST).read_bytes())
-        ours = manifest["format"] == "milvus-offline-export" and manifest["complete"] is True
-        shaped = all(isinstance(f["path"], str) for c in manifest["collections"] for p in c["partitions"] for f in p["files"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        manifest = read_manifest(out)
+        live = [
+            (f"{c['name']}/{p['name']}", schema_of(c), f)
+            for c in manifest["collections"]
+            for p in c["partitions"]
+            for f in p["files"]
+        ]
+        salvaged = [
+            (f"salvage/{s['kind']}/{s['collection']}/{s['partition']}", None, f)
+            for s in manifest.get("salvage", [])
+            for f in s["files"]
+        ]
+        shaped = all(isinstance(f["path"], str) for _, _, f in (*live, *salvaged))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DamageError) as e:
         raise UsageError(f"{out}: expected a complete export of this tool (a folder with {MANIFEST}): {e}") from e
-    if not ours or not shaped:
+    if not shaped:
         raise UsageError(f"{out / MANIFEST}: not the manifest of a complete export")
-    result: dict[str, Any] = manifest
-    return result
+    return [*live, *salvaged]
 
 
-def _check_file(out: Path, where: str, entry: Mapping[str, Any], result: ExportCheck, advance: Advance | None) -> None:
-    path = out / entry["path"]
-    if not path.is_file():
-        result.differs("file-missing", where, f"{path} is not there", entry["rows"])
-        return
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        result.differs(
-            "file-size", where, f"{path}: the manifest says {entry['bytes']} bytes, the file has {size}", entry["rows"]
-        )
-    checker = {".h5": _check_hdf5}.get(path.suffix, _check_plain)
-    checker(path, where, entry, result, advance)
-
-
-def _check_plain(path: Path, where: str, entry: Mapping[str, Any], result: ExportCheck, advance: Advance | None) -> None:
-    """Files of other formats carry a checksum of their bytes."""
-    name, _, expected = str(entry["checksum"]).partition(":")
-    digest = _digest(name)
-    with path.open("rb") as f:
-        while chunk := f.read(1 << 20):
-            digest.update(chunk)
-            if advance is not None:
-                advance(0, len(chunk))
-    result.rows += entry["rows"]
-    if digest.hexdigest() != expected:
-        result.differs("checksum", where, f"{path}: its bytes are not those that were written", entry["rows"])
-
-
-def _digest(name: str) -> Any:
-    if name == "xxh3-128":
-        import xxhash
-
-        return xxhash.xxh3_128()
-    return hashlib.new(name)
-
-
-def _check_hdf5(path: Path, where: str, entry: Mapping[str, Any], result: ExportCheck, advance: Advance | None) -> None:
-    import h5py
-
-    with h5py.File(path, "r") as h:
-        vectors, ids = h["embeddings"], h["ids"]
-        if len(vectors) != entry["rows"] or len(ids) != entry["rows"]:
-            message = f"{path}: {len(vectors)} embeddings and {len(ids)} ids, the manifest says {entry['rows']}"
-            result.differs("rows", where, message, entry["rows"])
+def _check_file(
+    out: Path, where: str, schema: Schema | None, entry: Mapping[str, Any], result: ExportCheck, advance: Advance | None
+) -> None:
+    paths = [out / entry[key] for key in ("path", "ids_path") if key in entry]
+    for path in paths:
+        if not path.is_file():
+            result.differs("file-missing", where, f"{path} is not there", entry["rows"])
             return
-        row = 0
-        step = max(1, (1 << 20) // max(1, vectors.dtype.itemsize * int(np.prod(vectors.shape[1:]))))
-        for part in entry["parts"]:
-            sums, end = Checksums(), row + part["rows"]
-            for first in range(row, end, step):
-                last = min(first + step, end)
-                batch = Batch(ids[first:last], vectors[first:last])
-                sums.add(batch)
-                if advance is not None:
-                    advance(last - first, batch.vectors.nbytes + batch.ids.nbytes)
-            found = sums.result()
-            for name in ("embeddings", "ids"):
-                if found[name] != part[name]:
-                    result.differs("checksum", where, f"{path}: `{name}` of rows {row} to {end - 1} changed", part["rows"])
-            row = end
-        result.rows += entry["rows"]
+    size = sum(p.stat().st_size for p in paths)
+    if size != entry["bytes"]:
+        found = f"{paths[0]}: the manifest says {entry['bytes']} bytes, the file has {size}"
+        result.differs("file-size", where, found, entry["rows"])
+    stream = _Stream(file_pieces(str(paths[0]), schema, entry["rows"]))
+    row = 0
+    for part in entry["parts"]:
+        sums = Checksums()
+        for batch in stream.take(part["rows"]):
+            sums.add(batch)
+            if advance is not None:
+                advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
+        found_sums, end = sums.result(), row + part["rows"]
+        for name in (EMBEDDINGS, IDS):
+            if found_sums[name] != part[name]:
+                result.differs("checksum", where, f"{paths[0]}: `{name}` of rows {row} to {end - 1} changed", part["rows"])
+        row = end
+    result.rows += entry["rows"]
     if entry["parts"] and checksum_of_parts(entry["parts"]) != entry["checksum"]:
         result.differs("checksum", where, "the manifest's own checksums contradict each other")
+
+
+class _Stream:
+    """The rows of some pieces, one behind the other."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._batches = (b for p in pieces for b in p.batches())
+        self._rest: Batch | None = None
+
+    def take(self, rows: int) -> Iterator[Batch]:
+        """The next `rows` rows, fewer at the end; a batch is overwritten by the next one."""
+        while rows:
+            batch = self._rest or next(self._batches, None)
+            if batch is None:
+                return
+            n = min(rows, len(batch.ids))
+            self._rest = Batch(batch.ids[n:], batch.vectors[n:]) if n < len(batch.ids) else None
+            yield Batch(batch.ids[:n], batch.vectors[:n])
+            rows -= n
 
 
 # Against the source ----------------------------------------------------------------------------------------------------
@@ -160,33 +143,26 @@ def _same_order(ours: SourcePartition, other: SourcePartition, advance: Advance 
     """Whether both give the same rows in the same order, bit for bit."""
     if ours.rows != other.rows:
         return False
-    left, right = _stream(ours), _stream(other)
-    a = b = None
-    while True:
-        a = a if a is not None and len(a.ids) else next(left, None)
-        b = b if b is not None and len(b.ids) else next(right, None)
-        if a is None or b is None:
-            return a is None and b is None
-        n = min(len(a.ids), len(b.ids))
-        if not np.array_equal(a.ids[:n], b.ids[:n]) or _octets(a.vectors[:n]) != _octets(b.vectors[:n]):
+    stream = _Stream(other.pieces)
+    for ids, vectors, _ in (b for p in ours.pieces for b in p.batches()):
+        done = 0
+        for batch in stream.take(len(ids)):
+            n = len(batch.ids)
+            if not np.array_equal(ids[done : done + n], batch.ids):
+                return False
+            if octets(vectors[done : done + n]) != octets(batch.vectors):
+                return False
+            done += n
+            if advance is not None:
+                advance(n, 0)
+        if done < len(ids):
             return False
-        if advance is not None:
-            advance(n, 0)
-        a, b = Batch(a.ids[n:], a.vectors[n:]), Batch(b.ids[n:], b.vectors[n:])
-
-
-def _stream(partition: SourcePartition) -> Iterator[Batch]:
-    for piece in partition.pieces:
-        yield from piece.batches()
-
-
-def _octets(array: Any) -> bytes:
-    return np.ascontiguousarray(array).tobytes()
+    return True
 
 
 def _compare_sets(where: str, ours: SourcePartition, other: SourcePartition, result: ExportCheck) -> None:
     """Counts rows that only one side has: 8 bytes a row, only after the order differed."""
-    here, there = (np.sort(hashes_of(_stream(p))) for p in (ours, other))
+    here, there = (np.sort(hashes_of(b for q in p.pieces for b in q.batches())) for p in (ours, other))
     missing, extra = _surplus(there, here), _surplus(here, there)
     if missing or extra:
         message = f"{missing} rows of the store are not in the export, {extra} rows of the export are not in the store"

@@ -362,7 +362,7 @@ def test_aliases(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("jobs", ["1", "2", "7"])
 def test_jobs_give_the_same_bytes(jobs: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milvus_offline.targets.hdf5._TASK_BYTES", 16)
+    monkeypatch.setattr("milvus_offline.targets.hdf5.TASK_BYTES", 16)
     call("export", store, tmp_path / "a", "-q", "--jobs", "1")
     assert call("export", store, tmp_path / "b", "-q", "--jobs", jobs).code == 0
     assert files(tmp_path / "a") == files(tmp_path / "b")

@@ -16,7 +16,7 @@ from real import STORES, copy_store, truth
 
 from milvus_offline.milvus1.layout import FieldType
 from milvus_offline.model import Batch
-from milvus_offline.targets.hdf5 import Slice, cut
+from milvus_offline.targets.slices import Slice, cut
 
 SPECIAL = np.array(
     [0x7FC00001, 0xFFC12345, 0x7F800001, 0x7F800000, 0xFF800000, 0x80000000, 0x00000001, 0x00000000], np.uint32

@@ -119,7 +119,7 @@ def test_within_a_limit_of_address_space(stores: tuple[Path, Path], tmp_path: Pa
 def test_the_portable_way_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Systems without preadv and pwrite: a seek and a read under a lock, also from several threads."""
     store = build(tmp_path / "store", 32 * MIB)
-    monkeypatch.setattr("milvus_offline.targets.hdf5._TASK_BYTES", MIB)
+    monkeypatch.setattr("milvus_offline.targets.hdf5.TASK_BYTES", MIB)
     assert fileio.POSITIONED
     assert call("export", store, tmp_path / "fast", "-q", "--jobs", "4").code == 0
     monkeypatch.setattr(fileio, "POSITIONED", False)

@@ -18,6 +18,7 @@ from builder import StoreBuilder, rows
 from command import call, files, fingerprint
 
 import milvus_offline.targets.hdf5 as hdf5
+from milvus_offline.targets.folder import LEDGER
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: killing was NOT tested")
 
@@ -43,8 +44,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    cut = hdf5.cut
-    monkeypatch.setattr(hdf5, "cut", lambda pieces, row_bytes: cut(pieces, row_bytes, TASK_BYTES))
+    monkeypatch.setattr(hdf5, "TASK_BYTES", TASK_BYTES)
 
 
 def reference(store: Path, folder: Path, *options: str) -> dict[str, bytes]:
@@ -103,7 +103,7 @@ def test_killed_at_many_moments(options: list[str], store: Path, tmp_path: Path)
             break  # it came to its end before
         if moments % 3 == 0:  # the resumed run is killed as well
             forked(export_until(store, out, rng.randint(1, 60), *options, "--resume"))
-        if not (out / "manifest.json").exists() or (out / hdf5.LEDGER).exists():
+        if not (out / "manifest.json").exists() or (out / LEDGER).exists():
             done = call("export", store, out, "-q", *options, "--resume")
             assert (done.code, done.err) == (0, ""), f"killed at call {step}"
         assert files(out) == expected, f"killed at call {step}"
@@ -131,7 +131,7 @@ def test_killed_at_random_times(store: Path, tmp_path: Path) -> None:
         time.sleep(rng.uniform(0.001, 0.06))
         os.kill(pid, signal.SIGKILL)
         killed += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) < 0
-        if not (out / "manifest.json").exists() or (out / hdf5.LEDGER).exists():
+        if not (out / "manifest.json").exists() or (out / LEDGER).exists():
             assert call("export", store, out, "-q", "--resume").code == 0
         assert files(out) == expected
     assert killed >= 5
@@ -142,7 +142,7 @@ def interrupted(store: Path, out: Path, *options: str) -> subprocess.CompletedPr
     code = (
         "import sys, time\n"
         "import milvus_offline.targets.hdf5 as h\n"
-        f"cut = h.cut; h.cut = lambda pieces, row_bytes: cut(pieces, row_bytes, {TASK_BYTES})\n"
+        f"h.TASK_BYTES = {TASK_BYTES}\n"
         "add = h.Checksums.add\n"
         "def slow(self, batch): time.sleep(0.15); add(self, batch)\n"
         "h.Checksums.add = slow\n"
@@ -151,7 +151,7 @@ def interrupted(store: Path, out: Path, *options: str) -> subprocess.CompletedPr
     )
     command = [sys.executable, "-c", code, "export", str(store), str(out), "-q", *options]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    ledger = out / hdf5.LEDGER
+    ledger = out / LEDGER
     deadline = time.monotonic() + 60
     while not ledger.exists() or ledger.read_bytes().count(b"\n") < 2:
         assert child.poll() is None, child.communicate()
@@ -191,13 +191,13 @@ def test_overwrite_begins_anew(store: Path, tmp_path: Path) -> None:
 
 def unfinished(store: Path, out: Path, *options: str) -> None:
     assert forked(export_until(store, out, 40, "--jobs", "1", *options)) == -signal.SIGKILL
-    assert (out / hdf5.LEDGER).read_bytes().count(b"\n") > 3
+    assert (out / LEDGER).read_bytes().count(b"\n") > 3
 
 
 def test_finished_tasks_are_not_done_again(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     unfinished(store, out)
-    finished = (out / hdf5.LEDGER).read_bytes().count(b"\n") - 1
+    finished = (out / LEDGER).read_bytes().count(b"\n") - 1
     ran = []
     run = hdf5.WriteRows.run
     monkeypatch.setattr(hdf5.WriteRows, "run", lambda self, advance: (ran.append(self.id), run(self, advance))[1])
@@ -225,7 +225,7 @@ def test_another_size_of_tasks_is_refused(store: Path, tmp_path: Path, monkeypat
     """A later version of this program may cut its work in another way."""
     out = tmp_path / "out"
     unfinished(store, out)
-    monkeypatch.setattr(hdf5, "_TASK_BYTES", 1 << 20)
+    monkeypatch.setattr(hdf5, "TASK_BYTES", 1 << 20)
     done = call("export", store, out, "--resume")
     assert (done.code, "task_bytes" in done.err) == (2, True)
 
@@ -255,11 +255,11 @@ def test_torn_ledger(store: Path, tmp_path: Path) -> None:
     expected = reference(store, tmp_path)
     out = tmp_path / "out"
     unfinished(store, out)
-    ledger = out / hdf5.LEDGER
+    ledger = out / LEDGER
     whole = ledger.read_bytes()
     for size in (0, 5, whole.index(b"\n"), whole.index(b"\n") + 1, len(whole) - 7):
         shutil.copytree(out, tmp_path / "torn")
-        (tmp_path / "torn" / hdf5.LEDGER).write_bytes(whole[:size])
+        (tmp_path / "torn" / LEDGER).write_bytes(whole[:size])
         assert call("export", store, tmp_path / "torn", "-q", "--resume").code == 0
         assert files(tmp_path / "torn") == expected
         shutil.rmtree(tmp_path / "torn")
@@ -283,7 +283,7 @@ def test_lost_compressed_file_is_written_again(store: Path, tmp_path: Path) -> N
     out = tmp_path / "out"
     for last in range(1, 100):
         assert forked(export_until(store, out, last, "--compression", "gzip", "--jobs", "1")) == -signal.SIGKILL
-        if (out / hdf5.LEDGER).exists() and (out / hdf5.LEDGER).read_bytes().count(b"\n") > 2:
+        if (out / LEDGER).exists() and (out / LEDGER).read_bytes().count(b"\n") > 2:
             break
         shutil.rmtree(out, ignore_errors=True)
     gone = [p.unlink() for p in out.rglob("*.h5*")]

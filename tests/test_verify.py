@@ -99,6 +99,31 @@ def test_a_sound_export_passes(export: Path, capsys: pytest.CaptureFixture[str])
     assert (code, codes, document["rows"]) == (0, [], 5757)
 
 
+@pytest.mark.parametrize(
+    ("options", "name", "at"),
+    [
+        (["--format", "npy"], "vector.npy", -5),
+        (["--format", "npy"], "id.npy", -5),
+        (["--format", "parquet"], "00000.parquet", 200),
+        (["--compression", "zstd"], "_default.h5", 20_000),
+    ],
+)
+def test_every_format(options: list[str], name: str, at: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, out = str(STORES / "flat_basic" / "store"), tmp_path / "out"
+    assert run(["export", store, str(out), "-q", *options]) == 0
+    code, document, codes = report(capsys, str(out), "--against", store)
+    assert (code, codes, document["rows"]) == (0, [], 5757)
+    flip(next(out.rglob(name)), at)
+    code, document, codes = report(capsys, str(out))
+    assert code == 4 and set(codes) <= {"checksum", "file-unreadable"} and codes
+    os.truncate(next(out.rglob(name)), 100)
+    code, _, codes = report(capsys, str(out))
+    assert code == 4 and "file-size" in codes
+    next(out.rglob(name)).unlink()
+    code, _, codes = report(capsys, str(out))
+    assert code == 4 and "file-missing" in codes
+
+
 @pytest.mark.parametrize("dataset", ["embeddings", "ids"])
 def test_a_changed_row_is_found_without_the_store(export: Path, capsys: pytest.CaptureFixture[str], dataset: str) -> None:
     path = max(export.rglob("*.h5"), key=lambda p: p.stat().st_size)

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DamageError, UsageError
-from ..model import (
-    Attribute,
-    Finding,
-    IndexSpec,
-    Piece,
-    Salvaged,
-    Schema,
-    Severity,
-    SourceCollection,
-    SourcePartition,
-    VectorType,
-)
+from ..errors import DamageError
+from ..manifest import MANIFEST, read_manifest, schema_of
+from ..model import Finding, Piece, Salvaged, Schema, Severity, SourceCollection, SourcePartition
 from .hdf5 import fingerprint_files, look
-
-MANIFEST = "manifest.json"
-FORMAT = "milvus-offline-export"
-VERSION = 1
-MAX_MANIFEST = 1 << 30
 
 
 @dataclass
@@ -61,13 +45,13 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
     collections = []
     try:
         for c in manifest["collections"]:
-            schema = _schema(c)
+            schema = schema_of(c)
             partitions = []
             for p in c["partitions"]:
                 pieces: list[Piece] = []
                 for f in p["files"]:
                     files.append(_inside(root, f["path"]))
-                    pieces += _pieces(files[-1], schema, int(f["rows"]))
+                    pieces += file_pieces(files[-1], schema, int(f["rows"]))
                 partitions.append(SourcePartition(str(p["name"]), pieces))
             collections.append(SourceCollection(schema, partitions))
         worrying = [f for f in manifest.get("findings", []) if f["severity"] != Severity.INFO.value]
@@ -84,38 +68,6 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
     return ExportSource(str(root), collections, findings, files)
 
 
-def read_manifest(root: Path) -> dict[str, Any]:
-    """The manifest of a finished export."""
-    path = root / MANIFEST
-    if path.stat().st_size > MAX_MANIFEST:
-        raise DamageError(path, f"expected a manifest, found {path.stat().st_size} bytes")
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as e:
-        raise DamageError(path, f"not JSON: {e}") from e
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DamageError(path, f"not the manifest of an export: expected format {FORMAT!r}")
-    if manifest.get("version") != VERSION:
-        raise UsageError(f"{path}: export of version {manifest.get('version')!r}, this program reads version {VERSION}")
-    if manifest.get("complete") is not True:
-        raise UsageError(f"{path}: the export was not finished: run it again with --resume")
-    return manifest
-
-
-def _schema(c: Mapping[str, Any]) -> Schema:
-    index = c.get("index") or {}
-    return Schema(
-        name=str(c["name"]),
-        dimension=int(c["dimension"]),
-        vector_type=VectorType(c["vector_type"]),
-        metric_type=c.get("metric_type"),
-        index=IndexSpec(str(index.get("type", "FLAT")), dict(index.get("params") or {})),
-        index_file_size=c.get("index_file_size"),
-        auto_id=c.get("auto_id"),
-        attributes=tuple(Attribute(str(a["name"]), str(a["dtype"])) for a in c.get("attributes", ())),
-    )
-
-
 def _inside(root: Path, relative: Any) -> str:
     path = os.path.abspath(root / str(relative))
     if os.path.commonpath([path, root]) != str(root):
@@ -125,17 +77,19 @@ def _inside(root: Path, relative: Any) -> str:
     return path
 
 
-def _pieces(path: str, schema: Schema, rows: int) -> Sequence[Piece]:
-    if path.endswith((".npy", ".parquet")):
+def file_pieces(path: str, schema: Schema | None, rows: int) -> Sequence[Piece]:
+    """The rows of one file of an export; without a schema any vectors will do. Raises DamageError when it holds others."""
+    if path.endswith((".npy", ".parquet")) and schema is not None:
         from .columnar import column_pieces
 
         return column_pieces(path, schema, rows)
     found = look(path)
-    expected = (rows, schema.width, schema.vector_type)
-    if (found.rows, found.width, found.vector_type) != expected or found.ids is None:
+    shape = (found.width, found.vector_type)
+    expected = (schema.width, schema.vector_type) if schema else shape
+    if found.rows != rows or shape != expected or found.ids is None:
         raise DamageError(
             path,
-            f"expected {rows} rows of {schema.width} {schema.vector_type.value} elements with ids, "
+            f"expected {rows} rows of {expected[0]} {expected[1].value} elements with ids, "
             f"found {found.rows} of {found.width} {found.vector_type.value}{'' if found.ids else ' without ids'}",
         )
     return found.pieces()

@@ -9,7 +9,6 @@ lists, no byte stream split. `.npy` is cheaper to write and imported three times
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,11 @@ import numpy as np
 from .. import fileio
 from ..errors import TargetError, UsageError
 from ..ledger import Ledger
+from ..manifest import MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, octets
 from ..model import BATCH_BYTES, Batch, Finding, Schema, Source, VectorType
 from ..transfer import Advance, Result, Task
-from .hdf5 import LEDGER, MANIFEST, Checksums, OutFile, Slice, build_manifest, checksum_of_parts, claim_folder, cut
+from .folder import LEDGER, begin_export, end_export
+from .slices import Slice, cut
 
 CHUNK_BYTES = 512 << 20
 """Vectors in a file: well under every server's limit, and a grain for parallel imports."""
@@ -55,9 +56,9 @@ def write_npy(batches: Iterable[Batch], rows: int, schema: Schema, vectors: IO[b
             npy.write_array_header_1_0(file, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
     written = 0
     for batch in batches:
-        vectors.write(np.ascontiguousarray(batch.vectors).reshape(-1).view(np.uint8).data)
+        vectors.write(octets(batch.vectors))
         if ids:
-            ids.write(np.ascontiguousarray(batch.ids).view(np.uint8).data)
+            ids.write(octets(batch.ids))
         written += len(batch.vectors)
     return written
 
@@ -180,14 +181,7 @@ class ColumnarExport:
             "files": [[path, f.rows] for f, paths, _ in self._chunks for path in paths],
             "format": self.file_format,
         }
-        if self.overwrite:
-            self._remove_ids()
-        claim_folder(self.out, source, overwrite=self.overwrite, resume=resume)
-        with fileio.explained("create", self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
-            path = self.out / LEDGER
-            self.ledger = Ledger.resume(path, key) if resume else Ledger.create(path, key)
-            (self.out / MANIFEST).unlink(missing_ok=True)
+        self.ledger = begin_export(self.out, source, key, overwrite=self.overwrite, resume=resume)
         return [
             WriteChunk(
                 id=file.path,
@@ -212,18 +206,6 @@ class ColumnarExport:
                     paths = file_paths(stem, self.file_format, Fields())
                     yield OutFile(paths[0], c.schema, p.name, sum(s.rows for s in slices)), paths, slices
 
-    def _remove_ids(self) -> None:
-        """The ids of a finished export that is replaced; what else it holds, `claim_folder` removes."""
-        try:
-            manifest = json.loads((self.out / MANIFEST).read_bytes())
-            for c in manifest["collections"]:
-                for f in (f for p in c["partitions"] for f in p["files"] if "ids_path" in f):
-                    path = Path(os.path.abspath(self.out / str(f["ids_path"])))
-                    if self.out in path.parents:
-                        path.unlink(missing_ok=True)
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Writes the manifest."""
         entries: dict[str, dict[str, Any]] = {}
@@ -240,8 +222,6 @@ class ColumnarExport:
                 }
             files = [file for file, _, _ in self._chunks]
             self.manifest = build_manifest(self._source, entries, files, [])
-            fileio.write_text(self.out / MANIFEST, json.dumps(self.manifest, indent=1) + "\n")
             assert self.ledger is not None
-            self.ledger.close()
-            (self.out / LEDGER).unlink()
+            end_export(self.out, self.ledger, self.manifest)
         return []

@@ -29,8 +29,8 @@ from ..milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_I
 from ..milvus1.segment import Column, Segment, SegmentWriter, read_columns
 from ..model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, SourcePartition
 from ..transfer import Advance, Result, Task
-from .hdf5 import Slice, cut
 from .milvus1_names import Settings, check_names, describe, settings_of
+from .slices import Slice, cut
 
 LEDGER = ".milvus-offline-ledger.jsonl"
 UNFINISHED = "db.part"

@@ -21,9 +21,9 @@ from ..ledger import Ledger
 from ..milvus1.layout import EngineType, MetricType
 from ..model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection
 from ..transfer import Advance, Result, Task
-from .hdf5 import Slice, cut
 from .milvus1_names import MB, Settings, check_names, describe, settings_of
 from .milvus1_proto import METHODS, SERVICE, insert_bytes, messages
+from .slices import Slice, cut
 
 MESSAGE_BYTES = 16 << 20
 """Vectors per message; the server takes 256 MiB, and holds each several times."""

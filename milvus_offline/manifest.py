@@ -1,0 +1,173 @@
+"""The manifest of an export: what it says, how it is written, read and checked. Its layout is a contract (docs/commands.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import __version__, fileio
+from .errors import DamageError, UsageError
+from .model import Array, Attribute, Batch, Finding, IndexSpec, Schema, Source, VectorType
+
+MANIFEST = "manifest.json"
+FORMAT = "milvus-offline-export"
+VERSION = 1
+EMBEDDINGS = "embeddings"
+IDS = "ids"
+_MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class OutFile:
+    """One file of an export. `path` is relative to the export's folder."""
+
+    path: str
+    schema: Schema
+    partition: str
+    rows: int
+    salvage: str | None = None
+
+
+def build_manifest(
+    source: Source, entries: Mapping[str, dict[str, Any]], files: Iterable[OutFile], notes: Sequence[Finding]
+) -> dict[str, Any]:
+    """The manifest of a finished export; `entries` by the path of the file that they describe."""
+    by_place: dict[tuple[str | None, str, str], list[dict[str, Any]]] = {}
+    for file in files:
+        by_place.setdefault((file.salvage, file.schema.name, file.partition), []).append(entries[file.path])
+    reasons = {(s.kind, s.schema.name, s.partition): s.reason for s in source.salvage}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "complete": True,
+        "written_by": f"milvus_offline {__version__}",
+        "source": source.describe(),
+        "collections": [
+            {
+                **describe_schema(c.schema),
+                "partitions": [
+                    {"name": p.name, "rows": p.rows, "files": by_place[None, c.schema.name, p.name]} for p in c.partitions
+                ],
+            }
+            for c in source.collections
+        ],
+        "salvage": [
+            {
+                "kind": kind,
+                "collection": collection,
+                "partition": partition,
+                "reason": reasons[kind, collection, partition],
+                "rows": sum(f["rows"] for f in found),
+                "files": found,
+            }
+            for (kind, collection, partition), found in by_place.items()
+            if kind is not None
+        ],
+        "findings": [f.to_json() for f in (*source.findings, *notes)],
+    }
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest into an export's folder, whole and durable."""
+    fileio.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished export.
+
+    Raises OSError when there is none, DamageError when it is not what this program writes, UsageError when the export was not
+    finished or is of a later version.
+    """
+    path = folder / MANIFEST
+    if path.stat().st_size > _MAX_BYTES:
+        raise DamageError(path, f"expected a manifest, found {path.stat().st_size} bytes")
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as e:
+        raise DamageError(path, f"not JSON: {e}") from e
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise DamageError(path, f"not the manifest of an export: expected format {FORMAT!r}")
+    if manifest.get("version") != VERSION:
+        raise UsageError(f"{path}: export of version {manifest.get('version')!r}, this program reads version {VERSION}")
+    if manifest.get("complete") is not True:
+        raise UsageError(f"{path}: the export was not finished: run it again with --resume")
+    return manifest
+
+
+# Schemas --------------------------------------------------------------------------------------------------------------------
+
+
+def dataset_names(schema: Schema) -> dict[str, str]:
+    """Attribute -> name of its dataset; what cannot be a name in HDF5 is percent-encoded."""
+    return fileio.file_names((a.name for a in schema.attributes), reserved=(EMBEDDINGS, IDS))
+
+
+def describe_schema(schema: Schema) -> dict[str, Any]:
+    """A schema as the manifest and `inspect --json` show it."""
+    result: dict[str, Any] = {
+        "name": schema.name,
+        "dimension": schema.dimension,
+        "vector_type": schema.vector_type.value,
+        "metric_type": schema.metric_type,
+        "index": {"type": schema.index.type, "params": dict(schema.index.params)},
+        "index_file_size": schema.index_file_size,
+        "auto_id": schema.auto_id,
+    }
+    if schema.attributes:
+        names = dataset_names(schema)
+        result["attributes"] = [{"name": a.name, "dtype": a.dtype, "dataset": names[a.name]} for a in schema.attributes]
+    return result
+
+
+def schema_of(described: Mapping[str, Any]) -> Schema:
+    """What `describe_schema` described. Raises KeyError, TypeError or ValueError when it did not."""
+    index = described.get("index") or {}
+    return Schema(
+        name=str(described["name"]),
+        dimension=int(described["dimension"]),
+        vector_type=VectorType(described["vector_type"]),
+        metric_type=described.get("metric_type"),
+        index=IndexSpec(str(index.get("type", "FLAT")), dict(index.get("params") or {})),
+        index_file_size=described.get("index_file_size"),
+        auto_id=described.get("auto_id"),
+        attributes=tuple(Attribute(str(a["name"]), str(a["dtype"])) for a in described.get("attributes", ())),
+    )
+
+
+# Checksums ------------------------------------------------------------------------------------------------------------------
+
+
+def octets(array: Array) -> memoryview:
+    """The bytes of an array in C order."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+class Checksums:
+    """xxh3-128 of a run of rows: vectors and ids each, in the order of the rows."""
+
+    def __init__(self) -> None:
+        import xxhash
+
+        self._vectors, self._ids = xxhash.xxh3_128(), xxhash.xxh3_128()
+
+    def add(self, batch: Batch) -> None:
+        self._vectors.update(octets(batch.vectors))
+        self._ids.update(octets(batch.ids))
+
+    def result(self) -> dict[str, str]:
+        return {EMBEDDINGS: self._vectors.hexdigest(), IDS: self._ids.hexdigest()}
+
+
+def checksum_of_parts(parts: Iterable[Mapping[str, Any]]) -> str:
+    """A file's checksum: xxh3-128 over its parts' digests, in order."""
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(bytes.fromhex(part[EMBEDDINGS]) + bytes.fromhex(part[IDS]))
+    return f"xxh3-128:{digest.hexdigest()}"

@@ -1,0 +1,99 @@
+"""The folder of an export: whether it may be written, how an earlier one there goes, how a new one begins and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import fileio
+from ..errors import MilvusOfflineError, TargetError, UsageError
+from ..ledger import Ledger
+from ..manifest import MANIFEST, read_manifest, write_manifest
+from ..model import Source
+
+LEDGER = ".milvus-offline-ledger.jsonl"
+SALVAGE = "salvage"
+
+
+def begin_export(out: Path, source: Source, key: Mapping[str, Any], *, overwrite: bool, resume: bool) -> Ledger:
+    """The ledger of a new export in `out`, or with `resume` that of an interrupted one. Raises UsageError, TargetError."""
+    _claim(out, source, overwrite=overwrite, resume=resume)
+    with fileio.explained("create", out):
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / LEDGER
+        ledger = Ledger.resume(path, key) if resume else Ledger.create(path, key)
+        (out / MANIFEST).unlink(missing_ok=True)
+    return ledger
+
+
+def end_export(out: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
+    """The manifest comes last; with it the ledger goes."""
+    write_manifest(out, manifest)
+    ledger.close()
+    ledger.path.unlink()
+
+
+def _claim(out: Path, source: Source, *, overwrite: bool, resume: bool) -> None:
+    """Makes sure that `out` may be written: not inside the source, and empty or an export of ours that may be replaced.
+
+    With `overwrite` an earlier export's own files are removed, nothing else.
+    """
+    about = source.describe()
+    for place in (about.get("path"), about.get("wal"), *about.get("roots", ())):
+        if place is not None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(place)):
+            raise UsageError(f"{out}: lies inside the source {place}, which is never written to; choose another place")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: expected a folder for the export, found a file")
+    try:
+        names = set(os.listdir(out)) if out.exists() else set()
+    except PermissionError as e:
+        raise TargetError(f"{out}: no permission to look into this folder") from e
+    if not names:
+        return
+    manifest = _our_manifest(out)
+    if manifest is None and LEDGER not in names:
+        raise UsageError(f"{out}: the folder is not empty and holds no export of this tool; choose an empty or new one")
+    if resume and LEDGER in names:
+        return
+    if overwrite:
+        with fileio.explained("remove the earlier export in", out):
+            _remove_export(out, manifest)
+        return
+    if manifest is not None and LEDGER not in names:
+        raise UsageError(f"{out}: holds a complete export; choose another place, or replace it with --overwrite")
+    raise UsageError(f"{out}: holds an unfinished export; go on with --resume, or begin anew with --overwrite")
+
+
+def _our_manifest(out: Path) -> dict[str, Any] | None:
+    try:
+        return read_manifest(out)
+    except (OSError, MilvusOfflineError):
+        return None
+
+
+def _remove_export(out: Path, manifest: dict[str, Any] | None) -> None:
+    paths: set[str] = set()
+    if manifest is not None:
+        parts = [p for c in manifest.get("collections", []) for p in c.get("partitions", [])] + manifest.get("salvage", [])
+        paths |= {f[key] for p in parts for f in p.get("files", []) for key in ("path", "ids_path") if key in f}
+    try:
+        head = json.loads((out / LEDGER).read_text().split("\n", 1)[0])
+        paths |= {path for path, _ in head["key"]["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    folders = set()
+    for relative in sorted(paths):
+        path = out / relative
+        if Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(out)):
+            for name in (path, path.with_name(path.name + ".part")):
+                name.unlink(missing_ok=True)
+            folders |= {p for p in path.parents if out in p.parents}
+    for own in (MANIFEST, LEDGER):
+        (out / own).unlink(missing_ok=True)
+    for folder in sorted(folders, reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            shutil.rmtree(folder)
