@@ -6,12 +6,14 @@ same list can be run again after a crash, here, in a pool of processes, or on a 
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from .ledger import Ledger
@@ -92,31 +94,69 @@ def execute(
     return results
 
 
-def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress) -> Iterable[tuple[str, Result]]:
-    if not todo:
-        return
-    if jobs == 1:
-        for task in todo:
-            yield task.id, task.run(progress.advance)
-        return
-    counter, pool = _processes(jobs) if processes else _threads(jobs)
+def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress) -> Iterator[tuple[str, Result]]:
+    if jobs == 1 or not todo:
+        return ((task.id, task.run(progress.advance)) for task in todo)
+    return _in_processes(todo, jobs, progress) if processes else _in_threads(todo, jobs, progress)
 
-    def submit(task: Task) -> Future[Result]:
-        return pool.submit(_run_in_process, task) if processes else pool.submit(task.run, counter.advance)
 
+def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator[tuple[str, Result]]:
+    counter = _Counter(threading.Lock(), _Number(), _Number(), threading.Event())
+    waiting = deque(todo)
+    finished: SimpleQueue[tuple[str, Result | BaseException]] = SimpleQueue()
+
+    def work() -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                task = waiting.popleft()
+                try:
+                    finished.put((task.id, task.run(counter.advance)))
+                except BaseException as e:  # raised in the thread that waits
+                    finished.put((task.id, e))
+
+    threads = [threading.Thread(target=work) for _ in range(jobs)]
+    try:
+        for thread in threads:
+            thread.start()
+        left = len(todo)
+        while left:
+            try:
+                task_id, result = finished.get(timeout=_POLL_SECONDS)
+            except Empty:
+                progress.advance(*counter.take())
+                continue
+            progress.advance(*counter.take())
+            if isinstance(result, BaseException):
+                raise result
+            left -= 1
+            yield task_id, result
+    finally:
+        waiting.clear()
+        counter.stop()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+
+
+def _in_processes(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator[tuple[str, Result]]:
+    import multiprocessing
+    from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+
+    shared = multiprocessing.Lock(), multiprocessing.Value("q", lock=False), multiprocessing.Value("q", lock=False)
+    stopped = multiprocessing.Event()
+    counter = _Counter(*shared, stopped)
+    pool = ProcessPoolExecutor(jobs, initializer=_begin_process, initargs=(*shared, stopped))
     waiting: dict[Future[Result], Task] = {}
-    queue = list(reversed(todo))
+    queue = deque(todo)
     try:
         while queue or waiting:
             while queue and len(waiting) < 2 * jobs:
-                task = queue.pop()
-                waiting[submit(task)] = task
+                task = queue.popleft()
+                waiting[pool.submit(_run_in_process, task)] = task
             finished, _ = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             progress.advance(*counter.take())
             for future in finished:
-                task = waiting.pop(future)
-                yield task.id, future.result()
-        progress.advance(*counter.take())
+                yield waiting.pop(future).id, future.result()
     finally:
         counter.stop()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -148,19 +188,6 @@ class _Counter:
 @dataclass
 class _Number:
     value: int = 0
-
-
-def _threads(jobs: int) -> tuple[_Counter, Executor]:
-    return _Counter(threading.Lock(), _Number(), _Number(), threading.Event()), ThreadPoolExecutor(jobs)
-
-
-def _processes(jobs: int) -> tuple[_Counter, Executor]:
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    shared = multiprocessing.Lock(), multiprocessing.Value("q", lock=False), multiprocessing.Value("q", lock=False)
-    stopped = multiprocessing.Event()
-    return _Counter(*shared, stopped), ProcessPoolExecutor(jobs, initializer=_begin_process, initargs=(*shared, stopped))
 
 
 _counter_of_process: _Counter
