@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .model import Finding, Source
-from .targets import Target
+from .targets import ExportTarget
 from .transfer import Clock, Progress, execute
 
 
@@ -36,12 +36,14 @@ class ExportReport:
 
 
 def run_export(
-    source: Source, target: Target, *, jobs: int = 1, resume: bool = False, progress: Progress | None = None
+    source: Source, target: ExportTarget, *, jobs: int = 1, resume: bool = False, progress: Progress | None = None
 ) -> ExportReport:
     """Writes all of `source`; raises what the source and the target raise. What is finished is kept for `resume`."""
     clock = Clock()
     tasks = target.prepare(source, resume=resume)
-    results = execute(tasks, jobs=jobs, processes=target.processes, ledger=target.ledger, progress=progress)
+    results = execute(
+        tasks, jobs=jobs, processes=target.processes, ledger=target.ledger, settle=target.settle, progress=progress
+    )
     notes = target.finish(results)
     return ExportReport(
         rows=sum(c.rows for c in source.collections),

@@ -114,12 +114,11 @@ def sync_file(path: str | os.PathLike[str]) -> None:
         os.close(fd)
 
 
-def publish(temporary: Path, final: Path, *, sync_parent: bool = True) -> None:
-    """Syncs `temporary`, gives it its final name, and makes the rename durable (unless the caller syncs the folder itself)."""
+def publish(temporary: Path, final: Path) -> None:
+    """Syncs `temporary`, gives it its final name, and makes the rename durable."""
     sync_file(temporary)
     temporary.replace(final)
-    if sync_parent:
-        sync_folder(final.parent)
+    sync_folder(final.parent)
 
 
 def write_text(path: Path, text: str) -> None:

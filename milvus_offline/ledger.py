@@ -67,12 +67,12 @@ class Ledger:
                 f.truncate(sum(len(line) + 1 for line in whole))
         return cls(path, done)
 
-    def add(self, task_id: str, result: dict[str, Any]) -> None:
-        """Records a finished task; durable on return."""
-        self._file.write(json.dumps({"id": task_id, "result": result}) + "\n")
+    def add(self, results: Mapping[str, dict[str, Any]]) -> None:
+        """Records finished tasks by id; durable on return."""
+        self._file.writelines(json.dumps({"id": task_id, "result": result}) + "\n" for task_id, result in results.items())
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.done[task_id] = result
+        self.done.update(results)
 
     def close(self) -> None:
         self._file.close()

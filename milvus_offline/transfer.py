@@ -58,6 +58,8 @@ class Silent:
 
 
 _POLL_SECONDS = 0.1
+SETTLE_SECONDS = 1.0
+"""What is lost at most of finished tasks when a run is killed."""
 
 
 def execute(
@@ -66,11 +68,13 @@ def execute(
     jobs: int = 1,
     processes: bool = False,
     ledger: Ledger | None = None,
+    settle: Callable[[Sequence[Task]], None] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Result]:
     """Runs what the ledger does not already have; returns all results by task id.
 
     `processes` is for tasks that hold the interpreter (compression); threads serve everything that waits for the disk.
+    `settle` makes what finished tasks wrote durable, before the ledger has them: once a second, so that nothing waits for it.
     After an error or Ctrl-C running tasks are stopped at their next batch, finished ones stay in the ledger.
     """
     progress = progress or Silent()
@@ -84,35 +88,50 @@ def execute(
         sum(t.rows for t in tasks if t.id in results),
         sum(t.bytes for t in tasks if t.id in results),
     )
+    finished: list[Task] = []
+
+    def note() -> None:
+        if finished and settle:
+            settle(finished)
+        if finished and ledger:
+            ledger.add({t.id: results[t.id] for t in finished})
+        finished.clear()
+
     try:
-        for task_id, result in _run(todo, max(1, min(jobs, len(todo))), processes, progress):
-            if ledger:
-                ledger.add(task_id, result)
-            results[task_id] = result
+        noted = time.monotonic()
+        for task, result in _run(todo, max(1, min(jobs, len(todo))), processes, progress):
+            results[task.id] = result
+            finished.append(task)
+            if settle is None or time.monotonic() - noted > SETTLE_SECONDS:
+                note()
+                noted = time.monotonic()
     finally:
-        progress.close()
+        try:
+            note()
+        finally:
+            progress.close()
     return results
 
 
-def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress) -> Iterator[tuple[str, Result]]:
+def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress) -> Iterator[tuple[Task, Result]]:
     if jobs == 1 or not todo:
-        return ((task.id, task.run(progress.advance)) for task in todo)
+        return ((task, task.run(progress.advance)) for task in todo)
     return _in_processes(todo, jobs, progress) if processes else _in_threads(todo, jobs, progress)
 
 
-def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator[tuple[str, Result]]:
+def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator[tuple[Task, Result]]:
     counter = _Counter(threading.Lock(), _Number(), _Number(), threading.Event())
     waiting = deque(todo)
-    finished: SimpleQueue[tuple[str, Result | BaseException]] = SimpleQueue()
+    finished: SimpleQueue[tuple[Task, Result | BaseException]] = SimpleQueue()
 
     def work() -> None:
         with contextlib.suppress(IndexError):
             while True:
                 task = waiting.popleft()
                 try:
-                    finished.put((task.id, task.run(counter.advance)))
+                    finished.put((task, task.run(counter.advance)))
                 except BaseException as e:  # raised in the thread that waits
-                    finished.put((task.id, e))
+                    finished.put((task, e))
 
     threads = [threading.Thread(target=work) for _ in range(jobs)]
     try:
@@ -121,7 +140,7 @@ def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator
         left = len(todo)
         while left:
             try:
-                task_id, result = finished.get(timeout=_POLL_SECONDS)
+                task, result = finished.get(timeout=_POLL_SECONDS)
             except Empty:
                 progress.advance(*counter.take())
                 continue
@@ -129,7 +148,7 @@ def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator
             if isinstance(result, BaseException):
                 raise result
             left -= 1
-            yield task_id, result
+            yield task, result
     finally:
         waiting.clear()
         counter.stop()
@@ -138,7 +157,7 @@ def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator
                 thread.join()
 
 
-def _in_processes(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator[tuple[str, Result]]:
+def _in_processes(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator[tuple[Task, Result]]:
     import multiprocessing
     from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
@@ -156,7 +175,7 @@ def _in_processes(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterat
             finished, _ = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             progress.advance(*counter.take())
             for future in finished:
-                yield waiting.pop(future).id, future.result()
+                yield waiting.pop(future), future.result()
     finally:
         counter.stop()
         pool.shutdown(wait=True, cancel_futures=True)

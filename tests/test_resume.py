@@ -18,6 +18,7 @@ from builder import StoreBuilder, rows
 from command import call, files, fingerprint
 
 import milvus_offline.targets.hdf5 as hdf5
+import milvus_offline.transfer as transfer
 from milvus_offline.targets.folder import LEDGER
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: killing was NOT tested")
@@ -45,6 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hdf5, "TASK_BYTES", TASK_BYTES)
+    monkeypatch.setattr(transfer, "SETTLE_SECONDS", 0.0)
 
 
 def reference(store: Path, folder: Path, *options: str) -> dict[str, bytes]:
@@ -91,8 +93,12 @@ def export_until(store: Path, out: Path, last: int, *options: str) -> Callable[[
     return work
 
 
+@pytest.mark.parametrize("settle", [0.0, 0.01, 9.0])
 @pytest.mark.parametrize("options", [["--jobs", "1"], ["--jobs", "3"], ["--compression", "gzip", "--jobs", "1"]])
-def test_killed_at_many_moments(options: list[str], store: Path, tmp_path: Path) -> None:
+def test_killed_at_many_moments(
+    options: list[str], settle: float, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "SETTLE_SECONDS", settle)
     expected = reference(store, tmp_path, *options)
     before = fingerprint(store)
     rng = random.Random(11)
@@ -142,7 +148,8 @@ def interrupted(store: Path, out: Path, *options: str) -> subprocess.CompletedPr
     code = (
         "import sys, time\n"
         "import milvus_offline.targets.hdf5 as h\n"
-        f"h.TASK_BYTES = {TASK_BYTES}\n"
+        "import milvus_offline.transfer as t\n"
+        f"h.TASK_BYTES = {TASK_BYTES}; t.SETTLE_SECONDS = 0.0\n"
         "add = h.Checksums.add\n"
         "def slow(self, batch): time.sleep(0.15); add(self, batch)\n"
         "h.Checksums.add = slow\n"
@@ -198,9 +205,10 @@ def test_finished_tasks_are_not_done_again(store: Path, tmp_path: Path, monkeypa
     out = tmp_path / "out"
     unfinished(store, out)
     finished = (out / LEDGER).read_bytes().count(b"\n") - 1
-    ran = []
-    run = hdf5.WriteRows.run
-    monkeypatch.setattr(hdf5.WriteRows, "run", lambda self, advance: (ran.append(self.id), run(self, advance))[1])
+    ran: list[str] = []
+    for task in (hdf5.WriteRows, hdf5.WriteFrame):
+        run = task.run
+        monkeypatch.setattr(task, "run", lambda self, advance, run=run: (ran.append(self.id), run(self, advance))[1])
     assert call("export", store, out, "-q", "--resume").code == 0
     resumed = len(ran)
     assert call("export", store, tmp_path / "new", "-q").code == 0

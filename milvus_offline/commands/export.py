@@ -91,7 +91,7 @@ def command(
     from ..selection import SelectedSource
     from ..sources import SourceOptions, kind_of, open_source
     from ..sources.milvus1 import open_store_source
-    from ..targets import Target
+    from ..targets import ExportTarget
 
     set_up_log(verbose)
     if resume and overwrite:
@@ -109,7 +109,7 @@ def command(
     )
     source = open_source(path, options) if kind != "milvus1" else open_store_source(path, **options.store)
     opened: Source = SelectedSource(source, selection(collection, partition, exclude))
-    target: Target
+    target: ExportTarget
     if file_format == "hdf5":
         from ..targets.hdf5 import Hdf5Export
 

@@ -31,3 +31,10 @@ class Target(Protocol):
 
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Makes the work visible under its final names; the results are those of all tasks, of earlier runs too."""
+
+
+class ExportTarget(Target, Protocol):
+    """A target of `export`: files in a folder."""
+
+    def settle(self, tasks: Sequence[Task]) -> None:
+        """Makes durable what these tasks, which are finished, have written."""

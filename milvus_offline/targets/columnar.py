@@ -206,6 +206,9 @@ class ColumnarExport:
                     paths = file_paths(stem, self.file_format, Fields())
                     yield OutFile(paths[0], c.schema, p.name, sum(s.rows for s in slices)), paths, slices
 
+    def settle(self, tasks: Sequence[Task]) -> None:
+        """Nothing: a chunk appears under its name when it is durable."""
+
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Writes the manifest."""
         entries: dict[str, dict[str, Any]] = {}

@@ -89,8 +89,8 @@ def _remove_export(out: Path, manifest: dict[str, Any] | None) -> None:
     for relative in sorted(paths):
         path = out / relative
         if Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(out)):
-            for name in (path, path.with_name(path.name + ".part")):
-                name.unlink(missing_ok=True)
+            for suffix in ("", ".part", ".part.frame"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
             folders |= {p for p in path.parents if out in p.parents}
     for own in (MANIFEST, LEDGER):
         (out / own).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Export to HDF5: one file per partition with `embeddings` and `ids`, MilvusDM's layout, and a manifest.
 
-The fast way reserves contiguous datasets, closes the file, and lets every task write its rows at their places: the speed of
-`cp`, in any order and from several threads. Compressed files are written whole, one after the other.
+The fast way reserves the file and lets every task write its rows at their places: the speed of `cp`, in any order and from
+several threads. Compressed files are written whole, one after the other.
 """
 
 from __future__ import annotations
@@ -19,11 +19,38 @@ from ..manifest import MANIFEST, Checksums, OutFile, build_manifest, checksum_of
 from ..model import Array, Batch, Finding, Piece, Schema, Severity, Source
 from ..transfer import Advance, Result, Task
 from .folder import LEDGER, SALVAGE, begin_export, end_export
-from .hdf5file import CHUNK_BYTES, COMPRESSIONS, Place, create_compressed, filters, reserve, reserved, write_link
+from .hdf5file import (
+    CHUNK_BYTES,
+    COMPRESSIONS,
+    Place,
+    create_compressed,
+    filters,
+    is_reserved,
+    places_of,
+    reserve,
+    write_frame,
+    write_link,
+)
 from .slices import Slice, cut
 
 TASK_BYTES = 128 << 20
 """Vectors per task: what is lost at most when a run is killed, and the grain of parallel work."""
+
+
+@dataclass(frozen=True)
+class WriteFrame:
+    """Makes a reserved file an HDF5 file, before, while or after its rows are written."""
+
+    id: str
+    path: str
+    file: OutFile
+    rows: int = 0
+    bytes: int = 0
+
+    def run(self, advance: Advance) -> Result:
+        with fileio.explained("write", self.path):
+            write_frame(Path(self.path), self.file)
+        return {"parts": []}
 
 
 @dataclass(frozen=True)
@@ -61,7 +88,6 @@ class WriteRows:
                             begun = row
                         advance(n, batch.vectors.nbytes + batch.ids.nbytes)
                 _require_rows(self.path, row - self.first, self.rows)
-                os.fsync(fd)
             finally:
                 os.close(fd)
         return {"parts": [{"rows": self.rows, **sums.result()}]}
@@ -97,8 +123,6 @@ class WriteCompressed:
                         advance(n, batch.vectors.nbytes + batch.ids.nbytes)
                 parts.append({"rows": row - before, **sums.result()})
             _require_rows(self.path, row, self.rows)
-        with fileio.explained("write", self.path):
-            fileio.sync_file(self.path)
         return {"parts": parts}
 
 
@@ -192,21 +216,28 @@ class Hdf5Export:
             return
         if final.exists() and all(i in done for i in ids):
             part = final
-        places = reserved(part, file) if any(i in done for i in ids) else None
-        if places is None:
+        elif not any(i in done for i in ids) or not is_reserved(part, file):
             for i in ids:
                 done.pop(i, None)
-            places = reserve(part, file)
+            reserve(part, file)
+        yield WriteFrame(ids[0], str(part), file)
+        places = tuple(places_of(file)[:-1])
         first = 0
-        for task_id, group in zip(ids, groups, strict=True):
+        for task_id, group in zip(ids[1:], groups, strict=True):
             rows = sum(s.rows for s in group)
-            yield WriteRows(task_id, str(part), rows, rows * row_bytes, first, tuple(group), file.schema, tuple(places))
+            yield WriteRows(task_id, str(part), rows, rows * row_bytes, first, tuple(group), file.schema, places)
             first += rows
 
     def _task_ids(self, file: OutFile, groups: Sequence[object]) -> list[str]:
         if self.compression != "none":
             return [file.path]
-        return [f"{file.path}:{n}" for n in range(len(groups))]
+        return [f"{file.path}:frame", *(f"{file.path}:{n}" for n in range(len(groups)))]
+
+    def settle(self, tasks: Sequence[Task]) -> None:
+        """Syncs the files of these tasks, each once."""
+        for path in dict.fromkeys(t.path for t in tasks if isinstance(t, (WriteFrame, WriteRows, WriteCompressed))):
+            with fileio.explained("write", path):
+                fileio.sync_file(path)
 
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Renames the files and writes the manifest last."""
@@ -217,10 +248,12 @@ class Hdf5Export:
             for file, groups in self._files:
                 final = self.out / file.path
                 part = final.with_name(final.name + ".part")
-                if part.exists():
-                    fileio.publish(part, final, sync_parent=False)
-                folders |= {final.parent, final.parent.parent}
                 linked = file.path in self._linked
+                if linked:
+                    fileio.sync_file(part)  # the others are settled
+                if part.exists():
+                    part.replace(final)
+                folders |= {final.parent, final.parent.parent}
                 parts = [] if linked else [p for i in self._task_ids(file, groups) for p in results[i]["parts"]]
                 entries[file.path] = {
                     "path": file.path,

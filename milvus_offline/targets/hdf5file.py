@@ -1,4 +1,8 @@
-"""HDF5 files as an export writes them, and where in them each dataset lies."""
+"""HDF5 files as an export writes them, and where in them each dataset lies.
+
+A file without compression is a header of known size with the datasets behind it, one after the other. Rows can so be written at
+their places while HDF5 is not even loaded; `write_frame` then has HDF5 write all that is not a row.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from .. import __version__, fileio
-from ..errors import UsageError
+from ..errors import TargetError, UsageError
 from ..manifest import EMBEDDINGS, IDS, OutFile, dataset_names
 
 COMPRESSIONS = ("none", "lz4", "zstd", "gzip")
 CHUNK_BYTES = 1 << 20
+FRAME_SUFFIX = ".frame"
 
 
 @dataclass(frozen=True)
@@ -53,31 +58,59 @@ class Place:
     row_bytes: int
 
 
-def reserve(path: Path, file: OutFile) -> list[Place]:
-    """A new file with contiguous datasets, allocated and not filled; returns their places, in the order of `datasets_of`."""
-    with _create(path) as (h, _):
-        for dataset in datasets_of(file):
-            _create_contiguous(h, dataset)
-        describe(h, file)
-        places = _places(h, file)
-    with path.open("r+b") as f:
-        fileio.allocate(f, path.stat().st_size)
+def places_of(file: OutFile) -> list[Place]:
+    """The places in a file without compression, in the order of `datasets_of`, and behind them one for the rows' end."""
+    datasets = datasets_of(file)
+    places = [Place(header_bytes(datasets), datasets[0].row_bytes)]
+    for this, following in zip(datasets, [*datasets[1:], Dataset("end", (0,), "<u1")], strict=True):
+        places.append(Place(places[-1].offset + file.rows * this.row_bytes, following.row_bytes))
     return places
 
 
-def reserved(path: Path, file: OutFile) -> list[Place] | None:
-    """The places in a file that an earlier run reserved; None when it is not there or not what is needed."""
+def header_bytes(datasets: Sequence[Dataset]) -> int:
+    """Bytes before the first dataset: what HDF5 needs for its headers, and some more."""
+    return -(-(2048 + sum(512 + 4 * len(d.name) for d in datasets)) // 4096) * 4096
+
+
+def reserve(path: Path, file: OutFile) -> None:
+    """A new file with room for the rows and the header."""
+    with path.open("wb") as f:
+        fileio.allocate(f, places_of(file)[-1].offset)
+
+
+def is_reserved(path: Path, file: OutFile) -> bool:
+    """Whether an earlier run made that room."""
+    return path.is_file() and path.stat().st_size >= places_of(file)[-1].offset
+
+
+def write_frame(path: Path, file: OutFile) -> None:
+    """Makes a reserved file an HDF5 file; its rows, which others may be writing meanwhile, are not touched.
+
+    HDF5 writes a file of its own beside it, with holes for the rows, whose header is then copied. Raises TargetError when HDF5
+    would have the rows elsewhere.
+    """
     import h5py
 
+    datasets, places = datasets_of(file), places_of(file)
+    start, end = places[0].offset, places[-1].offset
+    frame = path.with_name(path.name + FRAME_SUFFIX)
     try:
-        with h5py.File(path, "r") as h:
-            return _places(h, file) if all(h[d.name].shape == d.shape for d in datasets_of(file)) else None
-    except (OSError, KeyError):
-        return None
-
-
-def _places(h: Any, file: OutFile) -> list[Place]:
-    return [Place(h[d.name].id.get_offset() or 0, d.row_bytes) for d in datasets_of(file)]
+        with h5py.File(frame, "w", meta_block_size=start) as h:
+            found = [_create_contiguous(h, d).id.get_offset() for d in datasets]
+            describe(h, file)
+        expected = [p.offset for p in places[:-1]]
+        if file.rows and found != expected:
+            raise TargetError(
+                f"{path}: HDF5 {h5py.version.hdf5_version} puts the datasets at the bytes {found}, expected {expected}: "
+                "install another version of h5py, or choose --compression gzip"
+            )
+        with frame.open("rb") as whole, path.open("r+b") as f:
+            f.write(whole.read(start))
+            for stream in (whole, f):
+                stream.seek(end)
+            f.write(whole.read())
+    finally:
+        frame.unlink(missing_ok=True)
 
 
 def _create_contiguous(h: Any, dataset: Dataset) -> Any:

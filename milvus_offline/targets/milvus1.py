@@ -224,7 +224,7 @@ class Milvus1Store:
             key = json.loads(json.dumps(key))
             self.ledger = Ledger.resume(ledger, key) if resume else Ledger.create(ledger, key)
             if _PLAN not in self.ledger.done:
-                self.ledger.add(_PLAN, {"created_on": create.microseconds()})
+                self.ledger.add({_PLAN: {"created_on": create.microseconds()}})
             created_on = int(self.ledger.done[_PLAN]["created_on"])
             self._tables = list(self._plan(source.collections, settings, names, created_on))
             for table in self._tables:

@@ -305,7 +305,7 @@ class Milvus1Server:
             for tag in job.partitions:
                 if tag != DEFAULT_PARTITION and tag not in there:
                     self._create_again("CreatePartition", {"collection_name": job.name, "tag": tag})
-        self.ledger.add(mark, {"action": job.action, "before": job.before, "partitions": job.partitions})
+        self.ledger.add({mark: {"action": job.action, "before": job.before, "partitions": job.partitions}})
 
     def _create_collection(self, job: _Job) -> None:
         request = {

@@ -311,7 +311,7 @@ def _work(
         for task in open_tasks[: 1 if inflight == 1 else 2 * run.inflight]:
             task.doubtful = True
     else:
-        ledger.add("begun", {"at": time.time_ns()})
+        ledger.add({"begun": {"at": time.time_ns()}})
     clock = Clock()
     work: Sequence[Task] = tasks
     if run.bucket:
@@ -351,7 +351,7 @@ def _create(client: Client, job: CollectionJob, ledger: Ledger) -> dict[str, int
             client.flush(plan.name)
             scopes = [None] if plan.key_field else list(dict.fromkeys(p.target for p in plan.partitions))
             known["baseline"] = {s or "": client.stored(plan.name, s) for s in scopes}
-        ledger.add(mark, known)
+        ledger.add({mark: known})
     elif not client.has(plan.name) or client.identity(plan.name) != known["identity"]:
         raise TargetError(
             f"{client.connection.name}: collection {plan.name!r} is gone or another one since the interrupted run: "
