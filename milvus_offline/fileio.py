@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
-import re
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -157,11 +155,10 @@ def allocate(file: IO[Any], size: int) -> None:
 
 # Names ---------------------------------------------------------------------------------------------------------------
 
-_DISLIKED = re.compile(
-    r'[\x00-\x1f\x7f-\x9f"*/:<>?\\|%~\ud800-\udfff]'
-    r"|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"  # what turns the writing around: a name must look like what it is
-)
-_DEVICES = re.compile(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
+_TURNING = (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+"""Characters that turn the writing around: a name must look like what it is."""
+_DISLIKED = frozenset('"*/:<>?\\|%~').union(map(chr, (*range(0x20), *range(0x7F, 0xA0), *_TURNING)))
+_DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", *(device + n for device in ("COM", "LPT") for n in "0123456789¹²³")))
 _MAX_NAME = 180
 """Bytes, so that a suffix such as `.h5.part` still fits the usual limit of 255."""
 
@@ -171,16 +168,24 @@ def file_name(name: str) -> str:
 
     Long names are cut and end in `~` and a digest. Two names can still differ by case or normalisation only, see `file_names`.
     """
-    encoded = _DISLIKED.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode("utf-8", "surrogateescape")), name)
-    if encoded[:1] in (".", " ", "") or _DEVICES.match(encoded):
-        encoded = "".join(f"%{b:02X}" for b in encoded[:1].encode()) + encoded[1:] if encoded else "%"
+    encoded = "".join(_percent(c) if c in _DISLIKED or "\ud800" <= c <= "\udfff" else c for c in name)
+    if not encoded:
+        return "%"
+    if encoded[0] in ". " or encoded.partition(".")[0].upper() in _DEVICES:
+        encoded = _percent(encoded[0]) + encoded[1:]
     if encoded[-1] in ". ":
-        encoded = f"{encoded[:-1]}%{ord(encoded[-1]):02X}"
+        encoded = encoded[:-1] + _percent(encoded[-1])
     raw = encoded.encode()
     if len(raw) > _MAX_NAME:
+        import hashlib
+
         digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         encoded = raw[: _MAX_NAME - 17].decode("utf-8", "ignore") + "~" + digest
     return encoded
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{b:02X}" for b in character.encode("utf-8", "surrogateescape"))
 
 
 def file_names(names: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,12 +16,12 @@ from .catalog import Catalog
 from .layout import ID
 from .live import Selection
 from .location import Location
-from .replay import Replay
 from .segment import Segment
-from .wal import Log, LogRows
 
 if TYPE_CHECKING:
     from .legacy import LegacyRawFile
+    from .replay import Replay
+    from .wal import Log, LogRows
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,9 @@ class Store(Mapping[str, Collection]):
     @cached_property
     def fingerprint(self) -> str:
         """A digest of what would be read: names, row counts, and sizes and times of the files."""
-        digest = hashlib.sha256()
+        import xxhash
+
+        digest = xxhash.xxh3_128()
         for collection in self.collections:
             digest.update(repr(collection.schema).encode())
             for partition in collection.partitions:

@@ -20,13 +20,13 @@ from .contents import Collection, Partition, Store
 from .folder import open_segment
 from .live import Choice, Disk, LiveCollection, Selection, all_in, drop_contained, resolve_half_steps, select
 from .location import Location, locate
-from .replay import Replay, Replayer
 from .rows import hashes_of
 from .segment import Segment, attribute_schema
-from .wal import Log, open_log
 
 if TYPE_CHECKING:
     from .nocatalog import Assumptions
+    from .replay import Replay
+    from .wal import Log
 
 
 def open_store(
@@ -359,6 +359,8 @@ def _read_log(
 ) -> tuple[Log | None, Replay | None]:
     log = None
     if location.wal is not None:
+        from .wal import open_log
+
         try:
             log = open_log(location.wal)
         except DamageError as e:
@@ -377,6 +379,8 @@ def _read_log(
             )
         if log is None:
             return None, None
+    from .replay import Replayer
+
     enabled = location.config.wal_enabled
     replay = Replayer(log, catalog, selection, schemas, segments, wal_enabled=enabled, damaged=damage).run()
     if enabled is False:
