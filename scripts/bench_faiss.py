@@ -2,9 +2,10 @@
 
     python scripts/bench_faiss.py --mib 1024 --repeat 3 --folder /tmp/bench
 
-Every row of the table is the least of `--repeat` runs, taken in turns so that all see the same machine. The export syncs
-its files, as `cp` with `sync` does and `cp` alone does not. RSS is the peak of the process (Linux does not show less than
-this script itself has). The package is byte-compiled first, as pip does when it installs one. The predecessor unpacks element by element, so it gets a small file and its time is scaled up.
+Every row of the table is the least of `--repeat` runs, taken in turns so that all see the same machine. The export syncs its
+files, as `cp` with `sync` does and `cp` alone does not. RSS is the peak of the process (Linux does not show less than this
+script itself has). The package is byte-compiled first, as pip does when it installs one. The predecessor unpacks element by
+element, so it gets a small file and its time is scaled up.
 """
 
 from __future__ import annotations
