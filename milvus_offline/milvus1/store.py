@@ -377,8 +377,7 @@ def _read_log(
                     "Name its folder with --wal",
                 )
             )
-        if log is None:
-            return None, None
+        return log, None
     from .replay import Replayer
 
     enabled = location.config.wal_enabled
