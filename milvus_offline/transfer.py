@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -58,6 +59,8 @@ class Silent:
 
 
 _POLL_SECONDS = 0.1
+_SWITCH_SECONDS = 1e-4
+"""A thread that comes back from the disk gets the interpreter after this time, also from one that computes."""
 SETTLE_SECONDS = 1.0
 """What is lost at most of finished tasks when a run is killed."""
 
@@ -134,6 +137,8 @@ def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator
                     finished.put((task, e))
 
     threads = [threading.Thread(target=work) for _ in range(jobs)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         for thread in threads:
             thread.start()
@@ -150,6 +155,7 @@ def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator
             left -= 1
             yield task, result
     finally:
+        sys.setswitchinterval(interval)
         waiting.clear()
         counter.stop()
         for thread in threads:

@@ -132,3 +132,24 @@ def test_found_three_levels_below_but_not_four(tmp_path: Path) -> None:
     assert locate(tmp_path / "a").root == root
     with pytest.raises(Exception, match="not a Milvus"):
         locate(tmp_path)
+
+
+def test_segments_in_s3(tmp_path: Path) -> None:
+    """1.1 with s3_enabled keeps .rv and .uid in a bucket only: what is missing here is there."""
+    b = StoreBuilder(tmp_path / "store")
+    b.collection("c")
+    made = b.segment("c", rows(1))
+    root = b.write()
+    config = root / "server_config.yaml"
+    config.write_text(
+        V1.format(wal="/srv/milvus/wal").replace("/srv/milvus\n", "/srv/milvus\n  s3_enabled: {}\n  s3_bucket: vectors\n")
+    )
+    text = config.read_text()
+    config.write_text(text.format("false"))
+    assert open_store(root).findings == ()
+    config.write_text(text.format("true"))
+    made.raw.unlink()
+    made.ids.unlink()
+    hint, lost = open_store(root).findings
+    assert (hint.code, lost.code) == ("s3-storage", "segment-incomplete")
+    assert "'vectors'" in hint.message and str(root / "db" / "tables") in hint.message

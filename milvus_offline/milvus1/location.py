@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import StoreError, UsageError
+from ..fileio import printable
 from ..model import Finding, Severity
 from .layout import CONFIG, DB, META, TABLES, WAL, WAL_META, WAL_SUFFIX
 
@@ -29,6 +30,8 @@ class Config:
     meta_uri: str | None = field(default=None, repr=False)
     wal_path: str | None = None
     wal_enabled: bool | None = None
+    s3_bucket: str | None = None
+    """Where 1.1 kept segment files when it was told to; '' where that bucket has no name (§1.4)."""
 
     @property
     def mysql_uri(self) -> str | None:
@@ -72,6 +75,8 @@ def locate(
         _first_file(root / CONFIG, root / "conf" / CONFIG, root.parent / CONFIG, root.parent / "conf" / CONFIG)
     )
     notes: list[Finding] = []
+    if config.s3_bucket is not None:
+        notes.append(_in_s3(config, db))
     roots = [db]
     if extra := [Path(s) for s in secondary]:
         for folder in extra:
@@ -179,9 +184,12 @@ def read_config(path: Path | None) -> Config:
         value = get(*keys)
         return str(value).strip() or None if isinstance(value, (str, int, float)) else None
 
-    enabled = get("wal/enable", "wal_config/enable")
-    if isinstance(enabled, str):
-        enabled = {"true": True, "on": True, "false": False, "off": False}.get(enabled.lower())
+    def flag(*keys: str) -> bool | None:
+        value = get(*keys)
+        if isinstance(value, str):
+            value = {"true": True, "on": True, "false": False, "off": False}.get(value.lower())
+        return value if isinstance(value, bool) else None
+
     return Config(
         path=path,
         storage_path=text("storage/path", "storage_config/primary_path", "db_config/primary_path"),
@@ -190,7 +198,8 @@ def read_config(path: Path | None) -> Config:
         ),
         meta_uri=text("general/meta_uri", "db_config/backend_url"),
         wal_path=text("wal/path", "wal_config/wal_path"),
-        wal_enabled=enabled if isinstance(enabled, bool) else None,
+        wal_enabled=flag("wal/enable", "wal_config/enable"),
+        s3_bucket=(text("storage/s3_bucket") or "") if flag("storage/s3_enabled") else None,
     )
 
 
@@ -244,6 +253,16 @@ def _wal_folder(root: Path, config: Config, notes: list[Finding]) -> Path | None
             notes.append(_mapped("WAL", config.wal_path, candidate))
             return candidate
     return beside if beside.is_dir() else None
+
+
+def _in_s3(config: Config, db: Path) -> Finding:
+    return Finding(
+        Severity.INFO,
+        "s3-storage",
+        str(config.path),
+        f"the server kept .rv, .uid and index files in the S3 bucket {printable(config.s3_bucket)!r} and not on its disk. Copy "
+        f"the objects whose keys contain db/{TABLES}/ to {db / TABLES}: a key is the path that the file had on the server",
+    )
 
 
 def _holds_wal(folder: Path) -> bool:
