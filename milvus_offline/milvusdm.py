@@ -19,7 +19,18 @@ from urllib.parse import quote
 from .errors import UsageError
 from .fileio import file_names, printable, write_text
 from .manifest import OutFile
-from .model import DEFAULT_PARTITION, Finding, Piece, Salvaged, Schema, Source, SourceCollection, SourcePartition, VectorType
+from .model import (
+    DEFAULT_PARTITION,
+    Finding,
+    Piece,
+    Salvaged,
+    Schema,
+    Severity,
+    Source,
+    SourceCollection,
+    SourcePartition,
+    VectorType,
+)
 from .selection import SelectedSource, Selection
 from .targets.folder import LEDGER
 from .targets.hdf5 import Hdf5Export
@@ -335,6 +346,9 @@ def _combine(into: Into, sources: Sequence[Source], path: str) -> tuple[Combined
     )
     collection = SourceCollection(schema, [SourcePartition(into.partition, pieces)])
     findings = [f for s in sources for f in s.findings]
+    if into.metric and first.metric_type and into.metric != first.metric_type:
+        text = f"the source's metric {first.metric_type} becomes {into.metric}, as collection_parameter says"
+        findings.append(Finding(Severity.INFO, "metric-changed", into.collection, text))
     digest = hashlib.sha256(repr((into, [s.fingerprint() for s in sources])).encode("utf-8", "surrogateescape")).hexdigest()
     auto = frozenset({into.collection}) if any(idless) else frozenset()
     return Combined(sources[0].kind, path, [collection], findings, digest, auto), auto

@@ -143,7 +143,14 @@ def source_document(source: Source) -> dict[str, Any]:
     return {
         "format": "milvus-offline-inspect",
         "version": 1,
-        "store": {"path": about.get("path"), "kind": source.kind, "version": None, "catalog": None, "wal": None},
+        "store": {
+            "path": about.get("path"),
+            "kind": source.kind,
+            "version": None,
+            "catalog": None,
+            "wal": None,
+            **({"index": about["index"]} if "index" in about else {}),
+        },
         "collections": collections,
         "totals": {
             "collections": len(collections),
@@ -177,6 +184,8 @@ def inspect_text(document: Mapping[str, Any]) -> str:
     if "kind" in store:
         names = {"faiss": "Faiss index", "export": "Export", "hdf5": "HDF5 files"}
         lines = [f"{names.get(store['kind'], store['kind']):<12}{printable(store['path'])}"]
+        if "index" in store:
+            lines.append(f"{'Kind':<12}{store['index']}")
     else:
         lines = _store_lines(store)
     if document["story"]:
@@ -218,7 +227,9 @@ def _store_lines(store: Mapping[str, Any]) -> list[str]:
 def _collection_lines(c: Mapping[str, Any]) -> list[str]:
     index = c["index"]["type"] + (f" {_params(c['index']['params'])}" if c["index"]["params"] else "")
     ids = {True: "automatic ids", False: "ids by the user", None: "id mode unknown"}[c["auto_id"]]
-    head = f"{printable(c['name'])}: {c['vector_type']} {c['dimension']}, {c['metric_type']}, {index}, {ids}"
+    head = (
+        f"{printable(c['name'])}: {c['vector_type']} {c['dimension']}, {c['metric_type'] or 'metric unknown'}, {index}, {ids}"
+    )
     lines = [_fold(head, 4)]
     width = min(30, max([len("partition"), *(len(printable(p["name"])) for p in c["partitions"])]))
     lines.append(f"    {'partition':<{width}} {'rows':>13} {'deleted':>11} {'in WAL':>10} {'segments':>9} {'data':>10}")

@@ -17,8 +17,14 @@ from milvus_offline.cli import cli
 from milvus_offline.commands import common
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
-SHARED = {"store": common.store_options, "selection": common.selection_options, "faiss": common.faiss_options}
-SHARED["output"] = common.output_options
+SHARED = {
+    "store": common.store_options,
+    "selection": common.selection_options,
+    "file": common.file_options,
+    "faiss": common.faiss_options,
+    "output": common.output_options,
+}
+"""Groups that hold another one come before it."""
 _BLOCK = re.compile(r"(<!-- options: (\S+) -->\n).*?(<!-- end -->)", re.S)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
 
 from ..errors import UsageError
+from ..model import Source
 from ..selection import Selection
 from ..transfer import Progress, Silent
 
@@ -62,6 +64,13 @@ faiss_options = _chain(
     click.option("--follow-ondisk", is_flag=True, help="Faiss: follow inverted lists to a file outside of the index's folder."),
 )
 
+file_options = _chain(
+    click.option("--into", metavar="NAME", help="HDF5 and Faiss: the collection's name."),
+    click.option("--metric", metavar="NAME", help="HDF5 and Faiss: the collection's metric."),
+    click.option("--ids", "ids_file", metavar="FILE", help="Faiss: the rows' ids, an int64 array in a .npy or .uid file."),
+    faiss_options,
+)
+
 selection_options = _chain(
     click.option("-c", "--collection", metavar="NAME", multiple=True, help="Only this collection; a glob is fine; repeatable."),
     click.option("-p", "--partition", metavar="TAG", multiple=True, help="Only this partition; a glob is fine; repeatable."),
@@ -93,6 +102,41 @@ def store_arguments(
 
         result["without_catalog"] = Assumptions.parse(partition_map, assume)
     return result
+
+
+def open_given(
+    path: str,
+    *,
+    into: str | None,
+    metric: str | None,
+    ids_file: str | None,
+    first_id: int | None,
+    lossy: bool,
+    follow_ondisk: bool,
+    salvage: tuple[str, ...] = (),
+    **store: Any,
+) -> Source:
+    """The source at `path` with what `file_options` and `store_options` say of it.
+
+    Raises UsageError for an option that says nothing of such a source.
+    """
+    from ..sources import SourceOptions, kind_of, open_source
+    from ..sources.milvus1 import open_store_source
+
+    kind = kind_of(path) if os.path.exists(path) else "milvus1"
+    faiss = faiss_arguments(kind, ids_file, first_id, lossy, follow_ondisk)
+    if kind not in ("hdf5", "faiss"):
+        _refuse({"into": into, "metric": metric}, "HDF5 files or a Faiss index")
+    if kind == "milvus1":
+        return open_store_source(path, salvage=salvage, **store_arguments(**store))
+    _refuse({"salvage": salvage, **store}, "a store")
+    return open_source(path, SourceOptions(collection=into, metric=metric, faiss=faiss))
+
+
+def _refuse(options: Mapping[str, Any], what: str) -> None:
+    for name, value in options.items():
+        if value:
+            raise UsageError(f"--{name.replace('_', '-')} only goes with {what}")
 
 
 def faiss_arguments(kind: str, ids_file: str | None, first_id: int | None, lossy: bool, follow_ondisk: bool) -> dict[str, Any]:

@@ -7,17 +7,15 @@ from typing import Any
 
 import click
 
-from ..model import Source
 from .common import (
-    faiss_arguments,
-    faiss_options,
+    file_options,
+    open_given,
     output_options,
     print_json,
     progress,
     selection,
     selection_options,
     set_up_log,
-    store_arguments,
     store_options,
 )
 
@@ -49,10 +47,7 @@ from .common import (
 @click.option(
     "--jobs", type=click.IntRange(1, 64), default=None, metavar="N", help="Tasks at the same time. [default: cores, at most 4]"
 )
-@click.option("--ids", "ids_file", metavar="FILE.npy", help="Faiss: the rows' ids, an int64 array.")
-@click.option("--into", metavar="NAME", help="HDF5 and Faiss: the collection's name.")
-@click.option("--metric", metavar="NAME", help="HDF5 and Faiss: the collection's metric.")
-@faiss_options
+@file_options
 @selection_options
 @store_options
 @output_options
@@ -72,13 +67,7 @@ def command(
     as_json: bool,
     quiet: bool,
     verbose: int,
-    ids_file: str | None,
-    into: str | None,
-    metric: str | None,
-    first_id: int | None,
-    lossy: bool,
-    follow_ondisk: bool,
-    **store: Any,
+    **source: Any,
 ) -> int:
     """Write the live rows of STORE to files in the folder OUT.
 
@@ -89,8 +78,6 @@ def command(
     from ..export import run_export
     from ..report import finding_lines, needs_attention, size
     from ..selection import SelectedSource
-    from ..sources import SourceOptions, kind_of, open_source
-    from ..sources.milvus1 import open_store_source
     from ..targets import ExportTarget
 
     set_up_log(verbose)
@@ -98,17 +85,7 @@ def command(
         raise UsageError("--resume and --overwrite contradict each other")
     if file_format != "hdf5" and (link or compression != "none"):
         raise UsageError("--link and --compression only go with --format hdf5")
-    kind = kind_of(path) if os.path.exists(path) else "milvus1"
-    if kind != "milvus1" and salvage:
-        raise UsageError("--salvage only goes with a store")
-    options = SourceOptions(
-        collection=into,
-        metric=metric,
-        store={"salvage": salvage, **store_arguments(**store)},
-        faiss=faiss_arguments(kind, ids_file, first_id, lossy, follow_ondisk),
-    )
-    source = open_source(path, options) if kind != "milvus1" else open_store_source(path, **options.store)
-    opened: Source = SelectedSource(source, selection(collection, partition, exclude))
+    opened = SelectedSource(open_given(path, salvage=salvage, **source), selection(collection, partition, exclude))
     target: ExportTarget
     if file_format == "hdf5":
         from ..targets.hdf5 import Hdf5Export

@@ -7,35 +7,35 @@ from typing import Any
 
 import click
 
-from .common import output_options, print_json, set_up_log, store_arguments, store_options
+from .common import file_options, open_given, output_options, print_json, set_up_log, store_options
 
 
 @click.command("inspect")
 @click.argument("path", metavar="STORE")
 @click.option("--html", metavar="FILE", help="Also write a report that a browser shows.")
+@file_options
 @store_options
 @output_options
-def command(path: str, html: str | None, as_json: bool, quiet: bool, verbose: int, **store: Any) -> int:
+def command(path: str, html: str | None, as_json: bool, quiet: bool, verbose: int, **o: Any) -> int:
     """What is in STORE, how healthy it is, and what an export would bring.
 
-    STORE is the Milvus root, its db/ folder, or a folder above it; or a Faiss index file.
+    STORE is the Milvus root, its db/ folder, or a folder above it; or a Faiss index, HDF5 files, or an export.
     """
     from ..errors import UsageError
     from ..report import inspect_document, inspect_text, needs_attention, source_document
-    from ..sources import kind_of, open_source
+    from ..sources import kind_of
+    from ..sources.milvus1 import StoreSource
 
     set_up_log(verbose)
-    arguments = store_arguments(**store)
-    if os.path.exists(path) and (kind := kind_of(path)) != "milvus1":
-        source = open_source(path)
-        document, findings = source_document(source), source.findings
-        if html:
-            raise UsageError(f"--html describes a store, {path} is of kind {kind}")
+    if os.path.isfile(path) and kind_of(path) == "faiss":
+        o["lossy"] = True  # what is approximate is said, not refused
+    source = open_given(path, **o)
+    if isinstance(source, StoreSource):
+        document = inspect_document(source.store)
+    elif html:
+        raise UsageError(f"--html describes a store, {path} is none")
     else:
-        from ..milvus1.store import open_store
-
-        opened = open_store(path, **arguments)
-        document, findings = inspect_document(opened), opened.findings
+        document = source_document(source)
     if html:
         from ..html import write_html
 
@@ -44,4 +44,4 @@ def command(path: str, html: str | None, as_json: bool, quiet: bool, verbose: in
         print_json(document)
     elif not quiet:
         click.echo(inspect_text(document))
-    return 3 if needs_attention(findings) else 0
+    return 3 if needs_attention(source.findings) else 0

@@ -30,13 +30,16 @@ if TYPE_CHECKING:
     from ..targets.milvus_plan import LoadOptions
 
 
+_ID_FILES = (".npy", ".uid")
+
+
 class _Ids(click.ParamType[str]):
     name = "ids"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
-        if text not in ("keep", "auto", "row") and not text.endswith(".npy"):
-            self.fail(f"{text!r} is not one of keep, auto, row, or a .npy file", param, ctx)
+        if text not in ("keep", "auto", "row") and not text.endswith(_ID_FILES):
+            self.fail(f"{text!r} is not one of keep, auto, row, or a .npy or .uid file", param, ctx)
         return text
 
 
@@ -88,11 +91,15 @@ class _Ids(click.ParamType[str]):
     type=_Ids(),
     default="keep",
     show_default=True,
-    metavar="keep|auto|row|FILE.npy",
+    metavar="keep|auto|row|FILE",
     help="The source's ids (made by the target where it has none), ids made by the target, row numbers where it has none, or "
-    "for a Faiss index an int64 array.",
+    "for a Faiss index an int64 array in a .npy or .uid file.",
 )
-@click.option("--metric", metavar="NAME", help="Another metric than the source's: L2, IP, COSINE, HAMMING, JACCARD, ...")
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="Another metric than the source's: L2, IP, COSINE, HAMMING, JACCARD, ... A Faiss index keeps its own (or COSINE).",
+)
 @click.option(
     "--index",
     type=click.Choice(["keep", "auto", "none"]),
@@ -192,7 +199,7 @@ def command(
         nonfinite=o["nonfinite"],
         ids="auto" if o["ids"] == "auto" else "keep",
         index=o["index"],
-        metric=o["metric"],
+        metric=o["metric"].upper() if o["metric"] else None,
         rename=_renames(o["rename"]),
         id_field=id_field,
         vector_field=vector_field,
@@ -208,18 +215,22 @@ def command(
         verify=o["verify"],
         bucket=_bucket(o["import_to"], o["import_path"], o["import_format"]),
     )
-    ids_file = o["ids"] if o["ids"].endswith(".npy") else None
+    kind = kind_of(path)
+    ids_file = o["ids"] if o["ids"].endswith(_ID_FILES) else None
+    # the metric of an index is not the user's to choose, but COSINE may rank the same
+    confirmed = o["metric"] if kind == "faiss" and (o["metric"] or "").upper() != "COSINE" else None
     names = ("catalog", "wal", "no_wal", "secondary", "no_catalog", "partition_map", "assume")
     opened = open_source(
         path,
         SourceOptions(
             collection=o["into"],
+            metric=confirmed,
             partition=o["into_partition"],
             embeddings=o["embeddings"],
             ids=o["ids_dataset"],
             row_ids=o["ids"] == "row",
             store=store_arguments(**{n: o[n] for n in names}),
-            faiss=faiss_arguments(kind_of(path), ids_file, o["first_id"], lossy=o["lossy"], follow_ondisk=o["follow_ondisk"]),
+            faiss=faiss_arguments(kind, ids_file, o["first_id"], lossy=o["lossy"], follow_ondisk=o["follow_ondisk"]),
         ),
     )
     if is_milvus1(target):

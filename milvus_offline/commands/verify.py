@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..model import Finding, Severity
-from .common import output_options, print_json, progress, set_up_log, store_arguments, store_options
+from .common import file_options, open_given, output_options, print_json, progress, set_up_log, store_options
 
 
 class _Share(click.ParamType[float]):
@@ -29,9 +29,10 @@ class _Share(click.ParamType[float]):
 @click.argument("path", metavar="STORE|EXPORT")
 @click.option("--against", metavar="STORE", help="With an export: compare every id and vector with this store or other source.")
 @click.option("--sample", type=_Share(), default=1.0, metavar="SHARE", help="Read only this share of the segments, e.g. 5%.")
+@file_options
 @store_options
 @output_options
-def command(path: str, against: str | None, sample: float, as_json: bool, quiet: bool, verbose: int, **store: Any) -> int:
+def command(path: str, against: str | None, sample: float, as_json: bool, quiet: bool, verbose: int, **o: Any) -> int:
     """Read everything, believe nothing.
 
     For a STORE: lengths, ids against bloom filters, index files, catalog against disk, the log's chain of records. For an
@@ -44,12 +45,11 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
     shown = progress(quiet or as_json)
     document: dict[str, Any] = {"format": "milvus-offline-verify", "version": 1, "path": str(Path(path).absolute())}
     if (Path(path) / "manifest.json").is_file():
-        from ..sources import SourceOptions, open_source
         from ..verify import check_export
 
         if sample != 1.0:
             raise UsageError("--sample goes with a store; an export is always read through")
-        source = open_source(against, SourceOptions(store=store_arguments(**store))) if against else None
+        source = open_given(against, **o) if against else None
         shown.start(0, 0, 0, 0)
         result = check_export(Path(path), against=source, advance=shown.advance)
         shown.close()
@@ -58,11 +58,14 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
         document |= {"kind": "export", "rows": result.rows, "files": result.files, "against": against}
     else:
         from ..milvus1.check import check_store
-        from ..milvus1.store import open_store
+        from ..sources.milvus1 import StoreSource
 
         if against:
             raise UsageError(f"--against goes with an export; {path} is none (no manifest.json in it)")
-        opened = open_store(path, **store_arguments(**store))
+        given = open_given(path, **o)
+        if not isinstance(given, StoreSource):
+            raise UsageError(f"{path}: expected a store or an export; of this, an export can be compared: verify OUT --against")
+        opened = given.store
         shown.start(opened.rows, sum(c.bytes for c in opened.collections), 0, 0)
         checked, own = check_store(opened, sample=sample, advance=shown.advance)
         shown.close()

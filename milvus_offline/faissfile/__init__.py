@@ -10,13 +10,15 @@ FORMAT §4.6 gives the layouts; `index.py` names the kinds and versions.
 from __future__ import annotations
 
 from .cursor import Cursor, Extent
-from .index import METRICS, Index, UnknownKind, read_index
+from .index import BINARY_METRICS, FLOAT_METRICS, METRICS, Index, UnknownKind, read_index
 from .lists import OnDisk
 from .rows import IdMap, Rows, decode, duplicate_runs
 from .runs import Runs, single_run
 from .transform import Inverse, NotInvertible, Transform
 
 __all__ = [
+    "BINARY_METRICS",
+    "FLOAT_METRICS",
     "METRICS",
     "Cursor",
     "Extent",

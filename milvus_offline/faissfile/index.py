@@ -46,6 +46,11 @@ METRICS = {
 }  # fmt: skip
 """Faiss' metric numbers; 5 to 9 only in the fork of Milvus 1.x, where they are binary."""
 
+FLOAT_METRICS = {0: "IP", 1: "L2"}
+BINARY_METRICS = {1: "HAMMING", 5: "JACCARD", 6: "TANIMOTO", 7: "HAMMING", 8: "SUBSTRUCTURE", 9: "SUPERSTRUCTURE"}
+"""Those that Milvus has a name for. Faiss writes 1 for every binary index, and searches by Hamming distance; the others are the
+fork's of Milvus 1.x."""
+
 _EXACT_CODES = {4: ("f2", 2), 5: ("u1", 1), 7: ("bf16", 2), 8: ("s1", 1)}
 """Scalar quantizers whose codes are numbers that float32 holds exactly: fp16, 8bit_direct, bf16, 8bit_direct_signed."""
 _SQ_NAMES = {0: "8bit", 1: "4bit", 2: "8bit_uniform", 3: "4bit_uniform", 6: "6bit"}
@@ -431,7 +436,7 @@ class _Parser:
             return index
         runs = index.runs
         rows = index.rows + index.lost
-        if rows != h.ntotal:
+        if rows > h.ntotal or (rows < h.ntotal and runs.ids_at is None):  # lists lack vectors that are no numbers
             raise self.c.damage(f"{h.ntotal} ids for {rows} rows", at)
         if ids.count < h.ntotal and runs.ids_at is None:  # a cut file: rows without an id are lost
             runs, index = runs.slice(0, ids.count), replace(index, lost=h.ntotal - min(ids.count, runs.total))
@@ -458,8 +463,23 @@ class _Parser:
         if not 0 <= count <= MAX_CHAIN:
             raise self.c.damage(f"{count} transforms", at)
         chain = [self._transform() for _ in range(count)]
+        inner = self._behind(chain, h.d, self.index(depth + 1), at)
+        return replace(inner, kinds=("IndexPreTransform", *inner.kinds), declared=h.ntotal)
+
+    def independent_quantizer(self, kind: str, depth: int) -> Index:
+        """An inverted file whose lists are chosen by a quantizer of its own; its header counts no rows."""
+        h = self.header()
+        at = self.c.at
+        self.index(depth + 1)
+        chain = [self._transform()] if self.c.u8("the flag for a transform") else []
         inner = self.index(depth + 1)
-        d = h.d
+        if inner.kinds[-1] == "IndexIVFPQ":
+            self.c.skip(4, "the flag for precomputed tables")
+        inner = self._behind(chain, h.d, inner, at)
+        return replace(inner, kinds=("IndexIVFIndependentQuantizer", *inner.kinds))
+
+    def _behind(self, chain: list[Transform], d: int, inner: Index, at: int) -> Index:
+        """`inner`, which gets vectors of `d` dimensions through the transforms of `chain`."""
         for t in chain:
             if t.d_in != d or not t.complete:
                 raise self.c.damage(f"a transform '{t.kind}' from {t.d_in} to {t.d_out} dimensions where {d} arrive", at)
@@ -467,10 +487,7 @@ class _Parser:
         behind = inner.transforms[0].d_in if inner.transforms else inner.dimension
         if behind != d:
             raise self.c.damage(f"an index of {behind} dimensions behind a transform to {d}", at)
-        return replace(
-            inner, kinds=("IndexPreTransform", *inner.kinds), declared=h.ntotal,
-            transforms=(*chain, *inner.transforms),
-        )  # fmt: skip
+        return replace(inner, transforms=(*chain, *inner.transforms))
 
     def _transform(self) -> Transform:
         at = self.c.at
@@ -514,6 +531,7 @@ _READERS: dict[str, Callable[[_Parser, str, int], Index]] = {
     "IBHm": _Parser.multi_hash,
     "IBHh": _Parser.binary_hash,
     "IxPT": _Parser.pre_transform,
+    "IwIQ": _Parser.independent_quantizer,
     "IxSQ": _Parser.sq,
     "IxHe": _Parser.lsh,
     "Imiq": _Parser.multi_index,

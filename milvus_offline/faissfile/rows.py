@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Rows:
         fd = open_read(self.path)
         try:
             maps = [_open_map(m) for m in self.id_maps]
-            inverse = _inverse(self.index_path, self.undo) if self.undo else None
+            inverse = _inverse(self.index_path, os.stat(self.index_path).st_mtime_ns, self.undo) if self.undo else None
             for ids, raw in runs.batches(fd, self.path, max(1, max_bytes // row)):
                 for m, content in zip(self.id_maps, maps, strict=True):
                     ids = _mapped(m, content, ids)
@@ -100,7 +101,9 @@ def _mapped(m: IdMap, content: npt.NDArray[Any], ids: Int64s) -> Int64s:
     return np.asarray(content[ids])
 
 
-def _inverse(path: str, chain: tuple[Transform, ...]) -> Inverse:
+@lru_cache(maxsize=1)
+def _inverse(path: str, changed: int, chain: tuple[Transform, ...]) -> Inverse:
+    """Kept for the next piece of the same file, as `changed` tells."""
     fd = open_read(path)
     try:
         return Inverse(Cursor(fd, path, 0, os.fstat(fd).st_size), chain)

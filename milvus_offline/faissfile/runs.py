@@ -191,7 +191,7 @@ class _Reader:
         if runs.ids_at is None:
             assert runs.first is not None
             first = int(runs.first[k]) + skipped
-            ids[:] = np.arange(first, first + n)
+            ids[:] = first + np.arange(n)
         else:
             self._fill(ids, int(runs.ids_at[k]) + skipped * ID_BYTES)
         return n

@@ -14,7 +14,8 @@ from .cursor import Cursor, Extent
 _PCA = struct.Struct("<f")
 _COMMON = struct.Struct("<iiB")
 _NOWHERE = Extent(0, 0)
-_MAX_ELEMENTS = 1 << 26
+_MAX_ELEMENTS = 1 << 24
+"""Of the matrices of a chain together: one of 4096 x 4096 takes seconds to look through."""
 _ORTHONORMAL = 4e-5
 """Faiss' own tolerance when it decides that a matrix is orthonormal."""
 
@@ -74,6 +75,15 @@ def read_transform(cursor: Cursor) -> Transform | None:
         cursor.skip(4, "the norm of a normalisation")
     elif kind == "VCnt":
         vector = cursor.vector(4, "the mean of a centering")
+    elif kind == "Viqt":
+        cursor.vector(4, "the mean of an ITQ transform")
+        cursor.skip(1, "the flag for a PCA")
+        for _ in range(2):
+            inner = cursor.at
+            if cursor.fourcc("the kind of a vector transform") not in _LINEAR:
+                raise cursor.damage("an ITQ transform that is not made of two matrices", inner)
+            cursor.at = inner
+            read_transform(cursor)
     else:
         return None
     d_in, d_out, _ = cursor.unpack(_COMMON, "the dimensions of a transform")
@@ -86,6 +96,9 @@ class Inverse:
     """The way back through a chain of transforms, with its numbers in memory. Raises NotInvertible."""
 
     def __init__(self, cursor: Cursor, chain: tuple[Transform, ...]) -> None:
+        elements = sum(t.d_in * t.d_out for t in chain if t.linear)
+        if elements > _MAX_ELEMENTS:
+            raise NotInvertible(f"the matrices have {elements} elements, more than {_MAX_ELEMENTS} are not turned back")
         self.steps = [_Step(cursor, t) for t in chain]
 
     def back(self, vectors: Floats) -> Floats:
@@ -97,14 +110,13 @@ class Inverse:
             return x.astype("<f4")
 
     def error(self, vectors: Floats) -> float:
-        """Largest absolute difference between `vectors` and what the chain makes of `back(vectors)`."""
-        if not len(vectors):
-            return 0.0
+        """Largest absolute difference between the finite ones of `vectors` and what the chain makes of `back(vectors)`."""
         with np.errstate(invalid="ignore", over="ignore"):
+            vectors = vectors[np.isfinite(vectors).all(axis=1)]
             x = self.back(vectors).astype(np.float64)
             for step in self.steps:
                 x = step.forth(x)
-            return float(np.abs(x - vectors).max())
+            return float(np.abs(x - vectors).max(initial=0.0))
 
 
 class NotInvertible(ValueError):
@@ -117,7 +129,7 @@ class _Step:
         self.matrix: npt.NDArray[Any] = np.empty(0)
         dtype = "<i4" if t.kind == "RmDT" else "<f4"
         self.vector: npt.NDArray[Any] = cursor.array(t.vector, dtype, "the vector of a transform", _MAX_ELEMENTS)
-        if t.kind == "VNrm":
+        if t.kind in ("VNrm", "Viqt"):
             raise NotInvertible("the vectors were normalised, their lengths are not stored")
         if t.kind == "RmDT":
             self.vector = self.vector[: t.d_out]

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DamageError, UsageError
-from ..faissfile import Cursor, IdMap, Rows, UnknownKind, read_index, single_run
+from ..faissfile import BINARY_METRICS, FLOAT_METRICS, Cursor, IdMap, Rows, UnknownKind, read_index, single_run
 from ..faissfile.runs import ID_BYTES, Int64s
 from ..fileio import open_read
 from ..model import BATCH_BYTES, Array, VectorType
@@ -81,8 +81,9 @@ class Container:
 class StoredVectors:
     """The vectors inside an index file. Picklable.
 
-    `rows` can be read, `lost` more were there before the file was cut. `kind` is the index type. `offsets_in_range` is how
-    many rows the segment has: every offset is below it, or reading raises DamageError; None where the ids are the user's.
+    `rows` can be read, `lost` more were there before the file was cut. `kind` is the index type, `metric` that of the index
+    where it is known what its number means. `offsets_in_range` is how many rows the segment has: every offset is below it, or
+    reading raises DamageError; None where the ids are the user's.
     """
 
     path: str
@@ -93,6 +94,7 @@ class StoredVectors:
     lost: int
     data: Rows
     offsets_in_range: int | None
+    metric: str | None = None
 
     @property
     def width(self) -> int:
@@ -254,7 +256,8 @@ def _stored(fd: int, container: Container, rows: int | None, partial: bool, user
     if count + index.lost != index.declared:
         raise DamageError(container.path, f"{count + index.lost} rows in the lists of an index of {index.declared}")
     limit = None if user_ids or name == "FLAT" else index.declared
-    return StoredVectors(container.path, name, vector_type, index.dimension, count, index.lost, data, limit)
+    metric = (BINARY_METRICS if index.binary else FLOAT_METRICS).get(index.metric)
+    return StoredVectors(container.path, name, vector_type, index.dimension, count, index.lost, data, limit, metric)
 
 
 def _faiss(cursor: Cursor, partial: bool) -> Any:
@@ -268,9 +271,11 @@ def _faiss(cursor: Cursor, partial: bool) -> Any:
     return index
 
 
-def _float_rows(cursor: Cursor, kind: str, dimension: int, rows: int, lost: int, data: Rows) -> StoredVectors:
+def _float_rows(
+    cursor: Cursor, kind: str, dimension: int, rows: int, lost: int, data: Rows, metric: str | None
+) -> StoredVectors:
     path = str(cursor.path)
-    return StoredVectors(path, kind, VectorType.FLOAT, dimension, rows, lost, data, rows + lost)
+    return StoredVectors(path, kind, VectorType.FLOAT, dimension, rows, lost, data, rows + lost, metric)
 
 
 def _checked_dimension(cursor: Cursor, dimension: int) -> int:
@@ -285,7 +290,7 @@ def _checked_dimension(cursor: Cursor, dimension: int) -> int:
 def _hnsw(cursor: Cursor, partial: bool) -> StoredVectors:
     """hnswlib: elements of a fixed size, each with its links, its vector and its label (the row offset)."""
     at = cursor.at
-    _, data_size, dim, _, _, count, size, label_at, data_at, *_ = cursor.unpack(_HNSW, "the header of an HNSW index")
+    metric, data_size, dim, _, _, count, size, label_at, data_at, *_ = cursor.unpack(_HNSW, "the header of an HNSW index")
     _checked_dimension(cursor, dim)
     if data_size != 4 * dim or size > 1 << 30 or data_at + data_size > label_at or label_at + ID_BYTES > size:
         raise cursor.damage(f"elements of {size} bytes with {dim} dimensions at {data_at} and a label at {label_at}", at)
@@ -296,7 +301,8 @@ def _hnsw(cursor: Cursor, partial: bool) -> StoredVectors:
     cursor.skip(here * size, "the elements")
     runs = single_run(data_size, first + data_at, here, stride=size, ids_at=first + label_at, id_stride=size)
     path = str(cursor.path)
-    return _float_rows(cursor, "HNSW", dim, here, count - here, Rows(path, path, runs, "f4", dim))
+    data = Rows(path, path, runs, "f4", dim)
+    return _float_rows(cursor, "HNSW", dim, here, count - here, data, {0: "L2", 1: "IP"}.get(metric))
 
 
 def _walk_hnsw(cursor: Cursor) -> None:
@@ -319,7 +325,7 @@ def _walk_hnsw(cursor: Cursor) -> None:
 
 def _nsg(cursor: Cursor, partial: bool) -> StoredVectors:
     """All vectors, all ids (row offsets), then the graph. A file cut before the ids has them in order, as Milvus writes."""
-    _, count, dim, _ = cursor.unpack(_NSG, "the header of an NSG index")
+    metric, count, dim, _ = cursor.unpack(_NSG, "the header of an NSG index")
     width = 4 * _checked_dimension(cursor, dim)
     first = cursor.at
     here = min(count, cursor.left // width) if partial else count
@@ -335,7 +341,7 @@ def _nsg(cursor: Cursor, partial: bool) -> StoredVectors:
         raise cursor.damage(f"{count} ids, {cursor.left} bytes are left")
     path = str(cursor.path)
     data = Rows(path, path, single_run(width, first, here, ids_at=ids_at), "f4", dim)
-    return _float_rows(cursor, "RNSG", dim, here, count - here, data)
+    return _float_rows(cursor, "RNSG", dim, here, count - here, data, {0: "L2"}.get(metric))
 
 
 def _walk_nsg(cursor: Cursor) -> None:
@@ -374,7 +380,7 @@ def _annoy(fd: int, container: Container, rows: int | None, partial: bool) -> St
             raise nodes.damage(f"{here} rows in {count} nodes")
     path = container.path
     data = Rows(path, path, single_run(4 * dim, first + vector_at, here, stride=size), "f4", dim)
-    return _float_rows(nodes, "ANNOY", dim, here, total - here, data)
+    return _float_rows(nodes, "ANNOY", dim, here, total - here, data, "IP" if inner_product else "L2")
 
 
 def _annoy_metric(fd: int, container: Container, nodes: Cursor, dim: int, rows: int | None) -> bool:

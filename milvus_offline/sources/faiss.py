@@ -22,8 +22,24 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DamageError, UsageError
-from ..faissfile import METRICS, Cursor, IdMap, Index, Inverse, NotInvertible, Rows, UnknownKind, duplicate_runs, read_index
+from ..faissfile import (
+    BINARY_METRICS,
+    FLOAT_METRICS,
+    METRICS,
+    Cursor,
+    IdMap,
+    Index,
+    Inverse,
+    NotInvertible,
+    Rows,
+    UnknownKind,
+    duplicate_runs,
+    read_index,
+)
 from ..fileio import open_read
+from ..milvus1.indexfile import INDEX_TYPES, read_index_file
+from ..milvus1.layout import ID, IDS_SUFFIX, LENGTH
+from ..milvus1.segment import read_header
 from ..model import (
     BATCH_BYTES,
     DEFAULT_PARTITION,
@@ -44,12 +60,10 @@ from .faiss_child import DONE, FAILED, FRAME
 PIECE_BYTES = 256 << 20
 """Vector bytes of a piece: a large index is cut so that several processes can work on it."""
 
-_BINARY_METRICS = {1: "HAMMING", 5: "JACCARD", 6: "TANIMOTO", 7: "HAMMING", 8: "SUBSTRUCTURE", 9: "SUPERSTRUCTURE"}
-"""Faiss writes 1 for every binary index, and searches by Hamming distance; the others are the fork's of Milvus 1.x."""
-_FLOAT_METRICS = {0: "IP", 1: "L2"}
 _ROUNDED = {"f2": "float16", "bf16": "bfloat16", "u1": "8-bit integers", "s1": "8-bit integers"}
 _CHILD_MEMORY = 4 << 30
 _MAX_ID_FILE_HEADER = 1 << 16
+_MIN_ID, _MAX_ID = -(1 << 63), (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,18 @@ class FaissPiece:
             yield Batch(ids, vectors)
 
 
+_START_CHILD = (
+    "import sys; sys.path[:] = sys.argv[1].split('\\n'); "
+    f"from {__package__}.faiss_child import main; sys.exit(main(sys.argv[2]))"
+)
+
+
+def _module_paths() -> list[str]:
+    """Where the child finds modules: as here, but never in the current folder, which may hold a `faiss.py` of somebody."""
+    root, here = str(Path(__file__).resolve().parents[2]), os.getcwd()
+    return [root, *(p for p in sys.path if p and os.path.abspath(p) not in (here, root))]
+
+
 @dataclass(frozen=True)
 class Child:
     """How Faiss is started in a process of its own. `timeout` is in seconds without any answer, `memory` in bytes."""
@@ -82,10 +108,8 @@ class Child:
     def start(self, action: str, rows: int = 0, start: int = 0) -> subprocess.Popen[bytes]:
         request = {"path": self.path, "binary": self.binary, "follow": self.follow, "memory": self.memory}
         request |= {"action": action, "rows": rows, "start": start}
-        root = str(Path(__file__).resolve().parents[2])
-        paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", f"{__package__}.faiss_child", json.dumps(request)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", _START_CHILD, "\n".join(_module_paths()), json.dumps(request)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
 
     def info(self) -> dict[str, Any]:
@@ -100,7 +124,9 @@ class Child:
             process.wait()
         found: dict[str, Any] = json.loads(answer) if answer else {"error": _death(process)}
         if "error" in found:
-            raise DamageError(self.path, f"Faiss cannot read it: {found['error']}")
+            elsewhere = "could not open" in found["error"] and not self.follow
+            hint = "; inverted lists outside of the index's folder are followed only with --follow-ondisk" if elsewhere else ""
+            raise DamageError(self.path, f"Faiss cannot read it: {found['error']}{hint}")
         return found
 
 
@@ -228,6 +254,9 @@ def open_faiss(
     fd = open_read(name)
     try:
         cursor = Cursor(fd, name, 0, size)
+        if size > 4 and cursor.i32("the kind of an index") in INDEX_TYPES:
+            return opening.milvus_index_file()
+        cursor.at = 0
         try:
             index = read_index(cursor)
         except UnknownKind as e:
@@ -270,7 +299,7 @@ class _Opening:
         self.follow = follow
         self.findings: list[Finding] = []
         if first_id and ids_file is not None:
-            raise UsageError("first_id and ids_file both say where the ids come from: give one of them")
+            raise UsageError("--first-id and --ids both say where the ids come from: give one of them")
 
     def find(self, severity: Severity, code: str, message: str, rows: int | None = None) -> None:
         self.findings.append(Finding(severity, code, self.path, message, rows))
@@ -280,7 +309,7 @@ class _Opening:
             self.find(Severity.INFO, "faiss_trailing_bytes", f"{left} bytes behind the end of the index were not read")
 
     def approximate(self, name: str, reason: str) -> UsageError:
-        return UsageError(f"{self.path}: {name}: {reason}; to take the approximations, ask for them (lossy)")
+        return UsageError(f"{self.path}: {name}: {reason}; --lossy takes the approximations")
 
     # Our own reader --------------------------------------------------------------------------------------------------
 
@@ -294,7 +323,7 @@ class _Opening:
         maps = [IdMap(self.path, m.at, m.count) for m in index.id_maps]
         rows = index.runs.total + (index.duplicates.count if index.duplicates else 0)
         maps += self._given_ids(index.own_ids and (index.nlist is None or index.id_maps != ()), rows, files)
-        self._check_first_id(index.own_ids)
+        self._check_first_id(index.own_ids, rows)
         data = Rows(vectors_file, self.path, index.runs, index.encoding, index.dimension, tuple(maps))
         if self.first_id:
             assert index.runs.first is not None
@@ -303,13 +332,13 @@ class _Opening:
         pieces = self._cut(data, "")
         if index.duplicates is not None and index.duplicates.count:
             pieces += self._duplicates(fd, index, data)
-        self._declared(index, sum(p.rows for p in pieces))
+        self._declared(index.declared, sum(p.rows for p in pieces))
         if index.encoding in _ROUNDED:
-            text = (
-                f"the index holds the vectors as {_ROUNDED[index.encoding]}: they come out exactly so, not as they were added"
-            )
+            stored = "they come out exactly so" if not data.undo else "that is what the transform is turned back from"
+            text = f"the index holds the vectors as {_ROUNDED[index.encoding]}: {stored}, not as they were added"
             self.find(Severity.INFO, "faiss_rounded", text, rows)
-        schema = self._schema(data.dimension, index.binary, index.metric, index.nlist, index.kinds)
+        metric, own = _metric(index.metric, index.binary)
+        schema = self._schema(data.dimension, index.binary, metric, own, _index_spec(index.binary, index.nlist, index.kinds))
         return self._source(schema, pieces, index.name, files)
 
     def _undone(self, fd: int, index: Index, data: Rows) -> Rows:
@@ -327,6 +356,8 @@ class _Opening:
         error = inverse.error(sample)
         text = f"an orthonormal transform ({kinds}) was turned back; on {len(sample)} rows it leads again to the stored"
         text += f" values within {error:.3g}, so the vectors equal those that were added up to rounding"
+        if index.encoding in _ROUNDED:
+            text += f", apart from what became of them as {_ROUNDED[index.encoding]}"
         self.find(Severity.INFO, "faiss_transform_undone", text, data.total)
         return replace(data, dimension=index.transforms[0].d_in, undo=index.transforms)
 
@@ -340,10 +371,10 @@ class _Opening:
             self.find(Severity.ERROR, "faiss_duplicates_lost", text, missing)
         return self._cut(replace(data, runs=runs), "equal-")
 
-    def _declared(self, index: Index, rows: int) -> None:
-        if index.declared != rows:
-            text = f"the header says {index.declared} rows, the index holds {rows}"
-            self.find(Severity.WARNING, "faiss_row_count", text, abs(index.declared - rows))
+    def _declared(self, declared: int, rows: int) -> None:
+        if declared != rows:
+            text = f"the header says {declared} rows, the index holds {rows}"
+            self.find(Severity.WARNING, "faiss_row_count", text, abs(declared - rows))
 
     def _cut(self, data: Rows, prefix: str) -> list[Piece]:
         step = max(1, PIECE_BYTES // (data.dimension * 4 if data.encoding != "bits" else data.dimension // 8))
@@ -362,37 +393,70 @@ class _Opening:
                 if actual < size:
                     raise DamageError(candidate, f"expected {size} bytes of inverted lists, found {actual}", offset=actual)
                 return candidate
-        hint = "put that file beside the index" if self.follow else "put it beside the index, or allow to follow the name"
+        hint = "put that file beside the index" + ("" if self.follow else ", or follow the name with --follow-ondisk")
         raise UsageError(f"{self.path}: the inverted lists are in another file, {name!r}, which was not read: {hint}")
+
+    # Index files of Milvus 1.x ---------------------------------------------------------------------------------------
+
+    def milvus_index_file(self) -> FaissSource:
+        """Faiss and other indexes in Milvus' own container (FORMAT §4.6)."""
+        stored = read_index_file(self.path, user_ids=True)
+        own_ids = stored.kind == "FLAT"
+        files = [self.path]
+        given = self._given_ids(own_ids, stored.rows, files)
+        if self.first_id:
+            raise UsageError(f"{self.path}: an index file of Milvus has row numbers: --first-id does not apply, --ids does")
+        if not given and not own_ids:
+            text = (
+                f"an index file ({stored.kind}) of a Milvus 1.x server: the ids are row numbers within its segment (in 0.5 and "
+                "0.6 the user's ids). The user's ids are in the segment's .uid file: name it with --ids"
+            )
+            self.find(Severity.WARNING, "row-numbers", text, stored.rows)
+        data = replace(stored.data, id_maps=(*stored.data.id_maps, *given))
+        binary = stored.vector_type is VectorType.BINARY
+        schema = self._schema(stored.dimension, binary, stored.metric, f"unknown in {stored.kind}", IndexSpec(stored.kind))
+        return self._source(schema, self._cut(data, ""), f"Milvus {stored.kind}", files)
 
     # Faiss -----------------------------------------------------------------------------------------------------------
 
     def with_faiss(self, index: Index | None, memory_limit: int | None, timeout: float) -> FaissSource:
         with open(self.path, "rb") as file:
             binary = file.read(4)[:2] == b"IB"
-        memory = _CHILD_MEMORY + 3 * _regular_size(self.path) if memory_limit is None else memory_limit
+        files = [self.path]
+        if index is not None and index.on_disk is not None:
+            files.append(self._lists_file(index.on_disk.name, index.on_disk.size))
+        memory = _CHILD_MEMORY + 3 * sum(map(_regular_size, files)) if memory_limit is None else memory_limit
         child = Child(self.path, binary, self.follow, memory, timeout)
         info = child.info()
         name = " over ".join(info["kinds"])
+        if info["lists"]:
+            files = [self.path, self._lists_file(*info["lists"])]
+        if info["failure"] is not None:
+            raise UsageError(f"{self.path}: {name}: Faiss cannot give back the vectors: {info['failure']}")
         if not info["exact"]:
             if not self.lossy:
                 raise self.approximate(
                     name, "Faiss can give back only approximate vectors" if index is None else str(index.refusal)
                 )
-            self.find(Severity.WARNING, "faiss_lossy", f"{name}: the vectors are approximations", info["rows"])
-        files = [self.path]
+            self.find(
+                Severity.WARNING, "faiss_lossy", f"{name}: the vectors are approximations, which --lossy takes", info["rows"]
+            )
+        self._declared(info["declared"], info["rows"])
         given = self._given_ids("IndexIDMap" in name or "BinaryIDMap" in name, info["rows"], files)
-        self._check_first_id(info["own_ids"])
+        self._check_first_id(info["own_ids"], info["rows"])
         vector_type = VectorType.BINARY if binary else VectorType.FLOAT
         piece = ChildPiece("0", info["rows"], child, vector_type, info["dimension"], self.first_id, given[0] if given else None)
-        schema = self._schema(info["dimension"], binary, info["metric"], None, ())
+        metric, own = _metric(info["metric"], binary)
+        schema = self._schema(info["dimension"], binary, metric, own, _index_spec(binary, None, ()))
         return self._source(schema, [piece] if piece.rows else [], name, files)
 
     # Common ----------------------------------------------------------------------------------------------------------
 
-    def _check_first_id(self, own_ids: bool) -> None:
+    def _check_first_id(self, own_ids: bool, rows: int) -> None:
         if self.first_id and own_ids:
-            raise UsageError(f"{self.path} has ids of its own: first_id does not apply")
+            raise UsageError(f"{self.path} has ids of its own: --first-id does not apply")
+        if not _MIN_ID <= self.first_id <= _MAX_ID - max(rows - 1, 0):
+            raise UsageError(f"--first-id {self.first_id}: the ids of {rows} rows must lie in {_MIN_ID}..{_MAX_ID}")
 
     def _given_ids(self, has_ids: bool, rows: int, files: list[str]) -> list[IdMap]:
         if self.ids_file is None:
@@ -400,33 +464,43 @@ class _Opening:
         if has_ids:
             raise UsageError(f"{self.path} has ids of its own: {self.ids_file} does not apply")
         files.append(self.ids_file)
-        return [_npy_ids(self.ids_file, rows)]
+        return [(_uid_ids if self.ids_file.endswith(IDS_SUFFIX) else _npy_ids)(self.ids_file, rows)]
 
-    def _schema(self, dimension: int, binary: bool, number: int, nlist: int | None, kinds: tuple[str, ...]) -> Schema:
+    def _schema(self, dimension: int, binary: bool, metric: str | None, own: str, index: IndexSpec) -> Schema:
+        """`metric` is Milvus' name of it, None where it has none; `own` is what the index calls it."""
         if self.dimension not in (None, dimension):
             raise UsageError(f"{self.path} has {dimension} dimensions, not {self.dimension}")
-        metric = (_BINARY_METRICS if binary else _FLOAT_METRICS).get(number)
         wanted = self.metric.upper() if self.metric else None
+        known = sorted(set((BINARY_METRICS if binary else FLOAT_METRICS).values()))
+        if wanted is not None and wanted not in known:
+            raise UsageError(f"--metric {wanted}: for these vectors there are {', '.join(known)}")
         if metric is None:
             metric = wanted
-            own = METRICS.get(number, str(number))
             text = f"the metric of the index, {own}, has no name in Milvus; " + (
-                f"{wanted} is taken as asked for" if wanted else "say which one to use when loading"
+                f"{wanted} is taken as asked for" if wanted else "name the one to use with --metric"
             )
             self.find(Severity.INFO if wanted else Severity.WARNING, "faiss_metric", text)
         elif wanted not in (None, metric):
             raise UsageError(f"{self.path} has the metric {metric}, not {wanted}")
         vector_type = VectorType.BINARY if binary else VectorType.FLOAT
-        prefix = "BIN_" if binary else ""
-        spec = IndexSpec(f"{prefix}FLAT")
-        if nlist and not any("IDMap" not in k and "IVF" not in k and "Pre" not in k for k in kinds):
-            spec = IndexSpec(f"{prefix}IVF_FLAT", {"nlist": nlist})
-        return Schema(self.collection, dimension, vector_type, metric, spec)
+        return Schema(self.collection, dimension, vector_type, metric, index)
 
     def _source(self, schema: Schema, pieces: list[Piece], name: str, files: list[str]) -> FaissSource:
         collection = SourceCollection(schema, (SourcePartition(DEFAULT_PARTITION, tuple(pieces)),))
         options = json.dumps([self.collection, self.first_id, self.lossy, schema.metric_type])
         return FaissSource(self.path, (collection,), tuple(self.findings), name, tuple(files), options)
+
+
+def _metric(number: int, binary: bool) -> tuple[str | None, str]:
+    """(Milvus' name of a metric or None, Faiss' name of it)."""
+    return (BINARY_METRICS if binary else FLOAT_METRICS).get(number), METRICS.get(number, str(number))
+
+
+def _index_spec(binary: bool, nlist: int | None, kinds: tuple[str, ...]) -> IndexSpec:
+    prefix = "BIN_" if binary else ""
+    if nlist and not any("IDMap" not in k and "IVF" not in k and "Pre" not in k for k in kinds):
+        return IndexSpec(f"{prefix}IVF_FLAT", {"nlist": nlist})
+    return IndexSpec(f"{prefix}FLAT")
 
 
 def _regular_size(path: str) -> int:
@@ -437,6 +511,14 @@ def _regular_size(path: str) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{path} is not a file")
     return status.st_size
+
+
+def _uid_ids(path: str, rows: int) -> IdMap:
+    """Where the ids lie in the `.uid` file of a segment (FORMAT §4.2)."""
+    ids = read_header(path)
+    if ids.bytes != rows * ID.itemsize or ids.is_short:
+        raise UsageError(f"{path}: expected {rows} ids, found {ids.bytes // ID.itemsize}")
+    return IdMap(path, LENGTH.size, rows)
 
 
 def _npy_ids(path: str, rows: int) -> IdMap:

@@ -1,9 +1,9 @@
 """Faiss itself, in a process of its own: for kinds that `faissfile` does not read, and for approximate ones.
 
 Faiss trusts the files that it reads. Here a hostile one can at most end this process: its address space is limited by
-itself, its time by the process that started it, and it opens no file outside of the index's folder unless told to.
+itself, its time by the process that started it, and files are opened for reading only.
 
-    python -m milvus_offline.sources.faiss_child '{"path": ..., "binary": ..., "action": "info" | "rows", ...}'
+    main('{"path": ..., "binary": ..., "action": "info" | "rows", ...}')
 
 `info` answers with one line of JSON. `rows` answers with frames: int64 n, then n int64 ids, then n rows of bytes; n is -1 at
 the end, and -2 before a message (int64 length, UTF-8) when something went wrong.
@@ -41,7 +41,7 @@ def main(argument: str) -> int:
         if request["action"] == "info":
             out.write(json.dumps(tree.info()).encode())
         else:
-            _send(out, tree, request["rows"], request["start"])
+            _send(out, tree.batches(request["rows"], request["start"]))
     except BaseException as e:
         text = f"{type(e).__name__}: {e}".strip().splitlines()[0].encode()[:2000]
         if request["action"] == "info":
@@ -65,7 +65,7 @@ def _load(request: dict[str, Any]) -> Any:
 
     faiss.omp_set_num_threads(1)
     read = faiss.read_index_binary if request["binary"] else faiss.read_index
-    flags = 0 if request["follow"] else faiss.IO_FLAG_ONDISK_SAME_DIR
+    flags = faiss.IO_FLAG_READ_ONLY | (0 if request["follow"] else faiss.IO_FLAG_ONDISK_SAME_DIR)
     mapped = flags | getattr(faiss, "IO_FLAG_MMAP_IFC", 0)
     try:
         return read(request["path"], mapped)
@@ -73,14 +73,10 @@ def _load(request: dict[str, Any]) -> Any:
         return read(request["path"], flags)
 
 
-def _send(out: BinaryIO, tree: _Tree, rows: int, start: int) -> None:
-    for ids, vectors in tree.batches(rows):
-        if start >= len(ids):
-            start -= len(ids)
-            continue
-        ids = np.ascontiguousarray(ids[start:], "<i8")
-        vectors = np.ascontiguousarray(vectors[start:])
-        start = 0
+def _send(out: BinaryIO, batches: Iterator[tuple[Any, Any]]) -> None:
+    for ids, vectors in batches:
+        ids = np.ascontiguousarray(ids, "<i8")
+        vectors = np.ascontiguousarray(vectors)
         for part in (FRAME.pack(len(ids)), ids.data.cast("B"), vectors.data.cast("B")):
             view = memoryview(part)
             while view:
@@ -96,12 +92,24 @@ class _Tree:
         self.binary = binary
         self.name = type(index).__name__
         self.inner: _Tree | None = None
+        self.transforms: list[Any] = []
+        if getattr(index, "fine_quantizer", True) is None:  # Faiss forgets it when it reads a file
+            index.fine_quantizer = index.pq if hasattr(index, "pq") else index.aq
         if self.name.startswith(_THROUGH):
             self.inner = _Tree(self._down(index.index if "IDMap" in self.name else index.storage), binary)
         elif self.name == "IndexPreTransform":
+            self.transforms = [self._transform(index.chain.at(i)) for i in range(index.chain.size())]
             self.inner = _Tree(self._down(index.index), binary)
+        elif self.name == "IndexIVFIndependentQuantizer":
+            self.transforms = [] if index.vt is None else [self._transform(index.vt)]
+            self.inner = _Tree(self._down(index.index_ivf), binary)
         elif self.name.startswith("IndexRefine"):
             self.inner = _Tree(self._down(index.refine_index), binary)
+
+    def _transform(self, transform: Any) -> Any:
+        import faiss
+
+        return faiss.downcast_VectorTransform(transform)
 
     def _down(self, index: Any) -> Any:
         import faiss
@@ -116,7 +124,7 @@ class _Tree:
         while tree is not None:
             kinds.append(tree.name)
             leaf = tree.inner is None
-            exact = exact and tree.name != "IndexPreTransform" and (not leaf or tree.name in _EXACT)
+            exact = exact and not tree.transforms and (not leaf or tree.name in _EXACT)
             own_ids = own_ids or "IDMap" in tree.name or hasattr(tree.index, "invlists")
             tree = tree.inner
         return {
@@ -124,9 +132,24 @@ class _Tree:
             "exact": exact,
             "own_ids": own_ids,
             "rows": self.rows(),
+            "declared": self.declared(),
             "dimension": self.index.d,
             "metric": int(self.index.metric_type),
+            "lists": self.lists_file(),
+            "failure": self._failure(),
         }
+
+    def _failure(self) -> str | None:
+        """Why not even the first row can be given back; None when it can."""
+        try:
+            next(self.batches(1), None)
+        except Exception as e:
+            return str(e).strip().rsplit(": ", 1)[-1][:500]
+        return None
+
+    def declared(self) -> int:
+        """Rows that the outermost header speaks of; an IndexIVFIndependentQuantizer counts none itself."""
+        return self.inner.declared() if self.inner and not self.index.ntotal else int(self.index.ntotal)
 
     def rows(self) -> int:
         if self.inner is not None:
@@ -134,28 +157,35 @@ class _Tree:
         lists = getattr(self.index, "invlists", None)
         return int(self.index.ntotal if lists is None else lists.compute_ntotal())
 
-    def batches(self, rows: int) -> Iterator[tuple[Any, Any]]:
-        """(ids, vectors) of at most `rows` rows each, in a stable order."""
+    def lists_file(self) -> list[Any] | None:
+        """Name and size of the file with the inverted lists, when they are not in the index's own."""
+        import faiss
+
+        if self.inner is not None:
+            return self.inner.lists_file()
+        lists: Any = getattr(self.index, "invlists", None)
+        lists = None if lists is None else faiss.downcast_InvertedLists(lists)
+        return [lists.filename, int(lists.totsize)] if type(lists).__name__ == "OnDiskInvertedLists" else None
+
+    def batches(self, rows: int, start: int = 0) -> Iterator[tuple[Any, Any]]:
+        """(ids, vectors) of at most `rows` rows each, in a stable order, from the `start`-th row on."""
         import faiss
 
         if self.inner is None:
-            yield from self._ivf(rows) if hasattr(self.index, "invlists") else self._flat(rows)
+            yield from self._ivf(rows, start) if hasattr(self.index, "invlists") else self._flat(rows, start)
             return
         ids_of = faiss.vector_to_array(self.index.id_map) if "IDMap" in self.name else None
-        chain = []
-        if self.name == "IndexPreTransform":
-            chain = [faiss.downcast_VectorTransform(self.index.chain.at(i)) for i in range(self.index.chain.size())]
-        for ids, vectors in self.inner.batches(rows):
-            for transform in reversed(chain):
+        for ids, vectors in self.inner.batches(rows, start):
+            for transform in reversed(self.transforms):
                 vectors = transform.reverse_transform(np.ascontiguousarray(vectors))
             yield ids if ids_of is None else ids_of[ids], vectors
 
-    def _flat(self, rows: int) -> Iterator[tuple[Any, Any]]:
-        for first in range(0, self.index.ntotal, rows):
+    def _flat(self, rows: int, start: int) -> Iterator[tuple[Any, Any]]:
+        for first in range(start, self.index.ntotal, rows):
             n = min(rows, self.index.ntotal - first)
             yield np.arange(first, first + n), self.index.reconstruct_n(first, n)
 
-    def _ivf(self, rows: int) -> Iterator[tuple[Any, Any]]:
+    def _ivf(self, rows: int, start: int) -> Iterator[tuple[Any, Any]]:
         import faiss
 
         index = self.index
@@ -163,10 +193,12 @@ class _Tree:
         decoded = self.name in _DECODED and type(lists).__name__ == "ArrayInvertedLists"
         for number in range(index.nlist):
             size = lists.list_size(number)
-            if not size:
+            if start >= size:
+                start -= size
                 continue
             ids = faiss.rev_swig_ptr(lists.get_ids(number), size).copy()
-            for first in range(0, size, rows):
+            begin, start = start, 0
+            for first in range(begin, size, rows):
                 n = min(rows, size - first)
                 if self.binary:
                     codes = faiss.rev_swig_ptr(lists.get_codes(number), size * lists.code_size)
@@ -191,7 +223,3 @@ class _Tree:
         full[:, :prefix] = np.frombuffer(number.to_bytes(8, "little"), "u1")[:prefix]
         full[:, prefix:] = codes[first : first + n]
         return self.index.sa_decode(full)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
