@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.util
 import os
+import signal
 import sys
 from typing import Any
 
@@ -68,6 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     What is imported lives until the end: looking through it for garbage, also at the end, would take a fifth of the start.
     """
     gc.set_threshold(100_000)
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a service manager: as by Ctrl-C
     code = run(arguments)
     gc.freeze()
     sys.exit(code)

@@ -40,11 +40,15 @@ def run_export(
 ) -> ExportReport:
     """Writes all of `source`; raises what the source and the target raise. What is finished is kept for `resume`."""
     clock = Clock()
-    tasks = target.prepare(source, resume=resume)
-    results = execute(
-        tasks, jobs=jobs, processes=target.processes, ledger=target.ledger, settle=target.settle, progress=progress
-    )
-    notes = target.finish(results)
+    try:
+        tasks = target.prepare(source, resume=resume)
+        results = execute(
+            tasks, jobs=jobs, processes=target.processes, ledger=target.ledger, settle=target.settle, progress=progress
+        )
+        notes = target.finish(results)
+    finally:
+        if target.ledger is not None:
+            target.ledger.close()
     return ExportReport(
         rows=sum(c.rows for c in source.collections),
         bytes=sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections),

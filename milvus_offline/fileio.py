@@ -153,6 +153,24 @@ def allocate(file: IO[Any], size: int) -> None:
     file.truncate(size)
 
 
+def lock(file: IO[Any]) -> bool:
+    """Takes the file for this process until it is closed; False when another process has it.
+
+    Where the platform or the file system has no such locks, every process is told that it may.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 # Names ---------------------------------------------------------------------------------------------------------------
 
 _TURNING = (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))

@@ -15,6 +15,8 @@ from .errors import DamageError, UsageError
 from .model import Array, Attribute, Batch, Finding, IndexSpec, Schema, Source, VectorType
 
 MANIFEST = "manifest.json"
+LEDGER = ".milvus-offline-ledger.jsonl"
+"""Beside the manifest, or in a new store, while it is being written."""
 FORMAT = "milvus-offline-export"
 VERSION = 1
 EMBEDDINGS = "embeddings"

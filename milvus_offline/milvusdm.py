@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from .errors import UsageError
 from .fileio import file_names, printable, write_text
-from .manifest import OutFile
+from .manifest import LEDGER, OutFile
 from .model import (
     DEFAULT_PARTITION,
     Finding,
@@ -32,7 +32,6 @@ from .model import (
     VectorType,
 )
 from .selection import SelectedSource, Selection
-from .targets.folder import LEDGER
 from .targets.hdf5 import Hdf5Export
 
 if TYPE_CHECKING:

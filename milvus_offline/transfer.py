@@ -7,6 +7,7 @@ same list can be run again after a crash, here, in a pool of processes, or on a 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -222,7 +223,16 @@ def _begin_process(*shared: Any) -> None:
     """Ctrl-C reaches the whole process group; only the parent acts on it, and tells the workers by their counter."""
     global _counter_of_process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _counter_of_process = _Counter(*shared)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed would write on, and then wait for ever."""
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    os._exit(1)
 
 
 def _run_in_process(task: Task) -> Result:

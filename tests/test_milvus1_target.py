@@ -25,13 +25,14 @@ from real import STORES, truth
 
 from milvus_offline import cli
 from milvus_offline.errors import DamageError, TargetError, UsageError
+from milvus_offline.manifest import LEDGER
 from milvus_offline.milvus1.bloom import build_filter, read_filter
 from milvus_offline.milvus1.create import MYSQL_SCHEMA, date_of, is_server_path
 from milvus_offline.milvus1.segment import Segment
 from milvus_offline.milvus1.store import Store, open_store
 from milvus_offline.model import Attribute, IndexSpec, Schema, Severity, SourceCollection, SourcePartition, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
-from milvus_offline.targets.milvus1 import LEDGER, Milvus1Store, Options
+from milvus_offline.targets.milvus1 import Milvus1Store, Options
 from milvus_offline.targets.milvus1_load import LoadOptions1, load_milvus1
 from milvus_offline.transfer import Stopped, execute
 
@@ -517,6 +518,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(Stopped):
         execute(tasks, ledger=target.ledger, progress=Stop())
+    target.close()
     assert not (path / "db").exists()  # nobody takes it for a store
     with pytest.raises(UsageError, match="go on with --resume"):
         create(source, path)
@@ -540,7 +542,7 @@ def test_interrupted_between_the_last_steps(tmp_path: Path, monkeypatch: pytest.
     def lost(self: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("milvus_offline.ledger.Ledger.close", lost)
+    monkeypatch.setattr("milvus_offline.ledger.Ledger.remove", lost)
     with pytest.raises(KeyboardInterrupt):
         create(source, path)
     monkeypatch.undo()

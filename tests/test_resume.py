@@ -19,7 +19,7 @@ from command import call, files, fingerprint
 
 import milvus_offline.targets.hdf5 as hdf5
 import milvus_offline.transfer as transfer
-from milvus_offline.targets.folder import LEDGER
+from milvus_offline.manifest import LEDGER
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: killing was NOT tested")
 
@@ -143,7 +143,7 @@ def test_killed_at_random_times(store: Path, tmp_path: Path) -> None:
     assert killed >= 5
 
 
-def interrupted(store: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def interrupted(store: Path, out: Path, *options: str, stop: int = signal.SIGINT) -> subprocess.CompletedProcess[str]:
     """Ctrl-C as a terminal sends it, to all processes of a slow export, once something of it is finished."""
     code = (
         "import sys, time\n"
@@ -164,7 +164,7 @@ def interrupted(store: Path, out: Path, *options: str) -> subprocess.CompletedPr
         assert child.poll() is None, child.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(child.pid, signal.SIGINT)
+    os.killpg(child.pid, stop)
     output, errors = child.communicate(timeout=60)
     return subprocess.CompletedProcess(command, child.returncode, output, errors)
 
@@ -297,4 +297,76 @@ def test_lost_compressed_file_is_written_again(store: Path, tmp_path: Path) -> N
     gone = [p.unlink() for p in out.rglob("*.h5*")]
     assert len(gone) >= 2
     assert call("export", store, out, "-q", "--compression", "gzip", "--resume").code == 0
+    assert files(out) == expected
+
+
+# Several processes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [["--resume"], ["--overwrite"]])
+def test_two_runs_in_one_folder(options: list[str], store: Path, tmp_path: Path) -> None:
+    """The second one is refused, and the first goes on undisturbed."""
+    expected = reference(store, tmp_path)
+    out = tmp_path / "out"
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        add = hdf5.Checksums.add
+        waited = False
+
+        def paused(self: Any, batch: Any) -> None:
+            nonlocal waited
+            if not waited:
+                waited = True
+                os.write(writing, b"x")
+                time.sleep(1.5)
+            add(self, batch)
+
+        hdf5.Checksums.add = paused  # type: ignore[method-assign]
+        os._exit(call("export", store, out, "-q", "--jobs", "1").code)
+    os.read(reading, 1)
+    done = call("export", store, out, "-q", *options)
+    assert (done.code, "another run is writing here" in done.err) == (2, True)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert files(out) == expected
+
+
+def test_workers_end_with_a_killed_parent(store: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time\n"
+        "import milvus_offline.targets.hdf5 as h\n"
+        f"h.TASK_BYTES = {TASK_BYTES}\n"
+        "add = h.Checksums.add\n"
+        "def slow(self, batch): print(os.getpid(), flush=True); time.sleep(30); add(self, batch)\n"
+        "h.Checksums.add = slow\n"
+        "from milvus_offline.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", code, "export", str(store), str(out), "-q", "--compression", "gzip", "--jobs", "2"]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            break
+        if Path(f"/proc/{worker}/stat").read_text().split()[2] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError("the worker is still there")
+    assert call("export", store, out, "-q", "--compression", "gzip", "--resume").code == 0
+
+
+def test_sigterm_is_an_interruption(store: Path, tmp_path: Path) -> None:
+    expected = reference(store, tmp_path)
+    out = tmp_path / "out"
+    done = interrupted(store, out, stop=signal.SIGTERM)
+    assert (done.returncode, "--resume goes on" in done.stderr) == (130, True)
+    assert call("export", store, out, "-q", "--resume").code == 0
     assert files(out) == expected

@@ -20,10 +20,10 @@ import numpy as np
 from .. import fileio
 from ..errors import TargetError, UsageError
 from ..ledger import Ledger
-from ..manifest import MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, octets
+from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, octets
 from ..model import BATCH_BYTES, Batch, Finding, Schema, Source, VectorType
 from ..transfer import Advance, Result, Task
-from .folder import LEDGER, begin_export, end_export
+from .folder import begin_export, end_export
 from .slices import Slice, cut
 
 CHUNK_BYTES = 512 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,20 +13,25 @@ from typing import Any
 from .. import fileio
 from ..errors import MilvusOfflineError, TargetError, UsageError
 from ..ledger import Ledger
-from ..manifest import MANIFEST, read_manifest, write_manifest
+from ..manifest import LEDGER, MANIFEST, read_manifest, write_manifest
 from ..model import Source
 
-LEDGER = ".milvus-offline-ledger.jsonl"
 SALVAGE = "salvage"
 
 
 def begin_export(out: Path, source: Source, key: Mapping[str, Any], *, overwrite: bool, resume: bool) -> Ledger:
-    """The ledger of a new export in `out`, or with `resume` that of an interrupted one. Raises UsageError, TargetError."""
-    _claim(out, source, overwrite=overwrite, resume=resume)
+    """The ledger of a new export in `out`, or with `resume` that of an interrupted one. Raises UsageError, TargetError.
+
+    With `overwrite` an earlier export's own files are removed, nothing else.
+    """
+    begun = _check(out, source, overwrite=overwrite, resume=resume)
     with fileio.explained("create", out):
         out.mkdir(parents=True, exist_ok=True)
         path = out / LEDGER
-        ledger = Ledger.resume(path, key) if resume else Ledger.create(path, key)
+        if resume:
+            ledger = Ledger.resume(path, key)
+        else:
+            ledger = Ledger.create(path, key, (lambda: _remove_export(out)) if begun else None)
         (out / MANIFEST).unlink(missing_ok=True)
     return ledger
 
@@ -33,15 +39,12 @@ def begin_export(out: Path, source: Source, key: Mapping[str, Any], *, overwrite
 def end_export(out: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
     """The manifest comes last; with it the ledger goes."""
     write_manifest(out, manifest)
-    ledger.close()
-    ledger.path.unlink()
+    ledger.remove()
 
 
-def _claim(out: Path, source: Source, *, overwrite: bool, resume: bool) -> None:
-    """Makes sure that `out` may be written: not inside the source, and empty or an export of ours that may be replaced.
-
-    With `overwrite` an earlier export's own files are removed, nothing else.
-    """
+def _check(out: Path, source: Source, *, overwrite: bool, resume: bool) -> bool:
+    """Whether `out` holds an export of ours. Raises UsageError when it may not be written: inside of the source, not ours, or
+    not to be replaced."""
     about = source.describe()
     for place in (about.get("path"), about.get("wal"), *about.get("roots", ())):
         if place is not None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(place)):
@@ -53,17 +56,13 @@ def _claim(out: Path, source: Source, *, overwrite: bool, resume: bool) -> None:
     except PermissionError as e:
         raise TargetError(f"{out}: no permission to look into this folder") from e
     if not names:
-        return
-    manifest = _our_manifest(out)
-    if manifest is None and LEDGER not in names:
+        return False
+    complete = _our_manifest(out) is not None and LEDGER not in names
+    if not complete and LEDGER not in names:
         raise UsageError(f"{out}: the folder is not empty and holds no export of this tool; choose an empty or new one")
-    if resume and LEDGER in names:
-        return
-    if overwrite:
-        with fileio.explained("remove the earlier export in", out):
-            _remove_export(out, manifest)
-        return
-    if manifest is not None and LEDGER not in names:
+    if overwrite or (resume and not complete):
+        return True
+    if complete:
         raise UsageError(f"{out}: holds a complete export; choose another place, or replace it with --overwrite")
     raise UsageError(f"{out}: holds an unfinished export; go on with --resume, or begin anew with --overwrite")
 
@@ -75,16 +74,15 @@ def _our_manifest(out: Path) -> dict[str, Any] | None:
         return None
 
 
-def _remove_export(out: Path, manifest: dict[str, Any] | None) -> None:
+def _remove_export(out: Path) -> None:
     paths: set[str] = set()
-    if manifest is not None:
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # a manifest that only looks like one
+        manifest = _our_manifest(out) or {}
         parts = [p for c in manifest.get("collections", []) for p in c.get("partitions", [])] + manifest.get("salvage", [])
-        paths |= {f[key] for p in parts for f in p.get("files", []) for key in ("path", "ids_path") if key in f}
-    try:
+        paths |= {str(f[key]) for p in parts for f in p.get("files", []) for key in ("path", "ids_path") if key in f}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         head = json.loads((out / LEDGER).read_text().split("\n", 1)[0])
         paths |= {path for path, _ in head["key"]["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     folders = set()
     for relative in sorted(paths):
         path = out / relative
@@ -92,8 +90,7 @@ def _remove_export(out: Path, manifest: dict[str, Any] | None) -> None:
             for suffix in ("", ".part", ".part.frame"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             folders |= {p for p in path.parents if out in p.parents}
-    for own in (MANIFEST, LEDGER):
-        (out / own).unlink(missing_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)
     for folder in sorted(folders, reverse=True):
         if folder.is_dir() and not any(folder.iterdir()):
             shutil.rmtree(folder)

@@ -15,10 +15,10 @@ from typing import Any
 from .. import fileio
 from ..errors import TargetError, UsageError
 from ..ledger import Ledger
-from ..manifest import MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, octets
+from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, octets
 from ..model import Array, Batch, Finding, Piece, Schema, Severity, Source
 from ..transfer import Advance, Result, Task
-from .folder import LEDGER, SALVAGE, begin_export, end_export
+from .folder import SALVAGE, begin_export, end_export
 from .hdf5file import (
     CHUNK_BYTES,
     COMPRESSIONS,

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from .. import fileio
 from ..errors import TargetError, UsageError
 from ..ledger import Ledger
+from ..manifest import LEDGER
 from ..milvus1 import create
 from ..milvus1.bloom import write_new_filter
 from ..milvus1.catalog import FileRow, TableRow
@@ -32,7 +33,6 @@ from ..transfer import Advance, Result, Task
 from .milvus1_names import Settings, check_names, describe, settings_of
 from .slices import Slice, cut
 
-LEDGER = ".milvus-offline-ledger.jsonl"
 UNFINISHED = "db.part"
 MYSQL_CATALOG = "meta.sql"
 _PLAN = "plan"
@@ -187,7 +187,8 @@ class Milvus1Store:
         self._notes: list[Finding] = []
 
     def close(self) -> None:
-        """Nothing is open that would have to be given back."""
+        if self.ledger is not None:
+            self.ledger.close()
 
     def _decide(self, source: Source) -> tuple[list[Settings], dict[str, str]]:
         o = self.options
@@ -308,8 +309,7 @@ class Milvus1Store:
             if db.name == UNFINISHED:
                 db.rename(self.path / DB)
             fileio.sync_folder(self.path)
-            self.ledger.close()
-            (self.path / LEDGER).unlink()
+            self.ledger.remove()
         if mysql:
             text = f"the catalog is {self.path / MYSQL_CATALOG}: load it into an empty database and name that in {CONFIG}"
             notes.append(Finding(Severity.INFO, "catalog-sql", str(self.path), text))

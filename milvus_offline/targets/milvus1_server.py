@@ -194,6 +194,8 @@ class Milvus1Server:
 
     def close(self) -> None:
         self.service.close()
+        if self.ledger is not None:
+            self.ledger.close()
 
     def plan(self, source: Source) -> tuple[list[dict[str, Any]], list[Finding]]:
         """What would be done, a line a collection, and the decisions; the server is asked, not changed."""
@@ -367,8 +369,7 @@ class Milvus1Server:
                 notes.append(Finding(Severity.ERROR, "verify-count", job.name, text, abs(expected - count)))
             if job.action != "append" and job.settings.engine not in (EngineType.FAISS_IDMAP, EngineType.FAISS_BIN_IDMAP):
                 self._index(job, notes)
-        self.ledger.close()
-        (self.options.state / "ledger.jsonl").unlink()
+        self.ledger.remove()
         return notes
 
     def _index(self, job: _Job, notes: list[Finding]) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -166,7 +166,7 @@ def run_load(
             raise UsageError("nothing was done: the target's collections were not to be dropped")
         client = client or stack.enter_context(Client(connection, public=run.public_insert))
         report.fast = client.fast
-        with _only_run(state), explained("keep the state of the load", state):
+        with explained("keep the state of the load", state):
             ledger = _begin(state, key, plan, dropped, resume=resumed is not None)
             try:
                 _work(source, client, run, plan, dropped, ledger, key["message_bytes"], report, progress)
@@ -225,12 +225,13 @@ def _possible_names(source: Source, options: LoadOptions) -> list[str]:
 def _begin(state: Path, key: Mapping[str, Any], plan: Plan, dropped: Sequence[Any], *, resume: bool) -> Ledger:
     if resume:
         return Ledger.resume(state / "ledger.jsonl", dict(key))
-    state.mkdir(parents=True, exist_ok=True)
-    (state / "ledger.jsonl").unlink(missing_ok=True)
-    for number, positions in enumerate(dropped):
-        np.save(state / f"{number}.dropped.npy", positions)
-    write_text(state / "plan.json", json.dumps({"key": key, **plan.to_json()}, indent=1))
-    return Ledger.create(state / "ledger.jsonl", dict(key))
+
+    def remember() -> None:
+        for number, positions in enumerate(dropped):
+            np.save(state / f"{number}.dropped.npy", positions)
+        write_text(state / "plan.json", json.dumps({"key": key, **plan.to_json()}, indent=1))
+
+    return Ledger.create(state / "ledger.jsonl", dict(key), remember)
 
 
 def _remembered(state: Path, key: Mapping[str, Any]) -> tuple[Plan, list[Any]] | None:
@@ -257,23 +258,6 @@ def plan_from_json(stored: Mapping[str, Any]) -> Plan:
         collections.append(CollectionPlan(**{**c, **changed}))
     findings = [Finding(**{**f, "severity": Severity(f["severity"])}) for f in stored["findings"]]
     return Plan(stored["target"], tuple(collections), tuple(findings))
-
-
-@contextlib.contextmanager
-def _only_run(state: Path) -> Iterator[None]:
-    """Keeps a second run with the same state out, where the platform has locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "lock").open("w") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            raise UsageError(f"{state}: another run of this load is under way") from e
-        yield
 
 
 # Work -----------------------------------------------------------------------------------------------------------------
