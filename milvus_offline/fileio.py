@@ -89,6 +89,14 @@ def begin_writeback(fd: int, offset: int, length: int) -> None:
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
+def sizes(paths: Iterable[str | os.PathLike[str]]) -> list[int] | None:
+    """The sizes of all these files; None when one of them is not there."""
+    try:
+        return [os.stat(path).st_size for path in paths]
+    except OSError:
+        return None
+
+
 def sync_folder(path: str | os.PathLike[str]) -> None:
     """Makes renames in a folder durable, where the platform has a way to."""
     if os.name == "nt":

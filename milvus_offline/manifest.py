@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,17 @@ class OutFile:
 
 
 def build_manifest(
-    source: Source, entries: Mapping[str, dict[str, Any]], files: Iterable[OutFile], notes: Sequence[Finding]
+    source: Source,
+    entries: Mapping[str, dict[str, Any]],
+    files: Iterable[OutFile],
+    notes: Sequence[Finding],
+    *,
+    attributes: bool = True,
 ) -> dict[str, Any]:
-    """The manifest of a finished export; `entries` by the path of the file that they describe."""
+    """The manifest of a finished export; `entries` by the path of the file that they describe.
+
+    `attributes`: whether the files hold those of hybrid collections.
+    """
     by_place: dict[tuple[str | None, str, str], list[dict[str, Any]]] = {}
     for file in files:
         by_place.setdefault((file.salvage, file.schema.name, file.partition), []).append(entries[file.path])
@@ -51,7 +59,7 @@ def build_manifest(
         "source": source.describe(),
         "collections": [
             {
-                **describe_schema(c.schema),
+                **describe_schema(c.schema if attributes else replace(c.schema, attributes=())),
                 "partitions": [
                     {"name": p.name, "rows": p.rows, "files": by_place[None, c.schema.name, p.name]} for p in c.partitions
                 ],
@@ -77,6 +85,15 @@ def build_manifest(
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest into an export's folder, whole and durable."""
     fileio.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def is_export(folder: Path) -> bool:
+    """Whether the folder holds a manifest of ours, sound or not."""
+    try:
+        with (folder / MANIFEST).open("rb") as f:
+            return FORMAT.encode() in f.read(4096)
+    except OSError:
+        return False
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -149,20 +166,32 @@ def octets(array: Array) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-class Checksums:
-    """xxh3-128 of a run of rows: vectors and ids each, in the order of the rows."""
+def columns_of(batch: Batch, attributes: Sequence[Attribute]) -> list[Array]:
+    """Vectors, ids, then the attributes in the schema's order, of zeros where a segment has lost them."""
+    lost = {a.name: np.zeros(len(batch.ids), a.dtype) for a in attributes if a.name not in batch.attributes}
+    return [batch.vectors, batch.ids, *(lost[a.name] if a.name in lost else batch.attributes[a.name] for a in attributes)]
 
-    def __init__(self) -> None:
+
+class Checksums:
+    """xxh3-128 of a run of rows: vectors, ids and attributes each, in the order of the rows."""
+
+    def __init__(self, attributes: Sequence[Attribute] = ()) -> None:
         import xxhash
 
-        self._vectors, self._ids = xxhash.xxh3_128(), xxhash.xxh3_128()
+        self._attributes = attributes
+        self._digests = [xxhash.xxh3_128() for _ in range(2 + len(attributes))]
 
-    def add(self, batch: Batch) -> None:
-        self._vectors.update(octets(batch.vectors))
-        self._ids.update(octets(batch.ids))
+    def add(self, columns: Sequence[Array]) -> None:
+        """Takes what `columns_of` gives."""
+        for digest, column in zip(self._digests, columns, strict=True):
+            digest.update(octets(column))
 
-    def result(self) -> dict[str, str]:
-        return {EMBEDDINGS: self._vectors.hexdigest(), IDS: self._ids.hexdigest()}
+    def result(self) -> dict[str, Any]:
+        vectors, ids, *values = (d.hexdigest() for d in self._digests)
+        found: dict[str, Any] = {EMBEDDINGS: vectors, IDS: ids}
+        if self._attributes:
+            found["attributes"] = {a.name: v for a, v in zip(self._attributes, values, strict=True)}
+        return found
 
 
 def checksum_of_parts(parts: Iterable[Mapping[str, Any]]) -> str:
@@ -171,5 +200,6 @@ def checksum_of_parts(parts: Iterable[Mapping[str, Any]]) -> str:
 
     digest = xxhash.xxh3_128()
     for part in parts:
-        digest.update(bytes.fromhex(part[EMBEDDINGS]) + bytes.fromhex(part[IDS]))
+        for value in (part[EMBEDDINGS], part[IDS], *part.get("attributes", {}).values()):
+            digest.update(bytes.fromhex(value))
     return f"xxh3-128:{digest.hexdigest()}"

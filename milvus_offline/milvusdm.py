@@ -272,6 +272,9 @@ class _PerCollection(Selection):
                 found[c.schema.name] = c if known is None else replace(known, partitions=[*known.partitions, *extra])
         return [found[c.schema.name] for c in collections if c.schema.name in found]
 
+    def describe(self) -> dict[str, Any]:
+        return {"each": [s.describe() for s in self.each]} if self.each else {}
+
     def takes(self, collection: str, partition: str) -> bool:
         return not self.each or any(s.takes(collection, partition) for s in self.each)
 

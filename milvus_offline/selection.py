@@ -34,9 +34,16 @@ class Selection:
             if not self._takes(self.collections, name) or (self.exclude and self._takes(self.exclude, name)):
                 continue
             partitions = [p for p in c.partitions if self.takes(name, p.name)]
-            if partitions or not self.partitions:
+            if partitions or not c.partitions:
                 result.append(replace(c, partitions=tuple(partitions)))
+        if collections and not result:
+            raise UsageError("with this selection and --exclude nothing is left")
         return result
+
+    def describe(self) -> dict[str, Any]:
+        """What was asked for, as the manifest says it; empty when that was everything."""
+        asked = {"collections": self.collections, "partitions": self.partitions, "exclude": self.exclude}
+        return {key: list(names) for key, names in asked.items() if names}
 
     def takes(self, collection: str, partition: str) -> bool:
         """Whether a partition is chosen."""
@@ -70,13 +77,15 @@ class SelectedSource:
 
     def __init__(self, source: Source, selection: Selection) -> None:
         self._source = source
+        self._selection = selection
         self.kind = source.kind
         self.collections: Sequence[SourceCollection] = selection.apply(source.collections)
         self.findings: Sequence[Finding] = source.findings
         self.salvage: Sequence[Salvaged] = [s for s in source.salvage if selection.takes(s.schema.name, s.partition)]
 
     def describe(self) -> dict[str, Any]:
-        return self._source.describe()
+        chosen = self._selection.describe()
+        return {**self._source.describe(), **({"selection": chosen} if chosen else {})}
 
     def fingerprint(self) -> str:
         return self._source.fingerprint()

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .errors import DamageError, MilvusOfflineError, UsageError
-from .manifest import EMBEDDINGS, IDS, MANIFEST, Checksums, checksum_of_parts, octets, read_manifest, schema_of
+from .errors import DamageError, MilvusOfflineError
+from .fileio import printable
+from .manifest import (
+    EMBEDDINGS,
+    IDS,
+    MANIFEST,
+    Checksums,
+    OutFile,
+    checksum_of_parts,
+    columns_of,
+    octets,
+    read_manifest,
+    schema_of,
+)
 from .milvus1.rows import Hashes, hashes_of
 from .model import Batch, Finding, Piece, Schema, Severity, Source, SourcePartition
-from .sources.export import file_pieces, open_export
-
-Advance = Callable[[int, int], None]
+from .sources.export import file_pieces
+from .sources.hdf5 import damage, open_file
+from .targets.folder import SALVAGE
+from .targets.hdf5file import description
+from .transfer import Advance, Progress, Silent
 
 
 @dataclass
@@ -30,74 +44,115 @@ class ExportCheck:
         self.findings.append(Finding(Severity.ERROR, code, where, message, rows))
 
 
-def check_export(out: Path, *, against: Source | None = None, advance: Advance | None = None) -> ExportCheck:
-    """Reads an export through: files, sizes, counts and checksums; with `against` also every id and vector.
+def check_export(out: Path, *, against: Source | None = None, progress: Progress | None = None) -> ExportCheck:
+    """Reads an export through: files, sizes, counts, descriptions and checksums; with `against` also every id and vector.
 
     Raises UsageError when `out` is no complete export of ours.
     """
     result = ExportCheck()
-    for where, schema, entry in _files(out):
-        result.files += 1
-        try:
-            _check_file(out, where, schema, entry, result, advance)
-        except (MilvusOfflineError, OSError, KeyError, ValueError) as e:
-            result.differs("file-unreadable", where, f"{entry.get('path')}: {e}", entry.get("rows"))
-    if against is not None:
-        _compare(out, against, result, advance)
+    progress = progress or Silent()
+    try:
+        manifest = read_manifest(out)
+        collections = [_Exported(schema_of(c), c["partitions"]) for c in manifest["collections"]]
+        parts = [_Part(c.schema.name, p["name"], c.schema, p["files"]) for c in collections for p in c.partitions]
+        rescued = [
+            _Part(f"{SALVAGE}/{s['kind']}/{s['collection']}", s["partition"], None, s["files"]) for s in manifest["salvage"]
+        ]
+        rows, nbytes = (sum(int(f[key]) for p in (*parts, *rescued) for f in p.files) for key in ("rows", "bytes"))
+        selected = bool(manifest["source"].get("selection"))
+    except (DamageError, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        result.differs("manifest-damaged", str(out / MANIFEST), f"is not what was written: {e}")
+        return result
+    progress.start(rows * (2 if against else 1), nbytes * (2 if against else 1), 0, 0)
+    try:
+        for part in (*parts, *rescued):
+            for entry in part.files:
+                result.files += 1
+                try:
+                    _check_file(out, part, entry, result, progress.advance)
+                except (MilvusOfflineError, OSError, KeyError, ValueError, TypeError) as e:
+                    part.damaged = True
+                    result.differs("file-unreadable", part.where, str(e), entry.get("rows"))
+        if against is not None:
+            _compare(out, collections, parts, against, selected, result, progress.advance)
+    finally:
+        progress.close()
     return result
 
 
-def _files(out: Path) -> list[tuple[str, Schema | None, dict[str, Any]]]:
-    """(what it is, its schema, its entry in the manifest) of every file; salvaged ones have no schema there."""
-    try:
-        manifest = read_manifest(out)
-        live = [
-            (f"{c['name']}/{p['name']}", schema_of(c), f)
-            for c in manifest["collections"]
-            for p in c["partitions"]
-            for f in p["files"]
-        ]
-        salvaged = [
-            (f"salvage/{s['kind']}/{s['collection']}/{s['partition']}", None, f)
-            for s in manifest.get("salvage", [])
-            for f in s["files"]
-        ]
-        shaped = all(isinstance(f["path"], str) for _, _, f in (*live, *salvaged))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, DamageError) as e:
-        raise UsageError(f"{out}: expected a complete export of this tool (a folder with {MANIFEST}): {e}") from e
-    if not shaped:
-        raise UsageError(f"{out / MANIFEST}: not the manifest of a complete export")
-    return [*live, *salvaged]
+@dataclass
+class _Exported:
+    schema: Schema
+    partitions: list[dict[str, Any]]
 
 
-def _check_file(
-    out: Path, where: str, schema: Schema | None, entry: Mapping[str, Any], result: ExportCheck, advance: Advance | None
-) -> None:
+@dataclass
+class _Part:
+    """The files of one partition; salvaged ones have no schema in the manifest."""
+
+    collection: str
+    partition: str
+    schema: Schema | None
+    files: list[dict[str, Any]]
+    damaged: bool = False
+
+    @property
+    def where(self) -> str:
+        return f"{self.collection}/{self.partition}"
+
+
+def _check_file(out: Path, part: _Part, entry: Mapping[str, Any], result: ExportCheck, advance: Advance) -> None:
+    where, rows = part.where, entry["rows"]
     paths = [out / entry[key] for key in ("path", "ids_path") if key in entry]
     for path in paths:
         if not path.is_file():
-            result.differs("file-missing", where, f"{path} is not there", entry["rows"])
+            part.damaged = True
+            result.differs("file-missing", where, f"{path} is not there", rows)
             return
     size = sum(p.stat().st_size for p in paths)
     if size != entry["bytes"]:
-        found = f"{paths[0]}: the manifest says {entry['bytes']} bytes, the file has {size}"
-        result.differs("file-size", where, found, entry["rows"])
-    stream = _Stream(file_pieces(str(paths[0]), schema, entry["rows"]))
+        result.differs("file-size", where, f"{paths[0]}: the manifest says {entry['bytes']} bytes, found {size}", rows)
+    stream = _Stream(file_pieces(str(paths[0]), part.schema, rows))
+    if part.schema is not None and paths[0].suffix == ".h5":
+        _check_description(paths[0], OutFile(entry["path"], part.schema, part.partition, rows), result)
+    if entry.get("linked"):
+        text = f"{paths[0]} points into the store's own files, which carry no checksums; --against compares its rows"
+        result.findings.append(Finding(Severity.INFO, "linked-unchecked", where, text, rows))
+        return
+    attributes = part.schema.attributes if part.schema is not None and paths[0].suffix == ".h5" else ()
     row = 0
-    for part in entry["parts"]:
-        sums = Checksums()
-        for batch in stream.take(part["rows"]):
-            sums.add(batch)
-            if advance is not None:
-                advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
-        found_sums, end = sums.result(), row + part["rows"]
-        for name in (EMBEDDINGS, IDS):
-            if found_sums[name] != part[name]:
-                result.differs("checksum", where, f"{paths[0]}: `{name}` of rows {row} to {end - 1} changed", part["rows"])
+    for written in entry["parts"]:
+        sums = Checksums(attributes)
+        for batch in stream.take(written["rows"]):
+            sums.add(columns_of(batch, attributes))
+            advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
+        end = row + written["rows"]
+        for name, found, expected in _sums(sums.result(), written):
+            if found != expected:
+                result.differs("checksum", where, f"{paths[0]}: `{name}` of rows {row} to {end - 1} changed", written["rows"])
         row = end
-    result.rows += entry["rows"]
+    result.rows += rows
     if entry["parts"] and checksum_of_parts(entry["parts"]) != entry["checksum"]:
         result.differs("checksum", where, "the manifest's own checksums contradict each other")
+
+
+def _sums(found: Mapping[str, Any], written: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(dataset, its checksum, what it should be)."""
+    for name in (EMBEDDINGS, IDS):
+        yield name, found[name], written[name]
+    for name, value in found.get("attributes", {}).items():
+        yield name, value, written["attributes"][name]
+
+
+def _check_description(path: Path, file: OutFile, result: ExportCheck) -> None:
+    """The attributes of an HDF5 file against what the manifest says of it."""
+    with open_file(str(path)) as h, damage(path):
+        found = {name: h.attrs.get(name) for name in description(file)}
+    for name, value in description(file).items():
+        if found[name] != value and name != "written_by":
+            where = f"{file.schema.name}/{file.partition}"
+            message = f"{path}: says {name} {printable(found[name])}, the manifest {printable(value)}"
+            result.differs("description", where, message, file.rows)
 
 
 class _Stream:
@@ -114,48 +169,79 @@ class _Stream:
             if batch is None:
                 return
             n = min(rows, len(batch.ids))
-            self._rest = Batch(batch.ids[n:], batch.vectors[n:]) if n < len(batch.ids) else None
-            yield Batch(batch.ids[:n], batch.vectors[:n])
+            self._rest = _part(batch, n, len(batch.ids)) if n < len(batch.ids) else None
+            yield _part(batch, 0, n)
             rows -= n
+
+
+def _part(batch: Batch, first: int, last: int) -> Batch:
+    attributes = {name: values[first:last] for name, values in batch.attributes.items()}
+    return Batch(batch.ids[first:last], batch.vectors[first:last], attributes)
 
 
 # Against the source ----------------------------------------------------------------------------------------------------
 
 
-def _compare(out: Path, source: Source, result: ExportCheck, advance: Advance | None) -> None:
-    exported = open_export(out)
+def _compare(
+    out: Path,
+    collections: Sequence[_Exported],
+    parts: Sequence[_Part],
+    source: Source,
+    selected: bool,
+    result: ExportCheck,
+    advance: Advance,
+) -> None:
     theirs = {(c.schema.name, p.name): p for c in source.collections for p in c.partitions}
-    for collection in exported.collections:
-        for partition in collection.partitions:
-            where = f"{collection.schema.name}/{partition.name}"
-            other = theirs.get((collection.schema.name, partition.name))
-            if other is None:
-                result.differs("partition-unknown", where, "is in the export, but not in the store", partition.rows)
-                continue
+    schemas = {c.schema.name: c.schema for c in source.collections}
+    for collection in collections:
+        if other := schemas.get(collection.schema.name):
+            _compare_schemas(collection.schema, other, result)
+    for part in parts:
+        partition = theirs.pop((part.collection, part.partition), None)
+        if partition is None:
+            rows = sum(f["rows"] for f in part.files)
+            result.differs("partition-unknown", part.where, "is in the export, but not in the source", rows)
+        elif not part.damaged:
             try:
-                if not _same_order(partition, other, advance):
-                    _compare_sets(where, partition, other, result)
+                pieces = [p for f in part.files for p in file_pieces(str(out / f["path"]), part.schema, f["rows"])]
+                ours = SourcePartition(part.partition, pieces)
+                if not _same_order(ours, partition, advance):
+                    _compare_sets(part.where, ours, partition, result)
             except (DamageError, OSError) as e:
-                result.differs("file-unreadable", where, str(e))
+                result.differs("file-unreadable", part.where, str(e))
+    left_out = {f"{c}/{p}": partition.rows for (c, p), partition in theirs.items()}
+    if selected and left_out:
+        text = f"{len(left_out)} partitions of the source were not selected for this export"
+        result.findings.append(Finding(Severity.INFO, "not-selected", str(out), text, sum(left_out.values())))
+    elif not selected:
+        for where, rows in left_out.items():
+            result.differs("partition-missing", where, "is in the source, but not in the export", rows)
 
 
-def _same_order(ours: SourcePartition, other: SourcePartition, advance: Advance | None) -> bool:
-    """Whether both give the same rows in the same order, bit for bit."""
+def _compare_schemas(ours: Schema, other: Schema, result: ExportCheck) -> None:
+    for name in ("dimension", "vector_type", "metric_type", "index", "index_file_size", "auto_id"):
+        here, there = getattr(ours, name), getattr(other, name)
+        if here != there:
+            result.differs("schema-differs", ours.name, f"{name} is {here} in the export, {there} in the source")
+
+
+def _same_order(ours: SourcePartition, other: SourcePartition, advance: Advance) -> bool:
+    """Whether both give the same rows in the same order, bit for bit; attributes that both have, too."""
     if ours.rows != other.rows:
         return False
     stream = _Stream(other.pieces)
-    for ids, vectors, _ in (b for p in ours.pieces for b in p.batches()):
+    for batch in (b for p in ours.pieces for b in p.batches()):
         done = 0
-        for batch in stream.take(len(ids)):
-            n = len(batch.ids)
-            if not np.array_equal(ids[done : done + n], batch.ids):
-                return False
-            if octets(vectors[done : done + n]) != octets(batch.vectors):
+        for there in stream.take(len(batch.ids)):
+            n = len(there.ids)
+            here = _part(batch, done, done + n)
+            pairs = [(here.ids, there.ids), (here.vectors, there.vectors)]
+            pairs += [(here.attributes[name], there.attributes[name]) for name in here.attributes.keys() & there.attributes]
+            if any(octets(a) != octets(b) for a, b in pairs):
                 return False
             done += n
-            if advance is not None:
-                advance(n, 0)
-        if done < len(ids):
+            advance(n, here.vectors.nbytes + here.ids.nbytes)
+        if done < len(batch.ids):
             return False
     return True
 

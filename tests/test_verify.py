@@ -168,8 +168,9 @@ def test_what_is_no_export_and_wrong_options(tmp_path: Path, capsys: pytest.Capt
     store = str(STORES / "flat_basic" / "store")
     assert run(["verify", store, "--against", store]) == 2
     assert "no manifest.json in it" in capsys.readouterr().err
-    (tmp_path / "manifest.json").write_text('{"format": "something"}')
-    assert run(["verify", str(tmp_path)]) == 2
+    (tmp_path / "manifest.json").write_text('{"format": "something"}')  # somebody else's
+    assert run(["verify", str(tmp_path)]) == 1
+    assert "not a Milvus 1.x data folder" in capsys.readouterr().err
     shutil.rmtree(tmp_path)
     assert run(["verify", str(tmp_path)]) == 1
 

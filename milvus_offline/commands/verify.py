@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +41,18 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
     """
     from ..errors import UsageError
     from ..report import finding_lines
+    from ..sources import kind_of
 
     set_up_log(verbose)
     shown = progress(quiet or as_json)
     document: dict[str, Any] = {"format": "milvus-offline-verify", "version": 1, "path": str(Path(path).absolute())}
-    if (Path(path) / "manifest.json").is_file():
+    if os.path.isdir(path) and kind_of(path) == "export":
         from ..verify import check_export
 
         if sample != 1.0:
             raise UsageError("--sample goes with a store; an export is always read through")
         source = open_given(against, **o) if against else None
-        shown.start(0, 0, 0, 0)
-        result = check_export(Path(path), against=source, advance=shown.advance)
-        shown.close()
+        result = check_export(Path(path), against=source, progress=shown)
         findings, own = result.findings, result.findings
         summary = f"{result.rows:,} rows in {result.files:,} files read" + (f", compared with {against}" if against else "")
         document |= {"kind": "export", "rows": result.rows, "files": result.files, "against": against}

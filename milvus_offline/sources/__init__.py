@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from ..errors import UsageError
+from ..manifest import LEDGER, is_export
 from ..model import Source
+
+_DEPTH = 4
+_MOST_FOLDERS = 1000
+"""That are looked into at one depth."""
 
 
 @dataclass(frozen=True)
@@ -28,24 +33,57 @@ class SourceOptions:
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
-    """`milvus1`, `export`, `hdf5` or `faiss`, from the first bytes of a file and the names in a folder."""
+    """`milvus1`, `export`, `hdf5` or `faiss`, from the first bytes of a file and the names in a folder.
+
+    Raises UsageError where nothing is, where an export was not finished, and where a store lies beside HDF5 files.
+    """
     root = Path(path)
     if not root.exists():
         raise UsageError(f"{root}: there is no such file or folder")
     if root.is_file():
         with root.open("rb") as f:
             head = f.read(8)
-            if head != b"\x89HDF\r\n\x1a\n" and root.suffix.lower() in (".h5", ".hdf5", ".he5"):
-                return "hdf5"  # a user block may come first; if it is damaged, say so as HDF5
-        return "hdf5" if head == b"\x89HDF\r\n\x1a\n" else "faiss"
-    if (root / "manifest.json").is_file():
+        # a user block may come first; if it is damaged, say so as HDF5
+        return "hdf5" if head == b"\x89HDF\r\n\x1a\n" or _is_hdf5(root.name) else "faiss"
+    if is_export(root):
         return "export"
-    for _, folders, names in os.walk(root):
-        if "tables" in folders or "db" in folders or any(n.endswith((".rv", ".uid")) for n in names):
-            return "milvus1"
-        if any(n.lower().endswith((".h5", ".hdf5", ".he5")) for n in names):
-            return "hdf5"
-    return "milvus1"
+    if (root / LEDGER).is_file():
+        raise UsageError(f"{root}: what was begun here is not finished: run the same command again with --resume")
+    if _is_store(root):
+        return "milvus1"
+    store = file = None
+    for folder, names in _folders(root):
+        if store is None and _is_store(folder):
+            store = folder
+        if file is None:
+            file = next((folder / n for n in names if _is_hdf5(n)), None)
+    if store and file:
+        raise UsageError(f"{root}: holds a store ({store}) and HDF5 files ({file}): name the one that is meant")
+    return "hdf5" if file else "milvus1"
+
+
+def _is_hdf5(name: str) -> bool:
+    return name.lower().endswith((".h5", ".hdf5", ".he5"))
+
+
+def _is_store(folder: Path) -> bool:
+    return any((place / name).exists() for place in (folder, folder / "db") for name in ("meta.sqlite", "tables"))
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders up to `_DEPTH` below `root`, the nearest first, with the names of their files; not those inside of a store."""
+    level = [root]
+    for _ in range(_DEPTH + 1):
+        below: list[Path] = []
+        for folder in level[:_MOST_FOLDERS]:
+            try:
+                entries = sorted(os.scandir(folder), key=lambda e: e.name)
+            except OSError:
+                continue
+            yield folder, [e.name for e in entries if not e.is_dir()]
+            if not _is_store(folder):
+                below += [Path(e.path) for e in entries if e.is_dir()]
+        level = below
 
 
 def open_source(path: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:

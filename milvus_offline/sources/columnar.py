@@ -58,28 +58,33 @@ class ParquetPiece:
     vectors: str
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
+        try:
+            with pq.ParquetFile(self.path) as file:
+                yield from self._batches(file, max_bytes, start)
+        except (OSError, pa.ArrowException, TypeError, ValueError) as e:  # a damaged file can hold what fits no array
+            raise DamageError(self.path, f"cannot be read as Parquet: {e}") from e
+
+    def _batches(self, file: Any, max_bytes: int, start: int) -> Iterator[Batch]:
         step = max(1, max_bytes // self.schema.row_bytes)
         width = self.schema.width
-        with pq.ParquetFile(self.path) as file:
-            skip = start
-            for group in range(file.num_row_groups):
-                n = file.metadata.row_group(group).num_rows
-                if skip >= n:
-                    skip -= n
-                    continue
-                table = file.read_row_group(group, columns=[self.ids, self.vectors])
-                ids = table.column(self.ids).combine_chunks().to_numpy().astype(np.int64, copy=False)
-                flat = table.column(self.vectors).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-                if len(flat) != n * width:
-                    raise DamageError(
-                        self.path, f"row group {group}: expected {n} vectors of {width} elements, found {len(flat)}"
-                    )
-                vectors = flat.astype(self.schema.dtype, copy=False).reshape(n, width)
-                for at in range(skip, n, step):
-                    yield Batch(ids[at : at + step], vectors[at : at + step])
-                skip = 0
+        skip = start
+        for group in range(file.num_row_groups):
+            n = file.metadata.row_group(group).num_rows
+            if skip >= n:
+                skip -= n
+                continue
+            table = file.read_row_group(group, columns=[self.ids, self.vectors])
+            ids = table.column(self.ids).combine_chunks().to_numpy().astype(np.int64, copy=False)
+            flat = table.column(self.vectors).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            if len(flat) != n * width:
+                raise DamageError(self.path, f"row group {group}: expected {n} vectors of {width} elements, found {len(flat)}")
+            vectors = flat.astype(self.schema.dtype, copy=False).reshape(n, width)
+            for at in range(skip, n, step):
+                yield Batch(ids[at : at + step], vectors[at : at + step])
+            skip = 0
 
 
 def column_pieces(path: str, schema: Schema, rows: int) -> Sequence[NpyPiece | ParquetPiece]:
@@ -102,7 +107,7 @@ def _npy(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
             if version != (1, 0):
                 raise ValueError(f"version {version}")
             found = npy.read_array_header_1_0(f)
-        except ValueError as e:
+        except Exception as e:  # numpy parses the header as Python, and raises whatever that raises
             raise DamageError(path, f"not an .npy file: {e}") from e
         at = f.tell()
     if found != (shape, False, dtype):

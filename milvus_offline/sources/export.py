@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DamageError
-from ..manifest import MANIFEST, read_manifest, schema_of
+from ..manifest import MANIFEST, dataset_names, read_manifest, schema_of
 from ..model import Finding, Piece, Salvaged, Schema, Severity, SourceCollection, SourcePartition
 from .hdf5 import fingerprint_files, look
 
@@ -83,7 +83,8 @@ def file_pieces(path: str, schema: Schema | None, rows: int) -> Sequence[Piece]:
         from .columnar import column_pieces
 
         return column_pieces(path, schema, rows)
-    found = look(path)
+    names = dataset_names(schema) if schema else {}
+    found = look(path, attributes={a.name: (names[a.name], a.dtype) for a in schema.attributes} if schema else {})
     shape = (found.width, found.vector_type)
     expected = (schema.width, schema.vector_type) if schema else shape
     if found.rows != rows or shape != expected or found.ids is None:

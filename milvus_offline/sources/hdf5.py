@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ SUFFIXES = (".h5", ".hdf5", ".he5")
 MAGIC = b"\x89HDF\r\n\x1a\n"
 PIECE_BYTES = 256 << 20
 MAX_CHUNK = 256 << 20
+_REGISTERED_FILTER = 256
+"""From this number on a filter is not HDF5's own."""
 _DEPTH = 4
 
 
@@ -64,12 +66,15 @@ class Hdf5Piece:
     vectors: Column
     ids: Column | None
     first_id: int = 0
+    attributes: tuple[tuple[str, Column], ...] = ()
+    """(field, column) of a hybrid collection's attributes."""
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         dtype = np.dtype("u1") if self.vectors.dtype == "|u1" else np.dtype("<f4")
         step = max(1, min(max_bytes // max(1, self.width * dtype.itemsize), self.rows - start))
         vectors = np.empty((step, self.width), dtype)
         ids = np.empty(step, np.int64)
+        values = {field: np.empty(step, column.dtype) for field, column in self.attributes}
         with self._reader() as read:
             for at in range(start, self.rows, step):
                 n = min(step, self.rows - at)
@@ -79,11 +84,13 @@ class Hdf5Piece:
                     read(self.ids, row, ids[:n])
                 else:
                     ids[:n] = np.arange(self.first_id + row, self.first_id + row + n)
-                yield Batch(ids[:n], vectors[:n])
+                for field, column in self.attributes:
+                    read(column, row, values[field][:n])
+                yield Batch(ids[:n], vectors[:n], {field: column[:n] for field, column in values.items()})
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[Any]:
-        columns = [c for c in (self.vectors, self.ids) if c]
+        columns = [c for c in (self.vectors, self.ids, *(c for _, c in self.attributes)) if c]
         with contextlib.ExitStack() as stack:
             fd = -1
             if any(c.offset is not None for c in columns):
@@ -92,7 +99,7 @@ class Hdf5Piece:
             datasets: dict[str, Any] = {}
             if any(c.offset is None for c in columns):
                 h = stack.enter_context(open_file(self.path))
-                datasets = {c.name: h[c.name] for c in columns if c.offset is None}
+                datasets = {c.name: _readable(h[c.name], self.path) for c in columns if c.offset is None}
 
             def read(column: Column, row: int, out: Array) -> None:
                 if column.offset is not None:
@@ -164,8 +171,8 @@ def open_hdf5(
         looked = look(f, embeddings, ids)
         findings += looked.findings
         single = f == root
-        name = collection or looked.attributes.get("collection") or (f.stem if single else f.parent.name)
-        tag = partition or looked.attributes.get("partition") or (DEFAULT_PARTITION if single or f.stem == "None" else f.stem)
+        name = collection or looked.described.get("collection") or (f.stem if single else f.parent.name)
+        tag = partition or looked.described.get("partition") or (DEFAULT_PARTITION if single or f.stem == "None" else f.stem)
         looked.partition = str(tag)
         found.setdefault(str(name), []).append(looked)
     idless = {n for n, fs in found.items() if any(f.ids is None for f in fs)}
@@ -207,7 +214,7 @@ def _collection(name: str, files: list[_File], metric: str | None) -> SourceColl
             )
         partitions.setdefault(f.partition, []).extend(f.pieces(first_id=row, prefix=f"{len(partitions)}-"))
         row += f.rows
-    said = first.attributes.get("metric_type")
+    said = first.described.get("metric_type")
     dimension = first.width * (8 if first.vector_type is VectorType.BINARY else 1)
     schema = Schema(name, dimension, first.vector_type, metric or (str(said) if said else None))
     return SourceCollection(schema, [SourcePartition(tag, pieces) for tag, pieces in partitions.items()])
@@ -224,8 +231,9 @@ class _File:
     vector_type: VectorType
     vectors: Column
     ids: Column | None
-    attributes: dict[str, Any]
+    described: dict[str, Any]
     findings: list[Finding]
+    attributes: tuple[tuple[str, Column], ...] = ()
     partition: str = DEFAULT_PARTITION
 
     def pieces(self, *, first_id: int = 0, prefix: str = "") -> list[Hdf5Piece]:
@@ -233,7 +241,17 @@ class _File:
         step = max(1, PIECE_BYTES // max(1, row_bytes))
         name = f"{prefix}{Path(self.path).name}"
         return [
-            Hdf5Piece(f"{name}:{at}", self.path, at, min(step, self.rows - at), self.width, self.vectors, self.ids, first_id)
+            Hdf5Piece(
+                f"{name}:{at}",
+                self.path,
+                at,
+                min(step, self.rows - at),
+                self.width,
+                self.vectors,
+                self.ids,
+                first_id,
+                self.attributes,
+            )
             for at in range(0, self.rows, step)
         ]
 
@@ -262,8 +280,16 @@ def open_file(path: str) -> Iterator[Any]:
         yield h
 
 
-def look(path: str | os.PathLike[str], embeddings: str = "embeddings", ids: str = "ids") -> _File:
-    """Checks a file's datasets against each other and against the file's size."""
+def look(
+    path: str | os.PathLike[str],
+    embeddings: str = "embeddings",
+    ids: str = "ids",
+    attributes: Mapping[str, tuple[str, str]] | None = None,
+) -> _File:
+    """Checks a file's datasets against each other and against the file's size.
+
+    `attributes` names further ones: field -> (dataset, numpy dtype).
+    """
     import h5py
 
     name = str(path)
@@ -294,9 +320,28 @@ def look(path: str | os.PathLike[str], embeddings: str = "embeddings", ids: str 
                 raise DamageError(name, f"dataset {ids!r}: expected shape ({rows},) as {embeddings!r}, found {numbers.shape}")
             id_column = _column(name, ids, numbers, np.dtype("<i8"), size)
         vectors = _column(name, embeddings, data, kind.dtype, size)
-        attributes = {k: _plain(h.attrs.get(k)) for k in ("collection", "partition", "metric_type")}
-    attributes = {k: v for k, v in attributes.items() if v is not None}
-    return _File(name, int(rows), int(width), kind, vectors, id_column, attributes, findings)
+        columns = []
+        for field, (dataset, dtype) in (attributes or {}).items():
+            found = h.get(dataset)
+            if not isinstance(found, h5py.Dataset) or (found.shape, found.dtype) != ((rows,), np.dtype(dtype)):
+                raise DamageError(name, f"dataset {dataset!r}: expected {rows} values of {dtype}, found {found}")
+            columns.append((field, _column(name, dataset, found, np.dtype(dtype), size)))
+        described = {k: _plain(h.attrs.get(k)) for k in ("collection", "partition", "metric_type")}
+    described = {k: v for k, v in described.items() if v is not None}
+    return _File(name, int(rows), int(width), kind, vectors, id_column, described, findings, tuple(columns))
+
+
+def _readable(dataset: Any, path: str) -> Any:
+    """The dataset, with what HDF5 needs to decompress it. Raises UsageError where a package is missing."""
+    filters = dataset.id.get_create_plist()
+    if any(filters.get_filter(n)[0] >= _REGISTERED_FILTER for n in range(filters.get_nfilters())):
+        try:
+            import hdf5plugin  # noqa: F401 - makes the filters known to HDF5
+        except ImportError:
+            raise UsageError(
+                f"{path}: is compressed in a way that needs the package hdf5plugin: pip install 'milvus-offline[compress]'"
+            ) from None
+    return dataset
 
 
 def _plain(value: Any) -> str | None:
@@ -311,6 +356,7 @@ def _column(path: str, name: str, dataset: Any, wanted: np.dtype[Any], size: int
         there = os.path.getsize(other) if os.path.isfile(other) else -1
         if length < (1 << 62) and there < offset + length:
             raise DamageError(path, f"dataset {name!r} lies in {other}, which is missing or too short")
+    _readable(dataset, path)
     if dataset.chunks and int(np.prod(dataset.chunks)) * dataset.dtype.itemsize > MAX_CHUNK:
         raise DamageError(path, f"dataset {name!r}: chunks of {dataset.chunks} are too large")
     offset = dataset.id.get_offset() if dataset.chunks is None and not dataset.is_virtual and not dataset.external else None

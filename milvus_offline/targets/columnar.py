@@ -20,8 +20,8 @@ import numpy as np
 from .. import fileio
 from ..errors import TargetError, UsageError
 from ..ledger import Ledger
-from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, octets
-from ..model import BATCH_BYTES, Batch, Finding, Schema, Source, VectorType
+from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, columns_of, octets
+from ..model import BATCH_BYTES, Batch, Finding, Schema, Severity, Source, VectorType
 from ..transfer import Advance, Result, Task
 from .folder import begin_export, end_export
 from .slices import Slice, cut
@@ -113,7 +113,7 @@ class WriteChunk:
         def batches() -> Iterator[Batch]:
             for piece in self.slices:
                 for batch in piece.batches(batch_bytes(self.file_format)):
-                    sums.add(batch)
+                    sums.add(columns_of(batch, ()))
                     yield batch
                     advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
 
@@ -129,7 +129,8 @@ class WriteChunk:
                 )
             for part, path in zip(parts, self.paths, strict=True):
                 fileio.publish(part, Path(path))
-        return {"parts": [{"rows": self.rows, **sums.result()}]}
+            sizes = [os.path.getsize(p) for p in self.paths]
+        return {"parts": [{"rows": self.rows, **sums.result()}], "sizes": sizes}
 
 
 def write_chunk(
@@ -182,6 +183,9 @@ class ColumnarExport:
             "format": self.file_format,
         }
         self.ledger = begin_export(self.out, source, key, overwrite=self.overwrite, resume=resume)
+        for file, paths, _ in self._chunks:
+            if fileio.sizes([self.out / p for p in paths]) != self.ledger.done.get(file.path, {}).get("sizes"):
+                self.ledger.done.pop(file.path, None)
         return [
             WriteChunk(
                 id=file.path,
@@ -212,19 +216,30 @@ class ColumnarExport:
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Writes the manifest."""
         entries: dict[str, dict[str, Any]] = {}
+        notes = [
+            Finding(
+                Severity.WARNING,
+                "attributes-left-out",
+                c.schema.name,
+                f"{self.file_format} files hold ids and vectors; an export to HDF5 has the attributes {', '.join(names)} too",
+                c.rows,
+            )
+            for c in self._source.collections
+            if (names := [fileio.printable(a.name) for a in c.schema.attributes])
+        ]
         with fileio.explained("finish", self.out):
             for file, paths, _ in self._chunks:
                 parts = results[file.path]["parts"]
                 entries[file.path] = {
                     "path": file.path,
                     "rows": file.rows,
-                    "bytes": sum((self.out / p).stat().st_size for p in paths),
+                    "bytes": sum(results[file.path]["sizes"]),
                     "checksum": checksum_of_parts(parts),
                     "parts": parts,
                     **({"ids_path": paths[1]} if len(paths) > 1 else {}),
                 }
             files = [file for file, _, _ in self._chunks]
-            self.manifest = build_manifest(self._source, entries, files, [])
+            self.manifest = build_manifest(self._source, entries, files, notes, attributes=False)
             assert self.ledger is not None
             end_export(self.out, self.ledger, self.manifest)
-        return []
+        return notes

@@ -15,8 +15,8 @@ from typing import Any
 from .. import fileio
 from ..errors import TargetError, UsageError
 from ..ledger import Ledger
-from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, octets
-from ..model import Array, Batch, Finding, Piece, Schema, Severity, Source
+from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, columns_of, octets
+from ..model import Finding, Piece, Schema, Severity, Source
 from ..transfer import Advance, Result, Task
 from .folder import SALVAGE, begin_export, end_export
 from .hdf5file import (
@@ -67,7 +67,7 @@ class WriteRows:
     places: tuple[Place, ...]
 
     def run(self, advance: Advance) -> Result:
-        sums = Checksums()
+        sums = Checksums(self.schema.attributes)
         row = begun = self.first
         vectors = self.places[0]
         per_write = max(1, fileio.WRITEBACK_BYTES // vectors.row_bytes)
@@ -77,10 +77,10 @@ class WriteRows:
                 for piece in self.slices:
                     for batch in piece.batches():
                         n = len(batch.ids)
-                        for place, values in zip(self.places, columns_of(batch, self.schema), strict=True):
-                            if values is not None:
-                                fileio.write_at(fd, octets(values), place.offset + row * place.row_bytes)
-                        sums.add(batch)
+                        columns = columns_of(batch, self.schema.attributes)
+                        for place, values in zip(self.places, columns, strict=True):
+                            fileio.write_at(fd, octets(values), place.offset + row * place.row_bytes)
+                        sums.add(columns)
                         row += n
                         if row - begun >= per_write:
                             at = vectors.offset + begun * vectors.row_bytes
@@ -110,25 +110,20 @@ class WriteCompressed:
         schema = self.file.schema
         with fileio.explained("write", self.path), create_compressed(self.path, self.file, self.compression) as (made, check):
             for group in self.groups:
-                sums, before = Checksums(), row
+                sums, before = Checksums(schema.attributes), row
                 for piece in group:
                     for batch in piece.batches(max(CHUNK_BYTES, schema.row_bytes)):
                         n = len(batch.ids)
-                        for dataset, values in zip(made, columns_of(batch, schema), strict=True):
-                            if values is not None:
-                                dataset[row : row + n] = values
+                        columns = columns_of(batch, schema.attributes)
+                        for dataset, values in zip(made, columns, strict=True):
+                            dataset[row : row + n] = values
                         check()
-                        sums.add(batch)
+                        sums.add(columns)
                         row += n
                         advance(n, batch.vectors.nbytes + batch.ids.nbytes)
                 parts.append({"rows": row - before, **sums.result()})
             _require_rows(self.path, row, self.rows)
-        return {"parts": parts}
-
-
-def columns_of(batch: Batch, schema: Schema) -> list[Array | None]:
-    """The arrays of a batch in the order of `datasets_of`; None for an attribute that a segment has lost."""
-    return [batch.vectors, batch.ids, *(batch.attributes.get(a.name) for a in schema.attributes)]
+        return {"parts": parts, "sizes": [os.path.getsize(self.path)]}
 
 
 def _require_rows(path: str, written: int, expected: int) -> None:
@@ -208,7 +203,8 @@ class Hdf5Export:
             return
         ids = self._task_ids(file, groups)
         if self.compression != "none":
-            if not final.exists() and not part.exists():
+            known = done.get(file.path, {}).get("sizes")
+            if known is None or known not in (fileio.sizes([part]), fileio.sizes([final])):
                 done.pop(file.path, None)
             yield WriteCompressed(
                 file.path, str(part), file.rows, file.rows * row_bytes, file, tuple(map(tuple, groups)), self.compression

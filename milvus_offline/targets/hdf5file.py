@@ -176,6 +176,12 @@ def write_link(path: str | os.PathLike[str], file: OutFile, segments: Sequence[A
 
 def describe(h: Any, file: OutFile) -> None:
     """Writes what is known about the collection into the file's attributes."""
+    for key, value in description(file).items():
+        h.attrs[key] = value
+
+
+def description(file: OutFile) -> dict[str, Any]:
+    """A file's attributes by name."""
     schema = file.schema
     values = {
         "collection": fileio.printable(schema.name),
@@ -191,9 +197,7 @@ def describe(h: Any, file: OutFile) -> None:
         "salvage": file.salvage,
         "written_by": f"milvus_offline {__version__}",
     }
-    for key, value in values.items():
-        if value is not None:
-            h.attrs[key] = value
+    return {key: value for key, value in values.items() if value is not None}
 
 
 class _PatientFile(io.FileIO):
