@@ -122,3 +122,14 @@ def test_an_index_in_place_of_a_raw_file_is_refused(dated: tuple[str, Path, dict
     data[0] = 2  # the container says IVF_FLAT
     first.write_bytes(data.tobytes())
     assert "segment-unreadable" in codes(open_store(root))
+
+
+def test_row_counts_of_the_catalog_are_hints(dated: tuple[str, Path, dict[tuple[str, str], list[Batch]]]) -> None:
+    _, root, expected = dated
+    catalog = sqlite3.connect(root / "db" / "meta.sqlite")
+    catalog.execute("UPDATE TableFiles SET row_count = 7 WHERE table_id = 'ip' AND file_type IN (1, 4)")
+    catalog.commit()
+    catalog.close()
+    store = open_store(root)
+    assert content(store) == {k: bag(*v) for k, v in expected.items()}
+    assert [(f.severity.value, f.code) for f in store.findings] == [("info", "row-count-differs")]

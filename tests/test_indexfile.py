@@ -13,7 +13,8 @@ import pytest
 from milvus_offline.errors import DamageError, UsageError
 from milvus_offline.milvus1.indexfile import StoredVectors, check, read_container, read_index_file
 from milvus_offline.milvus1.legacy import LegacyRawFile, open_raw_file, raw_file_path
-from milvus_offline.model import Piece, VectorType
+from milvus_offline.model import Piece, Schema, VectorType
+from milvus_offline.sources.faiss import open_faiss
 
 TABLES = Path(__file__).resolve().parents[1] / "fixtures" / "stores" / "indexed" / "store" / "db" / "tables"
 ROWS = 4300
@@ -199,7 +200,9 @@ def test_raw_files_of_0_5(rows: int, metric: int, tmp_path: Path) -> None:
     ids = rng.integers(-(1 << 62), 1 << 62, rows)
     path = tmp_path / "1574067145"
     path.write_bytes(raw_file(x, ids, metric))
-    piece: LegacyRawFile = pickle.loads(pickle.dumps(open_raw_file(path, file_id="7", dimension=6, rows=rows)))
+    opened, notes = open_raw_file(path, file_id="7", schema=Schema("c", 6))
+    piece: LegacyRawFile = pickle.loads(pickle.dumps(opened))
+    assert notes == []
     assert isinstance(piece, Piece) and (piece.id, piece.rows, piece.lost) == ("7", rows, 0)
     for start in (0, rows // 2, rows):
         got = [(b.ids.copy(), b.vectors.copy()) for b in piece.batches(100, start)]
@@ -214,9 +217,8 @@ def test_a_cut_raw_file_gives_the_rows_that_have_an_id(tmp_path: Path) -> None:
     path = tmp_path / "cut"
     for missing, left in ((1, 9), (8, 9), (9, 8), (80, 0), (88, 0), (200, 0)):
         path.write_bytes(data[:-missing])
-        with pytest.raises(DamageError):
-            open_raw_file(path, file_id="1", dimension=6)
-        piece = open_raw_file(path, file_id="1", dimension=6, rows=10, partial=True)
+        piece, notes = open_raw_file(path, file_id="1", schema=Schema("c", 6))
+        assert [(f.severity.value, f.code, f.rows) for f in notes] == [("error", "rows-lost", 10 - left)]
         assert (piece.rows, piece.lost) == (left, 10 - left)
         assert [int(i) for b in piece.batches() for i in b.ids] == list(range(-5, left - 5))
 
@@ -225,11 +227,55 @@ def test_raw_files_that_contradict_the_catalog(tmp_path: Path) -> None:
     path = tmp_path / "raw"
     path.write_bytes(raw_file(np.zeros((3, 6), "<f4"), np.arange(3)))
     with pytest.raises(DamageError, match="vectors of 6 dimensions in a collection of 7"):
-        open_raw_file(path, file_id="1", dimension=7)
-    with pytest.raises(DamageError, match="an index of 3 rows for a segment of 4"):
-        open_raw_file(path, file_id="1", dimension=6, rows=4)
+        open_raw_file(path, file_id="1", schema=Schema("c", 7))
     with pytest.raises(DamageError, match=r"expected a raw file of Milvus 0\.5 or 0\.6, found an index of type IVF_FLAT"):
-        open_raw_file(index_file("ix_ivf_flat"), file_id="1", dimension=8)
+        open_raw_file(index_file("ix_ivf_flat"), file_id="1", schema=Schema("c", 8))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "behind"), [(0, 0), (-1, 0), (1, 0), (1 << 40, 0), (-(1 << 63), 0), (0, 1), (0, 300), (-9, 300)]
+)
+def test_a_raw_file_whose_container_is_wrong_is_complete(wrong: int, behind: int, tmp_path: Path) -> None:
+    """The Faiss index inside tells its own length."""
+    x, ids = np.arange(60, dtype="<f4").reshape(10, 6), np.arange(10) - 5
+    data = bytearray(raw_file(x, ids) + b"\7" * behind)
+    (size,) = struct.unpack_from("<q", data, 15)
+    struct.pack_into("<q", data, 15, size + wrong)
+    path = tmp_path / "raw"
+    path.write_bytes(data)
+    piece, notes = open_raw_file(path, file_id="1", schema=Schema("c", 6), where="here")
+    assert [int(i) for b in piece.batches() for i in b.ids] == ids.tolist()
+    assert b"".join(b.vectors.tobytes() for b in piece.batches()) == x.tobytes()
+    expected = [("warning", "container-wrong", "here", 10)] * ((wrong != 0) + (behind != 0))
+    assert [(f.severity.value, f.code, f.where, f.rows) for f in notes] == expected
+
+
+def test_a_raw_file_without_ids_says_that_they_are_row_numbers(tmp_path: Path) -> None:
+    x = np.arange(60, dtype="<f4").reshape(10, 6)
+    whole = raw_file(x, np.arange(10))
+    at = whole.index(b"IxF2")
+    path = tmp_path / "raw"
+    path.write_bytes(container(1, (b"IVF", whole[at : at + 37 + 8 + x.nbytes])))
+    piece, notes = open_raw_file(path, file_id="1", schema=Schema("c", 6))
+    assert [int(i) for b in piece.batches() for i in b.ids] == list(range(10))
+    assert [(f.severity.value, f.code, f.rows) for f in notes] == [("warning", "row-numbers", 10)]
+    assert {f.code for f in open_faiss(path).findings} == {"row-numbers"}
+    np.save(tmp_path / "ids.npy", np.arange(10) * 7)
+    (named,) = open_faiss(path, ids_file=tmp_path / "ids.npy").collections[0].partitions[0].pieces
+    assert [int(i) for b in named.batches() for i in b.ids] == list(range(0, 70, 7))
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_nsg_of_0_5_has_no_metric_in_front(rows: int, tmp_path: Path) -> None:
+    x, ids = np.random.default_rng(4).standard_normal((rows, 6)).astype("<f4"), np.arange(rows) * 3 - 50
+    path = tmp_path / "nsg"
+    graph = b"".join(struct.pack("<qq", 1, i) for i in range(rows))
+    path.write_bytes(container(12, (b"NSG", struct.pack("<QQq", rows, 6, 0) + x.tobytes() + ids.tobytes() + graph)))
+    stored = read_index_file(path, user_ids=True)
+    assert (stored.rows, stored.dimension, stored.metric) == (rows, 6, "L2")
+    ((got, vectors),) = stored.batches()
+    assert got.tolist() == ids.tolist() and vectors.tobytes() == x.tobytes()
+    assert check(path).rows == rows
 
 
 def test_where_raw_files_lie(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ stores the vectors themselves, a lost `.rv` can be put together again:
 | 0.5   | the container; `IVF` of type 1 is a raw file (`legacy.py`); the ids inside are the user's        |
 | 0.7   | the ids inside are row offsets                                                                |
 | 0.8   | ANNOY                                                                                         |
+| later | `NSG` begins with the metric (in 0.5 and 0.6 it does not)                                      |
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import DamageError, UsageError
-from ..faissfile import BINARY_METRICS, FLOAT_METRICS, Cursor, IdMap, Rows, UnknownKind, read_index, single_run
+from ..faissfile import BINARY_METRICS, FLOAT_METRICS, Cursor, IdMap, Index, Rows, UnknownKind, read_index, single_run
 from ..faissfile.runs import ID_BYTES, Int64s
 from ..fileio import open_read
 from ..model import BATCH_BYTES, Array, VectorType
@@ -38,12 +39,15 @@ INDEX_TYPES = {
 }  # fmt: skip
 """The int32 at the start of the container, in the names of 1.x; several numbers are one index on CPU, GPU or both."""
 
+_RAW_PART = struct.pack("<Q3s", 3, b"IVF")
 _FAISS_BLOBS = {"IVF": False, "BinaryIVF": True}
 _HNSW = struct.Struct("<9Qi4x3QdQ")
 """metric, data_size, dim, offsetLevel0, max_elements, cur_count, size_per_element, label_offset, offsetData, maxlevel,
 enterpoint (unused), maxM, maxM0, M, mult, ef_construction."""
+_OLD_NSG = struct.Struct("<QQq")
+"""ntotal, dim, navigation point."""
 _NSG = struct.Struct("<iQQq")
-"""metric, ntotal, dim, navigation point."""
+"""The metric in front of these."""
 _ANNOY_L2_AT, _ANNOY_IP_AT = 32, 28
 _MAX_NAME, _MAX_BLOBS, _MAX_DIMENSION = 256, 64, 1 << 20
 
@@ -83,7 +87,7 @@ class StoredVectors:
 
     `rows` can be read, `lost` more were there before the file was cut. `kind` is the index type, `metric` that of the index
     where it is known what its number means. `offsets_in_range` is how many rows the segment has: every offset is below it, or
-    reading raises DamageError; None where the ids are the user's.
+    reading raises DamageError; None where the ids are the user's. `own_ids` is False where no ids are stored at all.
     """
 
     path: str
@@ -95,6 +99,7 @@ class StoredVectors:
     data: Rows
     offsets_in_range: int | None
     metric: str | None = None
+    own_ids: bool = True
 
     @property
     def width(self) -> int:
@@ -195,13 +200,41 @@ def read_index_file(
     container = read_container(path, partial=partial)
     fd = open_read(path)
     try:
-        found = _stored(fd, container, rows, partial, user_ids)
+        found = _stored(fd, container, rows, partial)
     finally:
         os.close(fd)
     total = found.rows + found.lost
     if rows is not None and total != rows:
         raise DamageError(path, f"an index of {total} rows for a segment of {rows}")
-    return found
+    return replace(found, offsets_in_range=None) if user_ids or found.kind == "FLAT" else found
+
+
+def read_raw_file(path: str | os.PathLike[str]) -> tuple[StoredVectors, list[str]]:
+    """The rows of a raw file of 0.5/0.6, as far as they are there, and in words what its container tells wrongly (FORMAT §8).
+
+    The Faiss index inside tells its own length. So it is read up to the end of the file; the length of its part, and what
+    stands behind it, are only compared. Raises DamageError, and UsageError for an index that does not hold the vectors.
+    """
+    fd = open_read(path)
+    try:
+        cursor = Cursor(fd, os.fspath(path), 0, os.fstat(fd).st_size)
+        kind = cursor.i32("the index type")
+        if INDEX_TYPES.get(kind) != "FLAT":
+            found = INDEX_TYPES.get(kind, str(kind))
+            raise cursor.damage(f"expected a raw file of Milvus 0.5 or 0.6, found an index of type {found}", 0)
+        if cursor.take(len(_RAW_PART), "the name of a part") != _RAW_PART:
+            raise cursor.damage("expected the part 'IVF' of a raw file of Milvus 0.5 or 0.6", 4)
+        size = cursor.i64("the length of 'IVF'")
+        at = cursor.at
+        stored = replace(_faiss_vectors(cursor, "FLAT", partial=True), offsets_in_range=None)
+        odd = []
+        if not stored.lost and size != cursor.at - at:
+            odd.append(f"the length of the part 'IVF' is {size}, its index has {cursor.at - at} bytes")
+        if cursor.left:
+            odd.append(f"{cursor.left} bytes behind the end of the index were not read")
+        return stored, odd
+    finally:
+        os.close(fd)
 
 
 def check(path: str | os.PathLike[str]) -> IndexReport:
@@ -223,7 +256,7 @@ def check(path: str | os.PathLike[str]) -> IndexReport:
             if cursor.left:
                 raise cursor.damage(f"{cursor.left} bytes behind the end of {blob.name!r}")
         if container.type_name in ("HNSW", "RNSG", "ANNOY"):
-            stored = _stored(fd, container, None, False, False)
+            stored = _stored(fd, container, None, False)
             rows, dimension, holds = stored.rows, stored.dimension, True
     finally:
         os.close(fd)
@@ -234,7 +267,7 @@ def _cursor(fd: int, container: Container, blob: Blob) -> Cursor:
     return Cursor(fd, container.path, blob.at, blob.at + blob.size)
 
 
-def _stored(fd: int, container: Container, rows: int | None, partial: bool, user_ids: bool) -> StoredVectors:
+def _stored(fd: int, container: Container, rows: int | None, partial: bool) -> StoredVectors:
     name = container.type_name
     partial = partial and container.cut
     if name == "HNSW":
@@ -246,21 +279,28 @@ def _stored(fd: int, container: Container, rows: int | None, partial: bool, user
     if name.startswith("SPTAG"):
         raise UsageError(f"{container.path}: an index of type {name} is not read; the vectors have to come from elsewhere")
     blob = container.blob("BinaryIVF" if name.startswith("BIN_") else "IVF")
-    index = _faiss(_cursor(fd, container, blob), partial)
+    return _faiss_vectors(_cursor(fd, container, blob), name, partial=partial)
+
+
+def _faiss_vectors(cursor: Cursor, name: str, *, partial: bool) -> StoredVectors:
+    """The rows of the Faiss index at the cursor, which is left behind it."""
+    path = str(cursor.path)
+    index = _faiss(cursor, partial)
     if index.runs is None or index.refusal:
-        raise UsageError(f"{container.path}: an index of type {name} does not hold the vectors: {index.refusal}")
+        raise UsageError(f"{path}: an index of type {name} does not hold the vectors: {index.refusal}")
     vector_type = VectorType.BINARY if index.binary else VectorType.FLOAT
-    maps = tuple(IdMap(container.path, m.at, m.count) for m in index.id_maps)
-    data = Rows(container.path, container.path, index.runs, index.encoding, index.dimension, maps)
+    maps = tuple(IdMap(path, m.at, m.count) for m in index.id_maps)
+    data = Rows(path, path, index.runs, index.encoding, index.dimension, maps)
     count = index.runs.total
     if count + index.lost != index.declared:
-        raise DamageError(container.path, f"{count + index.lost} rows in the lists of an index of {index.declared}")
-    limit = None if user_ids or name == "FLAT" else index.declared
+        raise DamageError(path, f"{count + index.lost} rows in the lists of an index of {index.declared}")
     metric = (BINARY_METRICS if index.binary else FLOAT_METRICS).get(index.metric)
-    return StoredVectors(container.path, name, vector_type, index.dimension, count, index.lost, data, limit, metric)
+    return StoredVectors(
+        path, name, vector_type, index.dimension, count, index.lost, data, index.declared, metric, index.own_ids
+    )
 
 
-def _faiss(cursor: Cursor, partial: bool) -> Any:
+def _faiss(cursor: Cursor, partial: bool) -> Index:
     at = cursor.at
     try:
         index = read_index(cursor, partial=partial)
@@ -325,7 +365,7 @@ def _walk_hnsw(cursor: Cursor) -> None:
 
 def _nsg(cursor: Cursor, partial: bool) -> StoredVectors:
     """All vectors, all ids (row offsets), then the graph. A file cut before the ids has them in order, as Milvus writes."""
-    metric, count, dim, _ = cursor.unpack(_NSG, "the header of an NSG index")
+    metric, count, dim = _nsg_header(cursor)
     width = 4 * _checked_dimension(cursor, dim)
     first = cursor.at
     here = min(count, cursor.left // width) if partial else count
@@ -342,6 +382,20 @@ def _nsg(cursor: Cursor, partial: bool) -> StoredVectors:
     path = str(cursor.path)
     data = Rows(path, path, single_run(width, first, here, ids_at=ids_at), "f4", dim)
     return _float_rows(cursor, "RNSG", dim, here, count - here, data, {0: "L2"}.get(metric))
+
+
+def _nsg_header(cursor: Cursor) -> tuple[int, int, int]:
+    """(metric, rows, dimension), with the metric in front or without (0.5 and 0.6, which had L2 only).
+
+    Taken for the other one, the header of either form has 2^32 dimensions or more.
+    """
+    at = cursor.at
+    count, dim, _ = cursor.unpack(_OLD_NSG, "the header of an NSG index")
+    if 0 < dim <= _MAX_DIMENSION:
+        return 0, count, dim
+    cursor.at = at
+    metric, count, dim, _ = cursor.unpack(_NSG, "the header of an NSG index")
+    return metric, count, dim
 
 
 def _walk_nsg(cursor: Cursor) -> None:

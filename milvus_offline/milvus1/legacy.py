@@ -2,7 +2,7 @@
 
 A raw file is an index file (`indexfile.py`) of type 1 whose part `IVF` is a Faiss IDMap over a flat index; the ids inside
 are the user's. Nothing can be deleted by id in these versions, so all rows of a raw file are live. An index file (type 3 in
-the catalog) holds the same rows once more and is not a source of rows.
+the catalog) holds the same rows once more; which files of a store count is decided in `dated.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DamageError
-from ..model import BATCH_BYTES, Batch, VectorType
-from .indexfile import StoredVectors, read_index_file
+from ..model import BATCH_BYTES, Batch, Finding, Schema, Severity, VectorType
+from .indexfile import StoredVectors, read_raw_file
 from .layout import TABLES
 
 
@@ -32,11 +32,15 @@ def raw_file_path(roots: Sequence[Path], table_id: str, date: int, file_id: str)
 
 @dataclass(frozen=True, eq=False)
 class LegacyRawFile:
-    """One raw file of 0.5/0.6 as a piece of a partition. `id` is its file_id; `lost` rows were cut off with the file's end."""
+    """The rows of one file of 0.5/0.6 as a piece of a partition.
+
+    `id` is its file_id; `lost` rows were cut off with the file's end. `state` is the type of the file as Milvus names it:
+    that of a raw file, or `INDEX` where the rows come out of an index file.
+    """
 
     id: str
     path: str
-    dimension: int
+    schema: Schema
     vectors: StoredVectors
     state: str = "RAW"
     deleted: int = 0
@@ -67,16 +71,24 @@ class LegacyRawFile:
 
 
 def open_raw_file(
-    path: str | os.PathLike[str], *, file_id: str, dimension: int, rows: int | None = None, partial: bool = False
-) -> LegacyRawFile:
-    """The raw file at `path`, checked against what the catalog says (`rows` when it is to be trusted).
+    path: str | os.PathLike[str], *, file_id: str, schema: Schema, where: str | None = None, state: str = "RAW"
+) -> tuple[LegacyRawFile, list[Finding]]:
+    """The raw file at `path`, as far as it can be read, and what is wrong with it (said of `where`).
 
-    With `partial` a cut file gives the rows that have both their vector and their id. As the ids stand behind all vectors,
-    a file that was cut inside the vectors has none. Raises DamageError.
+    A cut file gives the rows that have both their vector and their id. As the ids stand behind all vectors, a file that was
+    cut inside the vectors has none. Raises DamageError, and UsageError when the index inside does not hold the vectors.
     """
-    stored = read_index_file(path, rows=rows, partial=partial, user_ids=True)
-    if stored.kind != "FLAT" or stored.vector_type is not VectorType.FLOAT:
-        raise DamageError(path, f"expected a raw file of Milvus 0.5 or 0.6, found an index of type {stored.kind}", offset=0)
-    if stored.dimension != dimension:
-        raise DamageError(path, f"vectors of {stored.dimension} dimensions in a collection of {dimension}")
-    return LegacyRawFile(file_id, os.fspath(path), dimension, stored)
+    stored, odd = read_raw_file(path)
+    where = os.fspath(path) if where is None else where
+    if stored.vector_type is not VectorType.FLOAT:
+        raise DamageError(path, "expected a raw file of Milvus 0.5 or 0.6, found binary vectors")
+    if stored.dimension != schema.dimension:
+        raise DamageError(path, f"vectors of {stored.dimension} dimensions in a collection of {schema.dimension}")
+    notes = [Finding(Severity.WARNING, "container-wrong", where, f"{text}; its rows are complete", stored.rows) for text in odd]
+    if stored.lost:
+        text = "the file is cut; the rows at its end are lost"
+        notes.append(Finding(Severity.ERROR, "rows-lost", where, text, stored.lost))
+    if not stored.own_ids and stored.rows:
+        text = "the file holds no ids, which no server writes: the row numbers within the file are taken instead"
+        notes.append(Finding(Severity.WARNING, "row-numbers", where, text, stored.rows))
+    return LegacyRawFile(file_id, os.fspath(path), schema, stored, state), notes

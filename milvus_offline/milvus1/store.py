@@ -70,7 +70,9 @@ def open_store(
     findings += selection.findings
     schemas = {c.table.table_id: _schema(c.table, known) for c in selection.collections}
     if known.generation is Generation.DATED:
-        collections = tuple(_open_dated(c, schemas[c.table.table_id], location.roots, findings) for c in selection.collections)
+        from .dated import open_collections
+
+        collections = open_collections(known, selection, schemas, location.roots, findings)
         return Store(location.root, location, known, collections, tuple(findings), selection)
     segments: dict[str, list[Segment]] = {}
     damage: dict[str, list[Finding]] = {}
@@ -233,35 +235,6 @@ def _open_segments(
         taken = {s.id for s in segments}
         selection.leftovers[:] = [x for x in selection.leftovers if x.table_id != table.table_id or x.segment_id not in taken]
     return segments
-
-
-def _open_dated(c: LiveCollection, schema: Schema, roots: Sequence[Path], findings: list[Finding]) -> Collection:
-    """A collection of 0.5 or 0.6: raw files instead of segments (§8)."""
-    from .legacy import open_raw_file, raw_file_path
-
-    partitions = []
-    for p in c.partitions:
-        pieces = []
-        for choice in p.choices:
-            where = f"{choice.table_id}/{choice.row.date}/{choice.row.file_id}"
-            path = raw_file_path(roots, choice.table_id, choice.row.date, choice.row.file_id)
-            hint = choice.row.row_count if 0 <= choice.row.row_count < 1 << 31 else None
-            try:
-                if path is None:
-                    raise DamageError(where, "the catalog lists this raw file, but it is not there; its rows are lost")
-                raw = open_raw_file(path, file_id=choice.row.file_id, dimension=schema.dimension, partial=True)
-            except (DamageError, UsageError, OSError) as e:
-                findings.append(
-                    Finding(Severity.ERROR, "segment-missing" if path is None else "segment-unreadable", where, str(e), hint)
-                )
-                continue
-            if raw.lost:
-                findings.append(
-                    Finding(Severity.ERROR, "rows-lost", where, "the file is cut; the rows at its end are lost", raw.lost)
-                )
-            pieces.append(replace(raw, state=choice.state))
-        partitions.append(Partition(p.tag, schema, tuple(pieces)))
-    return Collection(schema, tuple(partitions))
 
 
 def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: list[Finding]) -> Segment | None:

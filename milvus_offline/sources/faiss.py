@@ -401,7 +401,7 @@ class _Opening:
     def milvus_index_file(self) -> FaissSource:
         """Faiss and other indexes in Milvus' own container (FORMAT §4.6)."""
         stored = read_index_file(self.path, user_ids=True)
-        own_ids = stored.kind == "FLAT"
+        own_ids = stored.kind == "FLAT" and stored.own_ids
         files = [self.path]
         given = self._given_ids(own_ids, stored.rows, files)
         if self.first_id:
