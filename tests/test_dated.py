@@ -133,3 +133,17 @@ def test_row_counts_of_the_catalog_are_hints(dated: tuple[str, Path, dict[tuple[
     store = open_store(root)
     assert content(store) == {k: bag(*v) for k, v in expected.items()}
     assert [(f.severity.value, f.code) for f in store.findings] == [("info", "row-count-differs")]
+
+
+def test_files_below_a_secondary_root_are_asked_for_and_found(
+    dated: tuple[str, Path, dict[tuple[str, str], list[Batch]]], tmp_path: Path
+) -> None:
+    _, root, expected = dated
+    second = tmp_path / "second"
+    moved = sorted((root / "db" / "tables" / "ip" / str(DATE)).iterdir())[0]
+    place = second / "tables" / "ip" / str(DATE)
+    place.mkdir(parents=True)
+    moved.rename(place / moved.name)
+    (finding,) = open_store(root).findings
+    assert finding.code == "segment-missing" and "--secondary" in finding.message
+    assert content(open_store(root, secondary=[second])) == {k: bag(*v) for k, v in expected.items()}

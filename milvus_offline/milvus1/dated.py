@@ -45,7 +45,10 @@ def _open_table(p: LivePartition, schema: Schema, roots: Sequence[Path], finding
         hint = row.row_count if 0 < row.row_count < 1 << 31 else None
         path = raw_file_path(roots, row.table_id, row.date, row.file_id)
         if path is None:
-            text = "the catalog lists this raw file, but it is not there; its rows are lost"
+            text = (
+                "the catalog lists this raw file, but it is not there; its rows are lost. The server could keep files in "
+                "secondary paths as well: if this one did, name their places with --secondary"
+            )
             findings.append(Finding(Severity.ERROR, "segment-missing", where, text, hint))
             continue
         try:
