@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import struct
+from collections import Counter
 from pathlib import Path
 
 import faiss
@@ -33,14 +34,31 @@ FILES = (
 )
 
 
+def put(path: Path, kind: int, blob: bytes, name: bytes = b"IVF") -> None:
+    """A container of the given type with one part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack("<iQ", kind, len(name)) + name + struct.pack("<q", len(blob)) + blob)
+
+
 def raw_file(path: Path, rows: Batch, *, inner_product: bool = False) -> None:
     """A container of type 1 with the blob `IVF`: an IDMap over a flat index with the user's ids."""
     dimension = rows.vectors.shape[1]
     index = faiss.IndexIDMap(faiss.IndexFlatIP(dimension) if inner_product else faiss.IndexFlatL2(dimension))
     index.add_with_ids(rows.vectors, rows.ids)
-    blob = faiss.serialize_index(index).tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack("<iQ", 1, 3) + b"IVF" + struct.pack("<q", len(blob)) + blob)
+    put(path, 1, faiss.serialize_index(index).tobytes())
+
+
+def index_file(path: Path, rows: Batch, kind: str = "IVF4,Flat") -> None:
+    """What a server of 0.5/0.6 builds from a raw file: the user's ids are inside."""
+    dimension = rows.vectors.shape[1]
+    if kind == "NSG":
+        head = struct.pack("<QQq", len(rows.ids), dimension, 0)
+        put(path, 12, head + rows.vectors.tobytes() + rows.ids.tobytes() + bytes(8 * len(rows.ids)), b"NSG")
+        return
+    index = faiss.index_factory(dimension, kind)
+    index.train(np.random.default_rng(0).standard_normal((400, dimension)).astype("f4"))
+    index.add_with_ids(rows.vectors, rows.ids)
+    put(path, 8 if "SQ8" in kind else 2, faiss.serialize_index(index).tobytes())
 
 
 def some(first: int, count: int, dimension: int = 8) -> Batch:
@@ -73,13 +91,18 @@ def dated(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, di
         place = expected["l2", "tag/1"] if owner else expected[table_id, "_default"]
         for file_type, live in ((1, True), (2, True), (7, True), (3, False), (4, False), (0, False), (5, False), (6, False)):
             number += 1
-            rows = some(1000 * number, 50 + number)
+            if file_type != 3:  # an index file holds the rows of the raw file before it
+                rows = some(1000 * number, 50 + number)
             file_id = f"15{number:017d}"
             catalog.execute(
                 "INSERT INTO TableFiles (table_id, engine_type, file_id, file_type, row_count, date) VALUES (?, 1, ?, ?, ?, ?)",
                 (table_id, file_id, file_type, len(rows.ids), DATE),
             )
-            raw_file(db / "tables" / table_id / str(DATE) / file_id, rows, inner_product=metric == 2)
+            path = db / "tables" / table_id / str(DATE) / file_id
+            if file_type == 3:
+                index_file(path, rows)
+            else:
+                raw_file(path, rows, inner_product=metric == 2)
             if live:
                 place.append(rows)
     catalog.commit()
@@ -147,3 +170,125 @@ def test_files_below_a_secondary_root_are_asked_for_and_found(
     (finding,) = open_store(root).findings
     assert finding.code == "segment-missing" and "--secondary" in finding.message
     assert content(open_store(root, secondary=[second])) == {k: bag(*v) for k, v in expected.items()}
+
+
+# Raw files that are lost, and index files that still hold their rows ---------------------------------------------------
+
+
+class Dated:
+    """A store of 0.6 with one collection `c`, file by file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "store"
+        self.rows: list[tuple[object, ...]] = []
+
+    def file(self, file_type: int, rows: Batch, kind: str = "raw", *, row_count: int | None = None) -> Path:
+        file_id = f"15{len(self.rows) + 1:017d}"
+        path = self.root / "db" / "tables" / "c" / str(DATE) / file_id
+        raw_file(path, rows) if kind == "raw" else index_file(path, rows, kind)
+        self.rows.append((file_id, file_type, len(rows.ids) if row_count is None else row_count))
+        return path
+
+    def write(self) -> Path:
+        catalog = sqlite3.connect(self.root / "db" / "meta.sqlite")
+        catalog.execute(f"CREATE TABLE 'Tables' ({TABLES['0.6']})")
+        catalog.execute(f"CREATE TABLE 'TableFiles' ({FILES})")
+        catalog.execute("INSERT INTO Tables (table_id, state, dimension, engine_type, metric_type) VALUES ('c', 0, 8, 2, 1)")
+        catalog.executemany(
+            f"INSERT INTO TableFiles (table_id, file_id, file_type, row_count, date) VALUES ('c', ?, ?, ?, {DATE})", self.rows
+        )
+        catalog.commit()
+        catalog.close()
+        return self.root
+
+
+def found_in(root: Path) -> tuple[Counter[tuple[int, bytes]], list[tuple[str, str, int | None]]]:
+    store = open_store(root)
+    return content(store)["c", "_default"], [(f.severity.value, f.code, f.rows) for f in store.findings]
+
+
+@pytest.mark.parametrize("kind", ["IVF4,Flat", "NSG"])
+@pytest.mark.parametrize("damage", ["missing", "no ids", "some ids", "rubbish"])
+def test_a_lost_raw_file_comes_out_of_its_index(kind: str, damage: str, tmp_path: Path) -> None:
+    d = Dated(tmp_path)
+    a, b, c = some(1000, 40), some(2001, 50), some(3000, 50)
+    d.file(7, a)
+    d.file(3, a, kind)
+    lost = d.file(7, b)
+    d.file(3, b, kind)
+    d.file(1, c)
+    root = d.write()
+    assert found_in(root) == (bag(a, b, c), [])
+    if damage == "missing":
+        lost.unlink()
+    elif damage == "rubbish":
+        lost.write_bytes(bytes(1000))
+    else:
+        os.truncate(lost, lost.stat().st_size - (100 if damage == "some ids" else 500))
+    assert found_in(root) == (bag(a, b, c), [("warning", "vectors-restored", 50)])
+    assert run(["export", str(root), str(tmp_path / "out")]) == 3
+    assert run(["verify", str(tmp_path / "out"), "--against", str(root)]) == 0
+    assert run(["verify", str(root)]) == 3
+
+
+def test_an_index_that_is_cut_too_gives_what_it_has(tmp_path: Path) -> None:
+    d = Dated(tmp_path)
+    a = some(1000, 40)
+    raw, index = d.file(7, a), d.file(3, a, "NSG")
+    root = d.write()
+    os.truncate(raw, raw.stat().st_size - 8 * 25)
+    os.truncate(index, 4 + 11 + 8 + 24 + 32 * 30)  # no ids in it, so its rows are of no use
+    found, findings = found_in(root)
+    assert found <= bag(a) and len(found) == 15
+    assert findings == [("info", "index-unusable", None), ("error", "rows-lost", 25)]
+    index_file(index, a)
+    os.truncate(index, index.stat().st_size - 100)
+    found, findings = found_in(root)
+    assert found <= bag(a) and 15 < len(found) < 40
+    assert findings == [("warning", "vectors-restored", len(found)), ("error", "rows-lost", 40 - len(found))]
+    os.truncate(index, index.stat().st_size - 1100)
+    found, findings = found_in(root)
+    assert len(found) == 15 and findings == [("error", "rows-lost", 25)]
+
+
+def test_rows_of_an_index_come_once(tmp_path: Path) -> None:
+    """After a crash between two statements of MySQL: two index files of one raw file."""
+    d = Dated(tmp_path)
+    a, b = some(1000, 40), some(2001, 50)
+    lost = d.file(7, a)
+    d.file(3, a, "IVF4,Flat")
+    d.file(3, a, "NSG")
+    d.file(2, b)
+    d.file(3, b, "IVF4,Flat")
+    root = d.write()
+    assert found_in(root) == (bag(a, b), [])
+    lost.unlink()
+    assert found_in(root) == (bag(a, b), [("warning", "vectors-restored", 40)])
+
+
+def test_an_index_without_a_raw_file_in_the_catalog(tmp_path: Path) -> None:
+    d = Dated(tmp_path)
+    a, b = some(1000, 40), some(2001, 50)
+    d.file(1, a)
+    d.file(3, b, "IVF4,Flat")
+    assert found_in(d.write()) == (bag(a, b), [("warning", "raw-row-missing", 50)])
+
+
+def test_what_no_index_holds_stays_lost(tmp_path: Path) -> None:
+    d = Dated(tmp_path)
+    a, b, c = some(1000, 40), some(2001, 50), some(3000, 60)
+    d.file(7, a).unlink()
+    d.file(3, a, "IVF4,SQ8")
+    d.file(7, b).unlink()
+    d.file(3, b, "IVF4,Flat").unlink()
+    d.file(7, c, row_count=0).unlink()
+    d.file(3, c, "IVF4,Flat")
+    found, findings = found_in(d.write())
+    assert found == bag(c)
+    assert sorted(findings) == [
+        ("error", "segment-missing", 40),
+        ("error", "segment-missing", 50),
+        ("info", "index-unusable", None),
+        ("info", "index-unusable", None),
+        ("warning", "vectors-restored", 60),
+    ]

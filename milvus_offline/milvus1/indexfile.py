@@ -381,7 +381,8 @@ def _nsg(cursor: Cursor, partial: bool) -> StoredVectors:
         raise cursor.damage(f"{count} ids, {cursor.left} bytes are left")
     path = str(cursor.path)
     data = Rows(path, path, single_run(width, first, here, ids_at=ids_at), "f4", dim)
-    return _float_rows(cursor, "RNSG", dim, here, count - here, data, {0: "L2"}.get(metric))
+    found = _float_rows(cursor, "RNSG", dim, here, count - here, data, {0: "L2"}.get(metric))
+    return replace(found, own_ids=ids_at is not None)
 
 
 def _nsg_header(cursor: Cursor) -> tuple[int, int, int]:
