@@ -11,9 +11,13 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from builder import bag, codes, content
+from builder import StoreBuilder, bag, codes, content, rows
 
 from milvus_offline.cli import run
+from milvus_offline.errors import UsageError
+from milvus_offline.milvus1.contents import Store
+from milvus_offline.milvus1.layout import MetricType
+from milvus_offline.milvus1.nocatalog import Assumptions
 from milvus_offline.milvus1.store import open_store
 from milvus_offline.model import Array, Batch
 
@@ -292,3 +296,88 @@ def test_what_no_index_holds_stays_lost(tmp_path: Path) -> None:
         ("info", "index-unusable", None),
         ("warning", "vectors-restored", 60),
     ]
+
+
+# Without a catalog -----------------------------------------------------------------------------------------------------
+
+
+def without_catalog(root: Path, assumptions: Assumptions | None = None) -> Store:
+    return open_store(root, without_catalog=assumptions or Assumptions())
+
+
+def test_without_a_catalog_all_is_told_by_the_files(
+    dated: tuple[str, Path, dict[tuple[str, str], list[Batch]]], tmp_path: Path
+) -> None:
+    """Types cannot be seen: files that were NEW, NEW_MERGE or TO_DELETE come out too, as they hold rows of their own here."""
+    version, root, _ = dated
+    (root / "db" / "meta.sqlite").unlink()
+    store = without_catalog(root)
+    for name in ("l2", "ip"):
+        schema = store[name].schema
+        assert (schema.dimension, schema.metric_type, schema.index.type) == (8, name.upper(), "IVF_FLAT")
+        assert len(store[name]["_default"].segments) == 7  # all but the index file
+    if version == "0.6":
+        places = Assumptions(places={"part one": ("l2", "tag/1")})
+        assert set(without_catalog(root, places)["l2"]) == {"_default", "tag/1"}
+    assert codes(store) == ["no-catalog"]
+    assert run(["export", str(root), str(tmp_path / "out"), "--no-catalog"]) == 3
+    assert run(["verify", str(tmp_path / "out"), "--against", str(root), "--no-catalog"]) == 0
+    with pytest.raises(UsageError, match="its raw files have the metric IP"):
+        without_catalog(root, Assumptions(metrics={"ip": MetricType.L2}))
+
+
+def test_without_a_catalog_sources_of_a_merge_are_left_out(tmp_path: Path) -> None:
+    d = Dated(tmp_path)
+    a, b, c, e = some(1000, 40), some(2001, 50), some(3000, 60), some(4001, 20)
+    d.file(1, a)
+    d.file(1, b)
+    d.file(1, Batch(np.concatenate([a.ids, b.ids]), np.concatenate([a.vectors, b.vectors])))
+    d.file(1, c)
+    d.file(1, e)
+    d.file(3, c, "IVF4,Flat")
+    cut = d.file(5, Batch(np.concatenate([e.ids, c.ids]), np.concatenate([e.vectors, c.vectors])))
+    os.truncate(cut, cut.stat().st_size - 8 * 30)
+    d.file(3, c, "IVF4,SQ8")
+    store = without_catalog(d.root)
+    assert content(store) == {("c", "_default"): bag(a, b, c, e)}
+    assert [(f.severity.value, f.code, f.rows) for f in store.findings] == [
+        ("warning", "no-catalog", None),
+        ("warning", "segment-contained", 40),
+        ("warning", "segment-contained", 50),
+        ("warning", "segment-contained", 80),
+        ("info", "index-unusable", None),
+    ]
+
+
+def test_without_a_catalog_lost_raw_files_come_out_of_their_index(tmp_path: Path) -> None:
+    d = Dated(tmp_path)
+    a, b, c = some(1000, 40), some(2001, 50), some(3000, 60)
+    d.file(7, a)
+    d.file(3, a, "NSG")
+    d.file(7, b).unlink()
+    d.file(3, b, "IVF4,Flat")
+    cut = d.file(7, c)
+    os.truncate(cut, cut.stat().st_size - 1000)
+    d.file(3, c, "IVF4,Flat")
+    (cut.parent / "1500000000000000099").write_bytes(bytes(100))
+    store = without_catalog(d.root)
+    assert content(store) == {("c", "_default"): bag(a, b, c)}
+    assert [(f.severity.value, f.code, f.rows) for f in store.findings] == [
+        ("error", "segment-unreadable", None),
+        ("warning", "no-catalog", None),
+        ("warning", "vectors-restored", 60),
+        ("warning", "raw-row-missing", 50),
+    ]
+    for file in cut.parent.iterdir():
+        if int.from_bytes(file.read_bytes()[:4], "little") == 1:
+            file.unlink()
+    assert content(without_catalog(d.root)) == {("c", "_default"): bag(a, b, c)}
+
+
+def test_files_of_0_6_beside_segments_are_named(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c", flush_lsn=0)
+    b.segment("c", rows(1, 2))
+    raw_file(b.root / "db" / "tables" / "c" / str(DATE) / "15", some(1000, 40))
+    store = without_catalog(b.write())
+    assert content(store) == {("c", "_default"): bag(rows(1, 2))} and "dated-files" in codes(store)

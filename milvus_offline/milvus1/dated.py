@@ -8,7 +8,7 @@ no readable one. Comparing takes 8 bytes per row of such a table.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,10 @@ from ..fileio import printable
 from ..model import Finding, Schema, Severity
 from .catalog import Catalog, FileRow
 from .contents import Collection, Partition
-from .indexfile import read_index_file
-from .layout import FileType
-from .legacy import LegacyRawFile, open_raw_file, raw_file_path
-from .live import Choice, LivePartition, Selection
+from .indexfile import read_index_file, read_raw_file, type_of
+from .layout import FileType, MetricType
+from .legacy import LegacyRawFile, dated_files, open_raw_file, raw_file_path
+from .live import Choice, LivePartition, Selection, all_in
 from .rows import Hashes, contains, hashes_of
 
 
@@ -40,7 +40,7 @@ def open_collections(
         schema = schemas[c.table.table_id]
         partitions: dict[str, Partition] = {}
         for p in c.partitions:
-            files = _open_table(p, indexes[p.table.table_id], schema, roots, findings)
+            files = _open_table(p, indexes[p.table.table_id], schema, roots, findings, catalog.kind == "none")
             partition = Partition(p.tag, schema, tuple(files))
             if p.tag in partitions:
                 text = "two live partitions have this tag; their rows are put together"
@@ -49,6 +49,10 @@ def open_collections(
             partitions[p.tag] = partition
         opened.append(Collection(schema, tuple(partitions.values())))
     return tuple(opened)
+
+
+Hashed = tuple[LegacyRawFile, Hashes]
+"""A file with the hashes of its rows."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,12 @@ class _Damaged:
 
 
 def _open_table(
-    p: LivePartition, indexes: Sequence[FileRow], schema: Schema, roots: Sequence[Path], findings: list[Finding]
+    p: LivePartition,
+    indexes: Sequence[FileRow],
+    schema: Schema,
+    roots: Sequence[Path],
+    findings: list[Finding],
+    without_catalog: bool,
 ) -> list[LegacyRawFile]:
     files: list[LegacyRawFile] = []
     damaged: list[_Damaged] = []
@@ -71,9 +80,13 @@ def _open_table(
             damaged.append(found)
         else:
             files.append(found)
-    if damaged or len(indexes) > sum(c.row.file_type == FileType.BACKUP for c in p.choices):
-        files = _restore(files, damaged, indexes, schema, roots, findings)
-    return files
+    backups = sum(c.row.file_type == FileType.BACKUP for c in p.choices)
+    if not (without_catalog or damaged or len(indexes) > backups):
+        return files
+    hashed = [(f, hashes_of(f.batches())) for f in files]
+    if without_catalog:
+        hashed, damaged = _drop_contained(hashed, damaged, findings)
+    return _restore(hashed, damaged, indexes, schema, roots, findings)
 
 
 def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: list[Finding]) -> LegacyRawFile | _Damaged:
@@ -97,8 +110,34 @@ def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: list[
     return _Damaged(lost[0], raw.rows + raw.lost, raw) if lost else raw
 
 
+def _drop_contained(
+    hashed: Sequence[Hashed], damaged: Sequence[_Damaged], findings: list[Finding]
+) -> tuple[list[Hashed], list[_Damaged]]:
+    """Leaves out files whose rows a newer one holds, for these are sources of a merge (compare `live.drop_contained`).
+
+    A cut file whose readable rows are in other files is such a source, or was to be the result of a merge.
+    """
+    order = sorted(hashed, key=lambda h: (len(h[0].id), h[0].id))
+    kept = []
+    for i, (file, rows) in enumerate(order):
+        newer = next((f for f, h in order[i + 1 :] if len(rows) and _holds(h, rows)), None)
+        if newer is None:
+            kept.append((file, rows))
+            continue
+        text = f"all of its rows are in the newer file {newer.id} as well; it is taken for the source of a merge"
+        findings.append(Finding(Severity.WARNING, "segment-contained", _place(file), text, file.rows))
+    lost = []
+    for d in damaged:
+        if d.raw is None or not d.raw.rows or not all_in(hashes_of(d.raw.batches()), (h for _, h in kept)):
+            lost.append(d)
+            continue
+        text = "the file is cut; all rows that can be read are in other files as well: it is taken for part of a merge"
+        findings.append(Finding(Severity.WARNING, "segment-contained", d.finding.where, text, d.rows))
+    return kept, lost
+
+
 def _restore(
-    files: list[LegacyRawFile],
+    files: Sequence[Hashed],
     damaged: Iterable[_Damaged],
     indexes: Iterable[FileRow],
     schema: Schema,
@@ -106,8 +145,8 @@ def _restore(
     findings: list[Finding],
 ) -> list[LegacyRawFile]:
     """`files` and what is left of the `damaged` ones, or in their place the index files that still hold their rows."""
-    result = list(files)
-    found = _without_raw_file([hashes_of(f.batches()) for f in files], indexes, schema, roots, findings)
+    result = [f for f, _ in files]
+    found = _without_raw_file([h for _, h in files], indexes, schema, roots, findings)
     # first those that content tells, then those whose number of rows does
     for d in sorted(damaged, key=lambda d: (d.raw is None or not d.raw.rows, d.rows is None)):
         index = _stand_in(d, found)
@@ -125,16 +164,16 @@ def _restore(
             findings.append(Finding(Severity.ERROR, "rows-lost", where, text, index.lost))
     for index, _ in found:
         text = f"no raw file holds the rows of this index file ({index.vectors.kind}); they are taken from it"
-        findings.append(Finding(Severity.WARNING, "raw-row-missing", index.path, text, index.rows))
+        findings.append(Finding(Severity.WARNING, "raw-row-missing", _place(index), text, index.rows))
         if index.lost:
-            findings.append(Finding(Severity.ERROR, "rows-lost", index.path, "the index file is cut", index.lost))
+            findings.append(Finding(Severity.ERROR, "rows-lost", _place(index), "the index file is cut", index.lost))
         result.append(index)
     return result
 
 
 def _without_raw_file(
     held: list[Hashes], indexes: Iterable[FileRow], schema: Schema, roots: Sequence[Path], findings: list[Finding]
-) -> list[tuple[LegacyRawFile, Hashes]]:
+) -> list[Hashed]:
     """The index files whose rows are in none of the raw files, whose rows are `held`. Of two with the same rows the first."""
     found = []
     for row in indexes:
@@ -162,7 +201,7 @@ def _holds(whole: Hashes, part: Hashes) -> bool:
     return len(whole) >= len(part) and bool((whole == part[0]).any()) and contains(whole, part)
 
 
-def _stand_in(d: _Damaged, found: list[tuple[LegacyRawFile, Hashes]]) -> LegacyRawFile | None:
+def _stand_in(d: _Damaged, found: list[Hashed]) -> LegacyRawFile | None:
     """Takes the index file out of `found` that belongs to the damaged raw file; None when it has none, or no more rows."""
     left = hashes_of(d.raw.batches()) if d.raw is not None else ()
     for k, (index, rows) in enumerate(found):
@@ -176,9 +215,57 @@ def _where(row: FileRow) -> str:
     return f"{row.table_id}/{row.date}/{row.file_id}"
 
 
+def _place(file: LegacyRawFile) -> str:
+    return "/".join(Path(file.path).parts[-3:])
+
+
 def _compare_count(row: FileRow, raw: LegacyRawFile, findings: list[Finding]) -> None:
     """`row_count` is a hint only (§7.6); without a catalog it is -1."""
     rows = raw.rows + raw.lost
     if row.row_count not in (rows, -1):
         text = f"the catalog's row_count is {row.row_count}, the file says {rows}; the file is right"
         findings.append(Finding(Severity.INFO, "row-count-differs", _where(row), text))
+
+
+# Without a catalog -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SurveyedTable:
+    """What the files of a table tell: a catalog row for each, and the dimension and the metric that most rows have."""
+
+    files: tuple[FileRow, ...]
+    dimension: int | None
+    metric: MetricType | None
+    index_types: frozenset[str]
+    """In the names of 1.x."""
+
+
+def survey_table(table_id: str, roots: Sequence[Path], notes: list[Finding]) -> SurveyedTable:
+    """Raw files are containers of type FLAT, index files all others; which raw files are obsolete cannot be seen from them."""
+    files: list[FileRow] = []
+    dimensions: Counter[int] = Counter()
+    metrics: Counter[str] = Counter()
+    kinds = set()
+    for (date, file_id), path in dated_files(roots, table_id).items():
+        row = FileRow(len(files) + 1, table_id, FileType.RAW, file_id=file_id, row_count=-1, date=date)
+        try:
+            kind = type_of(path)
+            if kind != "FLAT":
+                row = replace(row, file_type=FileType.INDEX)
+                kinds.add(kind)
+            files.append(row)
+            stored = read_raw_file(path)[0] if kind == "FLAT" else read_index_file(path, partial=True, user_ids=True)
+        except UsageError:
+            continue  # an index that holds no vectors
+        except (DamageError, OSError) as e:
+            if row not in files:
+                notes.append(Finding(Severity.ERROR, "segment-unreadable", _where(row), str(e)))
+            continue
+        weight = stored.rows + stored.lost if kind == "FLAT" else 0
+        dimensions[stored.dimension] += weight
+        if stored.metric:
+            metrics[stored.metric] += weight
+    dimension = max(dimensions, key=lambda d: dimensions[d], default=None)
+    metric = max(metrics, key=lambda m: metrics[m], default=None)
+    return SurveyedTable(tuple(files), dimension, MetricType[metric] if metric else None, frozenset(kinds))

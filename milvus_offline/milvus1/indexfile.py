@@ -152,14 +152,28 @@ class IndexReport:
     holds_vectors: bool
 
 
+def type_of(path: str | os.PathLike[str]) -> str:
+    """The type of an index file, from its first bytes. Raises DamageError, OSError."""
+    fd = open_read(path)
+    try:
+        return INDEX_TYPES[_read_type(Cursor(fd, os.fspath(path), 0, os.fstat(fd).st_size))]
+    finally:
+        os.close(fd)
+
+
+def _read_type(cursor: Cursor) -> int:
+    kind = cursor.i32("the index type")
+    if kind not in INDEX_TYPES:
+        raise cursor.damage(f"{kind} is no index type of Milvus 0.5 to 1.1.1", 0)
+    return kind
+
+
 def read_container(path: str | os.PathLike[str], *, partial: bool = False) -> Container:
     """The parts of an index file. With `partial` the last one may be cut. Raises DamageError."""
     fd = open_read(path)
     try:
         cursor = Cursor(fd, os.fspath(path), 0, os.fstat(fd).st_size)
-        kind = cursor.i32("the index type")
-        if kind not in INDEX_TYPES:
-            raise cursor.damage(f"{kind} is no index type of Milvus 0.5 to 1.1.1", 0)
+        kind = _read_type(cursor)
         blobs: list[Blob] = []
         while cursor.left:
             at = cursor.at
@@ -218,9 +232,7 @@ def read_raw_file(path: str | os.PathLike[str]) -> tuple[StoredVectors, list[str
     fd = open_read(path)
     try:
         cursor = Cursor(fd, os.fspath(path), 0, os.fstat(fd).st_size)
-        kind = cursor.i32("the index type")
-        if INDEX_TYPES.get(kind) != "FLAT":
-            found = INDEX_TYPES.get(kind, str(kind))
+        if (found := INDEX_TYPES[_read_type(cursor)]) != "FLAT":
             raise cursor.damage(f"expected a raw file of Milvus 0.5 or 0.6, found an index of type {found}", 0)
         if cursor.take(len(_RAW_PART), "the name of a part") != _RAW_PART:
             raise cursor.damage("expected the part 'IVF' of a raw file of Milvus 0.5 or 0.6", 4)

@@ -8,7 +8,8 @@ the catalog) holds the same rows once more; which files of a store count is deci
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from ..errors import DamageError
 from ..model import BATCH_BYTES, Batch, Finding, Schema, Severity, VectorType
 from .indexfile import StoredVectors, read_raw_file
 from .layout import TABLES
+
+_DATE = re.compile(r"1\d{6}")
+"""(year - 1900) * 10000 + (month - 1) * 100 + day (FORMAT §2.2)."""
 
 
 def raw_file_path(roots: Sequence[Path], table_id: str, date: int, file_id: str) -> Path | None:
@@ -28,6 +32,16 @@ def raw_file_path(roots: Sequence[Path], table_id: str, date: int, file_id: str)
         if path.is_file():
             return path
     return None
+
+
+def dated_files(roots: Iterable[Path], table_id: str) -> dict[tuple[int, str], Path]:
+    """Every file `tables/<table_id>/<date>/<file_id>` by (date, file_id); of several the first root's, as above."""
+    found: dict[tuple[int, str], Path] = {}
+    for root in reversed(list(roots)):
+        for folder in (root / TABLES / table_id).glob("1??????"):
+            if _DATE.fullmatch(folder.name):
+                found.update({(int(folder.name), path.name): path for path in folder.glob("*") if path.is_file()})
+    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from ..model import DEFAULT_PARTITION, Finding, Severity
 from .catalog import Catalog, FileRow, Generation, TableRow, is_plain_name
 from .folder import Folder
 from .layout import BLOOM_FILTER, DELETED_DOCS, ID, INDEX_NAMES, LENGTH, MAX_DIMENSION, EngineType, FileType, MetricType
+from .legacy import dated_files
 from .live import Disk
 from .location import Location
 from .segment import read_header
@@ -90,6 +91,7 @@ class _Table:
     sample: Path | None = None
     ids: list[npt.NDArray[np.int64]] = field(default_factory=list)
     engine: int = EngineType.FAISS_IDMAP
+    metric: MetricType | None = None
     place: tuple[str, str] | None = None
 
 
@@ -97,7 +99,7 @@ def infer_catalog(location: Location, assumptions: Assumptions) -> Catalog:
     """A catalog put together from files. Raises StoreError when there is nothing to go by, UsageError for a wrong map."""
     disk = Disk(location.roots)
     notes: list[Finding] = []
-    tables = {name: _survey(name, disk, notes) for name in disk.tables() if is_plain_name(name)}
+    tables, generation = _survey_all([name for name in disk.tables() if is_plain_name(name)], disk, notes)
     if unknown := sorted(set(assumptions.places) - set(tables)):
         raise UsageError(f"the partition map names {printable(unknown[0])!r}, but there is no such folder below tables/")
     log = _LogHints(location)
@@ -128,7 +130,7 @@ def infer_catalog(location: Location, assumptions: Assumptions) -> Catalog:
     return Catalog(
         kind="none",
         origin="none",
-        generation=Generation.SEGMENTED,
+        generation=generation,
         tables=tuple(rows),
         files=tuple(r for t in tables.values() for r in t.rows),
         findings=tuple(notes),
@@ -137,6 +139,24 @@ def infer_catalog(location: Location, assumptions: Assumptions) -> Catalog:
 
 def _say(notes: list[Finding], code: str, where: str, message: str) -> None:
     notes.append(Finding(Severity.WARNING, code, where, message))
+
+
+def _survey_all(names: Iterable[str], disk: Disk, notes: list[Finding]) -> tuple[dict[str, _Table], Generation]:
+    """What all tables tell. Segments are of 0.7 or later; where there are none, files below dates are of 0.5 or 0.6 (§8)."""
+    tables = {name: _survey(name, disk, notes) for name in names}
+    older = {name: files for name in tables if (files := dated_files(disk.roots, name))}
+    if not older or any(t.rows for t in tables.values()):
+        for name, files in older.items():
+            _say(notes, "dated-files", name, f"{len(files)} files of Milvus 0.5 or 0.6 lie beside segments; they are not read")
+        return tables, Generation.SEGMENTED
+    from .dated import survey_table
+
+    for name in older:
+        found = survey_table(name, disk.roots, notes)
+        row_bytes = None if found.dimension is None else 4 * found.dimension
+        engine = max((_engine_named(n) for n in found.index_types), default=EngineType.FAISS_IDMAP)
+        tables[name] = _Table(name, row_bytes, list(found.files), engine=engine, metric=found.metric)
+    return tables, Generation.DATED
 
 
 def _survey(name: str, disk: Disk, notes: list[Finding]) -> _Table:
@@ -176,14 +196,16 @@ def _measure(table: _Table, folder: Folder, widths: Counter[int]) -> None:
 
 
 def _engine_of(path: Path) -> int | None:
-    from .indexfile import INDEX_TYPES
+    from .indexfile import type_of
 
     try:
-        with path.open("rb") as f:
-            name = INDEX_TYPES.get(int.from_bytes(f.read(4), "little"))
-    except OSError:
+        return _engine_named(type_of(path))
+    except (DamageError, OSError):
         return None
-    return next((int(e) for e, n in INDEX_NAMES.items() if n == name), None)
+
+
+def _engine_named(name: str) -> int:
+    return next(int(e) for e, n in INDEX_NAMES.items() if n == name)
 
 
 class _LogHints:
@@ -264,7 +286,7 @@ def _table_rows(
         if row_bytes is None:
             _say(notes, "collection-empty", collection, "no segment and no log record tells its dimension; it is left out")
             continue
-        metric = assumptions.metrics.get(collection) or _guess_metric(collection, parts, row_bytes, log, notes)
+        metric = _metric(collection, parts, row_bytes, log, assumptions, notes)
         dimension = row_bytes * 8 if metric >= MetricType.HAMMING else row_bytes // 4
         if not 1 <= dimension <= MAX_DIMENSION or (metric < MetricType.HAMMING and row_bytes % 4):
             raise UsageError(f"{collection}: vectors of {row_bytes} bytes cannot be of metric {metric.name}")
@@ -304,6 +326,16 @@ def _rename(table: _Table, collection: str) -> None:
         f"the partition map calls the folder {printable(table.folder)!r} the default partition of {printable(collection)!r}; "
         "a default partition's folder bears its collection's name, so give the collection that name, or another partition"
     )
+
+
+def _metric(
+    collection: str, parts: list[_Table], row_bytes: int, log: _LogHints, assumptions: Assumptions, notes: list[Finding]
+) -> MetricType:
+    assumed = assumptions.metrics.get(collection)
+    told = next((t.metric for t in parts if t.metric), None)
+    if assumed and told not in (None, assumed):
+        raise UsageError(f"--assume {printable(collection)}={assumed.name}: its raw files have the metric {told.name}")
+    return assumed or told or _guess_metric(collection, parts, row_bytes, log, notes)
 
 
 def _guess_metric(collection: str, parts: list[_Table], row_bytes: int, log: _LogHints, notes: list[Finding]) -> MetricType:
