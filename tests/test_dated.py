@@ -11,13 +11,14 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from builder import StoreBuilder, bag, codes, content, rows
+from builder import StoreBuilder, bag, codes, content, pieces_bag, rows
 
 from milvus_offline.cli import run
 from milvus_offline.errors import UsageError
 from milvus_offline.milvus1.contents import Store
 from milvus_offline.milvus1.layout import MetricType
 from milvus_offline.milvus1.nocatalog import Assumptions
+from milvus_offline.milvus1.salvage import collect, survey
 from milvus_offline.milvus1.store import open_store
 from milvus_offline.model import Array, Batch
 
@@ -381,3 +382,61 @@ def test_files_of_0_6_beside_segments_are_named(tmp_path: Path) -> None:
     raw_file(b.root / "db" / "tables" / "c" / str(DATE) / "15", some(1000, 40))
     store = without_catalog(b.write())
     assert content(store) == {("c", "_default"): bag(rows(1, 2))} and "dated-files" in codes(store)
+
+
+# Salvage ---------------------------------------------------------------------------------------------------------------
+
+
+def salvaged(root: Path, *kinds: str) -> dict[tuple[str, str, str], Counter[tuple[int, bytes]]]:
+    return {(s.kind, s.schema.name, s.partition): pieces_bag(s.pieces) for s in collect(open_store(root), kinds)[0]}
+
+
+def test_rows_that_are_not_live_can_be_salvaged(tmp_path: Path) -> None:
+    d = Dated(tmp_path)
+    live, deleted, merging, flushing, orphan, copied = (some(1000 * n, 40 + n) for n in range(1, 7))
+    d.file(1, Batch(np.concatenate([live.ids, copied.ids]), np.concatenate([live.vectors, copied.vectors])))
+    d.file(4, deleted)
+    d.file(4, copied)
+    d.file(4, deleted, "IVF4,Flat")
+    d.file(6, live, "IVF4,Flat")
+    cut = d.file(5, merging)
+    os.truncate(cut, cut.stat().st_size - 8 * 40)
+    d.file(0, flushing)
+    root = d.write()
+    raw_file(cut.parent / "77", orphan)
+    raw_file(cut.parent.parent.parent / "gone" / str(DATE) / "78", some(9000, 9, dimension=6), inner_product=True)
+    (cut.parent / "79").write_bytes(bytes(9))
+    store = open_store(root)
+    assert content(store) == {("c", "_default"): bag(live, copied)} and codes(store) == []
+    expected = {
+        ("to-delete", "c", "_default"): bag(deleted),
+        ("unfinished", "c", "_default"): bag(Batch(merging.ids[:3], merging.vectors[:3]), flushing),
+        ("orphans", "c", "_default"): bag(orphan),
+        ("orphans", "gone", "_default"): bag(some(9000, 9, dimension=6)),
+    }
+    assert salvaged(root, "all") == expected
+    assert salvaged(root, "to-delete") == {k: v for k, v in expected.items() if k[0] == "to-delete"}
+    rescued, notes = collect(store, ["all"])
+    assert {s.schema.metric_type for s in rescued if s.schema.name == "gone"} == {"IP"}
+    assert sorted((f.severity.value, f.code, f.rows) for f in notes) == [
+        ("info", "rows-lost", 40),
+        ("info", "salvage-copy", 46),
+        ("info", "salvage-unreadable", None),
+    ]
+    assert {k: n for k, n in survey(store).items() if n} == {"to-delete": 42 + 46, "unfinished": 3 + 44, "orphans": 45 + 9}
+    out = tmp_path / "out"
+    assert run(["export", str(root), str(out), "--salvage", "all"]) == 0
+    assert run(["verify", str(out)]) == 0
+    assert (out / "salvage" / "to-delete" / "c" / "_default.h5").is_file()
+
+
+def test_dropped_tables_of_0_6_can_be_salvaged(dated: tuple[str, Path, dict[tuple[str, str], list[Batch]]]) -> None:
+    version, root, expected = dated
+    catalog = sqlite3.connect(root / "db" / "meta.sqlite")
+    catalog.execute("UPDATE Tables SET state = 1 WHERE table_id <> 'ip'")
+    catalog.commit()
+    catalog.close()
+    found = salvaged(root, "dropped")
+    partitions = {"_default", "tag/1"} if version == "0.6" else {"_default"}
+    assert set(found) == {("dropped", "l2", p) for p in partitions}
+    assert all(found["dropped", "l2", p] >= bag(*expected["l2", p]) for p in partitions)

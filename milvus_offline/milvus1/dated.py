@@ -19,11 +19,11 @@ from ..errors import DamageError, UsageError
 from ..fileio import printable
 from ..model import Finding, Schema, Severity
 from .catalog import Catalog, FileRow
-from .contents import Collection, Partition
+from .contents import Collection, Partition, Store
 from .indexfile import read_index_file, read_raw_file, type_of
 from .layout import FileType, MetricType
 from .legacy import LegacyRawFile, dated_files, open_raw_file, raw_file_path
-from .live import Choice, LivePartition, Selection, all_in
+from .live import Choice, Disk, Leftover, LivePartition, Selection, all_in
 from .rows import Hashes, contains, hashes_of
 
 
@@ -269,3 +269,54 @@ def survey_table(table_id: str, roots: Sequence[Path], notes: list[Finding]) -> 
     dimension = max(dimensions, key=lambda d: dimensions[d], default=None)
     metric = max(metrics, key=lambda m: metrics[m], default=None)
     return SurveyedTable(tuple(files), dimension, MetricType[metric] if metric else None, frozenset(kinds))
+
+
+# Salvage ---------------------------------------------------------------------------------------------------------------
+
+
+def leftovers(store: Store) -> list[Leftover]:
+    """Files beside the live raw files, with `<date>/<file_id>` for a segment; index files are among them."""
+    rows = {(r.table_id, r.date, r.file_id): r for r in store.catalog.files}
+    tables = {t.table_id for t in store.catalog.tables}
+    dropped = {t.table_id for t in store.selection.dropped}
+    result = []
+    for table_id in Disk(store.location.roots).tables():
+        for date, file_id in dated_files(store.location.roots, table_id):
+            row = rows.get((table_id, date, file_id))
+            if table_id in dropped:
+                kind, reason = "dropped", "its collection or partition was dropped"
+            elif row is None:
+                kind = "orphans"
+                reason = "no catalog row speaks of it" if table_id in tables else "its collection is not in the catalog"
+            elif row.file_type in _NOT_LIVE:
+                kind, reason = _NOT_LIVE[row.file_type]
+            else:
+                continue
+            result.append(Leftover(kind, table_id, f"{date}/{file_id}", reason))
+    return result
+
+
+_NOT_LIVE = {
+    int(FileType.TO_DELETE): ("to-delete", "the server had put it aside for deletion"),
+    int(FileType.NEW): ("unfinished", "a flush was to write it"),
+    int(FileType.NEW_MERGE): ("unfinished", "a merge was writing it"),
+}
+
+
+def open_leftover(
+    leftover: Leftover, schema: Schema | None, roots: Sequence[Path]
+) -> tuple[LegacyRawFile | None, list[Finding]]:
+    """The raw file behind a leftover; None for an index file. What the file tells goes before `schema`.
+
+    Raises DamageError, UsageError, OSError.
+    """
+    date, _, file_id = leftover.segment_id.partition("/")
+    path = raw_file_path(roots, leftover.table_id, int(date), file_id)
+    if path is None or type_of(path) != "FLAT":
+        return None, []
+    stored, _ = read_raw_file(path)
+    if schema is None:
+        schema = Schema(leftover.table_id, stored.dimension, metric_type=stored.metric)
+    schema = replace(schema, dimension=stored.dimension)
+    where = f"{leftover.table_id}/{leftover.segment_id}"
+    return open_raw_file(path, file_id=file_id, schema=schema, where=where, state=leftover.kind)

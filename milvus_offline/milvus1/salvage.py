@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import DamageError, UsageError
 from ..fileio import printable
 from ..model import BATCH_BYTES, DEFAULT_PARTITION, Batch, Finding, Salvaged, Schema, Severity, VectorType
+from .catalog import Generation
 from .folder import open_segment
 from .layout import ID
 from .live import Disk, Leftover, all_in
 from .rows import hashes_of
 from .segment import Column, DeadRows, Segment, attribute_schema, read_columns, read_header
 from .store import Store
+
+if TYPE_CHECKING:
+    from .legacy import LegacyRawFile
 
 KINDS = {
     "unseen": "acknowledged rows in the log that the server never applied (tag `_default`, or a tag with blanks)",
@@ -74,10 +78,16 @@ def survey(store: Store) -> dict[str, int]:
     disk = Disk(store.location.roots)
     for leftover in _leftovers(store, disk):
         try:
+            if store.catalog.generation is Generation.DATED:
+                from .dated import open_leftover  # rarely needed, and all of the index files' formats behind it
+
+                raw, _ = open_leftover(leftover, None, store.location.roots)
+                counts[leftover.kind] += raw.rows if raw else 0
+                continue
             folder = disk.folder(leftover.table_id, leftover.segment_id)
             if folder and folder.ids and folder.raw:
                 counts[leftover.kind] += read_header(folder.path / folder.ids[0]).bytes // ID.itemsize
-        except DamageError:
+        except (DamageError, UsageError, OSError):
             continue
     return counts
 
@@ -94,7 +104,7 @@ def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], list[Fi
             )
     disk = Disk(store.location.roots)
     places = _places(store)
-    grouped: dict[tuple[str, str, str, str], list[Segment]] = {}
+    grouped: dict[tuple[str, str, str, str], list[Segment | LegacyRawFile]] = {}
     schemas: dict[tuple[str, str, str, str], Schema] = {}
     for leftover in _leftovers(store, disk):
         if leftover.kind not in wanted:
@@ -140,6 +150,10 @@ def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], list[Fi
 
 def _leftovers(store: Store, disk: Disk) -> list[Leftover]:
     """Folders beside the live segments, each once: those of live tables, then those of dropped ones."""
+    if store.catalog.generation is Generation.DATED:
+        from .dated import leftovers
+
+        return leftovers(store)
     live = {c.table_id for part in store.selection.collections for p in part.partitions for c in p.choices}
     live |= {p.table.table_id for c in store.selection.collections for p in c.partitions}
     dropped = {t.table_id for t in store.selection.dropped}
@@ -166,8 +180,14 @@ def _schema(store: Store, schema: Schema) -> Schema:
 
 def _open(
     store: Store, leftover: Leftover, disk: Disk, places: dict[str, tuple[str, str]], notes: list[Finding]
-) -> Segment | None:
+) -> Segment | LegacyRawFile | None:
     try:
+        if store.catalog.generation is Generation.DATED:
+            from .dated import open_leftover
+
+            raw_file, found = open_leftover(leftover, _schema_of_table(store, leftover.table_id), disk.roots)
+            notes += [replace(f, severity=Severity.INFO) for f in found]
+            return raw_file
         folder = disk.folder(leftover.table_id, leftover.segment_id)
         if folder is None or not folder.raw or not folder.ids:
             return None
@@ -198,7 +218,7 @@ def _open(
                 schema = guess
         assert schema is not None
         segment, found = open_segment(folder, leftover.segment_id, schema, state=leftover.kind)
-    except DamageError as e:
+    except (DamageError, UsageError, OSError) as e:
         notes.append(_note("salvage-unreadable", leftover, str(e)))
         return None
     notes += [replace(f, severity=Severity.INFO) for f in found]
@@ -237,7 +257,7 @@ def _guess(name: str, raw_bytes: int, rows: int, known: Schema | None) -> Schema
     return replace(known, dimension=width // 4) if known is not None else Schema(name, width // 4)
 
 
-def _is_copy(store: Store, collection: str, segment: Segment) -> bool:
+def _is_copy(store: Store, collection: str, segment: Segment | LegacyRawFile) -> bool:
     found: Any = store.get(collection)
     if found is None or found.schema.row_bytes != segment.schema.row_bytes:
         return False
