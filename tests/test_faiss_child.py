@@ -106,11 +106,17 @@ def test_rows_that_no_list_took(tmp_path: Path) -> None:
     index.add(x)
     found = open_faiss(write(index, tmp_path), lossy=True)
     assert {f.code: f.rows for f in found.findings} == {"faiss_lossy": 298, "faiss_row_count": 2}
+    kept = np.isfinite(x).all(axis=1)
+    np.save(tmp_path / "ids.npy", some_ids(300))
+    flat = quiet(faiss.index_factory(D, "IVF8,Flat"), x)
+    flat.add(x)
+    for kind in (index, flat):
+        named = open_faiss(write(kind, tmp_path), ids_file=tmp_path / "ids.npy", lossy=True)
+        assert sorted(rows_of(named)[0].tolist()) == sorted(some_ids(300)[kept].tolist())
     index = quiet(faiss.index_factory(D, "IDMap,IVF8,Flat"), x)
     index.add_with_ids(x, some_ids(300))
     found = open_faiss(write(index, tmp_path))
     assert {f.code: f.rows for f in found.findings} == {"faiss_row_count": 2}
-    kept = np.isfinite(x).all(axis=1)
     assert by_id(*rows_of(found)) == by_id(some_ids(300)[kept], x[kept])
 
 

@@ -182,6 +182,29 @@ def test_lies_are_named(data: bytes, message: str, tmp_path: Path) -> None:
             read_index_file(path, partial=partial)
 
 
+def test_rows_that_no_list_took(tmp_path: Path) -> None:
+    """A vector that is no number is counted, and in no list; the others are not lost with it."""
+    import faiss
+
+    x = np.random.default_rng(1).standard_normal((300, 8)).astype("f4")
+    x[7, 1] = np.nan
+    index = faiss.index_factory(8, "IVF4,Flat")
+    index.train(np.random.default_rng(2).standard_normal((300, 8)).astype("f4"))
+    index.add(x)
+    path = tmp_path / "index"
+    path.write_bytes(container(2, (b"IVF", faiss.serialize_index(index).tobytes())))
+    stored = read_index_file(path, rows=300)
+    assert (stored.rows, stored.lost) == (299, 1)
+    out = np.zeros_like(x)
+    came = stored.restore(out)
+    assert np.flatnonzero(~came).tolist() == [7] and out[came].tobytes() == x[came].tobytes()
+    assert check(path).rows == 300
+    uids = tmp_path / "1.uid"
+    uids.write_bytes(struct.pack("<Q", 2400) + np.arange(300).tobytes())
+    found = open_faiss(path, ids_file=uids)
+    assert [(f.code, f.rows) for f in found.findings] == [("faiss_row_count", 1)] and found.collections[0].rows == 299
+
+
 # Raw files of 0.5 and 0.6 --------------------------------------------------------------------------------------------
 
 

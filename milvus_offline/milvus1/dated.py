@@ -160,13 +160,14 @@ def _restore(
         text = f"the raw file is missing or damaged ({d.finding.code}); its rows are taken from the {kind} index {index.path}"
         findings.append(Finding(Severity.WARNING, "vectors-restored", where, text, index.rows))
         if index.lost:
-            text = "the index file is cut as well; these rows are lost"
+            text = "the index file is cut or lacks these rows; they are lost"
             findings.append(Finding(Severity.ERROR, "rows-lost", where, text, index.lost))
     for index, _ in found:
         text = f"no raw file holds the rows of this index file ({index.vectors.kind}); they are taken from it"
         findings.append(Finding(Severity.WARNING, "raw-row-missing", _place(index), text, index.rows))
         if index.lost:
-            findings.append(Finding(Severity.ERROR, "rows-lost", _place(index), "the index file is cut", index.lost))
+            text = "the index file is cut or lacks these rows"
+            findings.append(Finding(Severity.ERROR, "rows-lost", _place(index), text, index.lost))
         result.append(index)
     return result
 

@@ -121,7 +121,7 @@ def _restored(
                 )
             )
             if segment.lost_live:
-                message = "the index file is cut as well; these rows have lost their vectors"
+                message = "the index file is cut or lacks these rows; they have lost their vectors"
                 kept.append(Finding(Severity.ERROR, "rows-lost", where, message, segment.lost_live))
             return segment, kept
     notes += [Finding(Severity.INFO, "index-unusable", where, f"no vectors out of it: {r}") for r in reasons]

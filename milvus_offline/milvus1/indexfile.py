@@ -85,9 +85,10 @@ class Container:
 class StoredVectors:
     """The vectors inside an index file. Picklable.
 
-    `rows` can be read, `lost` more were there before the file was cut. `kind` is the index type, `metric` that of the index
-    where it is known what its number means. `offsets_in_range` is how many rows the segment has: every offset is below it, or
-    reading raises DamageError; None where the ids are the user's. `own_ids` is False where no ids are stored at all.
+    `rows` can be read, `lost` more were there before the file was cut, or were in no list of an IVF index. `kind` is the index
+    type, `metric` that of the index where it is known what its number means. `offsets_in_range` is how many rows the segment
+    has: every offset is below it, or reading raises DamageError; None where the ids are the user's. `own_ids` is False where no
+    ids are stored at all.
     """
 
     path: str
@@ -304,12 +305,11 @@ def _faiss_vectors(cursor: Cursor, name: str, *, partial: bool) -> StoredVectors
     maps = tuple(IdMap(path, m.at, m.count) for m in index.id_maps)
     data = Rows(path, path, index.runs, index.encoding, index.dimension, maps)
     count = index.runs.total
-    if count + index.lost != index.declared:
+    lost = index.declared - count  # cut off, or in no list, as vectors that are no numbers
+    if lost < index.lost or (lost > index.lost and index.nlist is None):
         raise DamageError(path, f"{count + index.lost} rows in the lists of an index of {index.declared}")
     metric = (BINARY_METRICS if index.binary else FLOAT_METRICS).get(index.metric)
-    return StoredVectors(
-        path, name, vector_type, index.dimension, count, index.lost, data, index.declared, metric, index.own_ids
-    )
+    return StoredVectors(path, name, vector_type, index.dimension, count, lost, data, index.declared, metric, index.own_ids)
 
 
 def _faiss(cursor: Cursor, partial: bool) -> Index:

@@ -322,7 +322,8 @@ class _Opening:
             files.append(vectors_file)
         maps = [IdMap(self.path, m.at, m.count) for m in index.id_maps]
         rows = index.runs.total + (index.duplicates.count if index.duplicates else 0)
-        maps += self._given_ids(index.own_ids and (index.nlist is None or index.id_maps != ()), rows, files)
+        has_ids = index.own_ids and (index.nlist is None or index.id_maps != ())
+        maps += self._given_ids(has_ids, max(rows, index.declared), files)  # rows that no list took are numbered too
         self._check_first_id(index.own_ids, rows)
         data = Rows(vectors_file, self.path, index.runs, index.encoding, index.dimension, tuple(maps))
         if self.first_id:
@@ -403,7 +404,7 @@ class _Opening:
         stored = read_index_file(self.path, user_ids=True)
         own_ids = stored.kind == "FLAT" and stored.own_ids
         files = [self.path]
-        given = self._given_ids(own_ids, stored.rows, files)
+        given = self._given_ids(own_ids, stored.rows + stored.lost, files)
         if self.first_id:
             raise UsageError(f"{self.path}: an index file of Milvus has row numbers: --first-id does not apply, --ids does")
         if not given and not own_ids:
@@ -412,6 +413,7 @@ class _Opening:
                 "0.6 the user's ids). The user's ids are in the segment's .uid file: name it with --ids"
             )
             self.find(Severity.WARNING, "row-numbers", text, stored.rows)
+        self._declared(stored.rows + stored.lost, stored.rows)
         data = replace(stored.data, id_maps=(*stored.data.id_maps, *given))
         binary = stored.vector_type is VectorType.BINARY
         schema = self._schema(stored.dimension, binary, stored.metric, f"unknown in {stored.kind}", IndexSpec(stored.kind))
@@ -442,7 +444,8 @@ class _Opening:
                 Severity.WARNING, "faiss_lossy", f"{name}: the vectors are approximations, which --lossy takes", info["rows"]
             )
         self._declared(info["declared"], info["rows"])
-        given = self._given_ids("IndexIDMap" in name or "BinaryIDMap" in name, info["rows"], files)
+        has_ids = "IndexIDMap" in name or "BinaryIDMap" in name
+        given = self._given_ids(has_ids, max(info["rows"], info["declared"]), files)
         self._check_first_id(info["own_ids"], info["rows"])
         vector_type = VectorType.BINARY if binary else VectorType.FLOAT
         piece = ChildPiece("0", info["rows"], child, vector_type, info["dimension"], self.first_id, given[0] if given else None)
