@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,9 @@ from milvus_offline import open_store
 from milvus_offline.cli import run
 from milvus_offline.errors import DamageError, UsageError
 from milvus_offline.milvus1.indexfile import read_container
-from milvus_offline.sources import faiss_child
-from milvus_offline.sources.faiss import ChildPiece, open_faiss
+from milvus_offline.sources import faiss_child, faiss_process
+from milvus_offline.sources.faiss import open_faiss
+from milvus_offline.sources.faiss_process import Child, ChildPiece
 
 faiss = pytest.importorskip("faiss")
 
@@ -77,6 +82,93 @@ def test_reading_begins_anywhere(kind: str, start: int, tmp_path: Path) -> None:
         return
     assert np.concatenate([i for i, _ in rest]).tolist() == ids[start:].tolist()
     assert np.concatenate([v for _, v in rest]).tobytes() == rows[start:].tobytes()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The processes that were started to read rows."""
+    made: list[Any] = []
+    start = Child.start
+
+    def note(self: Child, action: str) -> Any:
+        process = start(self, action)
+        made.extend([process] if action == "rows" else [])
+        return process
+
+    monkeypatch.setattr(Child, "start", note)
+    return made
+
+
+def slices(piece: Any, step: int) -> dict[int, tuple[list[int], bytes]]:
+    """What tasks read one after the other, each leaving off in the middle of a batch."""
+    found = {}
+    for first in range(0, piece.rows, step):
+        batch = next(piece.batches(1 << 20, first))
+        found[first] = (batch.ids[:step].tolist(), batch.vectors[:step].tobytes())
+    return found
+
+
+@pytest.mark.parametrize("kind", ["IVF64,PQ4x4", "IVF8,RaBitQ", "Panorama"])
+def test_one_process_reads_slice_after_slice(kind: str, tmp_path: Path, started: list[Any]) -> None:
+    x = vectors(1000)
+    index = faiss.IndexFlatL2Panorama(D, 4) if kind == "Panorama" else quiet(faiss.index_factory(D, kind), x)
+    index.add(x)
+    (piece,) = open_faiss(write(index, tmp_path), lossy=True).collections[0].partitions[0].pieces
+    ids, rows = rows_of(open_faiss(tmp_path / "some.index", lossy=True))
+    before = len(started)
+    for step in (70, 333):
+        for first, (got, octets) in slices(piece, step).items():
+            assert got == ids[first : first + step].tolist()
+            assert octets == rows[first : first + step].tobytes()
+    assert len(started) == before + 1
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda first: next(piece.batches(1 << 20, first)).ids[0], range(0, 1000, 10)))
+    assert parts == ids[::10].tolist()
+    assert len(started) <= before + 4
+
+
+def test_a_process_does_not_outlive_what_it_has_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[Any]
+) -> None:
+    path = panorama(tmp_path, vectors(30))
+    before = open_faiss(path)
+    assert len(rows_of(before)[0]) == 30
+    panorama(tmp_path, 2 * vectors(30))  # another index in its place
+    assert by_id(*rows_of(open_faiss(path))) == by_id(np.arange(30), 2 * vectors(30))
+    monkeypatch.setattr(faiss_process, "_IDLE_SECONDS", 0.1)
+    piece = open_faiss(path).collections[0].partitions[0].pieces[0]
+    assert next(piece.batches()).ids.tolist() == list(range(30))
+    assert started[-1].wait(timeout=30) == -9
+
+
+def test_a_process_that_died_while_it_waited_is_replaced(tmp_path: Path, started: list[Any]) -> None:
+    piece = open_faiss(panorama(tmp_path, vectors(30))).collections[0].partitions[0].pieces[0]
+    assert next(piece.batches()).ids.tolist() == list(range(30))
+    started[-1].kill()
+    started[-1].wait()
+    assert next(piece.batches(1 << 20, 7)).ids.tolist() == list(range(7, 30))
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    path = panorama(tmp_path, vectors(30))
+    code = (
+        "import os, sys; from milvus_offline.sources import faiss_process\n"
+        "from milvus_offline.sources.faiss import open_faiss\n"
+        "piece = open_faiss(sys.argv[1]).collections[0].partitions[0].pieces[0]; batches = piece.batches(64); next(batches)\n"
+        "if sys.argv[2] == 'idle': del batches\n"
+        "readers = [r for r, _ in faiss_process._idle._waiting] or [batches.gi_frame.f_locals['reader']]\n"
+        "print(readers[0].process.pid, flush=True)\n"
+        "if sys.argv[2] == 'killed': os.kill(os.getpid(), 9)"
+    )
+    for how in ("idle", "reading", "killed"):
+        ended = subprocess.run([sys.executable, "-c", code, str(path), how], capture_output=True, text=True)
+        assert ended.returncode == (-9 if how == "killed" else 0) and ended.stderr == ""
+        for _ in range(100):
+            if not Path(f"/proc/{ended.stdout.strip()}").exists():
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("it still runs")
 
 
 @pytest.mark.parametrize("kind", ["IVF8,PQ4x4fs", "IVF8,RQ2x4fs_Nrq2x4", "IVF8,LSQ2x4fs_Nlsq2x4"])

@@ -30,6 +30,20 @@ class IdMap:
     at: int
     count: int
 
+    def open(self) -> npt.NDArray[Any]:
+        """The ids, int64 [count], in the file. Raises DamageError."""
+        if self.count == 0:
+            return np.empty(0, "<i8")
+        if os.path.getsize(self.path) < self.at + self.count * ID_BYTES:
+            raise DamageError(self.path, f"expected {self.count} ids, the file ends before", offset=self.at)
+        return np.memmap(self.path, "<i8", "r", offset=self.at, shape=(self.count,))
+
+    def apply(self, content: npt.NDArray[Any], ids: Int64s) -> Int64s:
+        """`ids` looked up in what `open` gave. Raises DamageError."""
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= self.count):
+            raise DamageError(self.path, f"an id points outside of the {self.count} ids there", offset=self.at)
+        return np.asarray(content[ids])
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -62,11 +76,11 @@ class Rows:
         row = self.dimension // 8 if self.encoding == "bits" else self.dimension * 4
         fd = open_read(self.path)
         try:
-            maps = [_open_map(m) for m in self.id_maps]
+            maps = [m.open() for m in self.id_maps]
             inverse = _inverse(self.index_path, os.stat(self.index_path).st_mtime_ns, self.undo) if self.undo else None
             for ids, raw in runs.batches(fd, self.path, max(1, max_bytes // row)):
                 for m, content in zip(self.id_maps, maps, strict=True):
-                    ids = _mapped(m, content, ids)
+                    ids = m.apply(content, ids)
                 vectors = decode(raw, self.encoding)
                 yield ids, vectors if inverse is None else inverse.back(vectors)
         finally:
@@ -85,20 +99,6 @@ def decode(raw: npt.NDArray[np.uint8], encoding: str) -> Array:
         return (raw.view("<u2").astype("<u4") << 16).view("<f4")
     result = raw.astype("<f4")
     return result - np.float32(128) if encoding == "s1" else result
-
-
-def _open_map(m: IdMap) -> npt.NDArray[Any]:
-    if m.count == 0:
-        return np.empty(0, "<i8")
-    if os.path.getsize(m.path) < m.at + m.count * ID_BYTES:
-        raise DamageError(m.path, f"expected {m.count} ids, the file ends before", offset=m.at)
-    return np.memmap(m.path, "<i8", "r", offset=m.at, shape=(m.count,))
-
-
-def _mapped(m: IdMap, content: npt.NDArray[Any], ids: Int64s) -> Int64s:
-    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= m.count):
-        raise DamageError(m.path, f"an id points outside of the {m.count} ids there", offset=m.at)
-    return np.asarray(content[ids])
 
 
 @lru_cache(maxsize=1)

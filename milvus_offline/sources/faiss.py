@@ -10,16 +10,12 @@ import hashlib
 import json
 import os
 import stat
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import DamageError, UsageError
 from ..faissfile import (
@@ -43,7 +39,6 @@ from ..milvus1.segment import read_header
 from ..model import (
     BATCH_BYTES,
     DEFAULT_PARTITION,
-    Array,
     Batch,
     Finding,
     IndexSpec,
@@ -55,7 +50,7 @@ from ..model import (
     SourcePartition,
     VectorType,
 )
-from .faiss_child import DONE, FAILED, FRAME
+from .faiss_process import Child, ChildPiece
 
 PIECE_BYTES = 256 << 20
 """Vector bytes of a piece: a large index is cut so that several processes can work on it."""
@@ -81,117 +76,6 @@ class FaissPiece:
         """Rows in file order, in flat memory. Raises DamageError."""
         for ids, vectors in self.data.batches(max_bytes, start):
             yield Batch(ids, vectors)
-
-
-_START_CHILD = (
-    "import sys; sys.path[:] = sys.argv[1].split('\\n'); "
-    f"from {__package__}.faiss_child import main; sys.exit(main(sys.argv[2]))"
-)
-
-
-def _module_paths() -> list[str]:
-    """Where the child finds modules: as here, but never in the current folder, which may hold a `faiss.py` of somebody."""
-    root, here = str(Path(__file__).resolve().parents[2]), os.getcwd()
-    return [root, *(p for p in sys.path if p and os.path.abspath(p) not in (here, root))]
-
-
-@dataclass(frozen=True)
-class Child:
-    """How Faiss is started in a process of its own. `timeout` is in seconds without any answer, `memory` in bytes."""
-
-    path: str
-    binary: bool
-    follow: bool
-    memory: int
-    timeout: float
-
-    def start(self, action: str, rows: int = 0, start: int = 0) -> subprocess.Popen[bytes]:
-        request = {"path": self.path, "binary": self.binary, "follow": self.follow, "memory": self.memory}
-        request |= {"action": action, "rows": rows, "start": start}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", _START_CHILD, "\n".join(_module_paths()), json.dumps(request)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
-
-    def info(self) -> dict[str, Any]:
-        """What Faiss says about the index. Raises DamageError when it refuses or does not answer."""
-        process = self.start("info")
-        try:
-            answer, _ = process.communicate(timeout=self.timeout)
-        except subprocess.TimeoutExpired:
-            raise DamageError(self.path, f"Faiss did not open it within {self.timeout:g} seconds") from None
-        finally:
-            process.kill()
-            process.wait()
-        found: dict[str, Any] = json.loads(answer) if answer else {"error": _death(process)}
-        if "error" in found:
-            elsewhere = "could not open" in found["error"] and not self.follow
-            hint = "; inverted lists outside of the index's folder are followed only with --follow-ondisk" if elsewhere else ""
-            raise DamageError(self.path, f"Faiss cannot read it: {found['error']}{hint}")
-        return found
-
-
-@dataclass(frozen=True)
-class ChildPiece:
-    """All rows of an index that only Faiss can read. `width` is in elements of `vector_type`."""
-
-    id: str
-    rows: int
-    child: Child
-    vector_type: VectorType
-    dimension: int
-    first_id: int = 0
-    id_map: IdMap | None = None
-
-    def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
-        """Rows in Faiss' order, in flat memory here. Raises DamageError."""
-        dtype, width = self.vector_type.dtype, self.vector_type.width(self.dimension)
-        capacity = max(1, max_bytes // (width * dtype.itemsize))
-        process = self.child.start("rows", capacity, start)
-        assert process.stdout is not None
-        left = self.rows - start
-        content = None if self.id_map is None else _ids_in(self.id_map)
-        try:
-            while True:
-                n = self._number(process)
-                if n == FAILED:
-                    text = self._read(process, np.empty(min(self._number(process), 4096), np.uint8)).tobytes()
-                    raise DamageError(self.child.path, f"Faiss cannot read it: {text.decode('utf-8', 'replace')}")
-                if n == DONE:
-                    break
-                if not 0 <= n <= capacity or n > left:
-                    raise DamageError(self.child.path, f"Faiss gives more than {self.rows} rows")
-                ids = self._read(process, np.empty(n, "<i8"))
-                vectors = self._read(process, np.empty((n, width), dtype))
-                left -= n
-                if content is not None:
-                    if n and not 0 <= int(ids.min()) <= int(ids.max()) < len(content):
-                        raise DamageError(self.child.path, f"a row number outside of the {len(content)} ids given")
-                    ids = np.asarray(content[ids])
-                yield Batch(ids + self.first_id, vectors)
-            if left > 0:
-                raise DamageError(self.child.path, f"Faiss gives {left} rows less than {self.rows}")
-        finally:
-            process.kill()
-            process.stdout.close()
-            process.wait()
-
-    def _number(self, process: subprocess.Popen[bytes]) -> int:
-        return int(FRAME.unpack(self._read(process, np.empty(FRAME.size, np.uint8)).tobytes())[0])
-
-    def _read(self, process: subprocess.Popen[bytes], target: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Fills `target` from the process, which is killed when nothing comes for too long."""
-        stream: IO[bytes] | None = process.stdout
-        assert stream is not None
-        watch = threading.Timer(self.child.timeout, process.kill)
-        watch.daemon = True
-        watch.start()
-        try:
-            if target.nbytes and stream.readinto(target.reshape(-1).data.cast("B")) < target.nbytes:  # type: ignore[attr-defined]
-                process.wait()
-                raise DamageError(self.child.path, f"Faiss stopped while reading it ({_death(process)})")
-        finally:
-            watch.cancel()
-        return target
 
 
 @dataclass
@@ -540,12 +424,3 @@ def _npy_ids(path: str, rows: int) -> IdMap:
     if size < at + 8 * rows:
         raise DamageError(path, f"expected {rows} ids, the file ends before", offset=size)
     return IdMap(path, at, rows)
-
-
-def _ids_in(m: IdMap) -> Array:
-    return np.memmap(m.path, "<i8", "r", offset=m.at, shape=(m.count,)) if m.count else np.empty(0, "<i8")
-
-
-def _death(process: subprocess.Popen[bytes]) -> str:
-    code = process.returncode
-    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

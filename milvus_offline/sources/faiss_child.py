@@ -5,8 +5,9 @@ itself, its time by the process that started it, and files are opened for readin
 
     main('{"path": ..., "binary": ..., "action": "info" | "rows", ...}')
 
-`info` answers with one line of JSON. `rows` answers with frames: int64 n, then n int64 ids, then n rows of bytes; n is -1 at
-the end, and -2 before a message (int64 length, UTF-8) when something went wrong.
+`info` answers with one line of JSON. `rows` answers questions from stdin (int64 first row, int64 most rows) with a frame each:
+int64 n, then n int64 ids, then n rows of bytes; n is -1 at the end, and -2 before a message (int64 length, UTF-8) when
+something went wrong. It ends with stdin.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 FRAME = struct.Struct("<q")
+QUESTION = struct.Struct("<qq")
 DONE, FAILED = -1, -2
+Rows = tuple[Any, Any]
+"""(ids, vectors)"""
 
 _EXACT = {
     "IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexFlat1D", "IndexFlatPanorama", "IndexFlatL2Panorama",
@@ -41,7 +45,7 @@ def main(argument: str) -> int:
         if request["action"] == "info":
             out.write(json.dumps(tree.info()).encode())
         else:
-            _send(out, tree.batches(request["rows"], request["start"]))
+            _answer(os.fdopen(0, "rb", buffering=0), out, tree)
     except BaseException as e:
         text = f"{type(e).__name__}: {e}".strip().splitlines()[0].encode()[:2000]
         if request["action"] == "info":
@@ -73,15 +77,50 @@ def _load(request: dict[str, Any]) -> Any:
         return read(request["path"], flags)
 
 
-def _send(out: BinaryIO, batches: Iterator[tuple[Any, Any]]) -> None:
-    for ids, vectors in batches:
-        ids = np.ascontiguousarray(ids, "<i8")
-        vectors = np.ascontiguousarray(vectors)
-        for part in (FRAME.pack(len(ids)), ids.data.cast("B"), vectors.data.cast("B")):
-            view = memoryview(part)
-            while view:
-                view = view[out.write(view) :]
-    out.write(FRAME.pack(DONE))
+def _answer(questions: BinaryIO, out: BinaryIO, tree: _Tree) -> None:
+    """Mostly the next rows are asked for: they are got ready while nobody asks."""
+    batches: Iterator[Rows] = iter(())
+    ready: Rows | None = None
+    at, most = -1, 0
+    while len(question := questions.read(QUESTION.size)) == QUESTION.size:
+        start, rows = QUESTION.unpack(question)
+        if (start, rows) != (at, most):
+            at, most = start, rows
+            batches = _filled(tree.batches(rows, start), rows)
+            ready = next(batches, None)
+        if ready is None:
+            out.write(FRAME.pack(DONE))
+            continue
+        _send(out, *ready)
+        at += len(ready[0])
+        ready = next(batches, None)
+
+
+def _filled(batches: Iterator[Rows], most: int) -> Iterator[Rows]:
+    """The same rows in batches as large as they may be: an inverted file has as many as lists."""
+    held: list[Rows] = []
+    count = 0
+    for batch in batches:
+        if count + len(batch[0]) > most:
+            yield _joined(held)
+            held, count = [], 0
+        held.append(batch)
+        count += len(batch[0])
+    if count:
+        yield _joined(held)
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    return parts[0] if len(parts) == 1 else (np.concatenate([i for i, _ in parts]), np.concatenate([v for _, v in parts]))
+
+
+def _send(out: BinaryIO, ids: Any, vectors: Any) -> None:
+    ids = np.ascontiguousarray(ids, "<i8")
+    vectors = np.ascontiguousarray(vectors)
+    for part in (FRAME.pack(len(ids)), ids.data.cast("B"), vectors.data.cast("B")):
+        view = memoryview(part)
+        while view:
+            view = view[out.write(view) :]
 
 
 class _Tree:
