@@ -241,6 +241,45 @@ def test_equal_vectors_of_a_dedup_index(tmp_path: Path) -> None:
     assert [(f.code, f.rows) for f in found.findings] == [("faiss_duplicates_lost", 1), ("faiss_row_count", 1)]
 
 
+def test_equal_vectors_of_lists_on_disk(tmp_path: Path) -> None:
+    x, ids = vectors(100), np.arange(140)
+    index = quiet(ivf(4, kind=faiss.IndexIVFFlatDedup), x)
+    index.add_with_ids(np.concatenate([x, x[30:70]]), ids)
+    lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(tmp_path / "lists"))
+    lists.merge_from_1(index.invlists)
+    index.replace_invlists(lists, False)
+    found = open_faiss(write(index, tmp_path))
+    assert by_id(*rows_of(found, 700)) == by_id(ids, np.concatenate([x, x[30:70]]))
+
+
+def test_equal_vectors_are_looked_up_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = vectors(100)
+    ids = some_ids(140)
+    index = quiet(ivf(4, kind=faiss.IndexIVFFlatDedup), x)
+    index.add_with_ids(x, ids[:100])
+    index.add_with_ids(x[10:50], ids[100:])
+    path = write(index, tmp_path)
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<Q", 80)) + 8
+    data[at : at + 8] = struct.pack("<q", 5)
+    path.write_bytes(data)
+    monkeypatch.setattr(source, "_PAIRS_EACH", 7)
+    found = open_faiss(path)
+    pieces = found.collections[0].partitions[0].pieces
+    assert [(p.id, p.rows) for p in pieces] == [
+        ("0", 100),
+        ("equal-0", 6),
+        *((f"equal-{7 * k}", 7) for k in range(1, 5)),
+        ("equal-35", 5),
+    ]
+    assert [(f.code, f.rows) for f in found.findings] == [("faiss_duplicates_lost", 1), ("faiss_row_count", 1)]
+    rows = by_id(*rows_of(found))
+    assert len(rows) == 139 and set(rows) < set(by_id(ids, np.concatenate([x, x[10:50]])))
+    for piece in (pieces[2], pickle.loads(pickle.dumps(pieces[2]))):
+        whole = np.concatenate([b.ids.copy() for b in piece.batches()])
+        assert [b.ids.tolist() for b in piece.batches(1, 3)] == [[i] for i in whole[3:]]
+
+
 @pytest.mark.parametrize("kind", ["RR16,Flat", "RR16,IVF4,Flat", "OPQ4_16,Flat", "PCA16,Flat", "OPQ4_32,Flat"])
 def test_orthonormal_transforms_are_undone(kind: str, tmp_path: Path) -> None:
     x = vectors(300)

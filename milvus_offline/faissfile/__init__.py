@@ -12,7 +12,7 @@ from __future__ import annotations
 from .cursor import Cursor, Extent
 from .index import BINARY_METRICS, FLOAT_METRICS, METRICS, Index, UnknownKind, read_index
 from .lists import OnDisk
-from .rows import IdMap, Rows, decode, duplicate_runs
+from .rows import Duplicates, IdMap, Rows, decode, find_duplicates
 from .runs import Runs, single_run
 from .transform import Inverse, NotInvertible, Transform
 
@@ -21,6 +21,7 @@ __all__ = [
     "FLOAT_METRICS",
     "METRICS",
     "Cursor",
+    "Duplicates",
     "Extent",
     "IdMap",
     "Index",
@@ -32,7 +33,7 @@ __all__ = [
     "Transform",
     "UnknownKind",
     "decode",
-    "duplicate_runs",
+    "find_duplicates",
     "read_index",
     "single_run",
 ]

@@ -15,11 +15,8 @@ from ..errors import DamageError
 from ..fileio import open_read
 from ..model import Array
 from .cursor import Cursor, Extent
-from .index import Index
 from .runs import ID_BYTES, Int64s, Runs
 from .transform import Inverse, Transform
-
-_MAX_DUPLICATES = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -111,27 +108,66 @@ def _inverse(path: str, changed: int, chain: tuple[Transform, ...]) -> Inverse:
         os.close(fd)
 
 
-def duplicate_runs(fd: int, path: object, index: Index, table: Extent) -> tuple[Runs, int]:
-    """(the rows of the equal vectors of a Dedup index, how many have no first copy). The runs' ids are their own.
+@dataclass(frozen=True, eq=False)
+class Duplicates:
+    """The equal vectors of a Dedup index that `table` names: `count` pairs of int64, an id in the lists and that of its equal.
 
-    Reads all ids of the lists once, in flat memory apart from the table.
+    `rows` are those of the lists; the table lies in the file of the index. `missing` pairs have no first copy there. Read like
+    `Rows`, at about 64 bytes a pair.
     """
-    runs = index.runs
-    assert runs is not None and runs.ids_at is not None
-    cursor = Cursor(fd, path, table.at, table.at + table.count * 16)
-    pairs = cursor.array(Extent(table.at, table.count * 2), "<i8", "the table of equal vectors", _MAX_DUPLICATES)
+
+    rows: Rows
+    table: Extent
+    missing: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.table.count - self.missing
+
+    def batches(self, max_bytes: int, start: int = 0) -> Iterator[tuple[Int64s, Array]]:
+        """See Rows.batches. Raises DamageError."""
+        global _looked_up
+        key = (self.rows.index_path, os.stat(self.rows.index_path).st_mtime_ns, self.table)
+        if _looked_up is None or _looked_up[0] != key:
+            _looked_up = key, _duplicate_runs(self.rows, self.table)
+        yield from replace(self.rows, runs=_looked_up[1]).batches(max_bytes, start)
+
+
+_looked_up: tuple[object, Runs] | None = None
+"""Kept for the next slice of the same pairs."""
+
+
+def find_duplicates(rows: Rows, table: Extent) -> Duplicates:
+    """Counts how many of the pairs have a first copy. Reads all ids of the lists once. Raises DamageError."""
+    return Duplicates(rows, table, table.count - _duplicate_runs(rows, table).total)
+
+
+def _duplicate_runs(rows: Rows, table: Extent) -> Runs:
+    """Where the equal vectors lie, in the order of the file. The runs' ids are their own."""
+    runs = rows.runs
+    assert runs.ids_at is not None
+    fd = open_read(rows.index_path)
+    try:
+        cursor = Cursor(fd, rows.index_path, table.at, table.at + table.count * 16)
+        pairs = cursor.array(Extent(table.at, table.count * 2), "<i8", "the table of equal vectors", 2 * table.count)
+    finally:
+        os.close(fd)
     firsts, which = np.unique(pairs[0::2], return_inverse=True)
     place = np.full(len(firsts), -1, np.int64)
     ends = np.cumsum(runs.rows)
     only_ids = Runs(ID_BYTES, ID_BYTES, runs.ids_at, runs.rows, None, ends - runs.rows)
-    for rows, raw in only_ids.batches(fd, path, 1 << 16):
-        ids = raw.view("<i8")[:, 0]
-        slot = np.minimum(np.searchsorted(firsts, ids), max(len(firsts) - 1, 0))
-        hit = np.flatnonzero(firsts[slot] == ids) if len(firsts) else np.empty(0, np.int64)
-        run = np.searchsorted(ends, rows[hit], "right")
-        place[slot[hit]] = runs.vectors_at[run] + (rows[hit] - (ends - runs.rows)[run]) * runs.stride
+    fd = open_read(rows.path)
+    try:
+        for numbers, raw in only_ids.batches(fd, rows.path, 1 << 16):
+            ids = raw.view("<i8")[:, 0]
+            slot = np.minimum(np.searchsorted(firsts, ids), max(len(firsts) - 1, 0))
+            hit = np.flatnonzero(firsts[slot] == ids) if len(firsts) else np.empty(0, np.int64)
+            run = np.searchsorted(ends, numbers[hit], "right")
+            place[slot[hit]] = runs.vectors_at[run] + (numbers[hit] - (ends - runs.rows)[run]) * runs.stride
+    finally:
+        os.close(fd)
     at, ids = place[which], pairs[1::2]
     found = at >= 0
     order = np.argsort(at[found], kind="stable")
     at, ids = at[found][order], ids[found][order]
-    return Runs(runs.width, runs.stride, at, np.ones(len(at), np.int64), None, ids), int((~found).sum())
+    return Runs(runs.width, runs.stride, at, np.ones(len(at), np.int64), None, ids)

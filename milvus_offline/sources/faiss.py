@@ -23,13 +23,15 @@ from ..faissfile import (
     FLOAT_METRICS,
     METRICS,
     Cursor,
+    Duplicates,
+    Extent,
     IdMap,
     Index,
     Inverse,
     NotInvertible,
     Rows,
     UnknownKind,
-    duplicate_runs,
+    find_duplicates,
     read_index,
 )
 from ..fileio import open_read
@@ -55,6 +57,9 @@ from .faiss_process import Child, ChildPiece
 PIECE_BYTES = 256 << 20
 """Vector bytes of a piece: a large index is cut so that several processes can work on it."""
 
+_PAIRS_EACH = 1 << 20
+"""Equal vectors that are looked up at once: about 64 MiB."""
+
 _ROUNDED = {"f2": "float16", "bf16": "bfloat16", "u1": "8-bit integers", "s1": "8-bit integers"}
 _CHILD_MEMORY = 4 << 30
 _MAX_ID_FILE_HEADER = 1 << 16
@@ -66,7 +71,7 @@ class FaissPiece:
     """A slice of the rows of an index file."""
 
     id: str
-    data: Rows
+    data: Rows | Duplicates
 
     @property
     def rows(self) -> int:
@@ -214,9 +219,9 @@ class _Opening:
             assert index.runs.first is not None
             data = replace(data, runs=replace(index.runs, first=index.runs.first + self.first_id))
         data = self._undone(fd, index, data)
-        pieces = self._cut(data, "")
-        if index.duplicates is not None and index.duplicates.count:
-            pieces += self._duplicates(fd, index, data)
+        pieces = self._cut(data)
+        if index.duplicates is not None:
+            pieces += self._duplicates(index.duplicates, data)
         self._declared(index.declared, sum(p.rows for p in pieces))
         if index.encoding in _ROUNDED:
             stored = "they come out exactly so" if not data.undo else "that is what the transform is turned back from"
@@ -246,25 +251,27 @@ class _Opening:
         self.find(Severity.INFO, "faiss_transform_undone", text, data.total)
         return replace(data, dimension=index.transforms[0].d_in, undo=index.transforms)
 
-    def _duplicates(self, fd: int, index: Index, data: Rows) -> list[Piece]:
-        assert index.duplicates is not None
-        if data.path != self.path:
-            raise UsageError(f"{self.path}: an {index.name} with lists in another file is not read")
-        runs, missing = duplicate_runs(fd, self.path, index, index.duplicates)
+    def _duplicates(self, table: Extent, data: Rows) -> list[Piece]:
+        pieces: list[Piece] = []
+        missing = 0
+        step = min(_rows_each(data), _PAIRS_EACH)
+        for first in range(0, table.count, step):
+            part = find_duplicates(data, Extent(table.at + 16 * first, min(step, table.count - first)))
+            pieces += [FaissPiece(f"equal-{first}", part)] if part.total else []
+            missing += part.missing
         if missing:
             text = f"{missing} ids are said to have equal vectors that the lists do not hold"
             self.find(Severity.ERROR, "faiss_duplicates_lost", text, missing)
-        return self._cut(replace(data, runs=runs), "equal-")
+        return pieces
 
     def _declared(self, declared: int, rows: int) -> None:
         if declared != rows:
             text = f"the header says {declared} rows, the index holds {rows}"
             self.find(Severity.WARNING, "faiss_row_count", text, abs(declared - rows))
 
-    def _cut(self, data: Rows, prefix: str) -> list[Piece]:
-        step = max(1, PIECE_BYTES // (data.dimension * 4 if data.encoding != "bits" else data.dimension // 8))
-        total = data.total
-        return [FaissPiece(f"{prefix}{first}", data.slice(first, first + step)) for first in range(0, total, step)]
+    def _cut(self, data: Rows) -> list[Piece]:
+        step = _rows_each(data)
+        return [FaissPiece(str(first), data.slice(first, first + step)) for first in range(0, data.total, step)]
 
     def _lists_file(self, name: str, size: int) -> str:
         """The file with the inverted lists: the one named, or one of that name beside the index."""
@@ -301,7 +308,7 @@ class _Opening:
         data = replace(stored.data, id_maps=(*stored.data.id_maps, *given))
         binary = stored.vector_type is VectorType.BINARY
         schema = self._schema(stored.dimension, binary, stored.metric, f"unknown in {stored.kind}", IndexSpec(stored.kind))
-        return self._source(schema, self._cut(data, ""), f"Milvus {stored.kind}", files)
+        return self._source(schema, self._cut(data), f"Milvus {stored.kind}", files)
 
     # Faiss -----------------------------------------------------------------------------------------------------------
 
@@ -376,6 +383,10 @@ class _Opening:
         collection = SourceCollection(schema, (SourcePartition(DEFAULT_PARTITION, tuple(pieces)),))
         options = json.dumps([self.collection, self.first_id, self.lossy, schema.metric_type])
         return FaissSource(self.path, (collection,), tuple(self.findings), name, tuple(files), options)
+
+
+def _rows_each(data: Rows) -> int:
+    return max(1, PIECE_BYTES // (data.dimension * 4 if data.encoding != "bits" else data.dimension // 8))
 
 
 def _metric(number: int, binary: bool) -> tuple[str | None, str]:
