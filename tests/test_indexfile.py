@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from milvus_offline.errors import DamageError, UsageError
+from milvus_offline.milvus1 import indexfile
 from milvus_offline.milvus1.indexfile import StoredVectors, check, read_container, read_index_file
 from milvus_offline.milvus1.legacy import LegacyRawFile, open_raw_file, raw_file_path
 from milvus_offline.model import Piece, Schema, VectorType
@@ -91,6 +92,27 @@ def test_check_reads_the_structure_to_its_last_byte(collection: str, tmp_path: P
         broken.write_bytes(data[: last.at - 8] + struct.pack("<q", last.size + 1) + data[last.at :] + b"\0")
         with pytest.raises(DamageError, match="1 bytes behind the end of"):
             check(broken)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 50, 1 << 18])
+def test_links_of_hnsw_are_walked_in_windows(window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexfile, "_LINK_WINDOW", window)
+    rows, size = 40, 200
+    links = [bytes((36 * (k % 3)) if k % 5 else 0) for k in range(rows)]
+    body = hnsw(rows, size) + bytes(size * rows)
+    table = b"".join(struct.pack("<I", len(part)) + part for part in links)
+    path = tmp_path / "hnsw"
+    path.write_bytes(container(15, (b"HNSW", body + table)))
+    assert check(path).rows == rows
+    for wrong, message in (
+        (table[:-1], "links of an HNSW index"),
+        (table + bytes(4), "4 bytes behind the end of 'HNSW'"),
+        (table[:-4] + struct.pack("<I", 1 << 31), "links of an HNSW index"),
+        (table[:4] + struct.pack("<I", 37) + table[8:] + bytes(4), "37 bytes of links"),
+    ):
+        path.write_bytes(container(15, (b"HNSW", body + wrong)))
+        with pytest.raises(DamageError, match=message):
+            check(path)
 
 
 @pytest.mark.parametrize("collection", WITHOUT_VECTORS)

@@ -49,6 +49,7 @@ _OLD_NSG = struct.Struct("<QQq")
 _NSG = struct.Struct("<iQQq")
 """The metric in front of these."""
 _ANNOY_L2_AT, _ANNOY_IP_AT = 32, 28
+_LINK_WINDOW = 1 << 18
 _MAX_NAME, _MAX_BLOBS, _MAX_DIMENSION = 256, 64, 1 << 20
 
 
@@ -361,15 +362,17 @@ def _walk_hnsw(cursor: Cursor) -> None:
     """The links of the upper levels: for each element a uint32 length and as many bytes; mostly the length is 0."""
     remaining = _hnsw(cursor, False).rows
     while remaining:
-        window = min(remaining, cursor.left // 4, 1 << 14)
-        lengths = np.frombuffer(cursor.take(max(window, 1) * 4, "the links of an HNSW index"), "<u4")
-        filled = np.flatnonzero(lengths)
-        if len(filled):
-            cursor.at -= 4 * (len(lengths) - int(filled[0]) - 1)
-            cursor.skip(int(lengths[filled[0]]), "the links of an HNSW index")
-            remaining -= int(filled[0]) + 1
-        else:
-            remaining -= len(lengths)
+        window = cursor.take(min(cursor.left // 4, _LINK_WINDOW) * 4 or 4, "the links of an HNSW index")
+        words = np.frombuffer(window, "<u4").tolist()
+        at, end = 0, len(words)
+        while remaining and at < end:
+            length = words[at]
+            if length % 4:
+                raise cursor.damage(f"{length} bytes of links, which are numbers of 4 bytes", cursor.at - 4 * (end - at))
+            at += 1 + length // 4
+            remaining -= 1
+        cursor.at -= 4 * (end - min(at, end))
+        cursor.skip(4 * max(at - end, 0), "the links of an HNSW index")
 
 
 # NSG -----------------------------------------------------------------------------------------------------------------
