@@ -365,6 +365,27 @@ def test_approximate_kinds_only_when_asked_for(kind: str, reason: str, tmp_path:
     np.testing.assert_array_equal(np.concatenate(rest), ids[150:])
 
 
+@pytest.mark.parametrize("name", [k for k in dir(faiss.ScalarQuantizer) if k.startswith("QT_") and k != "QT_count"])
+def test_scalar_quantizers_are_called_by_their_names(name: str, tmp_path: Path) -> None:
+    x, number = vectors(300), getattr(faiss.ScalarQuantizer, name)
+    flat = faiss.IndexScalarQuantizer(D, number)
+    residual = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatL2(D), D, 4, number, faiss.METRIC_L2, True)
+    for index in (flat, residual):
+        quiet(index, x).add(x)
+        path = write(index, tmp_path)
+        with open(path, "rb") as file:
+            cursor = Cursor(file.fileno(), path, 0, path.stat().st_size)
+            found = read_index(cursor)
+        assert cursor.left == 0 and found.declared == 300
+        if name == "QT_0bit":
+            with pytest.raises(UsageError, match=r"scalar quantization \(0bit\) keeps nothing of the vectors"):
+                open_faiss(path, lossy=True)
+        elif found.refusal is None or "difference" in found.refusal:
+            assert name[3:] in ("fp16", "bf16", "8bit_direct", "8bit_direct_signed")
+        else:
+            assert found.refusal == f"scalar quantization ({name[3:]}) keeps only approximate vectors"
+
+
 @pytest.mark.parametrize("kind", ["Panorama", "IVF4,PQ4x4fs,RFlat", "IVF4,FlatPanorama4"])
 def test_kinds_of_faiss_alone_are_read_by_it(kind: str, tmp_path: Path) -> None:
     x = vectors(300)

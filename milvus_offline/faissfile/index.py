@@ -53,7 +53,13 @@ fork's of Milvus 1.x."""
 
 _EXACT_CODES = {4: ("f2", 2), 5: ("u1", 1), 7: ("bf16", 2), 8: ("s1", 1)}
 """Scalar quantizers whose codes are numbers that float32 holds exactly: fp16, 8bit_direct, bf16, 8bit_direct_signed."""
-_SQ_NAMES = {0: "8bit", 1: "4bit", 2: "8bit_uniform", 3: "4bit_uniform", 6: "6bit"}
+_NOTHING = 9
+_SQ_NAMES = dict(enumerate((
+    "8bit", "4bit", "8bit_uniform", "4bit_uniform", "fp16", "8bit_direct", "6bit", "bf16", "8bit_direct_signed", "0bit",
+    "1bit_tqmse", "2bit_tqmse", "3bit_tqmse", "4bit_tqmse", "8bit_tqmse", "2bit_tq", "3bit_tq", "4bit_tq", "5bit_tq",
+    "1bit_eden", "2bit_eden", "3bit_eden", "4bit_eden", "5bit_eden", "6bit_eden", "7bit_eden", "8bit_eden",
+)))  # fmt: skip
+"""Those after 8bit_direct_signed came with 1.15."""
 
 
 class UnknownKind(MilvusOfflineError):
@@ -222,7 +228,7 @@ class _Parser:
         if by_residual and refusal is None:
             refusal = "it stores the rounded difference to a centroid instead of the vector"
         index = self._with_lists("IndexIVFScalarQuantizer", h, nlist, code_size, encoding, None)
-        return replace(index, refusal=index.refusal or refusal)
+        return replace(index, refusal=index.refusal or refusal, absent=index.absent or not code_size)
 
     def ivf_pq(self, kind: str, depth: int) -> Index:
         h, nlist = self._ivf_header(depth)
@@ -259,7 +265,7 @@ class _Parser:
 
     def _lists(self, nlist: int, code_size: int) -> Lists:
         at = self.c.at
-        if not 0 < code_size <= 4 * MAX_DIMENSION:
+        if not 0 <= code_size <= 4 * MAX_DIMENSION:
             raise self.c.damage(f"codes of {code_size} bytes")
         found = read_lists(self.c, nlist, code_size, partial=self.partial)
         if found is None:
@@ -295,6 +301,10 @@ class _Parser:
         self.c.vector(4, "the trained values of a scalar quantizer")
         if sq_d != d:
             raise self.c.damage(f"a scalar quantizer of {sq_d} dimensions in an index of {d}", at)
+        if qtype == _NOTHING and not code_size:
+            return "f4", 0, "scalar quantization (0bit) keeps nothing of the vectors"
+        if not code_size:
+            raise self.c.damage("a scalar quantizer with codes of 0 bytes", at)
         if qtype not in _EXACT_CODES:
             return "f4", code_size, f"scalar quantization ({_SQ_NAMES.get(qtype, qtype)}) keeps only approximate vectors"
         encoding, itemsize = _EXACT_CODES[qtype]
@@ -307,7 +317,7 @@ class _Parser:
         encoding, code_size, refusal = self._scalar_quantizer(h.d)
         if refusal:
             self.c.vector(1, "the codes")
-            return Index(("IndexScalarQuantizer",), h.d, h.ntotal, h.metric, False, refusal=refusal)
+            return Index(("IndexScalarQuantizer",), h.d, h.ntotal, h.metric, False, refusal=refusal, absent=not code_size)
         runs, lost = self._rows(h.ntotal, code_size, 1)
         return Index(("IndexScalarQuantizer",), h.d, h.ntotal, h.metric, False, runs, encoding, lost=lost)
 

@@ -103,7 +103,7 @@ def _ids_first(cursor: Cursor, nlist: int, code_size: int, partial: bool) -> Lis
     vectors_at = ids_at + total * ID_BYTES
     kept = total
     if total * (code_size + ID_BYTES) > cursor.left:
-        kept = max(0, (cursor.end - vectors_at) // code_size)
+        kept = max(0, (cursor.end - vectors_at) // max(code_size, 1))
         cursor.at = cursor.end
     else:
         cursor.skip(total * (code_size + ID_BYTES), "the inverted lists")
