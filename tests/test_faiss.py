@@ -148,7 +148,7 @@ def test_float_kinds_equal_what_faiss_gives_back(kind: str, n: int, tmp_path: Pa
         assert rows == truth(path)
         if not kind.startswith("sq_"):
             assert rows == by_id(expected_ids, x)
-    assert codes(found) == ({"faiss_rounded"} if kind.startswith("sq_") else set())
+    assert codes(found) == ({"faiss_rounded"} if kind.startswith("sq_") and n else set())
 
 
 BINARY_KINDS: dict[str, Callable[[], Any]] = {
@@ -311,6 +311,86 @@ def test_remapped_dimensions_come_back_exactly(tmp_path: Path) -> None:
     index.add(x)
     found = open_faiss(write(index, tmp_path))
     assert by_id(*rows_of(found)) == by_id(np.arange(30), x)
+    (finding,) = found.findings
+    assert "changes no number" in finding.message and "rounding" not in finding.message
+
+
+@pytest.mark.parametrize("kind", ["RR16", "OPQ4_32", "Centering", "Remap"])
+@pytest.mark.parametrize("inner", ["IVF4,FlatPanorama4", "Panorama"])
+def test_orthonormal_transforms_over_what_only_faiss_reads(kind: str, inner: str, tmp_path: Path) -> None:
+    x = vectors(300)
+    d = 32 if kind == "OPQ4_32" else D
+    transform = {
+        "RR16": lambda: faiss.RandomRotationMatrix(D, D),
+        "OPQ4_32": lambda: faiss.OPQMatrix(D, 4, 32),
+        "Centering": lambda: faiss.CenteringTransform(D),
+        "Remap": lambda: faiss.RemapDimensionsTransform(D, D, False),
+    }[kind]()
+    base = faiss.IndexFlatL2Panorama(d, 4) if inner == "Panorama" else faiss.index_factory(d, inner)
+    index = quiet(faiss.IndexPreTransform(transform, base), x)
+    index.add(x)
+    found = open_faiss(write(index, tmp_path))
+    assert codes(found) == {"faiss_transform_undone"} and found.collections[0].schema.dimension == D
+    ids, rows = rows_of(found)
+    assert sorted(ids.tolist()) == list(range(300))
+    np.testing.assert_allclose(rows, x[ids], atol=0 if kind == "Remap" else 2e-5)
+
+
+@pytest.mark.parametrize("kind", ["PCA8", "PCAW16", "L2norm"])
+def test_transforms_with_no_way_back_over_what_only_faiss_reads(kind: str, tmp_path: Path) -> None:
+    x = vectors(300) * np.arange(1, 17, dtype="f4")
+    transform = {
+        "PCA8": lambda: faiss.PCAMatrix(D, 8),
+        "PCAW16": lambda: faiss.PCAMatrix(D, D, -0.5),
+        "L2norm": lambda: faiss.NormalizationTransform(D, 2.0),
+    }[kind]()
+    index = faiss.IndexPreTransform(transform, faiss.IndexFlatL2Panorama(transform.d_out, 4))
+    index.train(x)
+    index.add(x)
+    path = write(index, tmp_path)
+    with pytest.raises(UsageError, match="--lossy takes the approximations"):
+        open_faiss(path)
+    assert codes(open_faiss(path, lossy=True)) == {"faiss_lossy"}
+
+
+# What holds the vectors, and what does not ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("base", "second"), [("Flat", "PQ4x4"), ("Flat", "SQ8"), ("Flat", "SQfp16"), ("IVF4,Flat", "SQ8")])
+def test_a_refined_index_whose_base_holds_the_vectors(base: str, second: str, tmp_path: Path) -> None:
+    x = vectors(300)
+    index = quiet(faiss.IndexRefine(faiss.index_factory(D, base), quiet(faiss.index_factory(D, second), x)), x)
+    index.add(x)
+    found = open_faiss(write(index, tmp_path))
+    assert found.findings == () and found.index_name.startswith("IndexRefine over Index")
+    assert by_id(*rows_of(found)) == by_id(np.arange(300), x)
+
+
+def test_a_refined_index_whose_base_only_faiss_reads(tmp_path: Path) -> None:
+    x = vectors(300)
+    index = quiet(faiss.IndexRefine(faiss.IndexFlatL2Panorama(D, 4), quiet(faiss.index_factory(D, "PQ4x4"), x)), x)
+    index.add(x)
+    found = open_faiss(write(index, tmp_path))
+    assert found.findings == () and by_id(*rows_of(found)) == by_id(np.arange(300), x)
+
+
+NOTHING = ["PQ4x4", "SQ8", "SQfp16", "IVF4,PQ4x4", "LSH", "RR16,Flat", "PCA8,Flat", "L2norm,Flat", "IVF4,RaBitQ", "RR16,SQ8"]
+
+
+@pytest.mark.parametrize("kind", NOTHING)
+def test_of_no_rows_nothing_is_lost(kind: str, tmp_path: Path) -> None:
+    index = quiet(faiss.index_factory(D, kind), vectors(1))
+    found = open_faiss(write(index, tmp_path))
+    assert found.findings == () and found.collections[0].rows == 0 and len(rows_of(found)[0]) == 0
+
+
+@pytest.mark.parametrize("kind", ["IVF4,Flat", "IVF4,PQ4x4"])
+def test_lists_on_disk_that_were_never_written(kind: str, tmp_path: Path) -> None:
+    index = quiet(faiss.index_factory(D, kind), vectors(1))
+    lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(tmp_path / "none" / "lists"))
+    index.replace_invlists(lists, False)
+    found = open_faiss(write(index, tmp_path))
+    assert found.findings == () and found.collections[0].rows == 0
 
 
 # Codes that are numbers ----------------------------------------------------------------------------------------------
@@ -327,6 +407,7 @@ def test_direct_codes(name: str, tmp_path: Path) -> None:
 
 def test_residual_codes_are_approximate(tmp_path: Path) -> None:
     index = quiet(faiss.index_factory(D, "IVF4,SQfp16"), vectors(1))
+    index.add(vectors(1))
     path = write(index, tmp_path)
     with pytest.raises(UsageError, match="IndexIVFScalarQuantizer: it stores the rounded difference to a centroid"):
         open_faiss(path)
@@ -562,6 +643,30 @@ def test_lists_on_disk_are_followed_inside_the_folder_only(tmp_path: Path) -> No
     os.truncate(inside / "lists.ivfdata", 100)
     with pytest.raises(DamageError, match="bytes of inverted lists, found 100"):
         open_faiss(path)
+
+
+def test_which_file_with_lists_is_read(tmp_path: Path) -> None:
+    """The one beside the index, also where another is named: so that a moved index is read, and it is said."""
+    x, ids = vectors(100), some_ids(100)
+    named, folder = tmp_path / "named", tmp_path / "in"
+    named.mkdir()
+    folder.mkdir()
+    path = on_disk(folder, named / "lists", x, ids)
+    shutil.copy(named / "lists", folder / "lists")
+    found = open_faiss(path)
+    assert by_id(*rows_of(found)) == by_id(ids, x) and found.files[1] == str(folder / "lists")
+    (finding,) = found.findings
+    assert finding.severity.value == "info" and str(named / "lists") in finding.message
+    assert str(folder / "lists") in finding.message
+    with open(folder / "lists", "ab") as file:
+        file.write(bytes(64))
+    assert {f.code: f.severity.value for f in open_faiss(path).findings} == {
+        "faiss_lists_elsewhere": "info",
+        "faiss_lists_differ": "warning",
+    }
+    assert codes(open_faiss(path, follow_ondisk=True)) == set()
+    beside = on_disk(folder, folder / "lists", x, ids)
+    assert codes(open_faiss(beside)) == set()
 
 
 # Other versions ------------------------------------------------------------------------------------------------------

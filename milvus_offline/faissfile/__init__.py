@@ -10,16 +10,18 @@ FORMAT §4.6 gives the layouts; `index.py` names the kinds and versions.
 from __future__ import annotations
 
 from .cursor import Cursor, Extent
-from .index import BINARY_METRICS, FLOAT_METRICS, METRICS, Index, UnknownKind, read_index
+from .index import BINARY_METRICS, FLOAT_METRICS, METRICS, ROUNDED, Index, UnknownKind, read_index
 from .lists import OnDisk
 from .rows import Duplicates, IdMap, Rows, decode, find_duplicates
 from .runs import Runs, single_run
-from .transform import Inverse, NotInvertible, Transform
+from .transform import ORTHONORMAL, Inverse, NotInvertible, Transform
 
 __all__ = [
     "BINARY_METRICS",
     "FLOAT_METRICS",
     "METRICS",
+    "ORTHONORMAL",
+    "ROUNDED",
     "Cursor",
     "Duplicates",
     "Extent",

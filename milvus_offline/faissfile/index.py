@@ -53,6 +53,9 @@ fork's of Milvus 1.x."""
 
 _EXACT_CODES = {4: ("f2", 2), 5: ("u1", 1), 7: ("bf16", 2), 8: ("s1", 1)}
 """Scalar quantizers whose codes are numbers that float32 holds exactly: fp16, 8bit_direct, bf16, 8bit_direct_signed."""
+ROUNDED = {"f2": "float16", "bf16": "bfloat16", "u1": "8-bit integers", "s1": "8-bit integers"}
+"""Encodings that are not those of the vectors that were added, in words."""
+
 _NOTHING = 9
 _SQ_NAMES = dict(enumerate((
     "8bit", "4bit", "8bit_uniform", "4bit_uniform", "fp16", "8bit_direct", "6bit", "bf16", "8bit_direct_signed", "0bit",
@@ -508,13 +511,14 @@ class _Parser:
         return result
 
     def refine(self, kind: str, depth: int) -> Index:
-        """The rows are those of the second index, which refines the results of the first."""
+        """Both indexes hold the same rows. The second, which refines the results of the first, mostly has them as they were."""
         h = self.header()
         base = self.index(depth + 1)
-        exact = self.index(depth + 1)
+        second = self.index(depth + 1)
         self.c.skip(4, "the refining factor")
-        index = self._wrapped("IndexRefine", h, exact)
-        return replace(index, kinds=("IndexRefine", *base.kinds, *exact.kinds), metric=base.metric)
+        better = min(second, base, key=lambda i: (i.refusal is not None, i.encoding in ROUNDED, bool(i.transforms)))
+        index = self._wrapped("IndexRefine", h, better)
+        return replace(index, kinds=("IndexRefine", *base.kinds, *second.kinds), metric=base.metric)
 
     def _wrapped(self, name: str, h: _Header, inner: Index) -> Index:
         outer = inner.transforms[0].d_in if inner.transforms else inner.dimension

@@ -16,7 +16,7 @@ _COMMON = struct.Struct("<iiB")
 _NOWHERE = Extent(0, 0)
 _MAX_ELEMENTS = 1 << 24
 """Of the matrices of a chain together: one of 4096 x 4096 takes seconds to look through."""
-_ORTHONORMAL = 4e-5
+ORTHONORMAL = 4e-5
 """Faiss' own tolerance when it decides that a matrix is orthonormal."""
 
 Floats = npt.NDArray[np.float32]
@@ -40,6 +40,11 @@ class Transform:
     @property
     def linear(self) -> bool:
         return self.kind in _LINEAR
+
+    @property
+    def exact(self) -> bool:
+        """Whether the way back does not round."""
+        return self.kind == "RmDT"
 
     @property
     def complete(self) -> bool:
@@ -146,7 +151,7 @@ class _Step:
                 self.matrix = flat[: t.d_out * t.d_in].reshape(t.d_out, t.d_in).astype(np.float64)
                 square = self.matrix.T @ self.matrix
                 square[np.diag_indices(t.d_in)] -= 1
-            if not np.abs(square).max() < _ORTHONORMAL:  # also when it is NaN
+            if not np.abs(square).max() < ORTHONORMAL:  # also when it is NaN
                 raise NotInvertible("the matrix of the transform is not orthonormal")
             self.vector = self.vector[: t.d_out].astype(np.float64)
         else:

@@ -22,6 +22,7 @@ from ..faissfile import (
     BINARY_METRICS,
     FLOAT_METRICS,
     METRICS,
+    ROUNDED,
     Cursor,
     Duplicates,
     Extent,
@@ -33,8 +34,9 @@ from ..faissfile import (
     UnknownKind,
     find_duplicates,
     read_index,
+    single_run,
 )
-from ..fileio import open_read
+from ..fileio import open_read, printable
 from ..milvus1.indexfile import INDEX_TYPES, read_index_file
 from ..milvus1.layout import ID, IDS_SUFFIX, LENGTH
 from ..milvus1.segment import read_header
@@ -60,7 +62,6 @@ PIECE_BYTES = 256 << 20
 _PAIRS_EACH = 1 << 20
 """Equal vectors that are looked up at once: about 64 MiB."""
 
-_ROUNDED = {"f2": "float16", "bf16": "bfloat16", "u1": "8-bit integers", "s1": "8-bit integers"}
 _CHILD_MEMORY = 4 << 30
 _MAX_ID_FILE_HEADER = 1 << 16
 _MIN_ID, _MAX_ID = -(1 << 63), (1 << 63) - 1
@@ -153,6 +154,8 @@ def open_faiss(
                 raise DamageError(name, f"not a Faiss index (it begins with {e.kind!r})", offset=0) from None
             return opening.with_faiss(None, memory_limit, timeout)
         opening.trailing(cursor.left)
+        if index.refusal is not None and not index.declared and not index.rows:
+            index = replace(index, runs=single_run(1, 0, 0), encoding="f4", refusal=None)  # nothing of nothing is lost
         if index.refusal is not None:
             if index.absent:
                 raise UsageError(f"{name}: {index.name}: {index.refusal}")
@@ -191,7 +194,9 @@ class _Opening:
             raise UsageError("--first-id and --ids both say where the ids come from: give one of them")
 
     def find(self, severity: Severity, code: str, message: str, rows: int | None = None) -> None:
-        self.findings.append(Finding(severity, code, self.path, message, rows))
+        finding = Finding(severity, code, self.path, message, rows)
+        if finding not in self.findings:
+            self.findings.append(finding)
 
     def trailing(self, left: int) -> None:
         if left:
@@ -206,7 +211,7 @@ class _Opening:
         assert index.runs is not None
         files = [self.path]
         vectors_file = self.path
-        if index.on_disk is not None:
+        if index.on_disk is not None and index.runs.total:
             vectors_file = self._lists_file(index.on_disk.name, index.on_disk.size)
             files.append(vectors_file)
         maps = [IdMap(self.path, m.at, m.count) for m in index.id_maps]
@@ -223,9 +228,9 @@ class _Opening:
         if index.duplicates is not None:
             pieces += self._duplicates(index.duplicates, data)
         self._declared(index.declared, sum(p.rows for p in pieces))
-        if index.encoding in _ROUNDED:
+        if index.encoding in ROUNDED and rows:
             stored = "they come out exactly so" if not data.undo else "that is what the transform is turned back from"
-            text = f"the index holds the vectors as {_ROUNDED[index.encoding]}: {stored}, not as they were added"
+            text = f"the index holds the vectors as {ROUNDED[index.encoding]}: {stored}, not as they were added"
             self.find(Severity.INFO, "faiss_rounded", text, rows)
         metric, own = _metric(index.metric, index.binary)
         schema = self._schema(data.dimension, index.binary, metric, own, _index_spec(index.binary, index.nlist, index.kinds))
@@ -239,16 +244,21 @@ class _Opening:
         try:
             inverse = Inverse(Cursor(fd, self.path, 0, _regular_size(self.path)), index.transforms)
         except NotInvertible as e:
-            text = f"the vectors come out as the index holds them, behind a transform ({kinds}): {e}"
-            self.find(Severity.WARNING, "faiss_transformed", text, data.total)
+            if data.total:
+                text = f"the vectors come out as the index holds them, behind a transform ({kinds}): {e}"
+                self.find(Severity.WARNING, "faiss_transformed", text, data.total)
             return data
-        _, sample = next(data.slice(0, 1000).batches(1 << 22), (None, np.empty((0, data.dimension), "<f4")))
-        error = inverse.error(sample)
-        text = f"an orthonormal transform ({kinds}) was turned back; on {len(sample)} rows it leads again to the stored"
-        text += f" values within {error:.3g}, so the vectors equal those that were added up to rounding"
-        if index.encoding in _ROUNDED:
-            text += f", apart from what became of them as {_ROUNDED[index.encoding]}"
-        self.find(Severity.INFO, "faiss_transform_undone", text, data.total)
+        if all(t.exact for t in index.transforms):
+            text = f"a map of dimensions ({kinds}) was turned back, which changes no number"
+        else:
+            _, sample = next(data.slice(0, 1000).batches(1 << 22), (None, np.empty((0, data.dimension), "<f4")))
+            error = inverse.error(sample)
+            text = f"an orthonormal transform ({kinds}) was turned back; on {len(sample)} rows it leads again to the stored"
+            text += f" values within {error:.3g}, so the vectors equal those that were added up to rounding"
+        if index.encoding in ROUNDED:
+            text += f", apart from what became of them as {ROUNDED[index.encoding]}"
+        if data.total:
+            self.find(Severity.INFO, "faiss_transform_undone", text, data.total)
         return replace(data, dimension=index.transforms[0].d_in, undo=index.transforms)
 
     def _duplicates(self, table: Extent, data: Rows) -> list[Piece]:
@@ -278,12 +288,19 @@ class _Opening:
         if "\0" in name or not name:
             raise DamageError(self.path, f"the inverted lists are in a file named {name!r}")
         folder = os.path.dirname(os.path.realpath(self.path))
-        for candidate in (os.path.join(folder, name), os.path.join(folder, os.path.basename(name))):
+        named = os.path.join(folder, name)
+        for candidate in (named, os.path.join(folder, os.path.basename(name))):
             inside = os.path.dirname(os.path.realpath(candidate)) == folder
             if (inside or self.follow) and os.path.isfile(candidate):
                 actual = os.path.getsize(candidate)
                 if actual < size:
                     raise DamageError(candidate, f"expected {size} bytes of inverted lists, found {actual}", offset=actual)
+                if os.path.realpath(candidate) != os.path.realpath(named):
+                    text = f"the index says that its lists are in {printable(name)!r}; {candidate} beside the index is read"
+                    self.find(Severity.INFO, "faiss_lists_elsewhere", text)
+                if actual > size:
+                    text = f"{candidate} has {actual} bytes, the index speaks of {size}: it may be that of another index"
+                    self.find(Severity.WARNING, "faiss_lists_differ", text)
                 return candidate
         hint = "put that file beside the index" + ("" if self.follow else ", or follow the name with --follow-ondisk")
         raise UsageError(f"{self.path}: the inverted lists are in another file, {name!r}, which was not read: {hint}")
@@ -326,14 +343,18 @@ class _Opening:
             files = [self.path, self._lists_file(*info["lists"])]
         if info["failure"] is not None:
             raise UsageError(f"{self.path}: {name}: Faiss cannot give back the vectors: {info['failure']}")
-        if not info["exact"]:
+        if not info["exact"] and info["rows"]:
             if not self.lossy:
-                raise self.approximate(
-                    name, "Faiss can give back only approximate vectors" if index is None else str(index.refusal)
-                )
-            self.find(
-                Severity.WARNING, "faiss_lossy", f"{name}: the vectors are approximations, which --lossy takes", info["rows"]
+                reason = "Faiss can give back only approximate vectors" if index is None else str(index.refusal)
+                raise self.approximate(name, reason)
+            text = f"{name}: the vectors are approximations, which --lossy takes"
+            self.find(Severity.WARNING, "faiss_lossy", text, info["rows"])
+        elif info["transforms"] and info["rows"]:
+            kinds = ", ".join(info["transforms"])
+            text = (
+                f"Faiss turned an orthonormal transform ({kinds}) back: the vectors equal those that were added up to rounding"
             )
+            self.find(Severity.INFO, "faiss_transform_undone", text, info["rows"])
         self._declared(info["declared"], info["rows"])
         has_ids = "IndexIDMap" in name or "BinaryIDMap" in name
         given = self._given_ids(has_ids, max(info["rows"], info["declared"]), files)

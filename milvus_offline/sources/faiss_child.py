@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..faissfile import ORTHONORMAL
+
 FRAME = struct.Struct("<q")
 QUESTION = struct.Struct("<qq")
 DONE, FAILED = -1, -2
@@ -123,6 +125,22 @@ def _send(out: BinaryIO, ids: Any, vectors: Any) -> None:
             view = view[out.write(view) :]
 
 
+def _is_invertible(transform: Any) -> bool:
+    """As `faissfile.transform` has it; Faiss itself would turn a whitening back as if it were a rotation."""
+    import faiss
+
+    name, d_in, d_out = type(transform).__name__, transform.d_in, transform.d_out
+    if name == "RemapDimensionsTransform":
+        kept = faiss.vector_to_array(transform.map)
+        return bool(len(np.unique(kept[kept >= 0])) == d_in)
+    if name == "CenteringTransform":
+        return True
+    if not hasattr(transform, "A") or d_out < d_in:
+        return False
+    matrix = faiss.vector_to_array(transform.A)[: d_in * d_out].reshape(d_out, d_in).astype("f8")
+    return bool(np.abs(matrix.T @ matrix - np.eye(d_in)).max() < ORTHONORMAL)
+
+
 class _Tree:
     """A loaded index with what it wraps."""
 
@@ -144,6 +162,8 @@ class _Tree:
             self.inner = _Tree(self._down(index.index_ivf), binary)
         elif self.name.startswith("IndexRefine"):
             self.inner = _Tree(self._down(index.refine_index), binary)
+            if not self.inner.exact and (base := _Tree(self._down(index.base_index), binary)).exact:
+                self.inner = base
 
     def _transform(self, transform: Any) -> Any:
         import faiss
@@ -157,18 +177,25 @@ class _Tree:
             raise ValueError("the index was written without its vectors")
         return faiss.downcast_IndexBinary(index) if self.binary else faiss.downcast_index(index)
 
+    @property
+    def exact(self) -> bool:
+        """Whether the vectors that were added come out, behind transforms up to rounding."""
+        if self.inner is None:
+            return self.name in _EXACT
+        return self.inner.exact and all(map(_is_invertible, self.transforms))
+
     def info(self) -> dict[str, Any]:
-        kinds, exact, own_ids = [], True, False
+        kinds, transforms, own_ids = [], [], False
         tree: _Tree | None = self
         while tree is not None:
             kinds.append(tree.name)
-            leaf = tree.inner is None
-            exact = exact and not tree.transforms and (not leaf or tree.name in _EXACT)
+            transforms += [type(t).__name__ for t in tree.transforms]
             own_ids = own_ids or "IDMap" in tree.name or hasattr(tree.index, "invlists")
             tree = tree.inner
         return {
             "kinds": kinds,
-            "exact": exact,
+            "exact": self.exact,
+            "transforms": transforms,
             "own_ids": own_ids,
             "rows": self.rows(),
             "declared": self.declared(),
