@@ -212,6 +212,19 @@ def test_rows_that_no_list_took(tmp_path: Path) -> None:
     assert by_id(*rows_of(found)) == by_id(some_ids(300)[kept], x[kept])
 
 
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="every file name is Unicode there")
+def test_a_file_name_that_is_not_unicode(tmp_path: Path) -> None:
+    x = vectors(30)
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.index"))
+    panorama(tmp_path, x).rename(path)
+    assert by_id(*rows_of(open_faiss(path))) == by_id(np.arange(30), x)
+    assert run(["export", str(path), str(tmp_path / "out"), "-q"]) == 0
+    assert run(["verify", str(tmp_path / "out"), "--against", str(path), "-q"]) == 0
+    path.write_bytes(path.read_bytes()[:99])
+    with pytest.raises(DamageError, match="Faiss cannot read it"):
+        open_faiss(path)
+
+
 # Lists in another file ----------------------------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ def main(argument: str) -> int:
         else:
             _answer(os.fdopen(0, "rb", buffering=0), out, tree)
     except BaseException as e:
-        text = f"{type(e).__name__}: {e}".strip().splitlines()[0].encode()[:2000]
+        text = f"{type(e).__name__}: {e}".strip().splitlines()[0].encode("utf-8", "backslashreplace")[:2000]
         if request["action"] == "info":
             out.write(json.dumps({"error": text.decode("utf-8", "replace")}).encode())
         else:
@@ -73,10 +73,20 @@ def _load(request: dict[str, Any]) -> Any:
     read = faiss.read_index_binary if request["binary"] else faiss.read_index
     flags = faiss.IO_FLAG_READ_ONLY | (0 if request["follow"] else faiss.IO_FLAG_ONDISK_SAME_DIR)
     mapped = flags | getattr(faiss, "IO_FLAG_MMAP_IFC", 0)
+    name = _name(request["path"])
     try:
-        return read(request["path"], mapped)
+        return read(name, mapped)
     except RuntimeError:
-        return read(request["path"], flags)
+        return read(name, flags)
+
+
+def _name(path: str) -> str:
+    """A name of the file that Faiss takes: it must be UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"/dev/fd/{os.open(path, os.O_RDONLY)}"
+    return path
 
 
 def _answer(questions: BinaryIO, out: BinaryIO, tree: _Tree) -> None:
