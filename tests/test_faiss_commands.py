@@ -55,3 +55,13 @@ def test_options_for_an_index_are_refused_for_a_store(
     assert run([command, store, f"milvus1:{tmp_path / 'n'}" if command == "load" else str(tmp_path / "n"), *option]) == 2
     assert "only goes with a Faiss index" in capsys.readouterr().err
     assert not (tmp_path / "n").exists()
+
+
+def test_a_folder_of_indexes_is_told_from_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["inspect", str(INDEXES)], ["export", str(INDEXES), str(tmp_path / "out")]):
+        assert run(command) == 2
+        shown = capsys.readouterr().err
+        assert "one at a time" in shown and ".index" in shown
+    (tmp_path / "empty").mkdir()
+    assert run(["inspect", str(tmp_path / "empty")]) == 1
+    assert "not a Milvus 1.x data folder" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -59,7 +60,11 @@ def kind_of(path: str | os.PathLike[str]) -> str:
             file = next((folder / n for n in names if _is_hdf5(n)), None)
     if store and file:
         raise UsageError(f"{root}: holds a store ({store}) and HDF5 files ({file}): name the one that is meant")
-    return "hdf5" if file else "milvus1"
+    if file:
+        return "hdf5"
+    if store is None and (index := _faiss_index_in(root)) is not None:
+        raise UsageError(f"{root}: a folder with Faiss indexes, which are read one at a time: name a file, such as {index}")
+    return "milvus1"
 
 
 def _is_hdf5(name: str) -> bool:
@@ -84,6 +89,18 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
             if not _is_store(folder):
                 below += [Path(e.path) for e in entries if e.is_dir()]
         level = below
+
+
+def _faiss_index_in(folder: Path) -> Path | None:
+    """A file directly in the folder that begins as a Faiss index does."""
+    with contextlib.suppress(OSError):  # whoever opens it says what is wrong
+        for path in sorted(folder.iterdir())[:1000]:
+            if path.is_file():
+                with path.open("rb") as f:
+                    head = f.read(4)
+                if head[:2] in (b"Ix", b"Iw", b"IH", b"IN", b"IB") and head.isalnum():
+                    return path
+    return None
 
 
 def open_source(path: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:
