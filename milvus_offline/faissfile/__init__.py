@@ -2,7 +2,7 @@
 
     with open_index(path) as (cursor, index):   # structure only
         ...
-    rows_of(...)                                 # what to read, picklable
+    rows_of(index, path)                         # what to read, picklable
 
 FORMAT §4.6 gives the layouts; `index.py` names the kinds and versions.
 """
@@ -10,16 +10,14 @@ FORMAT §4.6 gives the layouts; `index.py` names the kinds and versions.
 from __future__ import annotations
 
 from .cursor import Cursor, Extent
-from .index import BINARY_METRICS, FLOAT_METRICS, METRICS, ROUNDED, Index, UnknownKind, read_index
+from .index import Index, UnknownKind, read_index
 from .lists import OnDisk
-from .rows import Duplicates, IdMap, Rows, decode, find_duplicates
+from .numbers import ROUNDED, metric_name, milvus_metric, milvus_metrics
+from .rows import Duplicates, IdMap, Rows, decode, find_duplicates, rows_of
 from .runs import Runs, single_run
 from .transform import ORTHONORMAL, Inverse, NotInvertible, Transform
 
 __all__ = [
-    "BINARY_METRICS",
-    "FLOAT_METRICS",
-    "METRICS",
     "ORTHONORMAL",
     "ROUNDED",
     "Cursor",
@@ -36,6 +34,10 @@ __all__ = [
     "UnknownKind",
     "decode",
     "find_duplicates",
+    "metric_name",
+    "milvus_metric",
+    "milvus_metrics",
     "read_index",
+    "rows_of",
     "single_run",
 ]

@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import MilvusOfflineError
 from .cursor import Cursor, Extent
 from .lists import Lists, OnDisk, bucket_runs, old_lists, old_runs, read_lists
+from .numbers import EXACT_CODES, NOTHING, ROUNDED, SQ_NAMES
 from .runs import ID_BYTES, Runs, single_run
 from .transform import Transform, read_transform
 
@@ -38,31 +39,6 @@ _SQ = struct.Struct("<iifQQ")
 _PQ = struct.Struct("<QQQ")
 _MULTI_HASH = struct.Struct("<iii")
 """b, nhash, nflip."""
-
-INNER_PRODUCT, L2 = 0, 1
-METRICS = {
-    0: "IP", 1: "L2", 2: "L1", 3: "Linf", 4: "Lp", 5: "JACCARD", 6: "TANIMOTO", 7: "HAMMING", 8: "SUBSTRUCTURE",
-    9: "SUPERSTRUCTURE", 20: "Canberra", 21: "BrayCurtis", 22: "JensenShannon", 23: "Jaccard", 24: "NaNEuclidean", 25: "Gower",
-}  # fmt: skip
-"""Faiss' metric numbers; 5 to 9 only in the fork of Milvus 1.x, where they are binary."""
-
-FLOAT_METRICS = {0: "IP", 1: "L2"}
-BINARY_METRICS = {1: "HAMMING", 5: "JACCARD", 6: "TANIMOTO", 7: "HAMMING", 8: "SUBSTRUCTURE", 9: "SUPERSTRUCTURE"}
-"""Those that Milvus has a name for. Faiss writes 1 for every binary index, and searches by Hamming distance; the others are the
-fork's of Milvus 1.x."""
-
-_EXACT_CODES = {4: ("f2", 2), 5: ("u1", 1), 7: ("bf16", 2), 8: ("s1", 1)}
-"""Scalar quantizers whose codes are numbers that float32 holds exactly: fp16, 8bit_direct, bf16, 8bit_direct_signed."""
-ROUNDED = {"f2": "float16", "bf16": "bfloat16", "u1": "8-bit integers", "s1": "8-bit integers"}
-"""Encodings that are not those of the vectors that were added, in words."""
-
-_NOTHING = 9
-_SQ_NAMES = dict(enumerate((
-    "8bit", "4bit", "8bit_uniform", "4bit_uniform", "fp16", "8bit_direct", "6bit", "bf16", "8bit_direct_signed", "0bit",
-    "1bit_tqmse", "2bit_tqmse", "3bit_tqmse", "4bit_tqmse", "8bit_tqmse", "2bit_tq", "3bit_tq", "4bit_tq", "5bit_tq",
-    "1bit_eden", "2bit_eden", "3bit_eden", "4bit_eden", "5bit_eden", "6bit_eden", "7bit_eden", "8bit_eden",
-)))  # fmt: skip
-"""Those after 8bit_direct_signed came with 1.15."""
 
 
 class UnknownKind(MilvusOfflineError):
@@ -304,13 +280,13 @@ class _Parser:
         self.c.vector(4, "the trained values of a scalar quantizer")
         if sq_d != d:
             raise self.c.damage(f"a scalar quantizer of {sq_d} dimensions in an index of {d}", at)
-        if qtype == _NOTHING and not code_size:
+        if qtype == NOTHING and not code_size:
             return "f4", 0, "scalar quantization (0bit) keeps nothing of the vectors"
         if not code_size:
             raise self.c.damage("a scalar quantizer with codes of 0 bytes", at)
-        if qtype not in _EXACT_CODES:
-            return "f4", code_size, f"scalar quantization ({_SQ_NAMES.get(qtype, qtype)}) keeps only approximate vectors"
-        encoding, itemsize = _EXACT_CODES[qtype]
+        if qtype not in EXACT_CODES:
+            return "f4", code_size, f"scalar quantization ({SQ_NAMES.get(qtype, qtype)}) keeps only approximate vectors"
+        encoding, itemsize = EXACT_CODES[qtype]
         if code_size != d * itemsize:
             raise self.c.damage(f"codes of {code_size} bytes for {d} dimensions of {itemsize} bytes", at)
         return encoding, code_size, None

@@ -15,6 +15,7 @@ from ..errors import DamageError
 from ..fileio import open_read
 from ..model import Array
 from .cursor import Cursor, Extent
+from .index import Index
 from .runs import ID_BYTES, Int64s, Runs
 from .transform import Inverse, Transform
 
@@ -82,6 +83,13 @@ class Rows:
                 yield ids, vectors if inverse is None else inverse.back(vectors)
         finally:
             os.close(fd)
+
+
+def rows_of(index: Index, path: str, lists_path: str | None = None) -> Rows:
+    """The rows of an index in the file `path`, as it stores them. `lists_path` is the file of its lists where it is another."""
+    assert index.runs is not None
+    maps = tuple(IdMap(path, m.at, m.count) for m in index.id_maps)
+    return Rows(lists_path or path, path, index.runs, index.encoding, index.dimension, maps)
 
 
 def decode(raw: npt.NDArray[np.uint8], encoding: str) -> Array:

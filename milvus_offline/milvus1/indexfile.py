@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DamageError, UsageError
-from ..faissfile import BINARY_METRICS, FLOAT_METRICS, Cursor, IdMap, Index, Rows, UnknownKind, read_index, single_run
+from ..faissfile import Cursor, Index, Rows, UnknownKind, milvus_metric, read_index, rows_of, single_run
 from ..faissfile.runs import ID_BYTES, Int64s
 from ..fileio import open_read
 from ..model import BATCH_BYTES, Array, VectorType
@@ -303,13 +303,12 @@ def _faiss_vectors(cursor: Cursor, name: str, *, partial: bool) -> StoredVectors
     if index.runs is None or index.refusal:
         raise UsageError(f"{path}: an index of type {name} does not hold the vectors: {index.refusal}")
     vector_type = VectorType.BINARY if index.binary else VectorType.FLOAT
-    maps = tuple(IdMap(path, m.at, m.count) for m in index.id_maps)
-    data = Rows(path, path, index.runs, index.encoding, index.dimension, maps)
     count = index.runs.total
     lost = index.declared - count  # cut off, or in no list, as vectors that are no numbers
     if lost < index.lost or (lost > index.lost and index.nlist is None):
         raise DamageError(path, f"{count + index.lost} rows in the lists of an index of {index.declared}")
-    metric = (BINARY_METRICS if index.binary else FLOAT_METRICS).get(index.metric)
+    metric = milvus_metric(index.metric, index.binary)
+    data = rows_of(index, path)
     return StoredVectors(path, name, vector_type, index.dimension, count, lost, data, index.declared, metric, index.own_ids)
 
 

@@ -19,9 +19,6 @@ import numpy as np
 
 from ..errors import DamageError, UsageError
 from ..faissfile import (
-    BINARY_METRICS,
-    FLOAT_METRICS,
-    METRICS,
     ROUNDED,
     Cursor,
     Duplicates,
@@ -33,7 +30,11 @@ from ..faissfile import (
     Rows,
     UnknownKind,
     find_duplicates,
+    metric_name,
+    milvus_metric,
+    milvus_metrics,
     read_index,
+    rows_of,
     single_run,
 )
 from ..fileio import open_read, printable
@@ -210,16 +211,16 @@ class _Opening:
     def direct(self, fd: int, index: Index) -> FaissSource:
         assert index.runs is not None
         files = [self.path]
-        vectors_file = self.path
+        vectors_file = None
         if index.on_disk is not None and index.runs.total:
             vectors_file = self._lists_file(index.on_disk.name, index.on_disk.size)
             files.append(vectors_file)
-        maps = [IdMap(self.path, m.at, m.count) for m in index.id_maps]
         rows = index.runs.total + (index.duplicates.count if index.duplicates else 0)
         has_ids = index.own_ids and (index.nlist is None or index.id_maps != ())
-        maps += self._given_ids(has_ids, max(rows, index.declared), files)  # rows that no list took are numbered too
+        maps = self._given_ids(has_ids, max(rows, index.declared), files)  # rows that no list took are numbered too
         self._check_first_id(index.own_ids, rows)
-        data = Rows(vectors_file, self.path, index.runs, index.encoding, index.dimension, tuple(maps))
+        data = rows_of(index, self.path, vectors_file)
+        data = replace(data, id_maps=(*data.id_maps, *maps))
         if self.first_id:
             assert index.runs.first is not None
             data = replace(data, runs=replace(index.runs, first=index.runs.first + self.first_id))
@@ -386,7 +387,7 @@ class _Opening:
         if self.dimension not in (None, dimension):
             raise UsageError(f"{self.path} has {dimension} dimensions, not {self.dimension}")
         wanted = self.metric.upper() if self.metric else None
-        known = sorted(set((BINARY_METRICS if binary else FLOAT_METRICS).values()))
+        known = milvus_metrics(binary)
         if wanted is not None and wanted not in known:
             raise UsageError(f"--metric {wanted}: for these vectors there are {', '.join(known)}")
         if metric is None:
@@ -412,7 +413,7 @@ def _rows_each(data: Rows) -> int:
 
 def _metric(number: int, binary: bool) -> tuple[str | None, str]:
     """(Milvus' name of a metric or None, Faiss' name of it)."""
-    return (BINARY_METRICS if binary else FLOAT_METRICS).get(number), METRICS.get(number, str(number))
+    return milvus_metric(number, binary), metric_name(number)
 
 
 def _index_spec(binary: bool, nlist: int | None, kinds: tuple[str, ...]) -> IndexSpec:
