@@ -194,6 +194,20 @@ class Dated:
         self.rows.append((file_id, file_type, len(rows.ids) if row_count is None else row_count))
         return path
 
+    def write_dump(self) -> tuple[Path, Path]:
+        """With the catalog in MySQL."""
+        dump = self.root.with_suffix(".sql")
+        files = "".join(f"INSERT INTO `TableFiles` VALUES (1,'c',1,'{i}',{t},0,{n},0,0,{DATE});\n" for i, t, n in self.rows)
+        dump.write_text(
+            "-- MySQL dump 10.13\n"
+            + "".join(
+                f"CREATE TABLE `{name}` (\n" + ",\n".join(f"  `{c.split()[0]}` text" for c in columns.split(", ")) + "\n);\n"
+                for name, columns in (("Tables", TABLES["0.6"]), ("TableFiles", FILES))
+            )
+            + f"INSERT INTO `Tables` VALUES (1,'c',0,8,0,2,1024,2,64,1,'','','0.6.0');\n{files}-- Dump completed\n"
+        )
+        return self.root, dump
+
     def write(self) -> Path:
         catalog = sqlite3.connect(self.root / "db" / "meta.sqlite")
         catalog.execute(f"CREATE TABLE 'Tables' ({TABLES['0.6']})")
@@ -269,6 +283,27 @@ def test_rows_of_an_index_come_once(tmp_path: Path) -> None:
     assert found_in(root) == (bag(a, b), [])
     lost.unlink()
     assert found_in(root) == (bag(a, b), [("warning", "vectors-restored", 40)])
+
+
+def test_a_merge_between_two_statements_of_mysql(tmp_path: Path) -> None:
+    d = Dated(tmp_path)
+    a, b, c = some(1000, 40), some(2001, 50), some(3000, 60)
+    both = Batch(np.concatenate([a.ids, b.ids]), np.concatenate([a.vectors, b.vectors]))
+    d.file(4, a)
+    source = d.file(1, b)
+    d.file(1, c)
+    target = d.file(5, both)
+    d.file(5, c)  # its source is live: as if it were not there
+    root, dump = d.write_dump()
+    store = open_store(root, catalog=dump)
+    assert content(store) == {("c", "_default"): bag(a, b, c)}
+    assert [(f.severity.value, f.code, f.rows) for f in store.findings] == [("warning", "merge-half-done", 90)]
+    assert sorted(s.id for s in store["c"]["_default"].segments) == sorted([target.name, "1500000000000000003"])
+    assert {s.kind for s in collect(store, ["all"])[0]} == set()  # all of it is live
+    assert source.name not in {s.id for s in store["c"]["_default"].segments}
+    os.truncate(target, target.stat().st_size - 8)
+    assert content(open_store(root, catalog=dump)) == {("c", "_default"): bag(b, c)}
+    assert found_in(d.write())[0] == bag(b, c)  # in SQLite the statements are one transaction
 
 
 def test_an_index_without_a_raw_file_in_the_catalog(tmp_path: Path) -> None:

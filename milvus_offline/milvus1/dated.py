@@ -31,16 +31,15 @@ def open_collections(
     catalog: Catalog, selection: Selection, schemas: Mapping[str, Schema], roots: Sequence[Path], findings: list[Finding]
 ) -> tuple[Collection, ...]:
     """The live collections with their raw files; `schemas` by table_id. What a person should know is added to `findings`."""
-    indexes: dict[str, list[FileRow]] = defaultdict(list)
+    rows: dict[str, list[FileRow]] = defaultdict(list)
     for row in catalog.files:
-        if row.file_type == FileType.INDEX:
-            indexes[row.table_id].append(row)
+        rows[row.table_id].append(row)
     opened = []
     for c in selection.collections:
         schema = schemas[c.table.table_id]
         partitions: dict[str, Partition] = {}
         for p in c.partitions:
-            files = _open_table(p, indexes[p.table.table_id], schema, roots, findings, catalog.kind == "none")
+            files = _open_table(p, rows[p.table.table_id], schema, roots, findings, catalog)
             partition = Partition(p.tag, schema, tuple(files))
             if p.tag in partitions:
                 text = "two live partitions have this tag; their rows are put together"
@@ -66,11 +65,11 @@ class _Damaged:
 
 def _open_table(
     p: LivePartition,
-    indexes: Sequence[FileRow],
+    rows: Sequence[FileRow],
     schema: Schema,
     roots: Sequence[Path],
     findings: list[Finding],
-    without_catalog: bool,
+    catalog: Catalog,
 ) -> list[LegacyRawFile]:
     files: list[LegacyRawFile] = []
     damaged: list[_Damaged] = []
@@ -80,12 +79,15 @@ def _open_table(
             damaged.append(found)
         else:
             files.append(found)
-    backups = sum(c.row.file_type == FileType.BACKUP for c in p.choices)
-    if not (without_catalog or damaged or len(indexes) > backups):
+    indexes = [r for r in rows if r.file_type == FileType.INDEX]
+    merges = [r for r in rows if r.file_type == FileType.NEW_MERGE] if catalog.statements_commit_alone else []
+    backups = sum(r.file_type == FileType.BACKUP for r in rows)
+    if not (catalog.kind == "none" or damaged or merges or len(indexes) > backups):
         return files
     hashed = [(f, hashes_of(f.batches())) for f in files]
-    if without_catalog:
+    if catalog.kind == "none":
         hashed, damaged = _drop_contained(hashed, damaged, findings)
+    hashed = _end_merges(hashed, merges, schema, roots, findings)
     return _restore(hashed, damaged, indexes, schema, roots, findings)
 
 
@@ -134,6 +136,34 @@ def _drop_contained(
         text = "the file is cut; all rows that can be read are in other files as well: it is taken for part of a merge"
         findings.append(Finding(Severity.WARNING, "segment-contained", d.finding.where, text, d.rows))
     return kept, lost
+
+
+def _end_merges(
+    hashed: list[Hashed], merges: Iterable[FileRow], schema: Schema, roots: Sequence[Path], findings: list[Finding]
+) -> list[Hashed]:
+    """Ends merges that a crash stopped between two statements of MySQL (§3.4, compare `live.resolve_half_steps`).
+
+    A complete target whose rows are not all in live files has lost its sources: it is taken, and the files that it holds are
+    left out.
+    """
+    for row in merges:
+        path = raw_file_path(roots, row.table_id, row.date, row.file_id)
+        try:
+            if path is None:
+                continue
+            target, notes = open_raw_file(path, file_id=row.file_id, schema=schema, state=FileType.NEW_MERGE.name)
+            merged = hashes_of(target.batches())
+        except (DamageError, UsageError, OSError):
+            continue
+        if notes or not len(merged) or all_in(merged, (h for _, h in hashed)):
+            continue
+        hashed = [(f, h) for f, h in hashed if not len(h) or not _holds(merged, h)] + [(target, merged)]
+        text = (
+            "a crash came between the statements that end a merge; the merged file is complete and is taken. A server would "
+            "delete it and lose its rows"
+        )
+        findings.append(Finding(Severity.WARNING, "merge-half-done", _where(row), text, target.rows))
+    return hashed
 
 
 def _restore(
@@ -280,9 +310,12 @@ def leftovers(store: Store) -> list[Leftover]:
     rows = {(r.table_id, r.date, r.file_id): r for r in store.catalog.files}
     tables = {t.table_id for t in store.catalog.tables}
     dropped = {t.table_id for t in store.selection.dropped}
+    live = {s.paths[0] for c in store.collections for p in c.partitions for s in p.segments}
     result = []
     for table_id in Disk(store.location.roots).tables():
-        for date, file_id in dated_files(store.location.roots, table_id):
+        for (date, file_id), path in dated_files(store.location.roots, table_id).items():
+            if str(path) in live:
+                continue
             row = rows.get((table_id, date, file_id))
             if table_id in dropped:
                 kind, reason = "dropped", "its collection or partition was dropped"
