@@ -19,6 +19,7 @@ from pathlib import Path
 from milvus_offline.errors import DamageError, MilvusOfflineError
 from milvus_offline.milvus1 import indexfile
 from milvus_offline.sources import faiss as source
+from milvus_offline.sources.faiss_process import Child
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 SECONDS = 5.0
@@ -47,7 +48,10 @@ def corpus() -> list[tuple[str, bytes]]:
     files = sorted((FIXTURES / "faiss").rglob("*.index"))
     tables = FIXTURES / "stores" / "indexed" / "store" / "db" / "tables"
     files += [f for f in sorted(tables.glob("ix_*/*/*")) if f.name.isdigit()]
-    return [(f.name, f.read_bytes()) for f in files]
+    found = [(f.name, f.read_bytes()) for f in files]
+    # a raw file of Milvus 0.5 is an ID map in such a container
+    raw = [(str(k), data) for k, (name, data) in enumerate(found) if name.endswith("-idmap2.index")]
+    return found + [(name, struct.pack("<iQ3sq", 1, 3, b"IVF", len(data)) + data) for name, data in raw]
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
@@ -76,9 +80,14 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 def read(path: Path, milvus: bool) -> int:
     """Reads everything there is, and returns the number of rows."""
     if milvus:
-        indexfile.check(path)
-        stored = indexfile.read_index_file(path, partial=True)
-        return sum(len(offsets) for offsets, _ in stored.batches())
+        if indexfile.type_of(path) == "FLAT":
+            stored, _ = indexfile.read_raw_file(path)
+        else:
+            indexfile.check(path)
+            stored = indexfile.read_index_file(path, partial=True)
+        rows = sum(len(ids) for ids, _ in stored.batches())
+        assert rows == stored.rows, (rows, stored.rows)
+        return rows
     found = source.open_faiss(path)
     partition = found.collections[0].partitions[0]
     rows = sum(len(batch.ids) for piece in partition.pieces for batch in piece.batches())
@@ -86,7 +95,7 @@ def read(path: Path, milvus: bool) -> int:
     return rows
 
 
-def _no_faiss(child: source.Child) -> dict[str, object]:
+def _no_faiss(child: Child) -> dict[str, object]:
     raise DamageError(child.path, "only Faiss would know")
 
 
@@ -94,7 +103,7 @@ def fuzz(cases: int, seed: int, folder: Path) -> Iterator[tuple[str, bytes, str,
     """(name, bytes, outcome, seconds, the error that must not be) of each case. Faiss itself is never asked."""
     rng = random.Random(seed)
     originals = corpus()
-    source.Child.info, kept = _no_faiss, source.Child.info  # type: ignore[method-assign, assignment]
+    Child.info, kept = _no_faiss, Child.info  # type: ignore[method-assign, assignment]
     try:
         for _ in range(cases):
             name, data = rng.choice(originals)
@@ -112,7 +121,7 @@ def fuzz(cases: int, seed: int, folder: Path) -> Iterator[tuple[str, bytes, str,
                 outcome, wrong = "WRONG", e
             yield name, broken, outcome, time.perf_counter() - begin, wrong
     finally:
-        source.Child.info = kept  # type: ignore[method-assign]
+        Child.info = kept  # type: ignore[method-assign]
 
 
 def main() -> int:
