@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 WIDTH = 100
 
 
-def inspect_document(store: Store) -> dict[str, Any]:
-    """The document of `inspect --json` (a contract, see docs/commands.md)."""
+def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any]:
+    """The document of `inspect --json` (a contract, see docs/commands.md); `options` are words of the command line."""
     from .milvus1.salvage import survey
 
     log, replay = store.log, store.replay
@@ -76,7 +76,7 @@ def inspect_document(store: Store) -> dict[str, Any]:
         "salvage": {k: n for k, n in survey(store).items() if n},
         "findings": [f.to_json() for f in store.findings],
         "story": story(store),
-        "next": next_steps(store),
+        "next": next_steps(store, options),
     }
 
 
@@ -112,15 +112,11 @@ def story(store: Store) -> list[str]:
     return lines or ["Nothing points to a crash: the server was stopped with everything flushed."]
 
 
-def next_steps(store: Store) -> list[str]:
-    """The commands that a person would run next."""
+def next_steps(store: Store, options: Sequence[str] = ()) -> list[str]:
+    """The commands that a person would run next; `options` are those that opened the store."""
     import shlex
 
-    place = shlex.quote(str(store.path))
-    if store.catalog.kind == "none":
-        place += " --no-catalog"
-    elif store.catalog.kind == "dump" or (store.catalog.kind == "sqlite" and store.catalog.origin != str(store.location.meta)):
-        place += f" --catalog {shlex.quote(store.catalog.origin)}"
+    place = shlex.join([str(store.path), *options])
     steps = [f"milvus-offline export {place} OUT", f"milvus-offline verify OUT --against {place}"]
     if any(f.severity is Severity.ERROR for f in store.findings):
         steps.insert(0, f"milvus-offline verify {place}")

@@ -53,12 +53,11 @@ def check_export(out: Path, *, against: Source | None = None, progress: Progress
     progress = progress or Silent()
     try:
         manifest = read_manifest(out)
-        collections = [_Exported(schema_of(c), c["partitions"]) for c in manifest["collections"]]
-        parts = [_Part(c.schema.name, p["name"], c.schema, p["files"]) for c in collections for p in c.partitions]
-        rescued = [
-            _Part(f"{SALVAGE}/{s['kind']}/{s['collection']}", s["partition"], None, s["files"]) for s in manifest["salvage"]
-        ]
-        rows, nbytes = (sum(int(f[key]) for p in (*parts, *rescued) for f in p.files) for key in ("rows", "bytes"))
+        collections = [_Exported(schema_of(c), _list(c["partitions"])) for c in _list(manifest["collections"])]
+        parts = [_Part(c.schema.name, p["name"], c.schema, _files(p)) for c in collections for p in c.partitions]
+        salvaged = _list(manifest["salvage"])
+        rescued = [_Part(f"{SALVAGE}/{s['kind']}/{s['collection']}", s["partition"], None, _files(s)) for s in salvaged]
+        rows, nbytes = (sum(f[key] for p in (*parts, *rescued) for f in p.files) for key in ("rows", "bytes"))
         selected = bool(manifest["source"].get("selection"))
     except (DamageError, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         result.differs("manifest-damaged", str(out / MANIFEST), f"is not what was written: {e}")
@@ -99,6 +98,26 @@ class _Part:
     @property
     def where(self) -> str:
         return f"{self.collection}/{self.partition}"
+
+
+def _files(described: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The files of a partition in the manifest. Raises KeyError, TypeError or ValueError when they are not what we write."""
+    files = _list(described["files"])
+    for file in files:
+        if not isinstance(file["path"], str) or not isinstance(file.get("ids_path", ""), str):
+            raise ValueError(f"a file without a path in {described.get('name')!r}")
+        for part in (file, *_list(file["parts"])):
+            if type(part["rows"]) is not int or part["rows"] < 0:
+                raise ValueError(f"{file['path']}: rows {part['rows']!r}")
+        if type(file["bytes"]) is not int:
+            raise ValueError(f"{file['path']}: bytes {file['bytes']!r}")
+    return files
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, found {type(value).__name__}")
+    return value
 
 
 def _check_file(out: Path, part: _Part, entry: Mapping[str, Any], result: ExportCheck, advance: Advance) -> None:
@@ -205,8 +224,9 @@ def _compare(
             try:
                 pieces = [p for f in part.files for p in file_pieces(str(out / f["path"]), part.schema, f["rows"])]
                 ours = SourcePartition(part.partition, pieces)
-                if not _same_order(ours, partition, advance):
-                    _compare_sets(part.where, ours, partition, result)
+                names = sorted(_attributes(part.schema) & _attributes(schemas[part.collection]))
+                if not _same_order(ours, partition, names, advance):
+                    _compare_sets(part.where, ours, partition, names, result)
             except (DamageError, OSError) as e:
                 result.differs("file-unreadable", part.where, str(e))
     left_out = {f"{c}/{p}": partition.rows for (c, p), partition in theirs.items()}
@@ -225,8 +245,12 @@ def _compare_schemas(ours: Schema, other: Schema, result: ExportCheck) -> None:
             result.differs("schema-differs", ours.name, f"{name} is {here} in the export, {there} in the source")
 
 
-def _same_order(ours: SourcePartition, other: SourcePartition, advance: Advance) -> bool:
-    """Whether both give the same rows in the same order, bit for bit; attributes that both have, too."""
+def _attributes(schema: Schema | None) -> set[str]:
+    return {a.name for a in schema.attributes} if schema else set()
+
+
+def _same_order(ours: SourcePartition, other: SourcePartition, names: Sequence[str], advance: Advance) -> bool:
+    """Whether both give the same rows with these attributes in the same order, bit for bit."""
     if ours.rows != other.rows:
         return False
     stream = _Stream(other.pieces)
@@ -236,7 +260,7 @@ def _same_order(ours: SourcePartition, other: SourcePartition, advance: Advance)
             n = len(there.ids)
             here = _part(batch, done, done + n)
             pairs = [(here.ids, there.ids), (here.vectors, there.vectors)]
-            pairs += [(here.attributes[name], there.attributes[name]) for name in here.attributes.keys() & there.attributes]
+            pairs += [(here.attributes[name], there.attributes[name]) for name in names]
             if any(octets(a) != octets(b) for a, b in pairs):
                 return False
             done += n
@@ -246,9 +270,16 @@ def _same_order(ours: SourcePartition, other: SourcePartition, advance: Advance)
     return True
 
 
-def _compare_sets(where: str, ours: SourcePartition, other: SourcePartition, result: ExportCheck) -> None:
+def _compare_sets(where: str, ours: SourcePartition, other: SourcePartition, names: Sequence[str], result: ExportCheck) -> None:
     """Counts rows that only one side has: 8 bytes a row, only after the order differed."""
-    here, there = (np.sort(hashes_of(b for q in p.pieces for b in q.batches())) for p in (ours, other))
+
+    def rows(partition: SourcePartition) -> Iterator[Batch]:
+        for batch in (b for p in partition.pieces for b in p.batches()):
+            columns = [batch.vectors, *(batch.attributes[name] for name in names)]
+            octet_rows = [np.ascontiguousarray(c).view(np.uint8).reshape(len(batch.ids), -1) for c in columns]
+            yield Batch(batch.ids, np.hstack(octet_rows) if names else batch.vectors)
+
+    here, there = (np.sort(hashes_of(rows(p))) for p in (ours, other))
     missing, extra = _surplus(there, here), _surplus(here, there)
     if missing or extra:
         message = f"{missing} rows of the store are not in the export, {extra} rows of the export are not in the store"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from command import call, exported, files, fingerprint, manifest, spawn
 from real import STORES
 
 from milvus_offline.cli import COMMANDS, cli
+from milvus_offline.commands.common import store_words
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import update_docs
@@ -376,3 +378,33 @@ def test_nothing_else_in_the_source(store: Path, tmp_path: Path) -> None:
         assert call(*arguments).code == 0, number
     call("verify", tmp_path / "o", "--against", store)
     assert fingerprint(store) == before
+
+
+def test_suggested_commands_take_the_same_options(store: Path, tmp_path: Path) -> None:
+    (store / "db" / "meta.sqlite").rename(tmp_path / "the saved.sqlite")
+    (store / "wal").rename(tmp_path / "log")
+    (tmp_path / "second" / "tables").mkdir(parents=True)
+    options = ["--catalog", tmp_path / "the saved.sqlite", "--wal", tmp_path / "log", "--secondary", tmp_path / "second"]
+    for number, tail in enumerate((options, [*options[:2], "--no-wal"], ["--no-catalog", "--assume", "faces=IP"])):
+        done = call("inspect", store, "--json", *tail)
+        assert done.err == ""
+        suggested = done.json["next"]
+        words = [shlex.split(s) for s in suggested]
+        assert all(w[0] == "milvus-offline" and set(map(str, tail)) <= set(w) for w in words)
+        export, verify = words[-2:]
+        here = {"OUT": tmp_path / f"out{number}"}
+        assert call(*(here.get(w, w) for w in export[1:])).code in (0, 3)
+        assert call(*(here.get(w, w) for w in verify[1:])).code == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("mysql://u:secret@h:3306/milvus", "mysql://u@h:3306/milvus"),
+        ("mysql+pymysql://u:se@cr:et/@h/milvus", "mysql+pymysql://u@h/milvus"),
+        ("mysql://u@h/milvus", "mysql://u@h/milvus"),
+    ],
+)
+def test_a_suggested_command_has_no_password(url: str, shown: str) -> None:
+    given = dict.fromkeys(("wal", "no_wal", "no_catalog", "partition_map")) | {"secondary": (), "assume": ()}
+    assert store_words({"catalog": url, **given}) == ["--catalog", shown]

@@ -146,13 +146,14 @@ def test_killed_at_random_times(store: Path, tmp_path: Path) -> None:
 def interrupted(store: Path, out: Path, *options: str, stop: int = signal.SIGINT) -> subprocess.CompletedProcess[str]:
     """Ctrl-C as a terminal sends it, to all processes of a slow export, once something of it is finished."""
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
         "import milvus_offline.targets.hdf5 as h\n"
         "import milvus_offline.transfer as t\n"
         f"h.TASK_BYTES = {TASK_BYTES}; t.SETTLE_SECONDS = 0.0\n"
         "add = h.Checksums.add\n"
         "def slow(self, batch): time.sleep(0.15); add(self, batch)\n"
         "h.Checksums.add = slow\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from milvus_offline.cli import main\n"
         "main(sys.argv[1:])\n"
     )

@@ -6,14 +6,19 @@ import json
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from builder import StoreBuilder, declare, rows
 from real import STORES, copy_store
 
 from milvus_offline.cli import run
+from milvus_offline.manifest import LEDGER
+from milvus_offline.milvus1.layout import FieldType
 from milvus_offline.milvus1.store import open_store
 
 CLEAN = ["flat_basic", "partitions", "binary", "deletes_cleaned", "dropped", "dropped_killed", "indexed", "crash_rand_3"]
@@ -183,3 +188,113 @@ def test_a_short_file_in_the_store_is_a_difference(tmp_path: Path, capsys: pytes
     declare(files.deleted, 1 << 33)
     code, _, codes = report(capsys, str(root))
     assert code == 3 and codes == ["deleted-docs-short", "bloom-missing"]
+
+
+def test_hybrid_attributes_are_verified_and_exported_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    b = StoreBuilder(tmp_path / "s", version="1.0.0")
+    b.collection("h")
+    for name, kind in (("age", FieldType.INT32), ("height", FieldType.DOUBLE)):
+        b.field("h", name, kind)
+    values = {"age": np.arange(50, dtype="<i4") - 9, "height": np.linspace(0, 1, 50)}
+    b.segment("h", rows(range(50)), deleted=[3], attributes=values)
+    store, first, again = str(b.write()), tmp_path / "first", tmp_path / "again"
+    assert run(["export", store, str(first), "-q"]) == 0
+    assert run(["export", str(first), str(again), "-q", "--compression", "gzip"]) == 0
+    with h5py.File(again / "h" / "_default.h5") as h:
+        assert h["age"][:].tolist() == np.delete(values["age"], 3).tolist()
+        assert h["height"][:].tobytes() == np.delete(values["height"], 3).tobytes()
+    for out in (first, again):
+        assert report(capsys, str(out), "--against", store)[::2] == (0, [])
+        with h5py.File(out / "h" / "_default.h5", "r+") as h:
+            h["height"][20] = 7.5
+        code, document, codes = report(capsys, str(out))
+        codes = [c for c in codes if c != "file-size"]
+        assert code == 4 and codes == ["checksum"] and "`height` of rows 0 to 48" in document["findings"][-1]["message"]  # type: ignore[index]
+        code, document, codes = report(capsys, str(out), "--against", store)
+        assert code == 4 and codes[-1] == "rows-differ" and document["findings"][-1]["rows"] == 2  # type: ignore[index]
+
+
+def test_a_linked_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = copy_store("flat_basic", tmp_path), tmp_path / "out"
+    assert run(["export", str(root), str(out), "-q", "--link"]) == 0
+    code, _, codes = report(capsys, str(out))
+    assert code == 0 and set(codes) == {"linked-unchecked"}
+    assert report(capsys, str(out), "--against", str(root))[0] == 0
+    segment_file(root, ".rv").unlink()
+    code, _, codes = report(capsys, str(out), "--against", str(STORES / "flat_basic" / "store"))
+    assert code == 4 and "file-unreadable" in codes
+
+
+def test_what_the_manifest_and_the_files_say(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = max(export.rglob("*.h5"), key=lambda p: p.stat().st_size)
+    with h5py.File(path, "r+") as h:
+        h.attrs["metric_type"] = "IP"
+    code, document, codes = report(capsys, str(export))
+    assert code == 4 and set(codes) - {"file-size"} == {"description"}
+    assert "says metric_type IP, the manifest L2" in document["findings"][-1]["message"]  # type: ignore[index]
+
+
+def change_manifest(out: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = out / "manifest.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_collections_that_only_one_side_has(export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = str(STORES / "flat_basic" / "store")
+    (first, *_) = json.loads((export / "manifest.json").read_text())["collections"]
+    change_manifest(export, lambda m: m["collections"].pop(0))
+    code, document, codes = report(capsys, str(export), "--against", store)
+    assert code == 4 and codes == ["partition-missing"] * len(first["partitions"])
+    assert sum(f["rows"] for f in document["findings"]) == sum(p["rows"] for p in first["partitions"])  # type: ignore[attr-defined]
+    part = tmp_path / "part"
+    assert run(["export", store, str(part), "-q", "-c", first["name"]]) == 0
+    code, document, codes = report(capsys, str(part), "--against", store)
+    assert (code, codes) == (0, ["not-selected"])
+    code, _, codes = report(capsys, str(export), "--against", str(part))
+    assert code == 4 and "partition-unknown" in codes
+
+
+def test_a_schema_that_differs(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = str(STORES / "flat_basic" / "store")
+    other = export.with_name("other")
+    shutil.copytree(export, other)
+    change_manifest(other, lambda m: m["collections"][0].update(auto_id=not m["collections"][0]["auto_id"]))
+    code, _, codes = report(capsys, str(other), "--against", store)
+    assert code == 4 and set(codes) == {"description", "schema-differs"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["collections"][0].pop("partitions"),
+        lambda m: m["collections"][0].update(dimension="many"),
+        lambda m: m["collections"][0]["partitions"][0]["files"][0].update(rows="x"),
+        lambda m: m["collections"][0]["partitions"][0]["files"][0].update(rows=None),
+        lambda m: m["collections"][0]["partitions"][0]["files"][0].pop("path"),
+        lambda m: m["collections"][0]["partitions"][0].update(files=3),
+        lambda m: m.update(collections={}),
+        lambda m: m.update(source=None),
+    ],
+)
+def test_a_damaged_manifest(change: Callable[[dict[str, Any]], None], export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change_manifest(export, change)
+    code, _, codes = report(capsys, str(export))
+    assert code == 4 and codes == ["manifest-damaged"]
+
+
+def test_an_unfinished_export_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / LEDGER).write_text("{}\n")
+    for command in (["verify", str(out)], ["inspect", str(out)], ["export", str(out), str(tmp_path / "again")]):
+        assert run(command) == 2
+        assert "not finished: run the same command again with --resume" in capsys.readouterr().err
+
+
+def test_a_folder_with_a_store_and_hdf5_files(export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy_store("flat_basic", tmp_path / "both")
+    shutil.copy(next(export.rglob("*.h5")), tmp_path / "both" / "x.h5")
+    assert run(["inspect", str(tmp_path / "both")]) == 2
+    assert "name the one that is meant" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -102,6 +103,20 @@ def store_arguments(
 
         result["without_catalog"] = Assumptions.parse(partition_map, assume)
     return result
+
+
+def store_words(options: Mapping[str, Any]) -> list[str]:
+    """What `store_options` were given, as words of a command line; without the password of a catalog."""
+    words: list[str] = []
+    for name in ("catalog", "wal", "no_wal", "secondary", "no_catalog", "partition_map", "assume"):
+        given = options[name]
+        for value in given if isinstance(given, tuple) else [given] if given else []:
+            words.append(f"--{name.replace('_', '-')}")
+            if name == "catalog":
+                value = re.sub(r"^([\w+]+://[^:/@]*):.*@", r"\1@", value, flags=re.S)
+            if value is not True:
+                words.append(str(value))
+    return words
 
 
 def open_given(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .common import file_options, open_given, output_options, print_json, set_up_log, store_options
+from .common import file_options, open_given, output_options, print_json, set_up_log, store_options, store_words
 
 
 @click.command("inspect")
@@ -31,7 +31,7 @@ def command(path: str, html: str | None, as_json: bool, quiet: bool, verbose: in
         o["lossy"] = True  # what is approximate is said, not refused
     source = open_given(path, **o)
     if isinstance(source, StoreSource):
-        document = inspect_document(source.store)
+        document = inspect_document(source.store, store_words(o))
     elif html:
         raise UsageError(f"--html describes a store, {path} is none")
     else:
