@@ -94,7 +94,9 @@ def export_until(store: Path, out: Path, last: int, *options: str) -> Callable[[
 
 
 @pytest.mark.parametrize("settle", [0.0, 0.01, 9.0])
-@pytest.mark.parametrize("options", [["--jobs", "1"], ["--jobs", "3"], ["--compression", "gzip", "--jobs", "1"]])
+@pytest.mark.parametrize(
+    "options", [["--jobs", "1"], ["--jobs", "3"], ["--compression", "gzip", "--jobs", "1"], ["--format", "npy", "--jobs", "1"]]
+)
 def test_killed_at_many_moments(
     options: list[str], settle: float, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,9 +117,9 @@ def test_killed_at_many_moments(
         assert files(out) == expected, f"killed at call {step}"
         shutil.rmtree(out)
         moments += 1
-        step += rng.randint(1, 2 if "gzip" in options else 5)
+        step += rng.randint(1, 2 if {"gzip", "npy"} & {*options} else 5)
     assert files(out) == expected
-    assert moments >= (10 if "gzip" in options else 25)
+    assert moments >= (10 if {"gzip", "npy"} & {*options} else 25)
     assert fingerprint(store) == before
 
 
@@ -299,6 +301,23 @@ def test_lost_compressed_file_is_written_again(store: Path, tmp_path: Path) -> N
     assert len(gone) >= 2
     assert call("export", store, out, "-q", "--compression", "gzip", "--resume").code == 0
     assert files(out) == expected
+
+
+@pytest.mark.parametrize("file_format", ["npy", "parquet"])
+def test_a_lost_chunk_is_written_again(file_format: str, store: Path, tmp_path: Path) -> None:
+    options = ["--format", file_format]
+    expected = reference(store, tmp_path, *options)
+    out = tmp_path / "out"
+    for damage in (lambda p: p.unlink(), lambda p: os.truncate(p, p.stat().st_size - 8)):
+        last = 1
+        while len(chunks := sorted(p for p in out.rglob(f"*.{file_format}"))) < 2:
+            shutil.rmtree(out, ignore_errors=True)
+            assert forked(export_until(store, out, last, "--jobs", "1", *options)) == -signal.SIGKILL
+            last += 1
+        damage(chunks[0])
+        assert call("export", store, out, "-q", "--resume", *options).code == 0
+        assert files(out) == expected
+        shutil.rmtree(out)
 
 
 # Several processes -----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from builder import StoreBuilder, declare, rows
+from command import spawn
 from real import STORES, copy_store
 
 from milvus_offline.cli import run
@@ -298,3 +299,25 @@ def test_a_folder_with_a_store_and_hdf5_files(export: Path, tmp_path: Path, caps
     shutil.copy(next(export.rglob("*.h5")), tmp_path / "both" / "x.h5")
     assert run(["inspect", str(tmp_path / "both")]) == 2
     assert "name the one that is meant" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_filters_are_loaded_when_needed(compression: str, tmp_path: Path) -> None:
+    store, out, again = str(STORES / "flat_basic" / "store"), str(tmp_path / "out"), str(tmp_path / "again")
+    assert spawn("export", store, out, "-q", "--compression", compression).code == 0
+    assert spawn("verify", out, "--against", store, "-q").code == 0
+    assert spawn("export", out, again, "-q").code == 0
+    assert spawn("verify", again, "--against", store, "-q").code == 0
+
+
+def test_a_damaged_npy_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, out = str(STORES / "flat_basic" / "store"), tmp_path / "out"
+    assert run(["export", store, str(out), "-q", "--format", "npy"]) == 0
+    path = max(out.rglob("vector.npy"), key=lambda p: p.stat().st_size)
+    whole = path.read_bytes()
+    end = 10 + int.from_bytes(whole[8:10], "little")
+    for header in (b"{", b"()" * 20, b"{'descr': '<f4', 'fortran_order': False, 'shape': (1, -16)}", b"[" * 100, b"\0"):
+        path.write_bytes(whole[:10] + header.ljust(end - 10) + whole[end:])
+        code, document, codes = report(capsys, str(out))
+        assert (code, codes) == (4, ["file-unreadable"])
+        assert str(path) in document["findings"][0]["message"]  # type: ignore[index]
