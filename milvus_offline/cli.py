@@ -92,7 +92,8 @@ def run(arguments: list[str] | None = None) -> int:
     except MilvusOfflineError as e:
         return _say(str(e), e.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        return _say("interrupted; what is finished is kept, the same command with --resume goes on", 130)
+        kept = "; what is finished is kept, the same command with --resume goes on" if _can_resume(arguments) else ""
+        return _say(f"interrupted{kept}", 130)
     except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -100,6 +101,13 @@ def run(arguments: list[str] | None = None) -> int:
         return _say("out of memory: run with fewer --jobs, or on a machine with more memory", 1)
     except OSError as e:
         return _say(f"{e.filename or 'file system'}: {e.strerror or e}", 1)
+
+
+def _can_resume(arguments: list[str] | None) -> bool:
+    words = sys.argv[1:] if arguments is None else arguments
+    name = next((w for w in words if not w.startswith("-")), "")
+    command = cli.get_command(click.Context(cli), name)
+    return command is not None and any(p.name == "resume" for p in command.params)
 
 
 def _say(message: str, code: int) -> int:

@@ -408,3 +408,21 @@ def test_suggested_commands_take_the_same_options(store: Path, tmp_path: Path) -
 def test_a_suggested_command_has_no_password(url: str, shown: str) -> None:
     given = dict.fromkeys(("wal", "no_wal", "no_catalog", "partition_map")) | {"secondary": (), "assume": ()}
     assert store_words({"catalog": url, **given}) == ["--catalog", shown]
+
+
+def test_a_copy_of_an_export_tells_what_the_export_lacks(store: Path, tmp_path: Path) -> None:
+    assert call("export", store, tmp_path / "out", "--no-wal", "-q").code == 3
+    done = call("export", tmp_path / "out", tmp_path / "again")
+    assert (done.code, "wal-not-replayed" in done.out) == (3, True)
+    first, second = manifest(tmp_path / "out")["findings"], manifest(tmp_path / "again")["findings"]
+    assert second == [f for f in first if f["severity"] != "info"]
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("export", True), ("inspect", False), ("verify", False)])
+def test_interrupted(command: str, goes_on: bool, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("milvus_offline.sources.milvus1.open_store_source", interrupt)
+    done = call(command, store, *([tmp_path / "out"] if command == "export" else []))
+    assert (done.code, "interrupted" in done.err, "--resume" in done.err) == (130, True, goes_on)

@@ -298,6 +298,7 @@ def test_out_holds_a_complete_export(store: Path, tmp_path: Path) -> None:
     assert call("export", store, out).code == 0
     first = files(out)
     refused(call("export", store, out), 2, "complete export", "--overwrite")
+    refused(call("export", store, out, "--resume"), 2, "is complete, there is nothing to go on with", "verify")
     assert files(out) == first
     (out / "mine.txt").write_text("mine")
     assert call("export", store, out, "--overwrite").code == 0

@@ -54,14 +54,14 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
                     pieces += file_pieces(files[-1], schema, int(f["rows"]))
                 partitions.append(SourcePartition(str(p["name"]), pieces))
             collections.append(SourceCollection(schema, partitions))
-        worrying = [f for f in manifest.get("findings", []) if f["severity"] != Severity.INFO.value]
+        # what the export could not bring is not in its copy either
+        findings = [
+            Finding(Severity(f["severity"]), str(f["code"]), str(f["where"]), str(f["message"]), f.get("rows"))
+            for f in manifest.get("findings", [])
+            if f["severity"] != Severity.INFO.value
+        ]
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise DamageError(root / MANIFEST, f"not what a manifest holds: {e!r}") from e
-    findings = []
-    if worrying:
-        codes = ", ".join(sorted({str(f["code"]) for f in worrying}))
-        text = f"the export was made with {len(worrying)} findings ({codes}): see its manifest"
-        findings.append(Finding(Severity.INFO, "export-findings", str(root), text))
     if manifest.get("salvage"):
         text = "rows that were salvaged apart from the live ones are not loaded; name their .h5 files to load them"
         findings.append(Finding(Severity.INFO, "salvage-left-out", str(root), text))

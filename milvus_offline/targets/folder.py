@@ -62,6 +62,11 @@ def _check(out: Path, source: Source, *, overwrite: bool, resume: bool) -> bool:
         raise UsageError(f"{out}: the folder is not empty and holds no export of this tool; choose an empty or new one")
     if overwrite or (resume and not complete):
         return True
+    if complete and resume:
+        raise UsageError(
+            f"{out}: this export is complete, there is nothing to go on with; `milvus-offline verify` reads it through, "
+            "--overwrite begins anew"
+        )
     if complete:
         raise UsageError(f"{out}: holds a complete export; choose another place, or replace it with --overwrite")
     raise UsageError(f"{out}: holds an unfinished export; go on with --resume, or begin anew with --overwrite")
