@@ -7,6 +7,7 @@ same list can be run again after a crash, here, in a pool of processes, or on a 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from .ledger import Ledger
+
+_log = logging.getLogger("milvus_offline")
 
 Result = dict[str, Any]
 """What a task says of its work: JSON values."""
@@ -106,6 +109,7 @@ def execute(
         for task, result in _run(todo, max(1, min(jobs, len(todo))), processes, progress):
             results[task.id] = result
             finished.append(task)
+            _log.log(logging.INFO if task.rows else logging.DEBUG, "done %s, %d rows, %d bytes", task.id, task.rows, task.bytes)
             if settle is None or time.monotonic() - noted > SETTLE_SECONDS:
                 note()
                 noted = time.monotonic()

@@ -15,6 +15,7 @@ import click
 
 from milvus_offline.cli import cli
 from milvus_offline.commands import common
+from milvus_offline.milvus1.salvage import KINDS
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 SHARED = {
@@ -45,7 +46,7 @@ def table(options: Iterable[click.Option]) -> str:
     lines = ["| option | meaning |", "|---|---|"]
     for o in options:
         choices = "\\|".join(o.type.choices) if isinstance(o.type, click.Choice) else None
-        value = "" if o.is_flag else " " + (choices or (o.metavar or "N").replace("|", "\\|"))
+        value = "" if o.is_flag or o.count else " " + (choices or (o.metavar or "N").replace("|", "\\|"))
         names = ", ".join(f"`{n}`" for n in (*o.opts, *o.secondary_opts))
         meaning = (o.help or "").replace("|", "\\|").strip()
         if o.show_default and not o.is_flag and o.default not in (None, ""):
@@ -56,6 +57,16 @@ def table(options: Iterable[click.Option]) -> str:
 
 def block(name: str) -> str:
     """What stands between the marks of one block: a group of shared options, or a command's own ones."""
+    if name == "salvage-kinds":
+        return "\n".join(
+            [
+                "| KIND | rows |",
+                "|---|---|",
+                *(f"| `{k}` | {text} |" for k, text in KINDS.items()),
+                "| `all` | each of them |",
+                "",
+            ]
+        )
     if name in SHARED:
         return table(shared_options(SHARED[name]))
     command = cli.get_command(click.Context(cli), name)

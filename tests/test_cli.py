@@ -18,6 +18,7 @@ from real import STORES
 
 from milvus_offline.cli import COMMANDS, cli
 from milvus_offline.commands.common import store_words
+from milvus_offline.milvus1.salvage import KINDS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import update_docs
@@ -58,6 +59,10 @@ def test_help_lists_every_option(name: str) -> None:
     for option in update_docs.options_of(command_of(name)):
         assert option.help, f"{name} {option.opts[0]} has no help"
         assert {*option.opts, *option.secondary_opts} <= words
+
+
+def test_help_names_what_can_be_salvaged() -> None:
+    assert ", ".join(KINDS) + ", or all" in " ".join(call("export", "--help").out.split())
 
 
 def test_help_of_the_program() -> None:
@@ -261,9 +266,15 @@ def test_quiet(command: str, store: Path, tmp_path: Path) -> None:
     assert (done.code, done.out, done.err) == (0, "", "")
 
 
-def test_verbose_is_taken(store: Path) -> None:
+def test_verbose(store: Path, tmp_path: Path) -> None:
+    quiet = spawn("inspect", store)
     for option in ("-v", "-vv", "--verbose"):
-        assert call("inspect", store, option).code == 0
+        done = spawn("inspect", store, option)
+        assert (done.code, done.out) == (quiet.code, quiet.out)
+        assert "meta.sqlite" in done.err and "faces/red: 1 segments, 3 rows" in done.err
+        assert ("segment " in done.err) == (option == "-vv")
+    done = spawn("export", store, tmp_path / "out", "-v")
+    assert "done faces/red.h5:0, 3 rows" in done.err and "Traceback" not in done.err
 
 
 def test_reader_of_stdout_goes_away(store: Path) -> None:

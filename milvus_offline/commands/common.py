@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,9 @@ from ..errors import UsageError
 from ..model import Source
 from ..selection import Selection
 from ..transfer import Progress, Silent
+
+if TYPE_CHECKING:
+    from ..milvus1.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +34,7 @@ def _chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 output_options = _chain(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no report, only errors."),
-    click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for details."),
+    click.option("-v", "--verbose", count=True, help="Say on stderr what is opened and finished; -vv: each segment, too."),
 )
 
 store_options = _chain(
@@ -143,7 +146,10 @@ def open_given(
     if kind not in ("hdf5", "faiss"):
         _refuse({"into": into, "metric": metric}, "HDF5 files or a Faiss index")
     if kind == "milvus1":
-        return open_store_source(path, salvage=salvage, **store_arguments(**store))
+        opened = open_store_source(path, salvage=salvage, **store_arguments(**store))
+        if _verbose:
+            _log_store(opened.store)
+        return opened
     _refuse({"salvage": salvage, **store}, "a store")
     return open_source(path, SourceOptions(collection=into, metric=metric, faiss=faiss))
 
@@ -173,12 +179,43 @@ def print_json(document: Any) -> None:
 
 
 def set_up_log(verbose: int) -> None:
-    """Messages of libraries go to stderr, and only when asked for."""
+    """What happens, and messages of libraries, go to stderr when asked for."""
+    global _verbose
+    _verbose = verbose > 0
     if verbose:
         import logging
 
-        level = logging.INFO if verbose == 1 else logging.DEBUG
-        logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
+        from ..fileio import printable
+
+        class Lines(logging.Formatter):
+            def format(self, record: logging.LogRecord) -> str:
+                return "\n".join(map(printable, super().format(record).splitlines()))
+
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(Lines("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+        logging.basicConfig(level=logging.INFO if verbose == 1 else logging.DEBUG, handlers=[handler], force=True)
+
+
+_verbose = False
+
+
+def _log_store(store: Store) -> None:
+    import logging
+
+    log = logging.getLogger("milvus_offline")
+    log.info("store %s, roots %s", store.path, ", ".join(map(str, store.location.roots)))
+    log.info("catalog %s, version %s", store.catalog.origin, store.catalog.version or "unknown")
+    if store.log is None:
+        log.info("no write-ahead log")
+    else:
+        log.info(
+            "write-ahead log %s, %d files, acknowledged LSN %s", store.log.folder, len(store.log.files), store.log.acknowledged
+        )
+    for c in store.collections:
+        for p in c.partitions:
+            log.info("%s/%s: %d segments, %d rows", c.schema.name, p.name, len(p.segments), p.rows)
+            for s in p.segments:
+                log.debug("%s/%s: segment %s, %s, %d rows, %d deleted", c.schema.name, p.name, s.id, s.state, s.rows, s.deleted)
 
 
 class Bar:
@@ -211,4 +248,5 @@ class Bar:
 
 
 def progress(quiet: bool) -> Progress:
-    return Silent() if quiet or not sys.stderr.isatty() else Bar()
+    """The bar of this run: none beside the lines of --verbose."""
+    return Silent() if quiet or _verbose or not sys.stderr.isatty() else Bar()

@@ -42,7 +42,11 @@ from .common import (
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in OUT.")
 @click.option("--resume", is_flag=True, help="Go on with an export that was interrupted.")
 @click.option(
-    "--salvage", metavar="KIND", multiple=True, help="Also rescue rows that are not live, apart from the others; repeatable."
+    "--salvage",
+    metavar="KIND",
+    multiple=True,
+    help="Also rescue rows that are not live, apart from the others: unseen, unacknowledged, orphans, unfinished, to-delete, "
+    "dropped, deleted, or all; repeatable.",
 )
 @click.option(
     "--jobs", type=click.IntRange(1, 64), default=None, metavar="N", help="Tasks at the same time. [default: cores, at most 4]"
