@@ -639,3 +639,17 @@ def test_batches_of_any_size_and_start(b: StoreBuilder) -> None:
         for max_bytes, start in itertools.product((1, 16, 17, 100, 1000), range(piece.rows + 2)):
             again = [(i, v.tobytes()) for p in piece.batches(max_bytes, start) for i, v in zip(p.ids, p.vectors, strict=True)]
             assert again == whole[start:]
+
+
+def test_reading_some_rows(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c")
+    b.segment("c", rows(1, 2, 3), deleted=[0])
+    b.wal.insert("c", rows(9))
+    store = open_store(b.write())
+    partition = store["c"]["_default"]
+    assert [partition.read(limit=n).ids.tolist() for n in (0, 1, 3, 99)] == [[], [2], [2, 3, 9], [2, 3, 9]]
+    with pytest.raises(ValueError, match="expected 0 or more"):
+        partition.read(limit=-1)
+    assert store == store and store != open_store(store.path)
+    assert partition != open_store(store.path)["c"]["_default"]

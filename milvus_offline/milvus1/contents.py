@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .wal import Log, LogRows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Partition:
     """One partition: its live segments in catalog order, then its rows from the write-ahead log."""
 
@@ -62,7 +62,12 @@ class Partition:
             yield from piece.batches(max_bytes)
 
     def read(self, limit: int | None = None) -> Batch:
-        """The live rows (the first `limit` of them) as arrays of their own. Without a limit all must fit in memory."""
+        """The live rows (the first `limit` of them) as arrays of their own. Without a limit all must fit in memory.
+
+        Raises ValueError for a negative limit.
+        """
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit: expected 0 or more, found {limit}")
         rows = self.rows if limit is None else min(limit, self.rows)
         result = Batch(
             np.empty(rows, ID),
@@ -85,7 +90,7 @@ class Partition:
         return f"<Partition {self.name!r}: {self.rows:,} rows>"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Collection(Mapping[str, Partition]):
     """One collection; a mapping of partition names to partitions, `_default` first."""
 
@@ -135,7 +140,7 @@ def _missing(name: str) -> Any:
     raise KeyError(name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Store(Mapping[str, Collection]):
     """An opened store; a mapping of collection names to collections. Nothing in it is ever written."""
 
