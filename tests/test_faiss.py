@@ -148,7 +148,7 @@ def test_float_kinds_equal_what_faiss_gives_back(kind: str, n: int, tmp_path: Pa
         assert rows == truth(path)
         if not kind.startswith("sq_"):
             assert rows == by_id(expected_ids, x)
-    assert codes(found) == ({"faiss_rounded"} if kind.startswith("sq_") and n else set())
+    assert codes(found) == ({"faiss-rounded"} if kind.startswith("sq_") and n else set())
 
 
 BINARY_KINDS: dict[str, Callable[[], Any]] = {
@@ -205,7 +205,7 @@ def test_flat_1d_and_other_metrics(tmp_path: Path) -> None:
     index.add(vectors(20))
     path = write(index, tmp_path)
     found = open_faiss(path)
-    assert found.collections[0].schema.metric_type is None and codes(found) == {"faiss_metric"}
+    assert found.collections[0].schema.metric_type is None and codes(found) == {"faiss-metric"}
     assert by_id(*rows_of(found)) == by_id(np.arange(20), vectors(20))
     assert open_faiss(path, metric="l2").collections[0].schema.metric_type == "L2"
 
@@ -238,7 +238,7 @@ def test_equal_vectors_of_a_dedup_index(tmp_path: Path) -> None:
     path.write_bytes(data)
     found = open_faiss(path)
     assert found.collections[0].rows == 139
-    assert [(f.code, f.rows) for f in found.findings] == [("faiss_duplicates_lost", 1), ("faiss_row_count", 1)]
+    assert [(f.code, f.rows) for f in found.findings] == [("faiss-duplicates-lost", 1), ("faiss-row-count", 1)]
 
 
 def test_equal_vectors_of_lists_on_disk(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_equal_vectors_are_looked_up_in_parts(tmp_path: Path, monkeypatch: pytes
         *((f"equal-{7 * k}", 7) for k in range(1, 5)),
         ("equal-35", 5),
     ]
-    assert [(f.code, f.rows) for f in found.findings] == [("faiss_duplicates_lost", 1), ("faiss_row_count", 1)]
+    assert [(f.code, f.rows) for f in found.findings] == [("faiss-duplicates-lost", 1), ("faiss-row-count", 1)]
     rows = by_id(*rows_of(found))
     assert len(rows) == 139 and set(rows) < set(by_id(ids, np.concatenate([x, x[10:50]])))
     for piece in (pieces[2], pickle.loads(pickle.dumps(pieces[2]))):
@@ -286,7 +286,7 @@ def test_orthonormal_transforms_are_undone(kind: str, tmp_path: Path) -> None:
     index = quiet(faiss.index_factory(D, kind), x)
     index.add(x)
     found = open_faiss(write(index, tmp_path))
-    assert codes(found) == {"faiss_transform_undone"}
+    assert codes(found) == {"faiss-transform-undone"}
     assert "within" in found.findings[0].message
     assert found.collections[0].schema.dimension == D
     ids, rows = rows_of(found)
@@ -300,7 +300,7 @@ def test_other_transforms_are_labelled(kind: str, tmp_path: Path) -> None:
     index.add(x)
     found = open_faiss(write(index, tmp_path))
     stored = index.chain.at(0).apply(x) if index.chain.size() == 1 else index.index.reconstruct_n(0, 300)
-    assert codes(found) == {"faiss_transformed"}
+    assert codes(found) == {"faiss-transformed"}
     assert found.collections[0].schema.dimension == stored.shape[1]
     assert by_id(*rows_of(found)) == by_id(np.arange(300), stored)
 
@@ -330,7 +330,7 @@ def test_orthonormal_transforms_over_what_only_faiss_reads(kind: str, inner: str
     index = quiet(faiss.IndexPreTransform(transform, base), x)
     index.add(x)
     found = open_faiss(write(index, tmp_path))
-    assert codes(found) == {"faiss_transform_undone"} and found.collections[0].schema.dimension == D
+    assert codes(found) == {"faiss-transform-undone"} and found.collections[0].schema.dimension == D
     ids, rows = rows_of(found)
     assert sorted(ids.tolist()) == list(range(300))
     np.testing.assert_allclose(rows, x[ids], atol=0 if kind == "Remap" else 2e-5)
@@ -350,7 +350,7 @@ def test_transforms_with_no_way_back_over_what_only_faiss_reads(kind: str, tmp_p
     path = write(index, tmp_path)
     with pytest.raises(UsageError, match="--lossy takes the approximations"):
         open_faiss(path)
-    assert codes(open_faiss(path, lossy=True)) == {"faiss_lossy"}
+    assert codes(open_faiss(path, lossy=True)) == {"faiss-lossy"}
 
 
 # What holds the vectors, and what does not ------------------------------------------------------------------------------
@@ -434,7 +434,7 @@ def test_approximate_kinds_only_when_asked_for(kind: str, reason: str, tmp_path:
     with pytest.raises(UsageError, match=reason):
         open_faiss(path)
     found = open_faiss(path, lossy=True)
-    assert codes(found) == {"faiss_lossy"} and found.collections[0].rows == 200
+    assert codes(found) == {"faiss-lossy"} and found.collections[0].rows == 200
     ids, rows = rows_of(found, 1000)
     assert sorted(ids) == list(range(200))
     if hasattr(index, "make_direct_map"):
@@ -558,7 +558,7 @@ def test_bytes_behind_the_index_are_mentioned(tmp_path: Path) -> None:
     path = write(faiss.IndexFlatIP(D), tmp_path)
     path.write_bytes(path.read_bytes() + b"more")
     (finding,) = open_faiss(path).findings
-    assert (finding.code, finding.message) == ("faiss_trailing_bytes", "4 bytes behind the end of the index were not read")
+    assert (finding.code, finding.message) == ("faiss-trailing-bytes", "4 bytes behind the end of the index were not read")
 
 
 # Pieces --------------------------------------------------------------------------------------------------------------
@@ -661,8 +661,8 @@ def test_which_file_with_lists_is_read(tmp_path: Path) -> None:
     with open(folder / "lists", "ab") as file:
         file.write(bytes(64))
     assert {f.code: f.severity.value for f in open_faiss(path).findings} == {
-        "faiss_lists_elsewhere": "info",
-        "faiss_lists_differ": "warning",
+        "faiss-lists-elsewhere": "info",
+        "faiss-lists-differ": "warning",
     }
     assert codes(open_faiss(path, follow_ondisk=True)) == set()
     beside = on_disk(folder, folder / "lists", x, ids)

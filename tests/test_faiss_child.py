@@ -178,7 +178,7 @@ def test_fast_scan(kind: str, tmp_path: Path) -> None:
     index.add(x)
     found = open_faiss(write(index, tmp_path), lossy=True)
     ids, rows = rows_of(found)
-    assert sorted(ids.tolist()) == list(range(300)) and codes(found) == {"faiss_lossy"}
+    assert sorted(ids.tolist()) == list(range(300)) and codes(found) == {"faiss-lossy"}
     assert np.mean((rows - x[ids]) ** 2) < np.mean(x**2)  # an approximation, not noise
 
 
@@ -197,7 +197,7 @@ def test_rows_that_no_list_took(tmp_path: Path) -> None:
     index = quiet(faiss.index_factory(D, "IVF8,PQ4x4"), x)
     index.add(x)
     found = open_faiss(write(index, tmp_path), lossy=True)
-    assert {f.code: f.rows for f in found.findings} == {"faiss_lossy": 298, "faiss_row_count": 2}
+    assert {f.code: f.rows for f in found.findings} == {"faiss-lossy": 298, "faiss-row-count": 2}
     kept = np.isfinite(x).all(axis=1)
     np.save(tmp_path / "ids.npy", some_ids(300))
     flat = quiet(faiss.index_factory(D, "IVF8,Flat"), x)
@@ -208,7 +208,7 @@ def test_rows_that_no_list_took(tmp_path: Path) -> None:
     index = quiet(faiss.index_factory(D, "IDMap,IVF8,Flat"), x)
     index.add_with_ids(x, some_ids(300))
     found = open_faiss(write(index, tmp_path))
-    assert {f.code: f.rows for f in found.findings} == {"faiss_row_count": 2}
+    assert {f.code: f.rows for f in found.findings} == {"faiss-row-count": 2}
     assert by_id(*rows_of(found)) == by_id(some_ids(300)[kept], x[kept])
 
 
@@ -282,7 +282,7 @@ def test_an_independent_quantizer(transform: bool, tmp_path: Path) -> None:
     found = open_faiss(write(index, tmp_path))
     ids, rows = rows_of(found)
     assert sorted(ids.tolist()) == list(range(300))
-    assert codes(found) == ({"faiss_transform_undone"} if transform else set())
+    assert codes(found) == ({"faiss-transform-undone"} if transform else set())
     np.testing.assert_allclose(rows, x[ids], atol=1e-5 if transform else 0)
 
 
@@ -292,9 +292,9 @@ def test_a_rotation_over_rounded_codes_claims_no_more_than_is_true(tmp_path: Pat
     index = quiet(faiss.index_factory(D, "RR16,SQfp16"), vectors(300))
     index.add(x)
     messages = {f.code: f.message for f in open_faiss(write(index, tmp_path)).findings}
-    assert "apart from what became of them as float16" in messages["faiss_transform_undone"]
-    assert "nan" not in messages["faiss_transform_undone"]
-    assert "come out exactly so" not in messages["faiss_rounded"]
+    assert "apart from what became of them as float16" in messages["faiss-transform-undone"]
+    assert "nan" not in messages["faiss-transform-undone"]
+    assert "come out exactly so" not in messages["faiss-rounded"]
 
 
 def test_the_metric_can_be_confirmed_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

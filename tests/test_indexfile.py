@@ -224,7 +224,7 @@ def test_rows_that_no_list_took(tmp_path: Path) -> None:
     uids = tmp_path / "1.uid"
     uids.write_bytes(struct.pack("<Q", 2400) + np.arange(300).tobytes())
     found = open_faiss(path, ids_file=uids)
-    assert [(f.code, f.rows) for f in found.findings] == [("faiss_row_count", 1)] and found.collections[0].rows == 299
+    assert [(f.code, f.rows) for f in found.findings] == [("faiss-row-count", 1)] and found.collections[0].rows == 299
 
 
 # Raw files of 0.5 and 0.6 --------------------------------------------------------------------------------------------

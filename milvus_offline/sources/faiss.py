@@ -201,7 +201,7 @@ class _Opening:
 
     def trailing(self, left: int) -> None:
         if left:
-            self.find(Severity.INFO, "faiss_trailing_bytes", f"{left} bytes behind the end of the index were not read")
+            self.find(Severity.INFO, "faiss-trailing-bytes", f"{left} bytes behind the end of the index were not read")
 
     def approximate(self, name: str, reason: str) -> UsageError:
         return UsageError(f"{self.path}: {name}: {reason}; --lossy takes the approximations")
@@ -232,7 +232,7 @@ class _Opening:
         if index.encoding in ROUNDED and rows:
             stored = "they come out exactly so" if not data.undo else "that is what the transform is turned back from"
             text = f"the index holds the vectors as {ROUNDED[index.encoding]}: {stored}, not as they were added"
-            self.find(Severity.INFO, "faiss_rounded", text, rows)
+            self.find(Severity.INFO, "faiss-rounded", text, rows)
         metric, own = _metric(index.metric, index.binary)
         schema = self._schema(data.dimension, index.binary, metric, own, _index_spec(index.binary, index.nlist, index.kinds))
         return self._source(schema, pieces, index.name, files)
@@ -247,7 +247,7 @@ class _Opening:
         except NotInvertible as e:
             if data.total:
                 text = f"the vectors come out as the index holds them, behind a transform ({kinds}): {e}"
-                self.find(Severity.WARNING, "faiss_transformed", text, data.total)
+                self.find(Severity.WARNING, "faiss-transformed", text, data.total)
             return data
         if all(t.exact for t in index.transforms):
             text = f"a map of dimensions ({kinds}) was turned back, which changes no number"
@@ -259,7 +259,7 @@ class _Opening:
         if index.encoding in ROUNDED:
             text += f", apart from what became of them as {ROUNDED[index.encoding]}"
         if data.total:
-            self.find(Severity.INFO, "faiss_transform_undone", text, data.total)
+            self.find(Severity.INFO, "faiss-transform-undone", text, data.total)
         return replace(data, dimension=index.transforms[0].d_in, undo=index.transforms)
 
     def _duplicates(self, table: Extent, data: Rows) -> list[Piece]:
@@ -272,13 +272,13 @@ class _Opening:
             missing += part.missing
         if missing:
             text = f"{missing} ids are said to have equal vectors that the lists do not hold"
-            self.find(Severity.ERROR, "faiss_duplicates_lost", text, missing)
+            self.find(Severity.ERROR, "faiss-duplicates-lost", text, missing)
         return pieces
 
     def _declared(self, declared: int, rows: int) -> None:
         if declared != rows:
             text = f"the header says {declared} rows, the index holds {rows}"
-            self.find(Severity.WARNING, "faiss_row_count", text, abs(declared - rows))
+            self.find(Severity.WARNING, "faiss-row-count", text, abs(declared - rows))
 
     def _cut(self, data: Rows) -> list[Piece]:
         step = _rows_each(data)
@@ -298,10 +298,10 @@ class _Opening:
                     raise DamageError(candidate, f"expected {size} bytes of inverted lists, found {actual}", offset=actual)
                 if os.path.realpath(candidate) != os.path.realpath(named):
                     text = f"the index says that its lists are in {printable(name)!r}; {candidate} beside the index is read"
-                    self.find(Severity.INFO, "faiss_lists_elsewhere", text)
+                    self.find(Severity.INFO, "faiss-lists-elsewhere", text)
                 if actual > size:
                     text = f"{candidate} has {actual} bytes, the index speaks of {size}: it may be that of another index"
-                    self.find(Severity.WARNING, "faiss_lists_differ", text)
+                    self.find(Severity.WARNING, "faiss-lists-differ", text)
                 return candidate
         hint = "put that file beside the index" + ("" if self.follow else ", or follow the name with --follow-ondisk")
         raise UsageError(f"{self.path}: the inverted lists are in another file, {name!r}, which was not read: {hint}")
@@ -349,13 +349,13 @@ class _Opening:
                 reason = "Faiss can give back only approximate vectors" if index is None else str(index.refusal)
                 raise self.approximate(name, reason)
             text = f"{name}: the vectors are approximations, which --lossy takes"
-            self.find(Severity.WARNING, "faiss_lossy", text, info["rows"])
+            self.find(Severity.WARNING, "faiss-lossy", text, info["rows"])
         elif info["transforms"] and info["rows"]:
             kinds = ", ".join(info["transforms"])
             text = (
                 f"Faiss turned an orthonormal transform ({kinds}) back: the vectors equal those that were added up to rounding"
             )
-            self.find(Severity.INFO, "faiss_transform_undone", text, info["rows"])
+            self.find(Severity.INFO, "faiss-transform-undone", text, info["rows"])
         self._declared(info["declared"], info["rows"])
         has_ids = "IndexIDMap" in name or "BinaryIDMap" in name
         given = self._given_ids(has_ids, max(info["rows"], info["declared"]), files)
@@ -395,7 +395,7 @@ class _Opening:
             text = f"the metric of the index, {own}, has no name in Milvus; " + (
                 f"{wanted} is taken as asked for" if wanted else "name the one to use with --metric"
             )
-            self.find(Severity.INFO if wanted else Severity.WARNING, "faiss_metric", text)
+            self.find(Severity.INFO if wanted else Severity.WARNING, "faiss-metric", text)
         elif wanted not in (None, metric):
             raise UsageError(f"{self.path} has the metric {metric}, not {wanted}")
         vector_type = VectorType.BINARY if binary else VectorType.FLOAT
