@@ -119,7 +119,7 @@ def test_killed_at_many_moments(
         moments += 1
         step += rng.randint(1, 2 if {"gzip", "npy"} & {*options} else 5)
     assert files(out) == expected
-    assert moments >= (10 if {"gzip", "npy"} & {*options} else 25)
+    assert moments >= (6 if {"gzip", "npy"} & {*options} else 15)
     assert fingerprint(store) == before
 
 

@@ -119,7 +119,7 @@ _ESCAPES = {"\\": "\\\\", "'": "\\'", '"': '\\"', "\n": "\\n", "\r": "\\r", "\0"
 
 def _mysql_literal(value: int | str) -> str:
     if isinstance(value, int):
-        return str(value)
+        return str(int(value))  # of an enum, too: before Python 3.11 its text is its name
     return "'" + "".join(_ESCAPES.get(c, c) for c in encode_twice(value)) + "'"
 
 
