@@ -474,8 +474,10 @@ class Server:
             if lsns.get(key, record.lsn) >= record.lsn:
                 continue
             for table in self.alive():
-                whole = not table.flush_lsn or min(self.log.files, default=1) == 0
-                if record.lsn <= table.unrecorded and (whole or not self.raw_files(table, NEW)):
+                root = next(t for t in self.alive() if t.key == (table.collection, ""))
+                # what the collection's unrecorded flush and the partition's own one have applied is not applied again
+                twice = record.rows is None and record.lsn <= min(self._ended(root), table.flush_lsn)
+                if record.lsn <= self._ended(table) or twice:
                     continue
                 if record.rows is not None and table.key == key:
                     add_to_memory(memory[table.table_id], record.rows, str)
@@ -489,6 +491,11 @@ class Server:
             found.update(r for s in memory[table.table_id] for r in s.live)
             result[table.collection, table.tag or "_default"] = found
         return result
+
+    def _ended(self, table: Table) -> int:
+        """LSN of a flush that is not recorded, where a reader can know of it."""
+        whole = not table.flush_lsn or min(self.log.files, default=1) == 0
+        return table.unrecorded if whole or not self.raw_files(table, NEW) else 0
 
     # On disk -----------------------------------------------------------------------------------------------------------
 

@@ -364,6 +364,37 @@ def test_mysql_half_compaction_with_index(b: StoreBuilder) -> None:
     assert codes(store) == ["compaction-half-done"]
 
 
+@pytest.mark.parametrize(
+    ("old", "gone", "new", "gone_there"),
+    [
+        (range(5), [0, 1], range(11, 14), [0, 1, 2]),  # as many rows as are live in the other, none of them live
+        (range(3), [0, 1], range(11, 12), [0]),
+        (range(3), [0, 1, 2], range(7, 8), [0]),
+        (range(3), [0, 1, 2], range(0), []),
+        (range(5), [0], range(1, 6), []),  # a row that the old one never had
+    ],
+)
+def test_mysql_segments_with_deletes_are_no_compaction(
+    old: range, gone: list[int], new: range, gone_there: list[int], b: StoreBuilder
+) -> None:
+    b.segment("c", rows(old), deleted=gone)
+    b.segment("c", rows(new), deleted=gone_there)
+    kept = [i for n, i in enumerate(old) if n not in gone] + [i for n, i in enumerate(new) if n not in gone_there]
+    store = open_dump(b)
+    assert content(store) == {("c", "_default"): bag(rows(*kept))}
+    assert codes(store) == []
+
+
+@pytest.mark.parametrize("later", [[1], [1, 2], []])
+def test_mysql_half_compaction_and_deletes_between_the_statements(later: list[int], b: StoreBuilder) -> None:
+    """Both are live for a moment, and a delete reaches both, or the source alone."""
+    b.segment("c", rows(range(5)), deleted=[0, *later])
+    b.segment("c", rows(range(1, 5)), deleted=[n - 1 for n in later])
+    store = open_dump(b)
+    assert content(store) == {("c", "_default"): bag(rows(*(i for i in range(1, 5) if i not in later)))}
+    assert codes(store) == ["compaction-half-done"]
+
+
 def test_mysql_identical_segments_are_no_compaction(b: StoreBuilder) -> None:
     """The same batch inserted twice is twice there: nothing was deleted, so nothing was compacted."""
     b.segment("c", rows(range(10)))
@@ -653,3 +684,16 @@ def test_reading_some_rows(tmp_path: Path) -> None:
         partition.read(limit=-1)
     assert store == store and store != open_store(store.path)
     assert partition != open_store(store.path)["c"]["_default"]
+
+
+def test_rows_of_an_earlier_collection_of_the_name(tmp_path: Path) -> None:
+    """A crash left the partition of a dropped collection (§3.4), and the name was used again with another dimension."""
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c", dim=4)
+    p = b.partition("c", "old")["table_id"]
+    b.segment(p, rows(range(10), dim=8))
+    b.segment("c", rows(20, dim=4))
+    store = open_store(b.write())
+    assert content(store) == {("c", "_default"): bag(rows(20, dim=4)), ("c", "old"): bag()}
+    (finding,) = [f for f in store.findings if f.code == "segment-unreadable"]
+    assert "10 ids and 32 bytes for each" in finding.message and finding.rows == 10

@@ -458,6 +458,38 @@ def test_delete_without_tag_is_tested_against_the_root(b: StoreBuilder) -> None:
     assert content(overwritten(b)) == {ROOT: NOTHING, ("c", "p"): bag(rows(2))}
 
 
+@pytest.mark.parametrize("version", ["0.8.1", "0.9.0"])
+def test_delete_before_a_flushed_insert_of_the_partition(version: str, tmp_path: Path) -> None:
+    """Up to 0.9.0 a server would delete the row that was inserted again, and insert it once more: it stays as it was."""
+    b = StoreBuilder(tmp_path / "store", version=version)
+    b.collection("c")
+    part = b.partition("c", "p")
+    b.wal.insert("c", rows(100))
+    b.wal.insert("c", rows(5), "p")
+    b.wal.delete("c", [5, 6])
+    part["flush_lsn"] = b.wal.insert("c", rows(5, 9, salt=1), "p")
+    b.segment(part["table_id"], rows(5, 9, salt=1))
+    b.wal.delete("c", [9])
+    assert content(opened(b)) == {ROOT: bag(rows(100)), ("c", "p"): bag(rows(5, salt=1))}
+
+
+def test_delete_before_an_unrecorded_flush_of_the_root(b: StoreBuilder) -> None:
+    """All was flushed, and the catalog knows of the partition's flush: the delete has reached both, the rows behind it stay."""
+    part = b.partition("c", "p")
+    b.partition("c", "q")  # nothing of it is flushed: there the delete counts
+    b.wal.insert("c", rows(5), "p")
+    b.wal.insert("c", rows(5, 7), "q")
+    b.wal.delete("c", [5, 6])
+    b.wal.insert("c", rows(5, 9, salt=1), "p")
+    b.wal.insert("c", rows(100))
+    part["flush_lsn"] = b.wal.position
+    b.segment(part["table_id"], rows(5, 9, salt=1))
+    b.segment("c", rows(100))
+    store = opened(b)
+    assert content(store) == {ROOT: bag(rows(100)), ("c", "p"): bag(rows(5, 9, salt=1)), ("c", "q"): bag(rows(7))}
+    assert codes(store) == ["flush-unrecorded", "wal-rows"]
+
+
 def test_delete_on_disk_takes_all_of_an_id_whatever_its_age(b: StoreBuilder) -> None:
     b.segment("c", rows(1, 1, 2, 1), deleted=[1])
     b.segment("c", rows(1, 3, salt=1), FileType.BACKUP)
@@ -747,6 +779,37 @@ def test_identical_batch_again_after_an_unrecorded_flush(b: StoreBuilder) -> Non
 
 
 # Logs that are not to be replayed ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_begins", [True, False])
+def test_rows_loaded_again(log_begins: bool, b: StoreBuilder) -> None:
+    """Flushed rows deleted and inserted again, most of them as they were: no flush that the catalog does not know."""
+    if log_begins:
+        b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(range(10)))
+    else:  # the file of the first inserts is gone
+        b.wal.next_file()
+        b.tables[0]["flush_lsn"] = b.global_lsn = b.wal.position + 100
+        b.wal.position += 100
+        b.wal.files[1] = bytearray(100)
+    b.segment("c", rows(range(10)))
+    b.wal.delete("c", range(10))
+    b.wal.insert("c", join(rows(range(8)), rows(8, 9, salt=1)))
+    store = opened(b)
+    assert content(store) == {ROOT: bag(rows(range(8)), rows(8, 9, salt=1))}
+    assert codes(store) == ["wal-deletes", "wal-rows"]
+
+
+def test_row_inserted_and_deleted_again_and_again(b: StoreBuilder) -> None:
+    """The row was inserted and flushed, deleted, and inserted and flushed once more; then once more, not flushed."""
+    b.wal.insert("c", rows(22, 1, 2, 3))
+    b.wal.delete("c", [22])
+    b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(22))
+    b.segment("c", rows(22, 1, 2, 3), deleted=[0])
+    b.segment("c", rows(22))
+    b.wal.insert("c", rows(22))
+    store = opened(b)
+    assert content(store) == {ROOT: bag(rows(1, 2, 3, 22, 22))}
+    assert codes(store) == ["wal-rows"]
 
 
 def test_log_switched_off_by_the_configuration(b: StoreBuilder) -> None:

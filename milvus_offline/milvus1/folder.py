@@ -59,15 +59,22 @@ def list_folder(path: Path) -> Folder | None:
 
 
 def open_segment(
-    folder: Folder, segment_id: str, schema: Schema, *, state: str = "RAW", indexes: Sequence[Path] = ()
+    folder: Folder,
+    segment_id: str,
+    schema: Schema,
+    *,
+    state: str = "RAW",
+    indexes: Sequence[Path] = (),
+    file_size: int = 0,
 ) -> tuple[Segment | None, list[Finding]]:
     """Opens a segment folder and measures what of it can be read.
 
     Returns the segment (None when no row of it is readable although there should be) and what is wrong with it. Every row
     that is readable is offered: of two files that disagree the shorter one counts. Vectors that `.rv` has lost are taken from
-    one of the index files `indexes`, where these hold them.
+    one of the index files `indexes`, where these hold them. `file_size` counts vectors and ids in the catalog, 0 where
+    it does not tell. Raises DamageError for a file without a header, and for vectors of another width than the schema's.
     """
-    segment, notes = _open_files(folder, segment_id, schema, state)
+    segment, notes = _open_files(folder, segment_id, schema, state, file_size)
     if indexes and folder.ids and len(folder.ids) == 1 and len(folder.raw) <= 1:
         ids = read_header(folder.path / folder.ids[0])
         wanted = ids.bytes // ID.itemsize
@@ -128,7 +135,9 @@ def _restored(
     return readable, notes
 
 
-def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str) -> tuple[Segment | None, list[Finding]]:
+def _open_files(
+    folder: Folder, segment_id: str, schema: Schema, state: str, file_size: int
+) -> tuple[Segment | None, list[Finding]]:
     notes: list[Finding] = []
     where = str(folder.path)
 
@@ -155,6 +164,8 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str) -> 
 
     raw = read_header(folder.path / folder.raw[0])
     ids = read_header(folder.path / folder.ids[0])
+    if file_size == raw.declared + ids.declared == raw.present + ids.present:
+        _require_width(folder.path, raw.declared, ids.declared // ID.itemsize, schema)
     in_raw, in_ids = _agreed_rows(raw, ids, schema.row_bytes, note)
     stored = min(in_raw, in_ids)
 
@@ -206,6 +217,16 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str) -> 
         attribute_paths=tuple(attribute_paths),
     )
     return _count_deleted(segment, note), notes
+
+
+def _require_width(path: Path, raw_bytes: int, rows: int, schema: Schema) -> None:
+    """Files that are as large as the catalog says have lost nothing: vectors of another width are those of other rows."""
+    if rows and raw_bytes % rows == 0 and raw_bytes // rows != schema.row_bytes:
+        raise DamageError(
+            path,
+            f"expected vectors of {schema.row_bytes} bytes, found {rows} ids and {raw_bytes // rows} bytes for each: these are "
+            "rows of an earlier collection of this name, or the catalog's dimension is wrong",
+        )
 
 
 def _agreed_rows(raw: Payload, ids: Payload, row_bytes: int, note: Any) -> tuple[int, int]:

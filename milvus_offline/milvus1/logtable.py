@@ -19,6 +19,10 @@ IDS_CHUNK = 1 << 17
 """Ids looked at in one go."""
 
 
+Delete = tuple[int, int, int, int]
+"""LSN, log file, where the ids begin in it, how many."""
+
+
 class Deletes:
     """Delete records of a table in order, 32 bytes each."""
 
@@ -26,12 +30,15 @@ class Deletes:
         self._data = array("Q")
 
     def add(self, record: Record) -> None:
-        self._data.extend((record.lsn, record.file, record.ids_at, record.rows))
+        self.append((record.lsn, record.file, record.ids_at, record.rows))
+
+    def append(self, delete: Delete) -> None:
+        self._data.extend(delete)
 
     def __len__(self) -> int:
         return len(self._data) // 4
 
-    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
+    def __iter__(self) -> Iterator[Delete]:
         values = iter(self._data)
         return zip(values, values, values, values, strict=True)
 
@@ -55,6 +62,9 @@ class LoggedTable:
     deletes: Deletes = field(default_factory=Deletes)
     memory_deletes: Deletes = field(default_factory=Deletes)
     """Those behind the table's own flush_lsn: the running server applied them to memory, whatever its recovery will do."""
+    root_flushed: int = 0
+    """LSN of a flush of the collection that the catalog does not know: it has applied the deletes before it that this table,
+    too, had flushed."""
     old_spans: SpanBuilder = field(default_factory=SpanBuilder)
     old_rows: int = 0
     old_lsns: array[int] = field(default_factory=lambda: array("Q"))
@@ -99,7 +109,7 @@ class LoggedTable:
         parts = [self._ids(file, at, count) for lsn, file, at, count in deletes if lsn > behind]
         return np.unique(np.concatenate(parts)) if parts else np.empty(0, ID)
 
-    def last_deletes(self, lists: Iterable[Deletes]) -> tuple[Ids, npt.NDArray[np.uint64]]:
+    def last_deletes(self, lists: Iterable[Iterable[Delete]]) -> tuple[Ids, npt.NDArray[np.uint64]]:
         """All deleted ids, sorted, each with the LSN of the last record that deletes it."""
         ids, lsns = [np.empty(0, ID)], [np.empty(0, np.uint64)]
         for lsn, file, at, count in (d for deletes in lists for d in deletes):
@@ -110,6 +120,29 @@ class LoggedTable:
         every, when = every[order], when[order]
         is_last = np.append(every[1:] != every[:-1], True)[: len(every)]
         return every[is_last], when[is_last]
+
+    def segment_deletes(self) -> Deletes:
+        """The deletes that take rows out of segments."""
+        kept = Deletes()
+        for delete in self.deletes:
+            if delete[0] > min(self.root_flushed, self.flush_lsn):
+                kept.append(delete)
+        return kept
+
+    def deleted_since(self, lists: Iterable[Iterable[Delete]]) -> npt.NDArray[np.bool_]:
+        """Which of `old_log_rows()` a delete behind their own record names."""
+        gone = np.zeros(self.old_rows, np.bool_)
+        deleted, last = self.last_deletes(lists)
+        if not len(deleted):
+            return gone
+        lsns, ends = np.array(self.old_lsns, np.uint64), np.array(self.old_ends, np.int64)
+        number = 0
+        for ids in self.old_log_rows().ids_only(IDS_CHUNK):
+            at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
+            inserted = lsns[np.searchsorted(ends, np.arange(number, number + len(ids)), "right")]
+            gone[number : number + len(ids)] = (deleted[at] == ids) & (last[at] > inserted)
+            number += len(ids)
+        return gone
 
     def _ids(self, file: int, at: int, count: int) -> Ids:
         return read_ids(next(f for f in self.log.files if f.number == file), at, count)

@@ -99,6 +99,7 @@ class Replayer:
         self._extras: dict[tuple[str, str, str], _Extra] = {}
         self._mismatched: dict[str, int] = defaultdict(int)
         self._doubled: dict[str, int] = defaultdict(int)
+        self._log_damaged = False
 
     def _add_collection(self, collection: LiveCollection, in_memory: Collection[str]) -> None:
         name = collection.table.table_id
@@ -118,7 +119,8 @@ class Replayer:
         if not self.log.files:
             return self.result
         self._read()
-        for table in self._tables.values():
+        self._log_damaged = any(f.severity is Severity.ERROR for f in self.result.findings)
+        for table in self._tables.values():  # the default partition first: its flush ends deletes without a tag
             self._apply(table)
         for table_id in self.damaged:
             self._recover(self._tables[table_id])
@@ -291,7 +293,8 @@ class Replayer:
         flushed = root.flush_lsn if by_root else table.flush_lsn
         if record.kind is Kind.DELETE:
             for member in self._members[collection] if tag == "" else [table]:
-                (member.deletes if record.lsn > flushed else member.old_deletes).add(record)
+                applied = max(flushed, member.flush_lsn) if by_root else flushed
+                (member.deletes if record.lsn > applied else member.old_deletes).add(record)
                 if record.lsn > member.flush_lsn:
                     member.memory_deletes.add(record)
         elif not schema_fits(record, table.schema):
@@ -355,18 +358,29 @@ class Replayer:
             flushed, newest = already_flushed(table, segments, self.result.findings)
         if self._is_stale(table, segments, flushed):
             return
+        if flushed and table is self._by_key[table.collection, ""]:
+            for member in self._members[table.collection][1:]:
+                member.root_flushed = flushed
         dead = table.dead_in_memory(flushed)
         first = table.rows_before(flushed)
-        if may_be_flushed and not flushed and self.wal_enabled is not False and not table.in_memory:
+        if may_be_flushed and not flushed and self._may_be_partly_flushed(table):
             flushed, newest, stored = partly_flushed(table, segments, self.result.findings)
             dead = np.union1d(dead, stored)
         rows = table.log_rows(dead, first)
         if rows.rows:
             self.result.rows[table.table_id].append(rows)
         if len(table.deletes) and segments:
-            everything = table.ids_of(table.deletes)
-            recent = table.ids_of(table.deletes, flushed) if flushed else everything
+            deletes = table.segment_deletes()
+            everything = table.ids_of(deletes)
+            recent = table.ids_of(deletes, flushed) if flushed else everything
             self.result.segments[table.table_id] = [delete_from(s, recent if s.id in newest else everything) for s in segments]
+
+    def _may_be_partly_flushed(self, table: LoggedTable) -> bool:
+        """Whether rows in the log and in a segment can be from a flush of damaged ones, and were not inserted
+        twice: there is damage, or the log tells of all inserts."""
+        if self.wal_enabled is False or table.in_memory:
+            return False
+        return self._log_damaged or table.table_id in self.damaged or self._knows_all_of(table)
 
     def _knows_all_of(self, table: LoggedTable) -> bool:
         """Whether the log tells all that was ever inserted into the table: nothing was flushed before, or no file is gone."""
@@ -434,14 +448,7 @@ class Replayer:
         rows = table.old_log_rows("wal-flushed")
         hashes = hashes_of(rows.batches())
         dead = matched(hashes, np.concatenate([np.empty(0, np.uint64), *(stored_hashes(s) for s in segments)]))
-        lsns, ends = np.array(table.old_lsns, np.uint64), np.array(table.old_ends, np.int64)
-        deleted, last = table.last_deletes((table.old_deletes, table.deletes))
-        number = 0
-        for ids in rows.ids_only(IDS_CHUNK) if len(deleted) else ():
-            at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
-            inserted = lsns[np.searchsorted(ends, np.arange(number, number + len(ids)), "right")]
-            dead[number : number + len(ids)] |= (deleted[at] == ids) & (last[at] > inserted)
-            number += len(ids)
+        dead |= table.deleted_since((table.old_deletes, table.deletes))
         found = replace(rows, dead=np.flatnonzero(dead))
         if found.rows:
             self.result.rows[table.table_id].append(found)

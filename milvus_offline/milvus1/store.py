@@ -255,7 +255,9 @@ def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: list[Find
             )
             return None
         indexes = [p for i in choice.index_ids if (p := disk.index_file(choice.table_id, choice.segment_id, i))]
-        segment, notes = open_segment(folder, choice.segment_id, schema, state=choice.state, indexes=indexes)
+        segment, notes = open_segment(
+            folder, choice.segment_id, schema, state=choice.state, indexes=indexes, file_size=choice.row.file_size
+        )
     except DamageError as e:
         findings.append(Finding(Severity.ERROR, "segment-unreadable", where, str(e), hint))
         return None

@@ -3,7 +3,7 @@ log (FORMAT §3.4, §6 step 4). It is recognised by content; without it a server
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..model import Finding, Severity
 from .layout import ID
 from .logtable import IDS_CHUNK, Ids, LoggedTable
-from .rows import contains, hashes_of, matched, row_hashes
+from .rows import Hashes, contains, hashes_of, matched, row_hashes
 from .segment import Segment
 from .wal import LogRows
 
@@ -57,9 +57,11 @@ def already_flushed(table: LoggedTable, segments: Sequence[Segment], findings: l
         if memory != sum(int(hashes_by_id[s.id].sum(dtype=np.uint64)) for s in newest) % _SUMS:
             continue
         gone_rows = [row for row, _ in removals[:gone]]
-        if _accounted_before(table, segments, np.delete(hashes[: inserted[i]], gone_rows)):
-            continue
         lsn = int(moments[i])
+        ids = {s.id for s in newest}
+        others = [s for s in segments if s.id not in ids]
+        if _accounted_before(table, others, np.delete(hashes[: inserted[i]], gone_rows), lsn):
+            continue
         _note(
             findings,
             Severity.WARNING,
@@ -69,13 +71,14 @@ def already_flushed(table: LoggedTable, segments: Sequence[Segment], findings: l
             "rows are in it; they are taken once. A restarted 1.x server would double them",
             int(left[i]),
         )
-        return lsn, {s.id for s in newest}
+        return lsn, ids
     return 0, set()
 
 
 def partly_flushed(table: LoggedTable, segments: Sequence[Segment], findings: list[Finding]) -> tuple[int, set[str], Ids]:
     """The same where the log or a segment is damaged, so that they no longer match as a whole: at least half of a
-    segment's rows are in the log. Also gives the rows of the log that stand in such segments, one for one."""
+    segment's rows are in the log, and no earlier record explains them. Also gives the rows of the log that stand in such
+    segments, one for one."""
     log_rows = table.log_rows()
     order = _with_ids_of(log_rows, segments, share=0.5)
     if not order:
@@ -85,8 +88,11 @@ def partly_flushed(table: LoggedTable, segments: Sequence[Segment], findings: li
     if not held:
         return 0, set(), np.empty(0, ID)
     rows = np.flatnonzero(matched(hashes, np.concatenate(list(held.values()))))
-    if _accounted_before(table, segments, hashes[rows]):
-        return 0, set(), np.empty(0, ID)
+    ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
+    lsn = int(lsns[np.searchsorted(ends, rows[-1], "right")])
+    others = [s for s in segments if s.id not in held]
+    if not _stored_in(others, _equal_before(table, hashes[rows]), stored_hashes):
+        return 0, set(), np.empty(0, ID)  # the segment is that of equal rows, flushed before
     _note(
         findings,
         Severity.WARNING,
@@ -96,26 +102,30 @@ def partly_flushed(table: LoggedTable, segments: Sequence[Segment], findings: li
         "and other rows there differ: the log or the segment is damaged. They are taken once",
         len(rows),
     )
-    ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
-    return int(lsns[np.searchsorted(ends, rows[-1], "right")]), set(held), rows
+    return lsn, set(held), rows
 
 
-def _accounted_before(table: LoggedTable, segments: Sequence[Segment], memory: npt.NDArray[np.uint64]) -> bool:
-    """Whether the stored rows are already explained by earlier, flushed records: then the same rows were inserted twice."""
+def _accounted_before(table: LoggedTable, others: Sequence[Segment], memory: Hashes, lsn: int) -> bool:
+    """Whether what is taken for a flush up to `lsn` of the rows `memory` was the flush of equal ones by earlier records: these
+    are in no other segment, and nothing has deleted them since."""
+    if table.in_memory:  # a sign of rows not flushed, and the benefit of doubt is theirs
+        return not _stored_in(others, _equal_before(table, memory), stored_hashes)
+    kept = ~table.deleted_since((table.old_deletes, (d for d in table.deletes if d[0] <= lsn)))
+    return not _stored_in(others, _equal_before(table, memory, kept), lambda s: hashes_of(s.batches()))
+
+
+def _equal_before(table: LoggedTable, memory: Hashes, kept: npt.NDArray[np.bool_] | None = None) -> Hashes:
+    """Of the rows that earlier records inserted, those (that are `kept`) that equal one of `memory`."""
     if not table.old_rows:
-        return False
-    old = table.old_log_rows()
-    earlier = hashes_of(old.batches())
-    ids = np.concatenate(list(old.ids_only(IDS_CHUNK)))
+        return np.empty(0, np.uint64)
+    earlier = hashes_of(table.old_log_rows().batches())
     again = np.isin(earlier, memory)
-    if not table.in_memory:  # else that is a sign of rows not flushed, and the benefit of doubt is theirs
-        deleted = np.union1d(table.ids_of(table.old_deletes), table.ids_of(table.deletes))
-        again &= ~np.isin(ids, deleted)  # deleted ones need not be stored any more
-    repeated = earlier[again]
-    if not len(repeated):
-        return False
-    stored = np.concatenate([stored_hashes(s) for s in segments])
-    return not contains(stored, np.concatenate([memory, repeated]))
+    return earlier[again if kept is None else again & kept]
+
+
+def _stored_in(segments: Sequence[Segment], rows: Hashes, hashes: Callable[[Segment], Hashes]) -> bool:
+    """Whether the segments together hold all these rows, each for itself."""
+    return not len(rows) or (bool(segments) and contains(np.concatenate([hashes(s) for s in segments]), rows))
 
 
 def _with_ids_of(log_rows: LogRows, segments: Iterable[Segment], share: float = 1.0) -> list[Segment]:
@@ -129,7 +139,7 @@ def _with_ids_of(log_rows: LogRows, segments: Iterable[Segment], share: float = 
     return [s for s in order if np.isin(s.ids[:: -(-s.stored // _SAMPLE)], logged).mean() >= share]
 
 
-def stored_hashes(segment: Segment) -> npt.NDArray[np.uint64]:
+def stored_hashes(segment: Segment) -> Hashes:
     """Hashes of all stored rows, deleted ones too."""
     ids, vectors, step = segment.ids, segment.vectors, max(1, (1 << 20) // segment.schema.row_bytes)
     parts = [row_hashes(ids[i : i + step], vectors[i : i + step]) for i in range(0, segment.stored, step)]
