@@ -672,6 +672,17 @@ def test_batches_of_any_size_and_start(b: StoreBuilder) -> None:
             assert again == whole[start:]
 
 
+def test_deleted_rows_have_their_attributes(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "store", version="1.0.0")
+    b.collection("c")
+    b.field("c", "age", 3)
+    b.segment("c", rows(range(20)), deleted=[1, 17, 3], attributes={"age": np.arange(20, dtype="<i4") * 10})
+    (rescued,), _ = collect(open_store(b.write()), ["deleted"])
+    (batch,) = (x for p in rescued.pieces for x in p.batches())
+    assert (batch.ids.tolist(), batch.attributes["age"].tolist()) == ([1, 3, 17], [10, 30, 170])
+    assert [x.ids.tolist() for p in rescued.pieces for x in p.batches(1, start=1)] == [[3], [17]]
+
+
 def test_reading_some_rows(tmp_path: Path) -> None:
     b = StoreBuilder(tmp_path / "s")
     b.collection("c")

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builder import content
+from builder import bag, content, pieces_bag
 from real import copy_store, truth
 
 from milvus_offline.milvus1.restored import RestoredSegment
+from milvus_offline.milvus1.salvage import collect
 from milvus_offline.milvus1.segment import Segment
 from milvus_offline.milvus1.store import Store, open_store
+from milvus_offline.model import Batch
 
 HOLDING = {
     "ix_ivf_flat": "IVF_FLAT",
@@ -112,3 +114,26 @@ def test_deletes_apply_to_restored_rows_and_vectors_keep_the_order_of_ids(tmp_pa
     assert len(left) == hit.rows and gone not in left
     whole = np.concatenate([b.ids.copy() for b in after.batches()])
     assert np.array_equal(np.concatenate([b.ids.copy() for b in after.batches(start=1000)]), whole[1000:])
+
+
+@pytest.mark.parametrize("how", ["missing", "short"])
+def test_deleted_rows_of_a_restored_segment(tmp_path: Path, how: str) -> None:
+    """They, too, come out of the index file; in a file cut short some of them are lost."""
+    root = copy_store("indexed", tmp_path)
+    expected = {}
+    for name, segment in indexed_segments(open_store(root)):
+        if name in HOLDING:
+            offsets = np.array([0, 5, 8, segment.stored - 1], "<i4")
+            gone = Batch(np.array(segment.ids[offsets]), np.array(segment.vectors[offsets]))
+            deleted = (4 * len(offsets)).to_bytes(8, "little") + offsets.tobytes()
+            Path(segment.ids_path).with_name("deleted_docs").write_bytes(deleted)
+            expected[name] = bag(gone)
+    spoil(root, how)
+    salvaged, _ = collect(open_store(root), ["deleted"])
+    found = {s.schema.name: s for s in salvaged if s.schema.name in HOLDING}
+    assert found.keys() == expected.keys()
+    for name, rescued in found.items():
+        assert sum(p.rows for p in rescued.pieces) == 4
+        assert pieces_bag(rescued.pieces) == pieces_bag(rescued.pieces, max_bytes=64) == expected[name]
+        (piece,) = rescued.pieces
+        assert [b.ids.tolist() for b in piece.batches(start=3)] == [[i for b in piece.batches() for i in b.ids][3:]]

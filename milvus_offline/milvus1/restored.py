@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DamageError, UsageError
-from ..model import BATCH_BYTES, Array, Batch, Schema
+from ..model import Array, Batch, Schema
 from .indexfile import StoredVectors, read_index_file
 from .segment import DeadRows, Segment
 
@@ -35,9 +35,7 @@ class RestoredSegment(Segment):
         assert self.index is not None
         return self.index
 
-    def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
-        """Live rows in the order of the index file; see model.Piece."""
-        dead = self._dead() if self.deleted or self.absent is not None else None
+    def _read(self, dead: DeadRows | None, max_bytes: int, start: int) -> Iterator[Batch]:
         ids = self.ids
         for offsets, vectors in self._stored().batches(max_bytes):
             if dead is not None:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import DamageError, UsageError
 from ..fileio import printable
 from ..model import BATCH_BYTES, DEFAULT_PARTITION, Batch, Finding, Salvaged, Schema, Severity, VectorType
@@ -16,7 +14,7 @@ from .folder import open_segment
 from .layout import ID
 from .live import Disk, Leftover, all_in
 from .rows import hashes_of
-from .segment import Column, DeadRows, Segment, attribute_schema, read_columns, read_header
+from .segment import Segment, attribute_schema, read_header
 from .store import Store
 
 if TYPE_CHECKING:
@@ -54,25 +52,18 @@ class DeletedRows:
 
     @property
     def rows(self) -> int:
-        return self.segment.deleted
+        return self.segment.deleted_rows
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """Deleted rows in file order; see model.Piece."""
-        segment = self.segment
-        alive = DeadRows(segment.stored)
-        step = 1 << 16
-        for first in range(0, segment.stored, step):
-            last = min(first + step, segment.stored)
-            alive.add(np.flatnonzero(segment.live[first:last]) + first)
-        columns = [Column(segment.ids_path, ID, 1), Column(segment.raw_path, segment.schema.dtype, segment.schema.width)]
-        for ids, vectors in read_columns(columns, segment.stored, alive.row_of_live(start), max_bytes, alive):
-            yield Batch(ids[:, 0], vectors)
+        return self.segment.deleted_batches(max_bytes, start)
 
 
 def survey(store: Store) -> dict[str, int]:
     """Rows that wait per kind, counted from headers: an upper bound, since copies of live rows count too."""
     counts = dict.fromkeys(KINDS, 0)
-    counts["deleted"] = sum(s.deleted for c in store.collections for p in c.partitions for s in p.segments)
+    segments = (s for c in store.collections for p in c.partitions for s in p.segments if isinstance(s, Segment))
+    counts["deleted"] = sum(s.deleted_rows for s in segments)
     for rescued in store.replay.salvage if store.replay else ():
         counts[rescued.kind] += rescued.rows.rows
     disk = Disk(store.location.roots)

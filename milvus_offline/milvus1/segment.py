@@ -73,6 +73,14 @@ class DeadRows:
     def __len__(self) -> int:
         return int(np.bitwise_count(self._bits).sum(dtype=np.int64))
 
+    def others(self) -> DeadRows:
+        """The set of all other rows of the segment."""
+        result = DeadRows(self.rows)
+        np.bitwise_not(self._bits, out=result._bits)
+        if self.rows % 8:
+            result._bits[-1] &= (1 << self.rows % 8) - 1
+        return result
+
     def contains(self, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which of the given offsets (all inside the segment) are dead."""
         found: npt.NDArray[np.bool_] = (self._bits[offsets >> 3] >> (offsets & 7).astype(np.uint8) & 1).astype(np.bool_)
@@ -170,11 +178,26 @@ class Segment:
         deleted = gone if self.absent is None else len(replace(self, absent=None)._dead())
         return replace(self, deleted=deleted, lost_live=gone - deleted)
 
+    @property
+    def deleted_rows(self) -> int:
+        """Deleted rows that can be read."""
+        return self.deleted if self.absent is None else self.deleted - (len(self.absent) - self.lost_live)
+
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """Live rows in file order; see model.Piece. Reads into buffers that every batch reuses."""
+        return self._read(self._dead() if self.rows < self.stored else None, max_bytes, start)
+
+    def deleted_batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
+        """The same of deleted rows."""
+        left_out = replace(self, absent=None)._dead().others()
+        if self.absent is not None:
+            left_out.add(self.absent)
+        return self._read(left_out, max_bytes, start)
+
+    def _read(self, dead: DeadRows | None, max_bytes: int, start: int) -> Iterator[Batch]:
+        """The rows but for the `dead` ones."""
         columns = [Column(self.ids_path, ID, 1), Column(self.raw_path, self.schema.dtype, self.schema.width)]
         columns += [Column(path, np.dtype(dtype), 1) for _, dtype, path in self.attribute_paths]
-        dead = self._dead() if self.deleted else None
         first = start if dead is None else dead.row_of_live(start)
         names = [name for name, _, _ in self.attribute_paths]
         for arrays in read_columns(columns, self.stored, first, max_bytes, dead):
