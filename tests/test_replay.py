@@ -712,6 +712,18 @@ def test_flushed_but_not_recorded_after_the_root(b: StoreBuilder) -> None:
     assert codes(store) == ["flush-unrecorded"]
 
 
+def test_flushed_but_not_recorded_by_a_restarted_server(b: StoreBuilder) -> None:
+    """The root's flush is recorded, so a restarted server passes over the delete: the partition's rows come back, and are flushed."""
+    part = b.partition("c", "p")
+    b.wal.insert("c", rows(1, 2, 3), "p")
+    b.wal.delete("c", [1])
+    b.tables[0]["flush_lsn"] = b.wal.position
+    b.segment(part["table_id"], rows(1, 2, 3))
+    store = opened(b)
+    assert content(store) == {ROOT: NOTHING, ("c", "p"): bag(rows(1, 2, 3))}
+    assert codes(store) == ["flush-unrecorded"]
+
+
 def test_crash_in_the_recovery_of_an_unrecorded_flush(b: StoreBuilder) -> None:
     """The server has replayed the rows once more and died again: still they were inserted once, and the whole log says so."""
     b.wal.insert("c", rows(1, 2))

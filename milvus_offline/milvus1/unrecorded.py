@@ -3,14 +3,14 @@ log (FORMAT §3.4, §6 step 4). It is recognised by content; without it a server
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from ..model import Finding, Severity
 from .layout import ID
-from .logtable import IDS_CHUNK, Ids, LoggedTable
+from .logtable import IDS_CHUNK, Deletes, Ids, LoggedTable
 from .rows import Hashes, contains, hashes_of, matched, row_hashes
 from .segment import Segment
 from .wal import LogRows
@@ -36,43 +36,54 @@ def already_flushed(table: LoggedTable, segments: Sequence[Segment], findings: l
     hashes = hashes_of(log_rows.batches())
     hashes_by_id = {s.id: h for s in order if contains(hashes, h := stored_hashes(s))}
     order = [s for s in order if s.id in hashes_by_id]
+    variants = [table.memory_deletes]
+    if len(table.deletes) != len(table.memory_deletes):
+        variants.append(table.deletes)  # a server that was restarted since has passed over the others
+    for deletes in variants:
+        for lsn, rows, newest in _moments(table, hashes, order, hashes_by_id, deletes):
+            ids = {s.id for s in newest}
+            if _accounted_before(table, [s for s in segments if s.id not in ids], rows, lsn):
+                continue
+            _note(
+                findings,
+                Severity.WARNING,
+                "flush-unrecorded",
+                f"{table.collection}/{table.partition}",
+                f"a crash came after {', '.join(s.id for s in newest)} was written and before the catalog knew that the log's "
+                "rows are in it; they are taken once. A restarted 1.x server would double them",
+                len(rows),
+            )
+            return lsn, ids
+    return 0, set()
+
+
+def _moments(
+    table: LoggedTable, hashes: Hashes, order: Sequence[Segment], hashes_by_id: Mapping[str, Hashes], deletes: Deletes
+) -> Iterator[tuple[int, Hashes, list[Segment]]]:
+    """LSNs, the latest first, after which the rows left in memory are those of some newest segments; and both of these.
+
+    `hashes` are those of all inserts; `order` are the segments by age, with `hashes_by_id`.
+    """
     stored_behind: dict[int, int] = {}
     total = 0
     for k, segment in enumerate(reversed(order), 1):
         total += segment.stored
         stored_behind.setdefault(total, k)
     ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
-    moments = np.union1d(lsns, np.array([d[0] for d in table.memory_deletes], np.uint64))
+    moments = np.union1d(lsns, np.array([d[0] for d in deletes], np.uint64))
     inserted = np.concatenate([[0], ends])[np.searchsorted(lsns, moments, "right")]
-    removals = sorted(table.removals(table.memory_deletes, 0), key=lambda r: r[1])
+    removals = sorted(table.removals(deletes, 0), key=lambda r: r[1])
     removed_lsns = np.array([lsn for _, lsn in removals], np.uint64)
     left = inserted - np.searchsorted(removed_lsns, moments, "right")
     matches = [i for i in range(len(moments)) if left[i] > 0 and int(left[i]) in stored_behind]
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
     removed_sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes[[row for row, _ in removals]], dtype=np.uint64)])
     for i in reversed(matches):
-        newest = order[len(order) - stored_behind[int(left[i])] :]
+        newest = list(order[len(order) - stored_behind[int(left[i])] :])
         gone = int(np.searchsorted(removed_lsns, moments[i], "right"))
         memory = (int(sums[inserted[i]]) - int(removed_sums[gone])) % _SUMS
-        if memory != sum(int(hashes_by_id[s.id].sum(dtype=np.uint64)) for s in newest) % _SUMS:
-            continue
-        gone_rows = [row for row, _ in removals[:gone]]
-        lsn = int(moments[i])
-        ids = {s.id for s in newest}
-        others = [s for s in segments if s.id not in ids]
-        if _accounted_before(table, others, np.delete(hashes[: inserted[i]], gone_rows), lsn):
-            continue
-        _note(
-            findings,
-            Severity.WARNING,
-            "flush-unrecorded",
-            f"{table.collection}/{table.partition}",
-            f"a crash came after {', '.join(s.id for s in newest)} was written and before the catalog knew that the log's "
-            "rows are in it; they are taken once. A restarted 1.x server would double them",
-            int(left[i]),
-        )
-        return lsn, ids
-    return 0, set()
+        if memory == sum(int(hashes_by_id[s.id].sum(dtype=np.uint64)) for s in newest) % _SUMS:
+            yield int(moments[i]), np.delete(hashes[: inserted[i]], [row for row, _ in removals[:gone]]), newest
 
 
 def partly_flushed(table: LoggedTable, segments: Sequence[Segment], findings: list[Finding]) -> tuple[int, set[str], Ids]:
