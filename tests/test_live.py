@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -681,6 +682,23 @@ def test_deleted_rows_have_their_attributes(tmp_path: Path) -> None:
     (batch,) = (x for p in rescued.pieces for x in p.batches())
     assert (batch.ids.tolist(), batch.attributes["age"].tolist()) == ([1, 3, 17], [10, 30, 170])
     assert [x.ids.tolist() for p in rescued.pieces for x in p.batches(1, start=1)] == [[3], [17]]
+
+
+def test_the_fingerprint_sees_every_file_that_rows_come_from(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "store", version="1.0.0")
+    b.collection("c")
+    b.field("c", "age", 3)
+    b.segment("c", rows(1, 2, 3), deleted=[1], attributes={"age": np.arange(3, dtype="<i4")})
+    b.wal.insert("c", rows(7))
+    root = b.write()
+    seen = {open_store(root).fingerprint}
+    paths = [p for p in root.rglob("*") if p.suffix in (".rv", ".uid", ".ra", ".wal") or p.name == "deleted_docs"]
+    assert len(paths) == 5
+    for path in paths:
+        os.utime(path, (1, 1))
+        now = open_store(root).fingerprint
+        assert now not in seen
+        seen.add(now)
 
 
 def test_reading_some_rows(tmp_path: Path) -> None:

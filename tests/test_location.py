@@ -94,6 +94,21 @@ def test_secondary_roots_of_a_copied_volume(tmp_path: Path) -> None:
     assert content(open_store(b.root, secondary=[b.roots[1]]))["c", "_default"] == bag(rows(1, 2, 5))
 
 
+def test_the_log_of_a_copy_goes_before_that_of_the_machine(tmp_path: Path) -> None:
+    """The configured place is here as well, but may be that of a living server."""
+    root = store_with_log(tmp_path / "copy").write()
+    shutil.copytree(root / "wal", tmp_path / "log")
+    (root / "server_config.yaml").write_text(V1.format(wal=tmp_path / "log"))
+    found = locate(root)
+    assert found.wal == root / "wal"
+    assert [(f.code, f.severity.value, str(tmp_path / "log") in f.message) for f in found.findings] == [
+        ("path-mapped", "warning", True)
+    ]
+    assert locate(root, wal=tmp_path / "log").findings == ()
+    (root / "server_config.yaml").write_text(V1.format(wal=tmp_path / "log").replace("/srv/milvus", str(root)))
+    assert (locate(root).wal, locate(root).findings) == (tmp_path / "log", ()), "not moved: the configuration is right"
+
+
 def test_log_that_was_switched_off(tmp_path: Path) -> None:
     b = store_with_log(tmp_path / "store")
     b.config(V08.format(secondary="", enable="false"))

@@ -713,7 +713,7 @@ def test_flushed_but_not_recorded_after_the_root(b: StoreBuilder) -> None:
 
 
 def test_flushed_but_not_recorded_by_a_restarted_server(b: StoreBuilder) -> None:
-    """The root's flush is recorded, so a restarted server passes over the delete: the partition's rows come back, and are flushed."""
+    """The root's flush is recorded, so a restarted server passes over the delete, and flushes all rows of the partition."""
     part = b.partition("c", "p")
     b.wal.insert("c", rows(1, 2, 3), "p")
     b.wal.delete("c", [1])
@@ -832,6 +832,20 @@ def test_log_switched_off_by_the_configuration(b: StoreBuilder) -> None:
     store = opened(b)
     assert content(store) == {ROOT: bag(rows(1, 2, 3))}
     assert [(f.code, f.severity, f.rows) for f in store.findings] == [("wal-disabled", Severity.INFO, 2)]
+
+
+def test_log_switched_off_after_flushes_with_a_log(b: StoreBuilder) -> None:
+    """A flush without a log would have set flush_lsn to 0: these rows may have been lost only when it was switched off."""
+    b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(1, 2))
+    b.segment("c", rows(1, 2))
+    b.wal.insert("c", rows(3))
+    b.config("wal:\n  enable: false\n")
+    store = opened(b)
+    assert content(store) == {ROOT: bag(rows(1, 2))}
+    assert [(f.code, f.severity, f.rows) for f in store.findings] == [("wal-disabled", Severity.WARNING, 1)]
+    store = open_store(b.root, wal=b.root / "wal")
+    assert content(store) == {ROOT: bag(rows(1, 2, 3))}
+    assert codes(store) == ["wal-rows"]
 
 
 def test_stale_log_without_a_configuration(b: StoreBuilder) -> None:

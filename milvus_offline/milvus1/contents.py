@@ -182,6 +182,9 @@ class Store(Mapping[str, Collection]):
                         status = os.stat(path)
                         digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
                 for rows in partition.log:
+                    for file in rows.files:
+                        status = os.stat(file.path)
+                        digest.update(f"{file.number} {status.st_size} {status.st_mtime_ns}".encode())
                     digest.update(rows.spans.tobytes() + rows.dead.tobytes() + rows.first.to_bytes(8, "little"))
         return digest.hexdigest()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,6 +91,7 @@ def locate(
         if not folder.is_dir():
             raise UsageError(f"{folder}: --wal must name the folder that holds the .wal files")
         wal_folder: Path | None = folder
+        config = replace(config, wal_enabled=config.wal_enabled or None)  # who names a log wants it, see `wal-disabled`
     else:
         wal_folder = _wal_folder(root, config, notes)
     return Location(root, tuple(roots), meta if meta.exists() else None, wal_folder, config, tuple(notes))
@@ -247,6 +248,11 @@ def _wal_folder(root: Path, config: Config, notes: list[Finding]) -> Path | None
     if inside is not None and (root / inside).is_dir():
         return root / inside
     if inside is None and _holds_wal(outside):
+        moved = config.storage_path is not None and os.path.realpath(config.storage_path) != os.path.realpath(root)
+        if moved and _holds_wal(beside) and os.path.realpath(beside) != os.path.realpath(outside):
+            text = f"taken for the log of this copy; the configured one, {outside}, is here as well: choose with --wal"
+            notes.append(Finding(Severity.WARNING, "path-mapped", str(beside), text))
+            return beside
         return outside
     for candidate in (beside, root.parent / outside.name):
         if _holds_wal(candidate):

@@ -141,7 +141,8 @@ class Segment:
     @property
     def paths(self) -> tuple[str, ...]:
         """The files that its rows are read from."""
-        return (self.raw_path, self.ids_path, *((self.deleted_path,) if self.deleted_path else ()))
+        attributes = (path for _, _, path in self.attribute_paths)
+        return (self.raw_path, self.ids_path, *((self.deleted_path,) if self.deleted_path else ()), *attributes)
 
     @property
     def vectors(self) -> Array:

@@ -359,15 +359,15 @@ def _read_log(
     replay = Replayer(log, catalog, selection, schemas, segments, wal_enabled=enabled, damaged=damage).run()
     if enabled is False:
         if replay.row_count:
-            findings.append(
-                Finding(
-                    Severity.INFO,
-                    "wal-disabled",
-                    str(location.wal),
-                    "the server ran with wal.enable: false, so this log is a leftover from before; it is not replayed",
-                    replay.row_count,
-                )
+            text = "the configuration says wal.enable: false, so this log is a leftover from before; it is not replayed"
+            # each flush without a log sets flush_lsn to 0 (§5.8)
+            doubtful = any(
+                replay.rows.get(p.table.table_id) and p.table.flush_lsn for c in selection.collections for p in c.partitions
             )
+            if doubtful:
+                text += ". But the catalog knows of flushes with a log, the last ones of their tables: --wal replays it"
+            severity = Severity.WARNING if doubtful else Severity.INFO
+            findings.append(Finding(severity, "wal-disabled", str(location.wal), text, replay.row_count))
         return log, None
     if not replay_wal:
         if replay.row_count:
