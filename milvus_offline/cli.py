@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
+import io
 import os
 import signal
 import sys
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     What is imported lives until the end: looking through it for garbage, also at the end, would take a fifth of the start.
     """
     gc.set_threshold(100_000)
+    _open_standard_streams()
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a service manager: as by Ctrl-C
     code = run(arguments)
@@ -77,10 +79,26 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
+def _open_standard_streams() -> None:
+    """Gives a process that was started without them (`2>&-`) streams to nowhere: the next file that is opened would take their
+    place, and get what is meant for a person. What a terminal's encoding lacks is escaped."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run(arguments: list[str] | None = None) -> int:
     """The exit code of a command line; see `_EPILOG`."""
     from .errors import MilvusOfflineError
 
+    words = sys.argv[1:] if arguments is None else arguments
     try:
         result: Any = cli.main(arguments, prog_name="milvus-offline", standalone_mode=False)
         return int(result or 0)
@@ -88,31 +106,40 @@ def run(arguments: list[str] | None = None) -> int:
         return e.exit_code
     except click.ClickException as e:
         e.show()
-        return 2
+        return _document(words, e.format_message(), 2)
     except MilvusOfflineError as e:
-        return _say(str(e), e.exit_code)
+        return _say(words, str(e), e.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        kept = "; what is finished is kept, the same command with --resume goes on" if _can_resume(arguments) else ""
-        return _say(f"interrupted{kept}", 130)
+        kept = "; what is finished is kept, the same command with --resume goes on" if _can_resume(words) else ""
+        return _say(words, f"interrupted{kept}", 130)
     except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MemoryError:
-        return _say("out of memory: run with fewer --jobs, or on a machine with more memory", 1)
+        return _say(words, "out of memory: run with fewer --jobs, or on a machine with more memory", 1)
     except OSError as e:
-        return _say(f"{e.filename or 'file system'}: {e.strerror or e}", 1)
+        return _say(words, f"{e.filename or 'file system'}: {e.strerror or e}", 1)
 
 
-def _can_resume(arguments: list[str] | None) -> bool:
-    words = sys.argv[1:] if arguments is None else arguments
+def _can_resume(words: list[str]) -> bool:
     name = next((w for w in words if not w.startswith("-")), "")
     command = cli.get_command(click.Context(cli), name)
     return command is not None and any(p.name == "resume" for p in command.params)
 
 
-def _say(message: str, code: int) -> int:
+def _say(words: list[str], message: str, code: int) -> int:
     from .fileio import printable
 
     text = "\n".join(printable(line) for line in message.splitlines())
     click.echo(f"milvus-offline: {text}", err=True)
+    return _document(words, text, code)
+
+
+def _document(words: list[str], message: str, code: int) -> int:
+    """With --json there is one document on stdout, whatever happens."""
+    if "--json" in words:
+        import json
+
+        with contextlib.suppress(OSError):
+            click.echo(json.dumps({"format": "milvus-offline-error", "version": 1, "error": message, "exit_code": code}))
     return code

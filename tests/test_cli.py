@@ -437,3 +437,44 @@ def test_interrupted(command: str, goes_on: bool, store: Path, tmp_path: Path, m
     monkeypatch.setattr("milvus_offline.sources.milvus1.open_store_source", interrupt)
     done = call(command, store, *([tmp_path / "out"] if command == "export" else []))
     assert (done.code, "interrupted" in done.err, "--resume" in done.err) == (130, True, goes_on)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed: str, store: Path, tmp_path: Path) -> None:
+    """What is opened first must not get the place of a stream: messages would be written into it."""
+    for words in (["export", store, tmp_path / "out"], ["verify", tmp_path / "out", "--against", store]):
+        command = shlex.join([sys.executable, "-m", "milvus_offline", *map(str, words)])
+        assert subprocess.run(f"{command} {closed}", shell=True, capture_output=True).returncode == 0
+    assert set(exported(tmp_path / "out")) == ALL
+    command = shlex.join([sys.executable, "-m", "milvus_offline", "inspect", str(tmp_path / "nothing")])
+    assert subprocess.run(f"{command} {closed}", shell=True, capture_output=True).returncode == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin1", "utf-8"])
+def test_terminals_of_any_encoding(encoding: str, tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("東京")
+    b.segment("東京", rows(1))
+    done = spawn("inspect", b.write(), env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["inspect", "nowhere"], 1),
+        (["verify", "nowhere"], 1),
+        (["export", "nowhere", "out"], 1),
+        (["load", "nowhere", "x.db"], 2),
+        (["inspect"], 2),
+        (["inspect", "--wrong"], 2),
+        (["export", "STORE", "out", "-c", "unknown"], 2),
+        (["run", "nowhere.yaml"], 2),
+    ],
+)
+def test_json_of_failures(words: list[str], code: int, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call(*(store if w == "STORE" else w for w in words), "--json")
+    document = done.json
+    assert (done.code, document["exit_code"], document["format"]) == (code, code, "milvus-offline-error")
+    assert document["error"] in done.err

@@ -20,7 +20,7 @@ NOT_CODES = {
     "utf-16-be",
     "utf-16-le",
 }
-NOT_CODES |= {f"milvus-offline-{name}" for name in ("export", "inspect", "ledger", "load", "report", "run", "verify")}
+NOT_CODES |= {f"milvus-offline-{name}" for name in ("error", "export", "inspect", "ledger", "load", "report", "run", "verify")}
 ONE_WORD = {"checksum", "description"}
 
 
