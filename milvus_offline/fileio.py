@@ -10,11 +10,11 @@ import errno
 import os
 import threading
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import DamageError, TargetError
+from .errors import DamageError, TargetError, UsageError
 
 POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")
 """Whether the fast system calls are used; tests switch this off to exercise the portable way."""
@@ -130,8 +130,26 @@ def publish(temporary: Path, final: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replaces a small file as a whole: a reader sees the old or the new one, never a part."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    publish(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        publish(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def keep_out(path: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
+    """Raises UsageError when `path` is, or lies in, a place of the source that `about` (see Source.describe) tells of."""
+    named = [p for p in (about.get("path"), about.get("wal"), about.get("catalog"), *about.get("roots", ())) if p is not None]
+    places = [str(p) for p in named]
+    for root in about.get("roots", ()):
+        with contextlib.suppress(OSError), os.scandir(os.path.join(root, "tables")) as entries:
+            places += [os.path.join(root, "tables"), *(e.path for e in entries if e.is_symlink())]
+    real = Path(os.path.realpath(path))
+    for place in places:
+        if real.is_relative_to(os.path.realpath(place)):
+            raise UsageError(f"{path}: lies inside the source {place}, which is never written to; choose another place")
 
 
 @contextlib.contextmanager

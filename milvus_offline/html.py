@@ -7,8 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
-from .fileio import explained, printable, write_text
+from .fileio import explained, keep_out, printable, write_text
 from .milvus1.salvage import KINDS
 from .report import size
 
@@ -23,11 +22,10 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } code { over
 
 def write_html(path: str, document: Mapping[str, Any]) -> None:
     """Writes the document of `inspect --json` as a page. Raises UsageError when `path` lies inside the store."""
-    place, store = Path(path).resolve(), Path(document["store"]["path"]).resolve()
-    if store in place.parents:
-        raise UsageError(f"{path}: lies inside the store, which is never written to; choose another place")
+    store = document["store"]
+    keep_out(path, {**store, "wal": store["wal"] and store["wal"]["path"]})
     with explained("write the report", path):
-        write_text(place, render(document))
+        write_text(Path(path).resolve(), render(document))
 
 
 def render(document: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -478,3 +479,41 @@ def test_json_of_failures(words: list[str], code: int, store: Path, tmp_path: Pa
     document = done.json
     assert (done.code, document["exit_code"], document["format"]) == (code, code, "milvus-offline-error")
     assert document["error"] in done.err
+
+
+def test_a_report_for_a_browser(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("faces")
+    b.segment(b.partition("faces", "<script>alert(1)</script>")["table_id"], rows(1, 2))
+    b.wal.insert("faces", rows(3))
+    page = tmp_path / "report.html"
+    assert call("inspect", b.write(), "--html", page, "-q").code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "<h2>faces" in text and "<script>" not in text and "&lt;script&gt;alert(1)" in text and "wal-rows" in text
+    assert [p.name for p in tmp_path.iterdir() if "report" in p.name] == ["report.html"]
+
+
+@pytest.mark.parametrize("place", ["s/x.html", "s/db/x.html", "log/x.html", "second/x.html", "disk/t/x.html", "saved.sqlite"])
+def test_a_report_is_not_written_into_the_source(place: str, store: Path, tmp_path: Path) -> None:
+    (store / "wal").rename(tmp_path / "log")
+    (store / "db" / "meta.sqlite").rename(tmp_path / "saved.sqlite")
+    (tmp_path / "second" / "tables").mkdir(parents=True)
+    (tmp_path / "disk" / "t").mkdir(parents=True)
+    (store / "db" / "tables" / "elsewhere").symlink_to(tmp_path / "disk" / "t")
+    store.rename(tmp_path / "s")
+    before = fingerprint(tmp_path)
+    options = ["--wal", tmp_path / "log", "--secondary", tmp_path / "second", "--catalog", tmp_path / "saved.sqlite"]
+    done = call("inspect", tmp_path / "s", "--html", tmp_path / place, *options)
+    assert (done.code, "lies inside the source" in done.err) == (2, True)
+    assert call("export", tmp_path / "s", tmp_path / place, *options).code == 2
+    assert fingerprint(tmp_path) == before
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = call("inspect", store, "--html", tmp_path / "report.html")
+    assert (done.code, "the disk is full" in done.err) == (1, True)
+    assert not [p for p in tmp_path.iterdir() if "report" in p.name]

@@ -45,10 +45,7 @@ def end_export(out: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
 def _check(out: Path, source: Source, *, overwrite: bool, resume: bool) -> bool:
     """Whether `out` holds an export of ours. Raises UsageError when it may not be written: inside of the source, not ours, or
     not to be replaced."""
-    about = source.describe()
-    for place in (about.get("path"), about.get("wal"), *about.get("roots", ())):
-        if place is not None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(place)):
-            raise UsageError(f"{out}: lies inside the source {place}, which is never written to; choose another place")
+    fileio.keep_out(out, source.describe())
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: expected a folder for the export, found a file")
     try:

@@ -371,11 +371,7 @@ def _rows_per_segment(index_file_size: int, row_bytes: int) -> int:
 
 def _claim(path: Path, source: Source, *, resume: bool) -> None:
     """Makes sure that nothing is at `path` yet but, when resuming, our own unfinished work. Raises UsageError."""
-    place = source.describe().get("path")
-    if place is not None:
-        real, there = Path(os.path.realpath(path)), Path(os.path.realpath(str(place)))
-        if real == there or there in real.parents:
-            raise UsageError(f"{path}: lies inside the source {place}, which is never written to; choose another place")
+    fileio.keep_out(path, source.describe())
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: expected a folder for the new store, found a file")
     try:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import TargetError, UsageError
-from ..fileio import explained, write_text
+from ..fileio import explained, keep_out, write_text
 from ..ledger import Ledger
 from ..model import Finding, IndexSpec, Severity, Source, VectorType
 from ..transfer import Clock, Progress, Task, execute
@@ -132,9 +132,9 @@ def run_load(
     clock = Clock()
     names = [c.schema.name for c in source.collections]
     state = (run.state or default_state(source, connection, names)).absolute()
-    _keep_out(source, state, "--state")
+    keep_out(state, source.describe())
     if connection.lite:
-        _keep_out(source, Path(connection.uri), "the target")
+        keep_out(Path(connection.uri), source.describe())
     key = {
         "source": source.fingerprint(),
         "collections": names,
@@ -174,15 +174,6 @@ def run_load(
                 ledger.close()
     report.seconds = clock.seconds
     return report
-
-
-def _keep_out(source: Source, path: Path, what: str) -> None:
-    place = source.describe().get("path")
-    if place is None:
-        return
-    real, of_source = Path(os.path.realpath(path)), Path(os.path.realpath(str(place)))
-    if real == of_source or of_source in real.parents:
-        raise UsageError(f"{path}: lies inside the source {place}, which is never written to: choose another place for {what}")
 
 
 # Plan and state -------------------------------------------------------------------------------------------------------
