@@ -98,14 +98,14 @@ def story(store: Store) -> list[str]:
         lines.append(f"The server was killed or crashed {', and '.join(reasons)}.")
     wal_rows = sum(c.wal_rows for c in store.collections)
     if wal_rows:
-        lines.append(f"{_count(wal_rows, 'acknowledged row')} stood in the write-ahead log only; an export brings them.")
+        lines.append(f"{count(wal_rows, 'acknowledged row')} stood in the write-ahead log only; an export brings them.")
     damage = Counter(f.severity for f in store.findings)
     lost = [f for f in store.findings if f.severity is Severity.ERROR]
     if lost:
         known = sum(f.rows or 0 for f in lost)
         lines.append(
-            f"Something is damaged or missing, see the {_count(len(lost), 'finding')} marked ERROR"
-            + (f": {_count(known, 'row')} cannot be recovered." if known else ".")
+            f"Something is damaged or missing, see the {count(len(lost), 'finding')} marked ERROR"
+            + (f": {count(known, 'row')} cannot be recovered." if known else ".")
         )
     if damage[Severity.WARNING]:
         lines.append("Some state was repaired or ambiguous, see the findings marked WARN.")
@@ -190,9 +190,9 @@ def inspect_text(document: Mapping[str, Any]) -> str:
         lines += ["", *_collection_lines(collection)]
     lines += [
         "",
-        f"In all: {_count(totals['collections'], 'collection')}, {_count(totals['partitions'], 'partition')}, "
-        f"{_count(totals['segments'], 'segment')}, {size(totals['bytes'])} of data",
-        f"An export brings {_count(totals['rows'], 'row')} ({size(totals['export_bytes'])})"
+        f"In all: {count(totals['collections'], 'collection')}, {count(totals['partitions'], 'partition')}, "
+        f"{count(totals['segments'], 'segment')}, {size(totals['bytes'])} of data",
+        f"An export brings {count(totals['rows'], 'row')} ({size(totals['export_bytes'])})"
         + (f", {totals['wal_rows']:,} of them from the write-ahead log" if totals["wal_rows"] else ""),
     ]
     if document["salvage"]:
@@ -210,7 +210,7 @@ def _store_lines(store: Mapping[str, Any]) -> list[str]:
     wal = store["wal"]
     log = "none found"
     if wal:
-        held = f"{_count(wal['files'], 'file')}, {size(wal['bytes'])}, {_count(wal['rows'], 'unflushed row')}"
+        held = f"{count(wal['files'], 'file')}, {size(wal['bytes'])}, {count(wal['rows'], 'unflushed row')}"
         log = f"{printable(wal['path'])}: {held}"
     return [
         f"Store      {printable(store['path'])}",
@@ -250,21 +250,28 @@ def _params(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in params.items())
 
 
-def _count(n: int, noun: str) -> str:
+def count(n: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def amount(rows: int, collections: int) -> str:
+    """`2,000 rows of 1 collection`."""
+    return f"{count(rows, 'row')} of {count(collections, 'collection')}"
 
 
 def _fold(line: str, indent: int) -> str:
     import textwrap
 
+    indented = " " * indent  # a path is not broken, so that it can be copied
     return (
-        "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent=" " * indent, drop_whitespace=True, break_on_hyphens=False))
+        "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent=indented, break_long_words=False, break_on_hyphens=False))
         or line
     )
 
 
 _MARKS = {Severity.ERROR.value: "ERROR", Severity.WARNING.value: "WARN ", Severity.INFO.value: "info "}
-_SHOWN = 20
+_SHOWN = 8
 
 
 def finding_lines(findings: Iterable[Mapping[str, Any]], *, limit: int = _SHOWN) -> list[str]:
@@ -279,7 +286,7 @@ def finding_lines(findings: Iterable[Mapping[str, Any]], *, limit: int = _SHOWN)
         shown[f["code"]] = shown.get(f["code"], 0) + 1
         if shown[f["code"]] > limit:
             continue
-        rows = f" ({f['rows']:,} rows)" if f["rows"] is not None else ""
+        rows = f" ({count(f['rows'], 'row')})" if f["rows"] is not None else ""
         lines.append(
             _fold(f"  {_MARKS[f['severity']]}  {f['code']}: {printable(f['where'])}: {printable(f['message'])}{rows}", 8)
         )

@@ -227,6 +227,7 @@ def _compare(
                 names = sorted(_attributes(part.schema) & _attributes(schemas[part.collection]))
                 if not _same_order(ours, partition, names, advance):
                     _compare_sets(part.where, ours, partition, names, result)
+                result.rows += sum(f["rows"] for f in part.files if f.get("linked"))
             except (DamageError, OSError) as e:
                 result.differs("file-unreadable", part.where, str(e))
     left_out = {f"{c}/{p}": partition.rows for (c, p), partition in theirs.items()}

@@ -16,6 +16,7 @@ from real import STORES, copy_store, truth
 
 from milvus_offline.milvus1.layout import FieldType
 from milvus_offline.model import Batch
+from milvus_offline.targets import hdf5file
 from milvus_offline.targets.slices import Slice, cut
 
 SPECIAL = np.array(
@@ -110,6 +111,21 @@ def test_link_copies_nothing(tmp_path: Path) -> None:
                 assert h["embeddings"].external and all(os.path.isabs(name) for name, _, _ in h["embeddings"].external)
                 assert h["ids"][:].tobytes() == k["ids"][:].tobytes()
                 assert dict(h.attrs) == dict(k.attrs)
+
+
+def test_links_to_more_segments_than_a_file_can_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5file, "_MAX_LINKED", 2)
+    b = StoreBuilder(tmp_path / "store")
+    for name, count in (("few", 2), ("many", 3)):
+        b.collection(name)
+        for n in range(count):
+            b.segment(name, rows(n))
+    done = call("export", b.write(), tmp_path / "out", "--link")
+    assert done.code == 0
+    assert [f["where"] for f in manifest(tmp_path / "out")["findings"]] == ["many/_default.h5"]
+    assert exported(tmp_path / "out") == {("few", "_default"): bag(rows(0, 1)), ("many", "_default"): bag(rows(0, 1, 2))}
+    with h5py.File(tmp_path / "limit.h5", "w") as h:  # and 2500, the real limit, is one that HDF5 takes
+        h.create_dataset("x", (2500,), "u1", external=[("x" * 200, 8, 1)] * 2500)
 
 
 def test_link_copies_what_it_must(store: Path, tmp_path: Path) -> None:

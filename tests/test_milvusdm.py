@@ -490,7 +490,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not (tmp_path / "out").exists()
     file = write(tmp_path, M2M_1, store=STORES / "flat_basic/store", port=1)
     assert cli.run(["run", file, "-n"]) == 0
-    assert "M2M would write 4,707 rows of 1 collections into milvus1://127.0.0.1:1, mode append" in capsys.readouterr().out
+    assert "M2M would write 4,707 rows of 1 collection into milvus1://127.0.0.1:1, mode append" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def command(
     """
     from ..errors import UsageError
     from ..export import run_export
-    from ..report import finding_lines, needs_attention, size
+    from ..report import amount, count, finding_lines, needs_attention, size
     from ..selection import SelectedSource
     from ..targets import ExportTarget
 
@@ -107,11 +107,11 @@ def command(
         print_json({**report.to_json(), "out": os.path.abspath(out), "exit_code": 3 if attention else 0})
     elif not quiet:
         click.echo(
-            f"{report.rows:,} rows of {report.collections:,} collections ({size(report.bytes)}) in {report.seconds:.1f} s: "
+            f"{amount(report.rows, report.collections)} ({size(report.bytes)}) in {report.seconds:.1f} s: "
             f"{os.path.abspath(out)}"
         )
         if report.salvaged_rows:
-            click.echo(f"Salvaged apart from them: {report.salvaged_rows:,} rows, see salvage/ in that folder")
+            click.echo(f"Salvaged apart from them: {count(report.salvaged_rows, 'row')}, see salvage/ in that folder")
         if report.findings:
             click.echo("\n".join(finding_lines([f.to_json() for f in report.findings])))
     elif attention:

@@ -364,7 +364,7 @@ def _confirm_names(dropped: Sequence[str], yes: bool) -> bool:
 
 def _lines(report: Any, target: str, dry_run: bool) -> list[str]:
     from ..fileio import printable
-    from ..report import finding_lines
+    from ..report import amount, count, finding_lines
 
     lines = []
     if dry_run:
@@ -375,16 +375,13 @@ def _lines(report: Any, target: str, dry_run: bool) -> list[str]:
             index = f"{c.index.type} {dict(c.index.params) or ''}".strip() if c.index else "no index"
             ids = "ids made by the target" if c.auto_id else "ids kept"
             lines.append(
-                f"  {c.action:<8} {printable(c.name)}: {c.rows:,} rows, {len(c.partitions)} partitions, "
+                f"  {c.action:<8} {printable(c.name)}: {count(c.rows, 'row')}, {count(len(c.partitions), 'partition')}, "
                 f"{c.vector_type.value} {c.dimension}, {c.metric_type}, {index}, {ids}"
             )
     else:
         rate = report.rows_now / report.seconds_sending if report.seconds_sending else 0
         loaded = sum(c.action != "skip" for c in report.plan.collections)
-        lines.append(
-            f"{report.rows:,} rows of {loaded:,} collections in {report.seconds:.1f} s "
-            f"({rate:,.0f} rows/s up to the flush): {target}"
-        )
+        lines.append(f"{amount(report.rows, loaded)} in {report.seconds:.1f} s ({rate:,.0f} rows/s up to the flush): {target}")
         lines.append(f"Verified: {report.verified}" if report.exit_code != 4 else "VERIFICATION FOUND DIFFERENCES")
     if report.findings:
         lines += finding_lines([f.to_json() for f in report.findings])

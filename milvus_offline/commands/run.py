@@ -74,19 +74,22 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
 
 def _dry_run(task: DmTask, source: Source, target: str) -> dict[str, Any]:
     from ..milvusdm import dm_files
+    from ..report import amount, count
 
     findings = [f.to_json() for f in source.findings]
     rows = sum(c.rows for c in source.collections)
-    lines = [f"{task.kind} would write {rows:,} rows of {len(source.collections):,} collections"]
+    lines = [f"{task.kind} would write {amount(rows, len(source.collections))}"]
     if task.kind == "M2H":
         lines[0] += f" into {task.data_dir}{os.sep}<a new folder>"
-        lines += [f"  {file}: {p.rows:,} rows" for file, p, _ in dm_files(source.collections)]
+        lines += [f"  {file}: {count(p.rows, 'row')}" for file, p, _ in dm_files(source.collections)]
     else:
         lines[0] += f" into {target}, mode {task.mode}"
         for c in source.collections:
             s = c.schema
-            lines.append(f"  {s.name}: {c.rows:,} rows, {s.vector_type.value} {s.dimension}, {s.metric_type or 'no metric'}")
-            lines += [f"    {p.name}: {p.rows:,} rows" for p in c.partitions]
+            lines.append(
+                f"  {s.name}: {count(c.rows, 'row')}, {s.vector_type.value} {s.dimension}, {s.metric_type or 'no metric'}"
+            )
+            lines += [f"    {p.name}: {count(p.rows, 'row')}" for p in c.partitions]
     place = None if task.kind == "M2H" else target
     return {"dry_run": True, "rows": rows, "target": place, "lines": lines, "findings": findings}
 
@@ -94,7 +97,7 @@ def _dry_run(task: DmTask, source: Source, target: str) -> dict[str, Any]:
 def _export(task: DmTask, source: Source, o: dict[str, Any], silent: bool) -> tuple[dict[str, Any], int]:
     from ..export import run_export
     from ..milvusdm import DmExport, export_folder, write_yamls
-    from ..report import needs_attention, size
+    from ..report import amount, needs_attention, size
 
     assert task.data_dir is not None
     out = Path(os.path.abspath(export_folder(task.data_dir, resume=o["resume"])))
@@ -102,7 +105,7 @@ def _export(task: DmTask, source: Source, o: dict[str, Any], silent: bool) -> tu
     report = run_export(source, DmExport(out), jobs=jobs, resume=o["resume"], progress=progress(silent))
     yamls = write_yamls(out, source, task.version_text)
     lines = [
-        f"{report.rows:,} rows of {report.collections:,} collections ({size(report.bytes)}) in {report.seconds:.1f} s: {out}",
+        f"{amount(report.rows, report.collections)} ({size(report.bytes)}) in {report.seconds:.1f} s: {out}",
         f"H2M files to load them: {out / 'yamls'}",
     ]
     document = {
@@ -140,6 +143,7 @@ def _load_2(
 ) -> tuple[int, tuple[Finding, ...], list[str], int]:
     """Rows, findings, lines and exit code of a load into Milvus 2.x."""
     from ..milvusdm import make_room, only
+    from ..report import amount
     from ..targets.milvus_client import Client, Connection
     from ..targets.milvus_load import RunOptions, default_state, run_load
     from ..targets.milvus_plan import LoadOptions
@@ -167,5 +171,5 @@ def _load_2(
     )
     run = RunOptions(state=state, resume=o["resume"])
     report = run_load(source, connection, options, run, idless=idless, progress=progress(silent))
-    lines = [f"{report.rows:,} rows of {len(source.collections):,} collections in {report.seconds:.1f} s: {connection.name}"]
+    lines = [f"{amount(report.rows, len(source.collections))} in {report.seconds:.1f} s: {connection.name}"]
     return report.rows, tuple(report.findings), lines, report.exit_code

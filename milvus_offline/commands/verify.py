@@ -40,7 +40,7 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
     EXPORT (a folder with manifest.json): checksums and counts, and with --against every row.
     """
     from ..errors import UsageError
-    from ..report import finding_lines
+    from ..report import count, finding_lines
     from ..sources import kind_of
 
     set_up_log(verbose)
@@ -54,7 +54,9 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
         source = open_given(against, **o) if against else None
         result = check_export(Path(path), against=source, progress=shown)
         findings, own = result.findings, result.findings
-        summary = f"{result.rows:,} rows in {result.files:,} files read" + (f", compared with {against}" if against else "")
+        summary = f"{count(result.rows, 'row')} in {count(result.files, 'file')} read" + (
+            f", compared with {against}" if against else ""
+        )
         document |= {"kind": "export", "rows": result.rows, "files": result.files, "against": against}
     else:
         from ..milvus1.check import check_store
@@ -71,8 +73,8 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
         shown.close()
         findings = [*opened.findings, *own]
         summary = (
-            f"{checked.rows:,} rows in {checked.segments:,} segments, {checked.index_files:,} index files and "
-            f"{checked.records:,} log records read"
+            f"{count(checked.rows, 'row')} in {count(checked.segments, 'segment')}, "
+            f"{count(checked.index_files, 'index file')} and {count(checked.records, 'log record')} read"
         )
         document |= {
             "kind": "store",

@@ -189,6 +189,6 @@ class Store(Mapping[str, Collection]):
         return digest.hexdigest()
 
     def __repr__(self) -> str:
-        lines = [f"<Store {str(self.path)!r}: {len(self)} collections, {self.rows:,} rows>"]
+        lines = [f"<Store {str(self.path)!r}: {len(self)} collection{'' if len(self) == 1 else 's'}, {self.rows:,} rows>"]
         lines += [f"  {c!r}" for c in self.collections]
         return "\n".join(lines)

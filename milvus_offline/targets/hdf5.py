@@ -197,9 +197,8 @@ class Hdf5Export:
         row_bytes = file.schema.row_bytes + 8
         assert self.ledger is not None
         done = self.ledger.done
-        if self.link and file.rows and (sources := _linkable(groups)):
+        if self.link and file.rows and (sources := _linkable(groups)) and write_link(part, file, sources):
             self._linked.add(file.path)
-            write_link(part, file, sources)
             return
         ids = self._task_ids(file, groups)
         if self.compression != "none":
@@ -266,7 +265,8 @@ class Hdf5Export:
                             Severity.INFO,
                             "link-copied",
                             file.path,
-                            "copied, not linked: rows of this partition are deleted, in the log, or in a damaged segment",
+                            "copied, not linked: rows of this partition are deleted, in the log, or in a damaged segment, or "
+                            "there are more segments than one file can point to",
                             file.rows,
                         )
                     )

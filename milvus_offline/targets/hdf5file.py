@@ -165,13 +165,23 @@ def filters(compression: str) -> dict[str, Any]:
     return dict(hdf5plugin.Bitshuffle(cname="lz4") if compression == "lz4" else hdf5plugin.Bitshuffle(cname="zstd", clevel=1))
 
 
-def write_link(path: str | os.PathLike[str], file: OutFile, segments: Sequence[Any]) -> None:
-    """A file whose datasets lie in the store's own files (HDF5 external storage): nothing is copied, they must stay."""
+_MAX_LINKED = 2500
+"""Files that one dataset can point into: the header of a message, at most 64 KiB, names them all."""
+
+
+def write_link(path: str | os.PathLike[str], file: OutFile, segments: Sequence[Any]) -> bool:
+    """A file whose datasets lie in the store's own files (HDF5 external storage): nothing is copied, they must stay.
+
+    False, and no file, when there are more segments than HDF5 can name.
+    """
+    if len(segments) > _MAX_LINKED:
+        return False
     with _create(path) as (h, _):
         for dataset, attribute in zip(datasets_of(file), ("raw_path", "ids_path"), strict=True):
             external = [(os.path.abspath(getattr(s, attribute)), 8, s.stored * dataset.row_bytes) for s in segments]
             h.create_dataset(dataset.name, dataset.shape, dataset.dtype, external=external)
         describe(h, file)
+    return True
 
 
 def describe(h: Any, file: OutFile) -> None:

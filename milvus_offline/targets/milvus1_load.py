@@ -84,18 +84,15 @@ class LoadReport1:
 
     def lines(self, *, with_findings: bool = True) -> list[str]:
         """The report for a person."""
-        from ..report import finding_lines, size
+        from ..report import amount, count, finding_lines, size
 
         if self.dry_run:
             result = [f"Would load into {self.target}:"]
         else:
-            result = [
-                f"{self.rows:,} rows of {len(self.collections):,} collections ({size(self.bytes)}) in {self.seconds:.1f} s: "
-                f"{self.target}"
-            ]
+            result = [f"{amount(self.rows, len(self.collections))} ({size(self.bytes)}) in {self.seconds:.1f} s: {self.target}"]
         for c in self.collections if self.dry_run else ():
             result.append(
-                f"  {c['action']:<8} {printable(c['name'])}: {c['rows']:,} rows, {c['partitions']} partitions, "
+                f"  {c['action']:<8} {printable(c['name'])}: {count(c['rows'], 'row')}, {count(c['partitions'], 'partition')}, "
                 f"{c['dimension']} dimensions, {c['metric']}, {c['index']}"
             )
         return result + (finding_lines([f.to_json() for f in self.findings]) if self.findings and with_findings else [])
