@@ -109,7 +109,13 @@ def story(store: Store) -> list[str]:
         )
     if damage[Severity.WARNING]:
         lines.append("Some state was repaired or ambiguous, see the findings marked WARN.")
-    return lines or ["Nothing points to a crash: the server was stopped with everything flushed."]
+    if not lines:
+        lines.append("Nothing points to a crash: all rows that are live were flushed.")
+    unseen = sum(s.rows.rows for s in store.replay.salvage if s.kind == "unseen") if store.replay else 0
+    if unseen:
+        text = "were acknowledged and logged, but no server would show them; --salvage unseen brings them."
+        lines.append(f"{count(unseen, 'more row')} {text}")
+    return lines
 
 
 def next_steps(store: Store, options: Sequence[str] = ()) -> list[str]:
@@ -198,7 +204,8 @@ def inspect_text(document: Mapping[str, Any]) -> str:
     if document["salvage"]:
         from .milvus1.salvage import KINDS
 
-        lines += ["", "Not live, but still there (export --salvage KIND brings them, apart from the live rows):"]
+        lines += ["", "Not live, but still there (export --salvage KIND brings them, apart from the live rows)."]
+        lines += ["Rows that are live elsewhere as well are counted here, and left out by the export:"]
         lines += [_fold(f"  {k:<14} {n:>12,} rows  {KINDS[k]}", 34) for k, n in document["salvage"].items()]
     lines += ["", *finding_lines(document["findings"])]
     if document["next"]:

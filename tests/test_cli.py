@@ -254,6 +254,15 @@ def test_inspect_for_a_person(store: Path) -> None:
     assert re.search(r"An export brings 8 rows .*2 of them from the write-ahead log", done.out)
 
 
+def test_inspect_tells_of_rows_that_no_server_shows(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "store")
+    b.collection("c")
+    b.wal.insert("c", rows(1, 2), "_default")
+    done = call("inspect", b.write())
+    assert "Nothing points to a crash: all rows that are live were flushed." in done.out
+    assert "2 more rows were acknowledged and logged, but no server would show them; --salvage unseen" in done.out
+
+
 def test_export_for_a_person(store: Path, tmp_path: Path) -> None:
     done = call("export", store, tmp_path / "out")
     assert done.out.startswith("8 rows of 2 collections (164 B) in ")
