@@ -77,6 +77,25 @@ def test_cut_files_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert exit_code == (4 if suffix in (".rv", ".uid") else 3)
 
 
+@pytest.mark.parametrize("collection", ["ix_ivf_flat", "ix_hnsw", "ix_annoy", "ix_rnsg", "ix_bin_ivf_flat_hamming"])
+@pytest.mark.parametrize("where", ["vectors", "index"])
+def test_a_changed_bit_is_found_by_the_index(
+    collection: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = copy_store("indexed", tmp_path)
+    segment = next(s for p in open_store(root)[collection].partitions for s in p.segments if s.state == "BACKUP")
+    raw = Path(segment.paths[0])
+    if where == "vectors":
+        flip(raw, 8 + 77 * segment.schema.row_bytes)
+    else:
+        index = next(p for p in raw.parent.iterdir() if p.name.isdigit())
+        vector = raw.read_bytes()[8 + 77 * segment.schema.row_bytes :][: segment.schema.row_bytes]
+        flip(index, index.read_bytes().index(vector))
+    code, document, codes = report(capsys, str(root))
+    assert (code, codes) == (4, ["vectors-differ"])
+    assert document["findings"][0]["rows"] == 1 and str(raw) in document["findings"][0]["message"]  # type: ignore[index]
+
+
 def test_catalog_and_files_of_different_age(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     b = StoreBuilder(tmp_path / "s")
     b.collection("c", flush_lsn=0)
@@ -89,6 +108,7 @@ def test_a_sample_reads_less(capsys: pytest.CaptureFixture[str]) -> None:
     _, everything, _ = report(capsys, str(STORES / "indexed" / "store"))
     code, some, _ = report(capsys, str(STORES / "indexed" / "store"), "--sample", "30%")
     assert code == 0 and 0 < some["rows"] < everything["rows"]  # type: ignore[operator]
+    assert report(capsys, str(STORES / "indexed" / "store"), "--sample", "0.0001%")[1]["segments"] == 1
     for wrong in ("0", "120%", "few"):
         assert run(["verify", str(STORES / "indexed" / "store"), "--sample", wrong]) == 2
 

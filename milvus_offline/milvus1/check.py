@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from ..errors import DamageError
-from ..model import Batch, Finding, Severity, VectorType
+from ..errors import DamageError, UsageError
+from ..model import BATCH_BYTES, Array, Batch, Finding, Severity, VectorType
 from .bloom import BloomFilter, read_filter
 from .catalog import Catalog, FileRow
 from .indexfile import check as check_index
+from .indexfile import read_index_file
 from .layout import BLOOM_FILTER, FileType
 from .legacy import LegacyRawFile
 from .live import Disk
 from .restored import RestoredSegment
+from .rows import row_hashes
 from .segment import Segment
 from .store import Partition, Store
 from .wal import Walk
@@ -48,6 +51,7 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
     for row in store.catalog.files:
         by_segment.setdefault((row.table_id, row.segment_id), []).append(row)
     segments = rows = nbytes = indexes = 0
+    chosen = _chosen(store, sample)
     for partition, segment, table_id in _segments(store):
         if isinstance(segment, LegacyRawFile):
             rows += _read_rows(partition, segment, notes, advance)
@@ -56,7 +60,7 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
             continue
         catalog_rows = by_segment.get((table_id, segment.id), [])
         _compare_counts(store.catalog, segment, table_id, catalog_rows, notes)
-        if not _sampled(segment.id, sample):
+        if segment.id not in chosen:
             continue
         segments += 1
         done = _read_rows(partition, segment, notes, advance)
@@ -85,8 +89,10 @@ def _segments(store: Store) -> Iterator[tuple[Partition, Segment | LegacyRawFile
                 yield partition, segment, tables[partition.name]
 
 
-def _sampled(segment_id: str, share: float) -> bool:
-    return zlib.crc32(segment_id.encode()) < share * (1 << 32)
+def _chosen(store: Store, share: float) -> set[str]:
+    """Ids of about this share of the segments, of one at least."""
+    order = sorted({s.id for _, s, _ in _segments(store)}, key=lambda i: zlib.crc32(i.encode()))
+    return {i for n, i in enumerate(order) if not n or zlib.crc32(i.encode()) < share * (1 << 32)}
 
 
 def _compare_counts(catalog: Catalog, segment: Segment, table_id: str, rows: list[FileRow], notes: list[Finding]) -> None:
@@ -184,6 +190,7 @@ def _check_index(path: Path | None, segment: Segment, row: FileRow, notes: list[
     try:
         report = check_index(path)
         size = path.stat().st_size
+        wrong = 0 if isinstance(segment, RestoredSegment) else _compare_vectors(path, segment)
     except (DamageError, OSError) as e:
         notes.append(Finding(Severity.WARNING, "index-damaged", where, f"{e}; the rows do not depend on it"))
         return
@@ -193,3 +200,28 @@ def _check_index(path: Path | None, segment: Segment, row: FileRow, notes: list[
     elif row.file_size and size != row.file_size:
         message = f"the catalog says {row.file_size} bytes, the file has {size}"
         notes.append(Finding(Severity.WARNING, "index-differs", where, message))
+    elif not isinstance(segment, RestoredSegment) and (wrong := _compare_vectors(path, segment)):
+        message = (
+            f"{wrong} of {segment.stored} vectors in {segment.raw_path} are not those of this index: one of both is damaged"
+        )
+        notes.append(Finding(Severity.ERROR, "vectors-differ", where, message, wrong))
+
+
+def _compare_vectors(path: Path, segment: Segment) -> int:
+    """How many vectors of the segment are others in an index file that holds them as they were (§4.6); 8 bytes a row."""
+    try:
+        index = read_index_file(path)
+    except UsageError:  # one that holds none, or approximations
+        return 0
+    if index.rows != segment.stored:
+        return 0
+    if index.vector_type is not segment.schema.vector_type or index.dimension != segment.schema.dimension:
+        return 0
+    step = max(1, BATCH_BYTES // segment.schema.row_bytes)
+    parts = [row_hashes(_numbers(v), v) for i in range(0, segment.stored, step) for v in (segment.vectors[i : i + step],)]
+    stored = np.concatenate([np.empty(0, np.uint64), *parts])
+    return sum(int((row_hashes(_numbers(v), v) != stored[at]).sum()) for at, v in index.batches())
+
+
+def _numbers(vectors: Array) -> npt.NDArray[np.int64]:
+    return np.zeros(len(vectors), np.int64)
