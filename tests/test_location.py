@@ -126,12 +126,21 @@ def test_configurations_without_sense(text: str, tmp_path: Path) -> None:
     b.config(text)
     store = open_store(b.write())
     assert store.location.config.storage_path is None
+    understood = text in ("storage: 5\nwal: [x]", "storage:\n  path:", "a: &a [*a]")
+    assert [f.code for f in store.findings if f.code != "wal-rows"] == ([] if understood else ["config-unreadable"])
     assert content(store) == {("c", "_default"): bag(rows(1, 2))}
 
 
 def test_configuration_that_is_missing_or_a_folder(tmp_path: Path) -> None:
     assert read_config(None) == Config()
-    assert read_config(tmp_path) == Config()
+    assert read_config(tmp_path) == Config(tmp_path, problem="Is a directory")
+
+
+def test_an_unreadable_configuration_keeps_its_secrets(tmp_path: Path) -> None:
+    b = store_with_log(tmp_path / "store")
+    b.config("general:\n  meta_uri: mysql://root:s3cret@db:3306/milvus\n bad: [s3cret\n")
+    (found, _) = open_store(b.write()).findings
+    assert (found.code, "not YAML, line 3" in found.message, "s3cret" in found.message) == ("config-unreadable", True, False)
 
 
 def test_a_password_is_not_shown(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ class _Share(click.ParamType[float]):
 def command(path: str, against: str | None, sample: float, as_json: bool, quiet: bool, verbose: int, **o: Any) -> int:
     """Read everything, believe nothing.
 
-    For a STORE: lengths, ids against bloom filters, vectors against index files, catalog against disk, the log's records. For an
-    EXPORT (a folder with manifest.json): checksums and counts, and with --against every row.
+    For a STORE: lengths, ids against bloom filters, vectors against index files, catalog against disk, the log's records.
+    For an EXPORT (a folder with manifest.json): checksums and counts, and with --against every row.
     """
     from ..errors import UsageError
     from ..report import count, finding_lines

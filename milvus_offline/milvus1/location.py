@@ -32,6 +32,8 @@ class Config:
     wal_enabled: bool | None = None
     s3_bucket: str | None = None
     """Where 1.1 kept segment files when it was told to; '' where that bucket has no name (§1.4)."""
+    problem: str | None = None
+    """Why nothing could be read of a file that is there."""
 
     @property
     def mysql_uri(self) -> str | None:
@@ -75,6 +77,9 @@ def locate(
         _first_file(root / CONFIG, root / "conf" / CONFIG, root.parent / CONFIG, root.parent / "conf" / CONFIG)
     )
     notes: list[Finding] = []
+    if config.problem is not None:
+        text = f"cannot be read ({config.problem}): what it says of the catalog, the log and secondary roots is not known"
+        notes.append(Finding(Severity.INFO, "config-unreadable", str(config.path), text))
     if config.s3_bucket is not None:
         notes.append(_in_s3(config, db))
     roots = [db]
@@ -161,22 +166,27 @@ def _first_file(*paths: Path) -> Path | None:
 
 
 def read_config(path: Path | None) -> Config:
-    """Reads a `server_config.yaml` of 0.5-1.1.1; an unreadable one counts as absent."""
+    """Reads a `server_config.yaml` of 0.5-1.1.1; of an unreadable one only its `problem` is known."""
     if path is None:
         return Config()
     import yaml
 
     try:
         if path.stat().st_size > _MAX_CONFIG:
-            return Config()
+            return Config(path, problem="too large for a configuration")
         document = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date or a number that is none
-        return Config()
+    except OSError as e:
+        return Config(path, problem=e.strerror or str(e))
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # ValueError: a date or a number that is none
+        mark = getattr(e, "problem_mark", None)  # the error's own text may show a password
+        return Config(path, problem="not YAML" + (f", line {mark.line + 1}" if mark else ""))
+    if not isinstance(document, dict):
+        return Config(path, problem="no sections in it")
 
     def get(*keys: str) -> Any:
         for key in keys:
             section, _, name = key.partition("/")
-            part = document.get(section) if isinstance(document, dict) else None
+            part = document.get(section)
             if isinstance(part, dict) and part.get(name) is not None:
                 return part[name]
         return None
