@@ -6,12 +6,14 @@ import struct
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from builder import StoreBuilder, bag, codes, content, join, pieces_bag, rows
 
-from milvus_offline.milvus1 import logtable
+from milvus_offline.milvus1 import deletes, logtable
 from milvus_offline.milvus1.layout import WAL_HEADER, FileType
 from milvus_offline.milvus1.salvage import collect, survey
 from milvus_offline.milvus1.store import Store, open_store
@@ -433,6 +435,26 @@ def test_delete_without_tag_reaches_all_partitions(b: StoreBuilder) -> None:
     store = opened(b)
     assert content(store) == {ROOT: bag(rows(2)), ("c", "p"): bag(rows(3, 4))}
     assert codes(store) == ["wal-deletes", "wal-deletes", "wal-rows"]
+
+
+def test_deletes_are_read_once_for_all_partitions(b: StoreBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {ROOT: NOTHING}
+    for n in range(20):
+        b.segment(b.partition("c", f"p{n}")["table_id"], rows(range(40)))
+        b.wal.insert("c", rows(range(40), salt=n + 1), f"p{n}")
+        expected["c", f"p{n}"] = bag(rows(range(30, 40)), rows(range(30, 40), salt=n + 1))
+    for n in range(30):
+        b.wal.delete("c", [n])
+    read: list[int] = []
+    original = deletes.fileio.read_into
+
+    def counted(fd: int, buffer: memoryview, *rest: Any) -> None:
+        read.append(len(buffer))
+        original(fd, buffer, *rest)
+
+    monkeypatch.setattr(deletes, "fileio", SimpleNamespace(open_read=deletes.fileio.open_read, read_into=counted))
+    assert content(opened(b)) == expected
+    assert read == [8] * 30
 
 
 def test_delete_with_tag_reaches_one(b: StoreBuilder) -> None:

@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from ..model import Schema
+from .deletes import Deletes, Ids, Lsns
 from .layout import ID, MEMORY_SEGMENT_BYTES
 from .segment import Segment
-from .wal import Log, LogRows, Record, SpanBuilder, read_ids
+from .wal import Log, LogRows, Record, SpanBuilder
 
-Ids = npt.NDArray[np.int64]
 IDS_CHUNK = 1 << 17
 """Ids looked at in one go."""
-
-
-Delete = tuple[int, int, int, int]
-"""LSN, log file, where the ids begin in it, how many."""
-
-
-class Deletes:
-    """Delete records of a table in order, 32 bytes each."""
-
-    def __init__(self) -> None:
-        self._data = array("Q")
-
-    def add(self, record: Record) -> None:
-        self.append((record.lsn, record.file, record.ids_at, record.rows))
-
-    def append(self, delete: Delete) -> None:
-        self._data.extend(delete)
-
-    def __len__(self) -> int:
-        return len(self._data) // 4
-
-    def __iter__(self) -> Iterator[Delete]:
-        values = iter(self._data)
-        return zip(values, values, values, values, strict=True)
 
 
 @dataclass
@@ -60,6 +36,7 @@ class LoggedTable:
     insert_lsns: array[int] = field(default_factory=lambda: array("Q"))
     insert_ends: array[int] = field(default_factory=lambda: array("Q"))
     deletes: Deletes = field(default_factory=Deletes)
+    """Those that a restarted server applies."""
     memory_deletes: Deletes = field(default_factory=Deletes)
     """Those behind the table's own flush_lsn: the running server applied them to memory, whatever its recovery will do."""
     root_flushed: int = 0
@@ -104,35 +81,14 @@ class LoggedTable:
         k = int(np.searchsorted(np.array(self.insert_lsns, np.uint64), np.uint64(lsn), "right"))
         return self.insert_ends[k - 1] if k else 0
 
-    def ids_of(self, deletes: Deletes, behind: int = 0) -> Ids:
-        """The ids in delete records behind an LSN, sorted, each once."""
-        parts = [self._ids(file, at, count) for lsn, file, at, count in deletes if lsn > behind]
-        return np.unique(np.concatenate(parts)) if parts else np.empty(0, ID)
-
-    def last_deletes(self, lists: Iterable[Iterable[Delete]]) -> tuple[Ids, npt.NDArray[np.uint64]]:
-        """All deleted ids, sorted, each with the LSN of the last record that deletes it."""
-        ids, lsns = [np.empty(0, ID)], [np.empty(0, np.uint64)]
-        for lsn, file, at, count in (d for deletes in lists for d in deletes):
-            ids.append(self._ids(file, at, count))
-            lsns.append(np.full(count, lsn, np.uint64))
-        every, when = np.concatenate(ids), np.concatenate(lsns)
-        order = np.lexsort((when, every))
-        every, when = every[order], when[order]
-        is_last = np.append(every[1:] != every[:-1], True)[: len(every)]
-        return every[is_last], when[is_last]
-
     def segment_deletes(self) -> Deletes:
         """The deletes that take rows out of segments."""
-        kept = Deletes()
-        for delete in self.deletes:
-            if delete[0] > min(self.root_flushed, self.flush_lsn):
-                kept.append(delete)
-        return kept
+        return self.deletes.behind(min(self.root_flushed, self.flush_lsn))
 
-    def deleted_since(self, lists: Iterable[Iterable[Delete]]) -> npt.NDArray[np.bool_]:
+    def deleted_since(self, deletes: Deletes) -> npt.NDArray[np.bool_]:
         """Which of `old_log_rows()` a delete behind their own record names."""
         gone = np.zeros(self.old_rows, np.bool_)
-        deleted, last = self.last_deletes(lists)
+        deleted, last = deletes.last()
         if not len(deleted):
             return gone
         lsns, ends = np.array(self.old_lsns, np.uint64), np.array(self.old_ends, np.int64)
@@ -144,25 +100,40 @@ class LoggedTable:
             number += len(ids)
         return gone
 
-    def _ids(self, file: int, at: int, count: int) -> Ids:
-        return read_ids(next(f for f in self.log.files if f.number == file), at, count)
-
     def dead_in_memory(self, behind: int) -> Ids:
-        """Row numbers (over all inserts of the table) that deletes remove from memory: a delete of one id takes the first
-        such row of each segment in memory, one of several ids takes all."""
-        return np.sort(np.array([row for row, _ in self.removals(self.deletes, behind)], np.int64))
+        """Row numbers (over all inserts of the table) that deletes remove from memory, sorted."""
+        return np.sort(self.removals(self.deletes, behind)[0])
 
-    def removals(self, deletes: Deletes, behind: int) -> list[tuple[int, int]]:
-        """(row number, LSN of the delete) of the rows removed from memory by those of `deletes` behind `behind`."""
-        deleted = self.ids_of(deletes, behind)
-        if not len(deleted) or not self.inserted:
-            return []
+    def removals(self, deletes: Deletes, behind: int) -> tuple[Ids, Lsns]:
+        """The rows that `deletes` behind `behind` remove from memory, each with the LSN of the delete, in the order of these.
+
+        A delete of one id takes the first such row of each segment in memory, one of several ids takes all.
+        """
+        rows, lsns = array("q"), array("Q")
+        deletes = deletes.behind(behind)
+        waiting = self._waiting(deletes, behind) if self.inserted and len(deletes.ids) else []
+        alive: dict[int, dict[int, deque[int]]] = {}
+        named = np.unique(np.array([w[1] for w in waiting], ID))
+        for lsn, deleted, count in deletes.naming(named) if waiting else ():
+            while waiting and waiting[-1][0] < lsn:
+                _, row_id, row, segment = waiting.pop()
+                alive.setdefault(row_id, {}).setdefault(segment, deque()).append(row)
+            there = alive.pop(deleted, {})
+            gone = [r for queue in there.values() for r in (queue if count > 1 else (queue.popleft(),))]
+            rows.extend(gone)
+            lsns.extend([lsn] * len(gone))
+            if count == 1 and (left := {segment: queue for segment, queue in there.items() if queue}):
+                alive[deleted] = left
+        return np.array(rows, np.int64), np.array(lsns, np.uint64)
+
+    def _waiting(self, deletes: Deletes, behind: int) -> list[tuple[int, int, int, int]]:
+        """(LSN, id, row number, segment in memory) of inserted rows with a deleted id, the last first."""
+        deleted = deletes.ids
         found_rows, found_ids = [], []
         ends = np.array(self.insert_ends, np.int64)
-        log_rows = self.log_rows()
         number = 0
         first = self.rows_before(behind)
-        for ids in log_rows.ids_only(IDS_CHUNK):
+        for ids in self.log_rows().ids_only(IDS_CHUNK):
             at = np.searchsorted(deleted, ids)
             hits = np.flatnonzero(deleted[np.minimum(at, len(deleted) - 1)] == ids)
             hits = hits[hits + number >= first]
@@ -173,37 +144,10 @@ class LoggedTable:
         if not len(rows):
             return []
         lsns = np.array(self.insert_lsns, np.uint64)[np.searchsorted(ends, rows, "right")]
-        bounds = self._memory_segments(first)
-        memory = np.searchsorted(bounds, rows, "right")
+        memory = np.searchsorted(self._memory_segments(first), rows, "right")
         waiting = list(zip(lsns.tolist(), ids.tolist(), rows.tolist(), memory.tolist(), strict=True))
         waiting.reverse()
-        alive: dict[int, list[tuple[int, int]]] = {}
-        removed: list[tuple[int, int]] = []
-        for lsn, file, at_, count in deletes:
-            if lsn <= behind:
-                continue
-            while waiting and waiting[-1][0] < lsn:
-                _, row_id, row, segment = waiting.pop()
-                alive.setdefault(row_id, []).append((segment, row))
-            if not alive:
-                continue
-            for row_id in self._ids(file, at_, count).tolist():
-                there = alive.get(row_id)
-                if not there:
-                    continue
-                if count > 1:
-                    removed += [(row, lsn) for _, row in there]
-                    del alive[row_id]
-                else:
-                    kept, seen = [], set()
-                    for segment, row in there:
-                        if segment in seen:
-                            kept.append((segment, row))
-                        else:
-                            seen.add(segment)
-                            removed.append((row, lsn))
-                    alive[row_id] = kept
-        return removed
+        return waiting
 
     def _memory_segments(self, first: int) -> npt.NDArray[np.int64]:
         """Row numbers at which the server begins another segment in memory (§5.7), counted from row `first` on."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..model import DEFAULT_PARTITION, Finding, Schema, Severity
 from .catalog import Catalog, version_key
+from .deletes import EVER, DeleteRecords, Deletes
 from .layout import ID, FileType
 from .live import LiveCollection, Selection
 from .logtable import IDS_CHUNK, LoggedTable, delete_from
@@ -93,6 +94,9 @@ class Replayer:
         self._tables: dict[str, LoggedTable] = {}
         self._by_key: dict[tuple[str, str], LoggedTable] = {}
         self._members: dict[str, list[LoggedTable]] = defaultdict(list)
+        """By collection, the default partition first."""
+        self._untagged: dict[str, DeleteRecords] = defaultdict(lambda: DeleteRecords(log))
+        self._tagged: dict[str, DeleteRecords] = defaultdict(lambda: DeleteRecords(log))
         in_memory = {row.table_id for row in catalog.files if row.file_type == FileType.NEW}
         for collection in selection.collections:
             self._add_collection(collection, in_memory)
@@ -234,6 +238,7 @@ class Replayer:
     def _read(self) -> None:
         start, end = self.result.start, self.result.end
         by_root = self._filters_by_root()
+        self._share_deletes(start, by_root)
         walk = Walk(self.log, self.result.findings)
         first = min((f.number for f in self.log.files), default=0) << 32
         old = Walk(self.log, [])
@@ -244,6 +249,23 @@ class Replayer:
         if end is not None:
             for record in Walk(self.log, []).records(end):
                 self._unacknowledged(record)
+
+    def _delete(self, record: Record, table: LoggedTable, tag: str) -> None:
+        (self._untagged[table.collection] if tag == "" else self._tagged[table.table_id]).add(record)
+
+    def _share_deletes(self, start: int, by_root: bool) -> None:
+        """Tells each table which deletes count: without a tag they reach all partitions, but only the collection's flush_lsn
+        ends them (§5.7). One that knows only that would delete once more what a partition had flushed: not so here."""
+        for members in self._members.values():
+            root = members[0]
+            for table in members:
+                lists = self._untagged[table.collection], self._tagged[table.table_id]
+                flushed = max(root.flush_lsn, table.flush_lsn)
+                limits = (flushed, flushed) if by_root else (root.flush_lsn, table.flush_lsn)
+                ends = [max(start, limit) for limit in limits]
+                table.deletes = Deletes(tuple((d, end, EVER) for d, end in zip(lists, ends, strict=True)))
+                table.old_deletes = Deletes(tuple((d, 0, end) for d, end in zip(lists, ends, strict=True)))
+                table.memory_deletes = Deletes(tuple((d, max(start, table.flush_lsn), EVER) for d in lists))
 
     def _filters_by_root(self) -> bool:
         """Whether the server is one of 0.7.0-0.9.0, which knows no flush_lsn per partition (§5.6)."""
@@ -269,8 +291,7 @@ class Replayer:
         if table is None:
             return
         if record.kind is Kind.DELETE:
-            for member in self._members[collection] if tag == "" else [table]:
-                member.old_deletes.add(record)
+            self._delete(record, table, tag)
         elif schema_fits(record, table.schema):
             if tag != "" and (collection, tag) not in self._by_key:
                 self._unseen(record, table)
@@ -292,11 +313,7 @@ class Replayer:
         root = self._by_key[(collection, "")]
         flushed = root.flush_lsn if by_root else table.flush_lsn
         if record.kind is Kind.DELETE:
-            for member in self._members[collection] if tag == "" else [table]:
-                applied = max(flushed, member.flush_lsn) if by_root else flushed
-                (member.deletes if record.lsn > applied else member.old_deletes).add(record)
-                if record.lsn > member.flush_lsn:
-                    member.memory_deletes.add(record)
+            self._delete(record, table, tag)
         elif not schema_fits(record, table.schema):
             if record.lsn > flushed:
                 self._mismatched[f"{collection}/{tag}"] += record.rows
@@ -371,8 +388,8 @@ class Replayer:
             self.result.rows[table.table_id].append(rows)
         if len(table.deletes) and segments:
             deletes = table.segment_deletes()
-            everything = table.ids_of(deletes)
-            recent = table.ids_of(deletes, flushed) if flushed else everything
+            everything = deletes.ids
+            recent = deletes.behind(flushed).ids if flushed else everything
             self.result.segments[table.table_id] = [delete_from(s, recent if s.id in newest else everything) for s in segments]
 
     def _may_be_partly_flushed(self, table: LoggedTable) -> bool:
@@ -392,22 +409,16 @@ class Replayer:
         Deletes take rows out of segments unless the log inserts their id again later.
         """
         log_rows = table.log_rows()
-        removed = table.removals(table.deletes, 0)
-        dead = np.array([row for row, _ in removed], np.int64)
+        dead = removed = table.dead_in_memory(0)
         if table.inserted and segments:
             stored = np.concatenate([stored_hashes(s) for s in segments])
             dead = np.union1d(dead, np.flatnonzero(np.isin(hashes_of(log_rows.batches()), stored)))
         rows = replace(log_rows, dead=np.sort(dead))
         if rows.rows:
             self.result.rows[table.table_id].append(rows)
-        deleted = table.ids_of(table.deletes)
+        deleted = table.deletes.ids
         if len(deleted) and segments:
-            gone = {row for row, _ in removed}
-            kept, number = [], 0
-            for ids in log_rows.ids_only(IDS_CHUNK):
-                kept.append(ids[[number + i not in gone for i in range(len(ids))]] if gone else ids)
-                number += len(ids)
-            again = np.concatenate(kept) if kept else np.empty(0, ID)
+            again = np.delete(np.concatenate([np.empty(0, ID), *log_rows.ids_only(IDS_CHUNK)]), removed)
             self.result.segments[table.table_id] = [delete_from(s, np.setdiff1d(deleted, again)) for s in segments]
 
     def _is_stale(self, table: LoggedTable, segments: Sequence[Segment], flushed: int) -> bool:
@@ -448,7 +459,7 @@ class Replayer:
         rows = table.old_log_rows("wal-flushed")
         hashes = hashes_of(rows.batches())
         dead = matched(hashes, np.concatenate([np.empty(0, np.uint64), *(stored_hashes(s) for s in segments)]))
-        dead |= table.deleted_since((table.old_deletes, table.deletes))
+        dead |= table.deleted_since(table.old_deletes + table.deletes)
         found = replace(rows, dead=np.flatnonzero(dead))
         if found.rows:
             self.result.rows[table.table_id].append(found)
@@ -463,7 +474,7 @@ class Replayer:
                 continue
             if table.table_id in self.damaged:
                 continue  # these rows were recovered
-            held = np.unique(np.concatenate([*(s.ids for s in segments), table.ids_of(table.old_deletes)]))
+            held = np.unique(np.concatenate([*(s.ids for s in segments), table.old_deletes.ids]))
             log_rows = table.old_log_rows()
             known, number = [], 0
             for ids in log_rows.ids_only(IDS_CHUNK):

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..model import Finding, Severity
+from .deletes import Deletes, Ids
 from .layout import ID
-from .logtable import IDS_CHUNK, Deletes, Ids, LoggedTable
+from .logtable import IDS_CHUNK, LoggedTable
 from .rows import Hashes, contains, hashes_of, matched, row_hashes
 from .segment import Segment
 from .wal import LogRows
@@ -70,20 +71,19 @@ def _moments(
         total += segment.stored
         stored_behind.setdefault(total, k)
     ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
-    moments = np.union1d(lsns, np.array([d[0] for d in deletes], np.uint64))
+    moments = np.union1d(lsns, deletes.lsns)
     inserted = np.concatenate([[0], ends])[np.searchsorted(lsns, moments, "right")]
-    removals = sorted(table.removals(deletes, 0), key=lambda r: r[1])
-    removed_lsns = np.array([lsn for _, lsn in removals], np.uint64)
+    removed, removed_lsns = table.removals(deletes, 0)
     left = inserted - np.searchsorted(removed_lsns, moments, "right")
     matches = [i for i in range(len(moments)) if left[i] > 0 and int(left[i]) in stored_behind]
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
-    removed_sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes[[row for row, _ in removals]], dtype=np.uint64)])
+    removed_sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes[removed], dtype=np.uint64)])
     for i in reversed(matches):
         newest = list(order[len(order) - stored_behind[int(left[i])] :])
         gone = int(np.searchsorted(removed_lsns, moments[i], "right"))
         memory = (int(sums[inserted[i]]) - int(removed_sums[gone])) % _SUMS
         if memory == sum(int(hashes_by_id[s.id].sum(dtype=np.uint64)) for s in newest) % _SUMS:
-            yield int(moments[i]), np.delete(hashes[: inserted[i]], [row for row, _ in removals[:gone]]), newest
+            yield int(moments[i]), np.delete(hashes[: inserted[i]], removed[:gone]), newest
 
 
 def partly_flushed(table: LoggedTable, segments: Sequence[Segment], findings: list[Finding]) -> tuple[int, set[str], Ids]:
@@ -121,7 +121,7 @@ def _accounted_before(table: LoggedTable, others: Sequence[Segment], memory: Has
     are in no other segment, and nothing has deleted them since."""
     if table.in_memory:  # a sign of rows not flushed, and the benefit of doubt is theirs
         return not _stored_in(others, _equal_before(table, memory), stored_hashes)
-    kept = ~table.deleted_since((table.old_deletes, (d for d in table.deletes if d[0] <= lsn)))
+    kept = ~table.deleted_since(table.old_deletes + table.deletes.until(lsn))
     return not _stored_in(others, _equal_before(table, memory, kept), lambda s: hashes_of(s.batches()))
 
 
