@@ -11,12 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import DamageError, StoreError
 from ..model import DEFAULT_PARTITION, Finding, Schema, Severity
 from .catalog import Catalog, FileRow, Generation, TableRow
 from .folder import Folder, list_folder, open_segment
 from .layout import TABLES, FileType
-from .rows import Hashes, contains, hashes_of
+from .rows import Hashes, among, contains, hashes_of
 from .segment import Segment, read_header
 
 _RAW_TYPES = frozenset({FileType.RAW, FileType.TO_INDEX, FileType.BACKUP})
@@ -349,11 +351,11 @@ def drop_contained(table: TableRow, segments: list[Segment], findings: list[Find
     if len(segments) < 2:
         return segments
     order = sorted(segments, key=lambda s: (len(s.id), s.id))
-    stored = [hashes_of(replace(s, deleted_path=None, deleted=0).batches()) for s in order]
+    stored = [np.sort(hashes_of(replace(s, deleted_path=None, deleted=0).batches())) for s in order]
     live = [hashes_of(s.batches()) for s in order]
     kept = []
     for i, segment in enumerate(order):
-        newer = next((k for k in range(i + 1, len(order)) if len(live[i]) and contains(stored[k], live[i])), None)
+        newer = next((k for k in range(i + 1, len(order)) if len(live[i]) and _holds(stored[k], live[i])), None)
         if newer is None:
             kept.append(segment)
             continue
@@ -369,10 +371,13 @@ def drop_contained(table: TableRow, segments: list[Segment], findings: list[Find
     return kept
 
 
+def _holds(ordered: Hashes, part: Hashes) -> bool:
+    """Whether `ordered` holds all of `part`, which has one row at least."""
+    return bool(among(part[:1], ordered)[0]) and contains(ordered, part, is_sorted=True)
+
+
 def all_in(part: Hashes, wholes: Iterable[Hashes]) -> bool:
     """Whether `part` is contained in the union of `wholes`, as multisets."""
-    import numpy as np
-
     parts = list(wholes)
     return bool(parts) and contains(np.concatenate(parts), part)
 

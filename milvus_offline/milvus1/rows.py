@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,10 +50,18 @@ def hashes_of(batches: Iterable[Batch]) -> Hashes:
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
-def contains(whole: Hashes, part: Hashes) -> bool:
-    """Whether `whole`, as a multiset, holds all of `part`."""
+def contains(whole: Hashes, part: Hashes, *, is_sorted: bool = False) -> bool:
+    """Whether `whole`, as a multiset, holds all of `part`; `is_sorted`, when `whole` is."""
     values, counts = np.unique(part, return_counts=True)
-    return bool((_count_in(whole, values) >= counts).all())
+    return bool((_count_in(whole if is_sorted else np.sort(whole), values) >= counts).all())
+
+
+def among(values: npt.NDArray[Any], ordered: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which of `values` are in `ordered`, which is sorted: np.isin would sort it each time."""
+    if not len(ordered):
+        return np.zeros(len(values), np.bool_)
+    found: npt.NDArray[np.bool_] = ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
+    return found
 
 
 def matched(part: Hashes, whole: Hashes) -> npt.NDArray[np.bool_]:
@@ -61,10 +70,9 @@ def matched(part: Hashes, whole: Hashes) -> npt.NDArray[np.bool_]:
     ordered = part[order]
     rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered, "left")
     result = np.zeros(len(part), np.bool_)
-    result[order] = rank < _count_in(whole, ordered)
+    result[order] = rank < _count_in(np.sort(whole), ordered)
     return result
 
 
-def _count_in(whole: Hashes, values: Hashes) -> npt.NDArray[np.int64]:
-    ordered = np.sort(whole)
+def _count_in(ordered: Hashes, values: Hashes) -> npt.NDArray[np.int64]:
     return np.searchsorted(ordered, values, "right") - np.searchsorted(ordered, values, "left")

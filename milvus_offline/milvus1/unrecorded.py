@@ -12,7 +12,7 @@ from ..model import Finding, Severity
 from .deletes import Deletes, Ids
 from .layout import ID
 from .logtable import IDS_CHUNK, LoggedTable
-from .rows import Hashes, contains, hashes_of, matched, row_hashes
+from .rows import Hashes, among, contains, hashes_of, matched, row_hashes
 from .segment import Segment
 from .wal import LogRows
 
@@ -35,7 +35,8 @@ def already_flushed(table: LoggedTable, segments: Sequence[Segment], findings: l
     if not order:
         return 0, set()
     hashes = hashes_of(log_rows.batches())
-    hashes_by_id = {s.id: h for s in order if contains(hashes, h := stored_hashes(s))}
+    ordered = np.sort(hashes)
+    hashes_by_id = {s.id: h for s in order if contains(ordered, h := stored_hashes(s), is_sorted=True)}
     order = [s for s in order if s.id in hashes_by_id]
     variants = [table.memory_deletes]
     if len(table.deletes) != len(table.memory_deletes):
@@ -95,7 +96,8 @@ def partly_flushed(table: LoggedTable, segments: Sequence[Segment], findings: li
     if not order:
         return 0, set(), np.empty(0, ID)
     hashes = hashes_of(log_rows.batches())
-    held = {s.id: h for s in order if np.isin(h := stored_hashes(s), hashes).mean() >= 0.5}
+    ordered = np.sort(hashes)
+    held = {s.id: h for s in order if among(h := stored_hashes(s), ordered).mean() >= 0.5}
     if not held:
         return 0, set(), np.empty(0, ID)
     rows = np.flatnonzero(matched(hashes, np.concatenate(list(held.values()))))
@@ -147,7 +149,7 @@ def _with_ids_of(log_rows: LogRows, segments: Iterable[Segment], share: float = 
     if not order:
         return []
     logged = np.unique(np.concatenate(list(log_rows.ids_only(IDS_CHUNK))))
-    return [s for s in order if np.isin(s.ids[:: -(-s.stored // _SAMPLE)], logged).mean() >= share]
+    return [s for s in order if among(s.ids[:: -(-s.stored // _SAMPLE)], logged).mean() >= share]
 
 
 def stored_hashes(segment: Segment) -> Hashes:
