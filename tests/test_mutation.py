@@ -58,6 +58,10 @@ FOUND = {
     "unrecorded flush, ids damaged": "crash_dup:segment-zeroed:102494",
     "unrecorded flush, a vector damaged": "crash_dup:segment-bits:7",
     "unrecorded flush, vectors cut": "crash_dup:segment-cut:13",
+    # More than half of the vectors: rows of the log came beside those of the segment.
+    "unrecorded flush, vectors zeroed": "crash_dup:segment-zeroed:3000044",
+    # A version of 5000 digits: a traceback.
+    "catalog, a long version": "flat_basic:catalog-values:3005848",
     # A damaged name in the schema: SQLite's own message was not UTF-8, a traceback.
     "catalog's schema": "deletes_cleaned:dump-spoiled:103553",
     # A binary collection of four dimensions: rows of no bytes, a division by zero.

@@ -152,7 +152,7 @@ def _finite(text: str) -> float | str:
 
 def version_key(version: str) -> tuple[int, ...]:
     """`0.10.4` -> (0, 10, 4), for comparison."""
-    return tuple(int(n) for n in re.findall(r"\d+", version))
+    return tuple(int(n[:9]) for n in re.findall(r"\d+", version))  # a damaged one may have thousands of digits
 
 
 Row = TypeVar("Row", TableRow, FileRow, FieldRow)

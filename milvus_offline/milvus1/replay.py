@@ -381,7 +381,8 @@ class Replayer:
         dead = table.dead_in_memory(flushed)
         first = table.rows_before(flushed)
         if may_be_flushed and not flushed and self._may_be_partly_flushed(table):
-            flushed, newest, stored = partly_flushed(table, segments, self.result.findings)
+            share = 0.1 if self._knows_all_of(table) else 0.5  # where else should rows of a table come from?
+            flushed, newest, stored = partly_flushed(table, segments, self.result.findings, share=share)
             dead = np.union1d(dead, stored)
         rows = table.log_rows(dead, first)
         if rows.rows:

@@ -87,17 +87,19 @@ def _moments(
             yield int(moments[i]), np.delete(hashes[: inserted[i]], removed[:gone]), newest
 
 
-def partly_flushed(table: LoggedTable, segments: Sequence[Segment], findings: list[Finding]) -> tuple[int, set[str], Ids]:
-    """The same where the log or a segment is damaged, so that they no longer match as a whole: at least half of a
-    segment's rows are in the log, and no earlier record explains them. Also gives the rows of the log that stand in such
+def partly_flushed(
+    table: LoggedTable, segments: Sequence[Segment], findings: list[Finding], *, share: float
+) -> tuple[int, set[str], Ids]:
+    """The same where the log or a segment is damaged, so that they no longer match as a whole: at least this share of a
+    segment's rows is in the log, and no earlier record explains them. Also gives the rows of the log that stand in such
     segments, one for one."""
     log_rows = table.log_rows()
-    order = _with_ids_of(log_rows, segments, share=0.5)
+    order = _with_ids_of(log_rows, segments, share)
     if not order:
         return 0, set(), np.empty(0, ID)
     hashes = hashes_of(log_rows.batches())
     ordered = np.sort(hashes)
-    held = {s.id: h for s in order if among(h := stored_hashes(s), ordered).mean() >= 0.5}
+    held = {s.id: h for s in order if among(h := stored_hashes(s), ordered).mean() >= share}
     if not held:
         return 0, set(), np.empty(0, ID)
     rows = np.flatnonzero(matched(hashes, np.concatenate(list(held.values()))))
