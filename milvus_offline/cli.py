@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     What is imported lives until the end: looking through it for garbage, also at the end, would take a fifth of the start.
     """
     gc.set_threshold(100_000)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would spin beside the first second of the copy
     _open_standard_streams()
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a service manager: as by Ctrl-C
@@ -122,6 +123,8 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _can_resume(words: list[str]) -> bool:
+    if "--no-sync" in words:
+        return False
     name = next((w for w in words if not w.startswith("-")), "")
     command = cli.get_command(click.Context(cli), name)
     return command is not None and any(p.name == "resume" for p in command.params)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
+from . import fileio
+from .errors import UsageError
 from .model import Finding, Source
 from .targets import ExportTarget
 from .transfer import Clock, Progress, execute
@@ -36,19 +39,32 @@ class ExportReport:
 
 
 def run_export(
-    source: Source, target: ExportTarget, *, jobs: int = 1, resume: bool = False, progress: Progress | None = None
+    source: Source,
+    target: ExportTarget,
+    *,
+    jobs: int = 1,
+    resume: bool = False,
+    sync: bool = True,
+    progress: Progress | None = None,
 ) -> ExportReport:
-    """Writes all of `source`; raises what the source and the target raise. What is finished is kept for `resume`."""
+    """Writes all of `source`; raises what the source and the target raise. What is finished is kept for `resume`.
+
+    Without `sync` nothing waits for the disk, in this process, and nothing can be resumed: a power failure may take back what
+    was finished.
+    """
+    if resume and not sync:
+        raise UsageError("--no-sync and --resume contradict each other: what was not synced cannot be trusted to be there")
     clock = Clock()
-    try:
-        tasks = target.prepare(source, resume=resume)
-        results = execute(
-            tasks, jobs=jobs, processes=target.processes, ledger=target.ledger, settle=target.settle, progress=progress
-        )
-        notes = target.finish(results)
-    finally:
-        if target.ledger is not None:
-            target.ledger.close()
+    with contextlib.nullcontext() if sync else fileio.unsynced():
+        try:
+            tasks = target.prepare(source, resume=resume)
+            results = execute(
+                tasks, jobs=jobs, processes=target.processes, ledger=target.ledger, settle=target.settle, progress=progress
+            )
+            notes = target.finish(results)
+        finally:
+            if target.ledger is not None:
+                target.ledger.close()
     return ExportReport(
         rows=sum(c.rows for c in source.collections),
         bytes=sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections),

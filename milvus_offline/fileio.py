@@ -85,7 +85,7 @@ WRITEBACK_BYTES = 4 << 20
 
 def begin_writeback(fd: int, offset: int, length: int) -> None:
     """Lets the system write a finished range to disk while the next one is copied, so that the sync at the end waits less."""
-    if hasattr(os, "posix_fadvise"):
+    if _syncing and hasattr(os, "posix_fadvise"):
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
@@ -97,9 +97,34 @@ def sizes(paths: Iterable[str | os.PathLike[str]]) -> list[int] | None:
         return None
 
 
+_syncing = True
+
+
+@contextlib.contextmanager
+def unsynced() -> Iterator[None]:
+    """Within it nothing in this process waits for the disk: what is written survives the process, not the machine."""
+    global _syncing
+    before, _syncing = _syncing, False
+    try:
+        yield
+    finally:
+        _syncing = before
+
+
+def is_syncing() -> bool:
+    """False within `unsynced`."""
+    return _syncing
+
+
+def sync(fd: int) -> None:
+    """Makes what was written to a file durable."""
+    if _syncing:
+        os.fsync(fd)
+
+
 def sync_folder(path: str | os.PathLike[str]) -> None:
     """Makes renames in a folder durable, where the platform has a way to."""
-    if os.name == "nt":
+    if os.name == "nt" or not _syncing:
         return
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -112,10 +137,10 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
 
 
 def sync_file(path: str | os.PathLike[str]) -> None:
-    """Makes what was written to a file durable."""
+    """The same of a closed file."""
     fd = os.open(path, os.O_RDWR | _BINARY)
     try:
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
 
@@ -159,7 +184,8 @@ def explained(what: str, path: object) -> Iterator[None]:
         yield
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "the disk is full: free some space, then run the same command with --resume"
+            again = "--resume" if _syncing else "--overwrite"
+            hint = f"the disk is full: free some space, then run the same command with {again}"
         elif e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "no permission to write there: choose another place or fix the permissions"
         else:

@@ -88,7 +88,7 @@ class Ledger:
         lines = (json.dumps({"id": task_id, "result": result}) + "\n" for task_id, result in results.items())
         self._file.write("".join(lines).encode())
         self._file.flush()
-        os.fsync(self._file.fileno())
+        fileio.sync(self._file.fileno())
         self.done.update(results)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ piece gives batches. Pieces are picklable, so that the same list can be worked o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
@@ -17,10 +18,24 @@ import numpy.typing as npt
 DEFAULT_PARTITION = "_default"
 """Name of the partition that every collection has (FORMAT §1.2)."""
 
-BATCH_BYTES = 1 << 20
-"""Default size of a batch: small enough for the cache, which makes a reused buffer as fast as `cp`."""
+BATCH_BYTES = 2 << 20
+"""Default size of a batch: a reused buffer that fits the caches is as fast as `cp`."""
 
 Array = npt.NDArray[Any]
+
+_ALIGNMENT = 64
+
+
+def buffer(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """A new, uninitialised array that files are read into: it begins at a multiple of 64 bytes.
+
+    Where numpy puts large arrays, 16 bytes behind a page, the system copies what lies 8 bytes behind one several times slower.
+    """
+    kind = np.dtype(dtype)
+    nbytes = math.prod(shape) * kind.itemsize
+    octets = np.empty(nbytes + _ALIGNMENT, np.uint8)
+    at = -octets.ctypes.data % _ALIGNMENT
+    return octets[at : at + nbytes].view(kind).reshape(shape)
 
 
 class VectorType(str, Enum):

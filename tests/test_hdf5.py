@@ -15,8 +15,8 @@ from command import call, exported, files, fingerprint, manifest
 from real import STORES, copy_store, truth
 
 from milvus_offline.milvus1.layout import FieldType
-from milvus_offline.model import Batch
-from milvus_offline.targets import hdf5file
+from milvus_offline.model import Batch, buffer
+from milvus_offline.targets import hdf5, hdf5file
 from milvus_offline.targets.slices import Slice, cut
 
 SPECIAL = np.array(
@@ -228,3 +228,28 @@ def test_the_same_rows_give_the_same_bytes(store: Path, tmp_path: Path) -> None:
     time.sleep(1.1)  # HDF5 would note the second
     call("export", store, tmp_path / "b", "-q")
     assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+@pytest.mark.parametrize("sizes", [[1, 1, 1], [5, (1 << 18) - 5, 7], [1 << 18, 3, 1 << 19, 2], [3, 1 << 19], []])
+def test_gathered_writes(sizes: list[int], tmp_path: Path) -> None:
+    content = np.random.default_rng(1).bytes(sum(sizes))
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    fd = os.open(path, os.O_WRONLY)
+    writer, at = hdf5._Writer(fd, 6), 0
+    for size in sizes:
+        piece = bytearray(content[at : at + size])
+        writer.add(memoryview(piece))
+        piece[:] = bytes(size)  # what was given is used again
+        at += size
+    writer.flush()
+    os.close(fd)
+    assert path.read_bytes() == b"before" + content
+
+
+@pytest.mark.parametrize("shape", [(0, 7), (1, 1), (3, 5), (4096, 128)])
+@pytest.mark.parametrize("dtype", ["<f4", "u1", "<i8"])
+def test_buffers_are_aligned(shape: tuple[int, ...], dtype: str) -> None:
+    made = buffer(shape, dtype)
+    assert (made.shape, made.dtype, made.ctypes.data % 64) == (shape, np.dtype(dtype), 0)
+    assert made.flags.writeable and made.flags.c_contiguous

@@ -390,3 +390,27 @@ def test_sigterm_is_an_interruption(store: Path, tmp_path: Path) -> None:
     assert (done.returncode, "--resume goes on" in done.stderr) == (130, True)
     assert call("export", store, out, "-q", "--resume").code == 0
     assert files(out) == expected
+
+
+def test_without_sync_the_disk_is_not_waited_for(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    expected = reference(store, tmp_path)
+    assert waited
+    waited.clear()
+    assert call("export", store, tmp_path / "out", "-q", "--no-sync").code == 0
+    assert (waited, files(tmp_path / "out") == expected) == ([], True)
+    assert call("export", store, tmp_path / "again", "-q").code == 0  # the next one in the same process does again
+    assert waited
+
+
+def test_what_was_not_synced_is_not_gone_on_with(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert forked(export_until(store, out, 40, "--jobs", "1", "--no-sync")) == -signal.SIGKILL
+    assert (out / LEDGER).exists()
+    refused = call("export", store, out, "--resume")
+    assert (refused.code, "differs in: sync" in refused.err) == (2, True)
+    refused = call("export", store, out, "--resume", "--no-sync")
+    assert (refused.code, "contradict" in refused.err) == (2, True)
+    assert call("export", store, out, "-q", "--overwrite").code == 0
+    assert files(out) == reference(store, tmp_path)

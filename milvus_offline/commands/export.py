@@ -42,6 +42,11 @@ from .common import (
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in OUT.")
 @click.option("--resume", is_flag=True, help="Go on with an export that was interrupted.")
 @click.option(
+    "--no-sync",
+    is_flag=True,
+    help="Do not wait until the disk has everything: as fast as cp, but a power failure soon after may leave files with holes.",
+)
+@click.option(
     "--salvage",
     metavar="KIND",
     multiple=True,
@@ -63,6 +68,7 @@ def command(
     link: bool,
     overwrite: bool,
     resume: bool,
+    no_sync: bool,
     salvage: tuple[str, ...],
     jobs: int | None,
     collection: tuple[str, ...],
@@ -100,7 +106,12 @@ def command(
 
         target = ColumnarExport(out, file_format=file_format, overwrite=overwrite)
     report = run_export(
-        opened, target, jobs=jobs or min(4, os.cpu_count() or 1), resume=resume, progress=progress(quiet or as_json)
+        opened,
+        target,
+        jobs=jobs or min(4, os.cpu_count() or 1),
+        resume=resume,
+        sync=not no_sync,
+        progress=progress(quiet or as_json),
     )
     attention = needs_attention(report.findings)
     if as_json:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..fileio import read_into
+from ..model import buffer
 
 Int64s = npt.NDArray[np.int64]
 Bytes2D = npt.NDArray[np.uint8]
@@ -111,7 +112,7 @@ class _Reader:
         self.capacity = min(capacity, max(runs.total, 1))
         self.packed = runs.stride == runs.width
         self.between = runs.ids_at is not None and runs.id_stride != ID_BYTES
-        self.vectors = np.empty((self.capacity, runs.width), np.uint8)
+        self.vectors = buffer((self.capacity, runs.width), np.uint8)
         self.ids = np.empty(self.capacity, "<i8")
         self._staging = np.empty(0, np.uint8)
         # where each run ends in the file, ids included: several small runs that lie together are read at once
@@ -124,7 +125,7 @@ class _Reader:
 
     def staging(self, size: int) -> npt.NDArray[np.uint8]:
         if len(self._staging) < size:
-            self._staging = np.empty(size, np.uint8)
+            self._staging = buffer((size,), np.uint8)
         return self._staging[:size]
 
     def _fill(self, target: npt.NDArray[Any], at: int) -> None:

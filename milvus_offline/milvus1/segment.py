@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .. import fileio
 from ..errors import DamageError
-from ..model import BATCH_BYTES, Array, Attribute, Batch, Schema
+from ..model import BATCH_BYTES, Array, Attribute, Batch, Schema, buffer
 from .layout import ATTRIBUTE_DTYPES, ATTRIBUTE_SUFFIX, DELETED_DOCS, ID, IDS_SUFFIX, LENGTH, OFFSET, RAW_SUFFIX
 
 _CHUNK = 1 << 18
@@ -228,8 +228,8 @@ def read_columns(
     """
     step = max(1, max_bytes // max(c.row_bytes for c in columns))
     step = min(step - step % 8 if step >= 8 else step, max(1, stored - first))
-    buffers = [np.empty((step, c.width), c.dtype) for c in columns]
-    compacted = [np.empty_like(b) for b in buffers] if dead is not None else []
+    buffers = [buffer((step, c.width), c.dtype) for c in columns]
+    compacted = [buffer(b.shape, b.dtype) for b in buffers] if dead is not None else []
     files = [fileio.open_read(c.path) for c in columns]
     try:
         while first < stored:
@@ -240,15 +240,15 @@ def read_columns(
                 if gone.any():
                     survivors = np.flatnonzero(~gone)
             if survivors is None or len(survivors):
-                for column, fd, buffer in zip(columns, files, buffers, strict=True):
-                    target = buffer[:count].reshape(-1).view(np.uint8).data
+                for column, fd, whole in zip(columns, files, buffers, strict=True):
+                    target = whole[:count].reshape(-1).view(np.uint8).data
                     fileio.read_into(fd, target, LENGTH.size + first * column.row_bytes, column.path)
                 if survivors is None:
                     yield [b[:count] for b in buffers]
                 else:
                     kept = len(survivors)
-                    for buffer, dense in zip(buffers, compacted, strict=True):
-                        np.take(buffer, survivors, axis=0, out=dense[:kept], mode="clip")
+                    for whole, dense in zip(buffers, compacted, strict=True):
+                        np.take(whole, survivors, axis=0, out=dense[:kept], mode="clip")
                     yield [d[:kept] for d in compacted]
             first += count
     finally:
@@ -337,7 +337,7 @@ class SegmentWriter:
             f.seek(0)
             f.write(LENGTH.pack(size))
             if sync:
-                os.fsync(f.fileno())
+                fileio.sync(f.fileno())
             f.close()
         write_deleted(self.folder, deleted, sync=sync)
 
@@ -350,7 +350,7 @@ def write_deleted(folder: Path, offsets: npt.NDArray[np.int32] | Sequence[int], 
         f.write(entries.tobytes())
         if sync:
             f.flush()
-            os.fsync(f.fileno())
+            fileio.sync(f.fileno())
 
 
 def _write_all(f: BinaryIO, array: Array) -> None:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from .. import fileio
 from ..errors import DamageError
-from ..model import BATCH_BYTES, Array, Batch, Finding, Schema, Severity, VectorType
+from ..model import BATCH_BYTES, Array, Batch, Finding, Schema, Severity, VectorType, buffer
 from .layout import ID, WAL_HEADER, WAL_META, WAL_META_STRUCT, WAL_SUFFIX
 from .segment import DeadRows
 
@@ -339,7 +339,7 @@ class LogRows:
             dead.add(self.dead)
         step = max(1, max_bytes // self.schema.row_bytes)
         ids = np.empty(step, ID)
-        vectors = np.empty((step, self.schema.width), self.schema.dtype)
+        vectors = buffer((step, self.schema.width), self.schema.dtype)
         names = [a.name for a in self.schema.attributes]
         attributes = {a.name: np.zeros(step, a.dtype) for a in self.schema.attributes}
         filled = number = 0

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DamageError
 from ..fileio import open_read, read_into
-from ..model import BATCH_BYTES, Batch, Schema
+from ..model import BATCH_BYTES, Batch, Schema, buffer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class NpyPiece:
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         width = self.schema.row_bytes
         step = max(1, min(max_bytes // width, self.rows - start))
-        vectors, ids = np.empty((step, self.schema.width), self.schema.dtype), np.empty(step, np.int64)
+        vectors, ids = buffer((step, self.schema.width), self.schema.dtype), np.empty(step, np.int64)
         vectors_fd = open_read(self.vectors_path)
         ids_fd = open_read(self.ids_path)
         try:

@@ -34,6 +34,7 @@ from ..model import (
     SourceCollection,
     SourcePartition,
     VectorType,
+    buffer,
 )
 
 SUFFIXES = (".h5", ".hdf5", ".he5")
@@ -72,7 +73,7 @@ class Hdf5Piece:
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         dtype = np.dtype("u1") if self.vectors.dtype == "|u1" else np.dtype("<f4")
         step = max(1, min(max_bytes // max(1, self.width * dtype.itemsize), self.rows - start))
-        vectors = np.empty((step, self.width), dtype)
+        vectors = buffer((step, self.width), dtype)
         ids = np.empty(step, np.int64)
         values = {field: np.empty(step, column.dtype) for field, column in self.attributes}
         with self._reader() as read:

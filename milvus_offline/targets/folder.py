@@ -22,8 +22,10 @@ SALVAGE = "salvage"
 def begin_export(out: Path, source: Source, key: Mapping[str, Any], *, overwrite: bool, resume: bool) -> Ledger:
     """The ledger of a new export in `out`, or with `resume` that of an interrupted one. Raises UsageError, TargetError.
 
-    With `overwrite` an earlier export's own files are removed, nothing else.
+    With `overwrite` an earlier export's own files are removed, nothing else. One that is not synced is never gone on with.
     """
+    if not fileio.is_syncing():
+        key = {**key, "sync": False}
     begun = _check(out, source, overwrite=overwrite, resume=resume)
     with fileio.explained("create", out):
         out.mkdir(parents=True, exist_ok=True)

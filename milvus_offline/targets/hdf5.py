@@ -73,13 +73,14 @@ class WriteRows:
         per_write = max(1, fileio.WRITEBACK_BYTES // vectors.row_bytes)
         with fileio.explained("write", self.path):
             fd = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
+            writers = [_Writer(fd, place.offset + row * place.row_bytes) for place in self.places]
             try:
                 for piece in self.slices:
                     for batch in piece.batches():
                         n = len(batch.ids)
                         columns = columns_of(batch, self.schema.attributes)
-                        for place, values in zip(self.places, columns, strict=True):
-                            fileio.write_at(fd, octets(values), place.offset + row * place.row_bytes)
+                        for writer, values in zip(writers, columns, strict=True):
+                            writer.add(octets(values))
                         sums.add(columns)
                         row += n
                         if row - begun >= per_write:
@@ -88,9 +89,37 @@ class WriteRows:
                             begun = row
                         advance(n, batch.vectors.nbytes + batch.ids.nbytes)
                 _require_rows(self.path, row - self.first, self.rows)
+                for writer in writers:
+                    writer.flush()
             finally:
                 os.close(fd)
         return {"parts": [{"rows": self.rows, **sums.result()}]}
+
+
+class _Writer:
+    """Writes what it is given from byte `at` on. Small pieces are gathered: a file has one lock, for which all writers wait."""
+
+    _WORTH = 1 << 18
+
+    def __init__(self, fd: int, at: int) -> None:
+        self._fd, self._at = fd, at
+        self._gathered = bytearray()
+
+    def add(self, data: memoryview) -> None:
+        if self._gathered or len(data) < self._WORTH:
+            self._gathered += data
+            if len(self._gathered) >= self._WORTH:
+                self.flush()
+        else:
+            self._write(data)
+
+    def flush(self) -> None:
+        self._write(memoryview(self._gathered))
+        self._gathered = bytearray()
+
+    def _write(self, data: memoryview) -> None:
+        fileio.write_at(self._fd, data, self._at)
+        self._at += len(data)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class WriteSegment:
                 with (folder / BLOOM_FILTER).open("wb") as bloom, tempfile.TemporaryFile(dir=folder) as scratch:
                     write_new_filter(bloom, self._copy(writer, disk, closing, advance), self.rows, scratch)
                     bloom.flush()
-                    os.fsync(bloom.fileno())
+                    fileio.sync(bloom.fileno())
             finally:
                 if not closing:  # given up
                     closing.append(disk.submit(writer.close))
