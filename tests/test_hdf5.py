@@ -251,5 +251,6 @@ def test_gathered_writes(sizes: list[int], tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["<f4", "u1", "<i8"])
 def test_buffers_are_aligned(shape: tuple[int, ...], dtype: str) -> None:
     made = buffer(shape, dtype)
-    assert (made.shape, made.dtype, made.ctypes.data % 64) == (shape, np.dtype(dtype), 0)
+    assert (made.shape, made.dtype) == (shape, np.dtype(dtype))
+    assert made.ctypes.data % 64 == 0 or not made.size
     assert made.flags.writeable and made.flags.c_contiguous
