@@ -530,3 +530,18 @@ def test_bulk_import(server: str, tmp_path: Path, name: str, file_format: str) -
     ledger.write_text("".join(lines[:-1]))  # killed after the last import, before that was written down
     again = load(source, server, tmp_path / "state", bucket=bucket, duplicates="first", resume=True)
     assert (again.exit_code, again.rows) == (0, 2400)
+
+
+def test_lite_is_not_pinged(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers the pings of an idle connection by closing it, with an error on stderr: the option must be there."""
+    given: dict[str, Any] = {}
+
+    class Spy(MilvusClient):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            given.update(options)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr("pymilvus.MilvusClient", Spy)
+    with Client(Connection(target)):
+        pass
+    assert ("grpc_options" in given) == target.endswith(".db")

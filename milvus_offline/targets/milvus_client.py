@@ -113,6 +113,8 @@ class Client:
             if path and not Path(path).is_file():
                 raise UsageError(f"{path}: no such file (TLS)")
         options: dict[str, Any] = {**tls, "secure": True} if tls else {}
+        if c.lite:  # it takes pymilvus' question every 10 s whether it is there for an attack, and closes the connection
+            options["grpc_options"] = {"grpc.keepalive_time_ms": 2**31 - 1}
         self.patience = 0.0
         """Seconds for which calls wait for a server that went away; none until a load is under way."""
 
