@@ -42,6 +42,19 @@ def test_real_stores_come_out_without_a_catalog(tmp_path: Path, name: str) -> No
     assert "no-catalog" in codes(store) and "metric-guessed" in codes(store)
 
 
+@pytest.mark.parametrize("place", ["log", "root", "option"])
+def test_only_the_log_is_left(place: str, tmp_path: Path) -> None:
+    root = copy_store("crash_wal", tmp_path)
+    (tmp_path / "only" / "wal").parent.mkdir()
+    (root / "wal").rename(tmp_path / "only" / "wal")
+    (tmp_path / "nothing").mkdir()
+    log = tmp_path / "only" / "wal"
+    given = {"log": log, "root": log.parent, "option": tmp_path / "nothing"}[place]
+    store = open_store(given, wal=log if place == "option" else None, without_catalog=GUESSED)
+    assert {k: v for k, v in content(store).items() if v} == {k: v for k, v in truth("crash_wal").items() if v}
+    assert store.location.wal == log
+
+
 def test_metrics_are_taken_from_the_user(tmp_path: Path) -> None:
     root = copy_store("binary", tmp_path)
     store = open_store(root, without_catalog=Assumptions(metrics={"bin_jaccard": MetricType.JACCARD}))

@@ -76,6 +76,50 @@ def test_a_text_file_is_no_store(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "word"),
+    [
+        ("db/meta.sqlite", "--catalog"),
+        ("wal/0.wal", "a single file of a store"),
+        ("wal/mxlog.meta", "a single file of a store"),
+        ("x.tar.gz", "packed file (gzip)"),
+        ("x.zip", "packed file (zip)"),
+        ("x.tar", "packed file (tar)"),
+        ("x.tar.xz", "packed file (xz)"),
+        ("x.tar.bz2", "packed file (bzip2)"),
+        ("dump.sql", "--catalog"),
+    ],
+)
+def test_files_that_are_taken_for_a_store(file: str, word: str, tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c")
+    b.wal.insert("c", rows(1))
+    root = b.write()
+    for name, kind in (
+        ("x.tar.gz", "gztar"),
+        ("x.zip", "zip"),
+        ("x.tar", "tar"),
+        ("x.tar.xz", "xztar"),
+        ("x.tar.bz2", "bztar"),
+    ):
+        if name == file:
+            shutil.make_archive(str(root / "x"), kind, root, "db")
+    (root / "dump.sql").write_text("-- MySQL dump 10.13\n")
+    done = call("inspect", root / file)
+    refused(done, 2, str(root / file), word, "name the folder of the store")
+
+
+def test_the_log_is_not_the_store(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c")
+    b.wal.insert("c", rows(1))
+    root = b.write()
+    for more in ((), ("--no-catalog",)):
+        refused(call("inspect", root / "wal", *more), 1, f"the write-ahead log of the store {root}")
+    (root / "wal").rename(tmp_path / "only")
+    refused(call("inspect", tmp_path / "only"), 1, "a write-ahead log without a store", "--no-catalog")
+
+
 def test_several_stores_below(tmp_path: Path) -> None:
     small_store(tmp_path / "a")
     small_store(tmp_path / "b")

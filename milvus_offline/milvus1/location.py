@@ -62,6 +62,7 @@ def locate(
 ) -> Location:
     """Finds the store at `path`: the Milvus root, its `db/` folder, or a folder above it.
 
+    Where only a write-ahead log is left, in `path`, its `wal/` or the folder `wal`, the `db/` of what is found does not exist.
     Raises StoreError when there is none, when there are several, or when it belongs to another version of Milvus, and says what
     to do then; UsageError when `wal` or `secondary` name no folder.
     """
@@ -71,7 +72,8 @@ def locate(
     if not given.is_dir():
         raise StoreError(f"{given}: expected the data folder of a Milvus 1.x server (it holds `db/`), found a file")
     given = Path(os.path.abspath(given))
-    db = _find_db(given)
+    log = Path(wal) if wal is not None else next((p for p in (given / WAL, given) if _holds_wal(p)), None)
+    db = _find_db(given, log)
     root = db.parent if db.name == DB else db
     config = read_config(
         _first_file(root / CONFIG, root / "conf" / CONFIG, root.parent / CONFIG, root.parent / "conf" / CONFIG)
@@ -97,6 +99,8 @@ def locate(
             raise UsageError(f"{folder}: --wal must name the folder that holds the .wal files")
         wal_folder: Path | None = folder
         config = replace(config, wal_enabled=config.wal_enabled or None)  # who names a log wants it, see `wal-disabled`
+    elif not db.exists():
+        wal_folder = log
     else:
         wal_folder = _wal_folder(root, config, notes)
     return Location(root, tuple(roots), meta if meta.exists() else None, wal_folder, config, tuple(notes))
@@ -109,7 +113,7 @@ def _is_db(path: Path) -> bool:
     return path.name == DB and path.is_dir() and _holds_wal(path.parent / WAL)
 
 
-def _find_db(given: Path) -> Path:
+def _find_db(given: Path, log: Path | None) -> Path:
     for candidate in (given / DB, given):
         if candidate.is_dir() and _is_db(candidate):
             _refuse_preview(candidate)
@@ -135,6 +139,10 @@ def _find_db(given: Path) -> Path:
         return found[0]
     if not os.access(given, os.R_OK | os.X_OK):
         raise StoreError(f"{given}: no permission to look into this folder")
+    if log == given and _is_db(given.parent / DB):
+        raise StoreError(f"{given}: this is the write-ahead log of the store {given.parent}: name that folder")
+    if log is not None and _holds_wal(log):
+        return given / DB
     raise StoreError(
         f"{given}: not a Milvus 1.x data folder: expected `db/{META}` or `db/{TABLES}/` in it, its `db/` folder, or at most "
         f"{_SEARCH_DEPTH} folders below. Name the folder of the server's setting storage.path (often /var/lib/milvus)"

@@ -146,6 +146,11 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
                 f"{e} (This address is from {location.config.path}.) Name the catalog with --catalog "
                 "(mysql://user@host/database, a mysqldump file, a meta.sqlite), or read the files without one: --no-catalog"
             ) from e
+    if not location.roots[0].exists():
+        raise StoreError(
+            f"{location.root}: a write-ahead log without a store. Name the folder that holds db/, and the log with --wal; if "
+            "that folder is lost, --no-catalog reads the rows that the log still holds"
+        )
     raise StoreError(
         f"{location.roots[0]}: there is no meta.sqlite, so the catalog was in MySQL or is lost. Name it with --catalog "
         "(mysql://user@host/database or a mysqldump file), or read the files without one: --no-catalog"

@@ -36,16 +36,20 @@ class SourceOptions:
 def kind_of(path: str | os.PathLike[str]) -> str:
     """`milvus1`, `export`, `hdf5` or `faiss`, from the first bytes of a file and the names in a folder.
 
-    Raises UsageError where nothing is, where an export was not finished, and where a store lies beside HDF5 files.
+    Raises UsageError where nothing is, where a file is known not to be a source, where an export was not finished, and where a
+    store lies beside HDF5 files.
     """
     root = Path(path)
     if not root.exists():
         raise UsageError(f"{root}: there is no such file or folder")
     if root.is_file():
         with root.open("rb") as f:
-            head = f.read(8)
+            head = f.read(512)
+        if head.startswith(b"\x89HDF\r\n\x1a\n"):
+            return "hdf5"
+        _require_source(root, head)
         # a user block may come first; if it is damaged, say so as HDF5
-        return "hdf5" if head == b"\x89HDF\r\n\x1a\n" or _is_hdf5(root.name) else "faiss"
+        return "hdf5" if _is_hdf5(root.name) else "faiss"
     if is_export(root):
         return "export"
     if (root / LEDGER).is_file():
@@ -65,6 +69,34 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     if store is None and (index := _faiss_index_in(root)) is not None:
         raise UsageError(f"{root}: a folder with Faiss indexes, which are read one at a time: name a file, such as {index}")
     return "milvus1"
+
+
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+}
+_OF_A_STORE = (".rv", ".uid", ".wal", ".ra", "deleted_docs", "bloom_filter", "mxlog.meta")
+
+
+def _require_source(path: Path, head: bytes) -> None:
+    """Raises UsageError for the files beside, in and around a store that people take for one."""
+    packed = next((name for magic, name in _PACKED.items() if head.startswith(magic)), None)
+    if packed is None and head[257:262] == b"ustar":
+        packed = "tar"
+    whole = "name the folder of the store (the one with db/ in it)"
+    if packed:
+        raise UsageError(f"{path}: a packed file ({packed}): unpack it, then {whole}; a dump of its metadata goes to --catalog")
+    if head.startswith(b"SQLite format 3\0"):
+        raise UsageError(f"{path}: a metadata database: {whole}; if this file lies elsewhere, add --catalog {path}")
+    if path.name.endswith(_OF_A_STORE):
+        raise UsageError(f"{path}: a single file of a store: {whole}")
+    if path.suffix.lower() == ".sql" or head.startswith((b"-- MySQL dump", b"-- MariaDB dump", b"/*M!999999")):
+        raise UsageError(f"{path}: a dump of a metadata database: {whole}, and add --catalog {path}")
 
 
 def _is_hdf5(name: str) -> bool:
