@@ -64,6 +64,8 @@ FOUND = {
     "catalog, a long version": "flat_basic:catalog-values:3005848",
     # A damaged name in the schema: SQLite's own message was not UTF-8, a traceback.
     "catalog's schema": "deletes_cleaned:dump-spoiled:103553",
+    # A damaged name of a column: partitions became collections, without a word.
+    "catalog, owner_tabne": "deletes_cleaned:dump-spoiled:7000098",
     # A binary collection of four dimensions: rows of no bytes, a division by zero.
     "catalog, four bits": "binary:catalog-values:200559",
     # A torn mxlog.meta hid the last call.

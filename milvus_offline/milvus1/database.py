@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from ..errors import StoreError, UsageError
 from .catalog import TABLE_NAMES, Catalog, RawTables, parse_catalog
+from .rawtables import is_misspelt
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -86,6 +87,8 @@ def _read_copy(path: Path) -> RawTables:
             else:
                 rows = connection.execute(f'SELECT * FROM "{known}"')
                 columns = [d[0] for d in rows.description]
+                if is_misspelt(known, columns):
+                    raise sqlite3.DatabaseError(f"the columns of {known} have other names than Milvus gives them")
                 tables[known] = [dict(zip(columns, row, strict=True)) for row in rows]
         return tables
 

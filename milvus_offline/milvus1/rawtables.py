@@ -60,6 +60,12 @@ def is_milvus(table: str, columns: Sequence[str]) -> bool:
     return set(columns) >= _REQUIRED[table]
 
 
+def is_misspelt(table: str, columns: Sequence[str]) -> bool:
+    """Whether there are columns that Milvus does not have while some of its own are missing: a damaged CREATE TABLE."""
+    strangers = any(c.lower() not in _CANONICAL_COLUMNS for c in columns)
+    return strangers and not any(set(layout) <= set(canonical_columns(columns)) for layout in COLUMNS[table])
+
+
 def coerce(column: str, value: object) -> object:
     """The value as Milvus means it: quoted or hexadecimal numbers become int, hexadecimal text becomes str."""
     if column in TEXT_COLUMNS:
