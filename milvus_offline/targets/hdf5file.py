@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Dataset:
 
     @property
     def row_bytes(self) -> int:
-        return int(np.prod(self.shape[1:], dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
 
 def datasets_of(file: OutFile) -> list[Dataset]:
@@ -186,8 +187,9 @@ def write_link(path: str | os.PathLike[str], file: OutFile, segments: Sequence[A
 
 def describe(h: Any, file: OutFile) -> None:
     """Writes what is known about the collection into the file's attributes."""
+    attributes = h.attrs
     for key, value in description(file).items():
-        h.attrs[key] = value
+        attributes[key] = value
 
 
 def description(file: OutFile) -> dict[str, Any]:
