@@ -16,7 +16,7 @@ from .bloom import BloomFilter, read_filter
 from .catalog import Catalog, FileRow
 from .indexfile import check as check_index
 from .indexfile import read_index_file
-from .layout import BLOOM_FILTER, FileType
+from .layout import BLOOM_FILTER, ID, FileType
 from .legacy import LegacyRawFile
 from .live import Disk
 from .restored import RestoredSegment
@@ -24,6 +24,7 @@ from .rows import row_hashes
 from .segment import Segment
 from .store import Partition, Store
 from .wal import Walk
+from .zeros import SECTOR, lost_blocks
 
 Advance = Callable[[int, int], None]
 
@@ -64,6 +65,7 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
             continue
         segments += 1
         done = _read_rows(partition, segment, notes, advance)
+        _find_lost_blocks(partition, segment, notes)
         rows += done
         nbytes += segment.bytes
         for row in catalog_rows:
@@ -143,6 +145,25 @@ def _read_rows(partition: Partition, segment: Segment | LegacyRawFile, notes: li
             Finding(Severity.INFO, "not-finite", where, "vectors hold NaN or infinity; Milvus 2.x refuses them", strange)
         )
     return rows
+
+
+def _find_lost_blocks(partition: Partition, segment: Segment, notes: list[Finding]) -> None:
+    if isinstance(segment, RestoredSegment):
+        return
+    vectors = segment.raw_path, segment.schema.row_bytes, 4
+    for path, row_bytes, value_bytes in (vectors, (segment.ids_path, ID.itemsize, ID.itemsize)):
+        try:
+            lost = lost_blocks(path, segment.stored, row_bytes, value_bytes=value_bytes)
+        except (DamageError, OSError):  # said by who read the rows
+            continue
+        if lost is not None:
+            text = (
+                f"{path}: {lost.sectors * SECTOR} bytes are zeros, in blocks as a disk has them, the first at byte "
+                f"{lost.first}: is this the copy of a disk that failed? What stood there is lost and these rows are wrong; is "
+                "there an older copy?"
+            )
+            where = f"{partition.schema.name}/{partition.name}/{segment.id}"
+            notes.append(Finding(Severity.ERROR, "blocks-lost", where, text, lost.rows))
 
 
 def _read_log_rows(store: Store, notes: list[Finding], advance: Advance | None) -> int:
