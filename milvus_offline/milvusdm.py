@@ -35,7 +35,7 @@ from .selection import SelectedSource, Selection
 from .targets.hdf5 import Hdf5Export
 
 if TYPE_CHECKING:
-    from .targets.milvus_client import Client
+    from .targets.milvus.client import Client
 
 VERSION_KEYS = ("milvus_version", "milvus-version")
 DEST_KEYS = ("dest_host", "dest_port", "mode")
@@ -381,7 +381,7 @@ def make_room(source: Source, client: Client, mode: str, names: str = "error") -
     always there, counts as existing when it has rows, and is overwritten together with its collection. Returns collection ->
     partitions to load, for a load that appends.
     """
-    from .targets.milvus_plan import sanitize, sanitize_collection
+    from .targets.milvus.plan import sanitize, sanitize_collection
 
     chosen: dict[str, list[str]] = {}
     for c in source.collections:

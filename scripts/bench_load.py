@@ -71,7 +71,8 @@ def main() -> None:
 
 def run_one(way: str, folder: Path) -> dict[str, float]:
     """Seconds up to the flush (`send`) and with it (`total`), CPU seconds of the sending, peak memory in MB."""
-    from milvus_offline.targets.milvus_client import Client, Connection
+    from milvus_offline.targets.milvus.client import Client
+    from milvus_offline.targets.milvus.connection import Connection
 
     with Client(Connection(URI)) as client:
         if client.has("bench"):
@@ -98,10 +99,11 @@ def measured(send: Callable[[], Any], flush: Callable[[], Any]) -> dict[str, flo
 def ours(folder: Path, file_format: str | None = None) -> dict[str, float]:
     """The real load, without index and proof; the pass that looks for duplicates and NaN comes before the clock."""
     from milvus_offline.sources.hdf5 import open_hdf5
-    from milvus_offline.targets import milvus_load
-    from milvus_offline.targets.milvus_client import Client, Connection
-    from milvus_offline.targets.milvus_import import Bucket
-    from milvus_offline.targets.milvus_plan import LoadOptions
+    from milvus_offline.targets.milvus import load as milvus_load
+    from milvus_offline.targets.milvus.bulk import Bucket
+    from milvus_offline.targets.milvus.client import Client
+    from milvus_offline.targets.milvus.connection import Connection
+    from milvus_offline.targets.milvus.plan import LoadOptions
 
     place = str(folder / "server" / "data" / "import")
     bucket = Bucket(place, place, file_format) if file_format else None

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from milvus_offline.targets.milvus1_proto import METHODS, SERVICE, messages
+from milvus_offline.targets.milvus1.proto import METHODS, SERVICE, messages
 
 MAX_INSERT = 256 << 20
 BLANKS = " \n\r\t"

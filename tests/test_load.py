@@ -27,9 +27,10 @@ from real import STORES, copy_store, truth
 from milvus_offline.errors import TargetError, UsageError
 from milvus_offline.model import Schema, Severity, SourceCollection, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
-from milvus_offline.targets.milvus_client import Client, Connection
-from milvus_offline.targets.milvus_load import Report, RunOptions, run_load
-from milvus_offline.targets.milvus_plan import LoadOptions, restore, sanitize
+from milvus_offline.targets.milvus.client import Client
+from milvus_offline.targets.milvus.connection import Connection
+from milvus_offline.targets.milvus.load import Report, RunOptions, run_load
+from milvus_offline.targets.milvus.plan import LoadOptions, restore, sanitize
 
 pytest.importorskip("milvus_lite")
 Rows = dict[str, Counter[tuple[int, bytes]]]
@@ -510,7 +511,7 @@ def test_metric_and_index_are_carried_over(server: str, tmp_path: Path, name: st
 
 @pytest.mark.parametrize("file_format", ["npy", "parquet"])
 def test_bulk_import(server: str, tmp_path: Path, name: str, file_format: str) -> None:
-    from milvus_offline.targets import milvus_import
+    from milvus_offline.targets.milvus import bulk as milvus_import
 
     base = tmp_path.parents[1] if "PYTEST_XDIST_WORKER" in os.environ else tmp_path.parent
     storage = next(p for p in (base, *base.parents) if (p / "milvus").is_dir()) / "milvus" / "data" / "data" / name

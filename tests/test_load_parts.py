@@ -19,10 +19,12 @@ from milvus_offline.selection import SelectedSource, Selection
 from milvus_offline.sources import kind_of, open_source
 from milvus_offline.sources.export import open_export
 from milvus_offline.sources.hdf5 import open_hdf5
-from milvus_offline.targets import milvus_scan, milvus_verify, milvus_wire
 from milvus_offline.targets.columnar import ColumnarExport
-from milvus_offline.targets.milvus_client import Connection, lite_facts
-from milvus_offline.targets.milvus_plan import (
+from milvus_offline.targets.milvus import scan as milvus_scan
+from milvus_offline.targets.milvus import verify as milvus_verify
+from milvus_offline.targets.milvus import wire as milvus_wire
+from milvus_offline.targets.milvus.connection import Connection, lite_facts
+from milvus_offline.targets.milvus.plan import (
     CollectionPlan,
     LoadOptions,
     Plan,

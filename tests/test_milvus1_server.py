@@ -20,8 +20,8 @@ from milvus_offline import cli
 from milvus_offline.errors import TargetError, UsageError
 from milvus_offline.model import IndexSpec, Schema, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
-from milvus_offline.targets.milvus1_load import LoadOptions1, LoadReport1, load_milvus1
-from milvus_offline.targets.milvus1_proto import METHODS, PROTO, descriptor, insert_bytes, messages
+from milvus_offline.targets.milvus1.load import LoadOptions1, LoadReport1, load_milvus1
+from milvus_offline.targets.milvus1.proto import METHODS, PROTO, descriptor, insert_bytes, messages
 
 
 @pytest.fixture

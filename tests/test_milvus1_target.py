@@ -32,8 +32,8 @@ from milvus_offline.milvus1.segment import Segment
 from milvus_offline.milvus1.store import Store, open_store
 from milvus_offline.model import Attribute, IndexSpec, Schema, Severity, SourceCollection, SourcePartition, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
-from milvus_offline.targets.milvus1 import Milvus1Store, Options
-from milvus_offline.targets.milvus1_load import LoadOptions1, load_milvus1
+from milvus_offline.targets.milvus1.load import LoadOptions1, load_milvus1
+from milvus_offline.targets.milvus1.store import Milvus1Store, Options
 from milvus_offline.transfer import Stopped, execute
 
 NAMES = sorted(p.parent.name for p in STORES.glob("*/store"))
@@ -271,7 +271,7 @@ def test_rows_copied_by_the_system_or_not(system: Any, tmp_path: Path, monkeypat
         monkeypatch.delattr(os, "copy_file_range", raising=False)
     else:
         monkeypatch.setattr(os, "copy_file_range", system, raising=False)
-    monkeypatch.setattr("milvus_offline.targets.milvus1._COPY_BYTES", 100_000)
+    monkeypatch.setattr("milvus_offline.targets.milvus1.store._COPY_BYTES", 100_000)
     create(open_store_source(tmp_path / "one"), tmp_path / "two")
     assert rows_of(open_store(tmp_path / "two")) == rows_of(open_store(tmp_path / "one"))
     assert cli.run(["verify", str(tmp_path / "two"), "-q"]) == 0

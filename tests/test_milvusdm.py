@@ -307,10 +307,10 @@ def test_modes_are_about_partitions_of_lite_too(tmp_path: Path, capsys: pytest.C
 
 def test_a_run_to_lite_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("milvus_lite")
-    from milvus_offline.targets import milvus
+    from milvus_offline.targets.milvus import tasks as milvus
 
     lite, sent = str(tmp_path / "lite.db"), milvus.LoadTask._send
-    monkeypatch.setattr("milvus_offline.targets.milvus_load.LITE_MESSAGE_ROWS", 100)
+    monkeypatch.setattr("milvus_offline.targets.milvus.load.LITE_MESSAGE_ROWS", 100)
     calls: list[int] = []
 
     def interrupted(self: Any, *a: Any) -> Any:

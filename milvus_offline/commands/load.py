@@ -26,8 +26,8 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..targets.milvus_import import Bucket
-    from ..targets.milvus_plan import LoadOptions
+    from ..targets.milvus.bulk import Bucket
+    from ..targets.milvus.plan import LoadOptions
 
 
 _ID_FILES = (".npy", ".uid")
@@ -185,9 +185,9 @@ def command(
     from ..selection import SelectedSource
     from ..sources import SourceOptions, kind_of, open_source
     from ..targets import is_milvus1
-    from ..targets.milvus_client import Connection
-    from ..targets.milvus_load import RunOptions, run_load
-    from ..targets.milvus_plan import LoadOptions
+    from ..targets.milvus.connection import Connection
+    from ..targets.milvus.load import RunOptions, run_load
+    from ..targets.milvus.plan import LoadOptions
 
     set_up_log(verbose)
     id_field, vector_field = _field_names(o["field_names"])
@@ -268,7 +268,7 @@ def command(
 def _load_milvus1(
     source: Source, target: str, options: LoadOptions, o: dict[str, Any], idless: frozenset[str], as_json: bool, quiet: bool
 ) -> int:
-    from ..targets.milvus1_load import LoadOptions1, load_milvus1
+    from ..targets.milvus1.load import LoadOptions1, load_milvus1
 
     for name, value in (("partitions", "keep"), ("duplicates", "keep"), ("names", "error")):
         if o[name] != value:
@@ -320,7 +320,7 @@ def _renames(pairs: tuple[str, ...]) -> dict[str, str]:
 
 
 def _bucket(folder: str | None, seen_as: str | None, file_format: str) -> Bucket | None:
-    from ..targets.milvus_import import Bucket
+    from ..targets.milvus.bulk import Bucket
 
     if folder is None:
         if seen_as:

@@ -126,7 +126,7 @@ def _load(
 
     metric = task.into.metric if task.into else None
     if is_milvus1(target):
-        from ..targets.milvus1_load import SERVER, LoadOptions1, load_milvus1
+        from ..targets.milvus1.load import SERVER, LoadOptions1, load_milvus1
 
         mode = task.mode if target.startswith(SERVER) else "error"  # a new store has nothing to skip or to overwrite
         options = LoadOptions1(mode=mode, metric=metric, idless=idless, resume=o["resume"], jobs=o["jobs"], per_partition=True)
@@ -144,9 +144,10 @@ def _load_2(
     """Rows, findings, lines and exit code of a load into Milvus 2.x."""
     from ..milvusdm import make_room, only
     from ..report import amount
-    from ..targets.milvus_client import Client, Connection
-    from ..targets.milvus_load import RunOptions, default_state, run_load
-    from ..targets.milvus_plan import LoadOptions
+    from ..targets.milvus.client import Client
+    from ..targets.milvus.connection import Connection
+    from ..targets.milvus.load import RunOptions, default_state, run_load
+    from ..targets.milvus.plan import LoadOptions
     from .load import _token
 
     connection = Connection(uri=target, token=_token(None, False))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..model import Array, VectorType
+from ...model import Array, VectorType
 
 Bytes = bytes | memoryview
 INSERT = "/milvus.proto.milvus.MilvusService/Insert"

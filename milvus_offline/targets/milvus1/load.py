@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import UsageError
-from ..fileio import printable
-from ..model import Finding, Severity, Source
-from ..transfer import Clock, Progress, execute
-from . import Target
-from .milvus1 import Milvus1Store, Options
+from ...errors import UsageError
+from ...fileio import printable
+from ...model import Finding, Severity, Source
+from ...transfer import Clock, Progress, execute
+from .. import Target
+from .store import Milvus1Store, Options
 
 PREFIX = "milvus1:"
 SERVER = "milvus1://"
@@ -84,7 +84,7 @@ class LoadReport1:
 
     def lines(self, *, with_findings: bool = True) -> list[str]:
         """The report for a person."""
-        from ..report import amount, count, finding_lines, size
+        from ...report import amount, count, finding_lines, size
 
         if self.dry_run:
             result = [f"Would load into {self.target}:"]
@@ -154,9 +154,9 @@ def make_target(target: str, options: LoadOptions1, source: Source) -> _Target1:
 
 
 def _server(target: str, options: LoadOptions1, source: Source) -> _Target1:
-    from .milvus1_server import MESSAGE_BYTES, Milvus1Server, ServerOptions
-    from .milvus_client import Connection
-    from .milvus_load import default_state
+    from ..milvus.connection import Connection
+    from ..milvus.load import default_state
+    from .server import MESSAGE_BYTES, Milvus1Server, ServerOptions
 
     host, colon, port = target.removeprefix(SERVER).rstrip("/").rpartition(":")
     if not colon:

@@ -1,17 +1,16 @@
 """A connection to Milvus Lite, a Milvus server or Zilliz Cloud: what a load needs of it, with its refusals told apart.
 
-Only `insert` and `query` go below pymilvus' public names (see `milvus_wire`); both have a public way to fall back to.
+Only `insert` and `query` go below pymilvus' public names (see `wire`); both have a public way to fall back to.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +19,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import TargetError, UsageError
-from ..model import Array, IndexSpec, VectorType
-from . import milvus_wire as wire
-from .milvus_plan import CollectionPlan, Existing, TargetFacts
+from ...errors import TargetError, UsageError
+from ...model import Array, IndexSpec, VectorType
+from . import wire
+from .connection import Connection, check_lite_path, lite_facts
+from .plan import CollectionPlan, Existing, TargetFacts
 
 T = TypeVar("T")
 
@@ -46,48 +46,6 @@ class Unclear(Exception):
     """The call failed in a way that does not tell whether the rows were stored."""
 
 
-@dataclass(frozen=True)
-class Connection:
-    """Where the target is and how to get in. `token` is `user:password` or an API key; it is never printed."""
-
-    uri: str
-    database: str = ""
-    token: str = field(default="", repr=False)
-    server_pem: str = ""
-    server_name: str = ""
-    ca_pem: str = ""
-    client_pem: str = ""
-    client_key: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.lite:
-            parts = urlsplit(self.uri)
-            if parts.scheme not in ("http", "https", "tcp") or not parts.hostname:
-                raise UsageError(f"{self.name}: a target is http(s)://host:port, or a path ending in .db for Milvus Lite")
-            if parts.username or parts.password:
-                raise UsageError(
-                    "the target's address holds a user or a password, which other users of this machine can see: "
-                    "use the environment (MILVUS_TOKEN), --token-file or --ask-token"
-                )
-
-    @property
-    def lite(self) -> bool:
-        return "://" not in self.uri and self.uri.endswith(".db")
-
-    @property
-    def name(self) -> str:
-        """The address without what may be secret."""
-        if "://" not in self.uri:
-            return self.uri
-        parts = urlsplit(self.uri)
-        return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
-
-    @property
-    def where(self) -> str:
-        """Names the target in the ledger: the same for the same target."""
-        return str(Path(self.uri).absolute()) if self.lite else self.name
-
-
 class Client:
     """One connection, shared by all threads of a load. Use as a context manager."""
 
@@ -100,7 +58,7 @@ class Client:
 
         c = connection
         if c.lite:
-            _check_lite_path(Path(c.uri))
+            check_lite_path(Path(c.uri))
         tls = {
             "server_pem_path": c.server_pem,
             "server_name": c.server_name,
@@ -573,36 +531,3 @@ def _hush() -> None:
     """These libraries log what they raise, and pymilvus prints a warning of its own."""
     for name in ("pymilvus", "milvus_lite", "grpc", "pymilvus.client.iterator.query_iterator"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def lite_to_be(connection: Connection) -> bool:
-    """Whether the target is a Milvus Lite folder that does not exist yet. Raises TargetError when it cannot be made."""
-    if not connection.lite or Path(connection.uri).exists():
-        return False
-    _check_lite_path(Path(connection.uri))
-    return True
-
-
-def lite_facts(names: Sequence[str] = ()) -> TargetFacts:
-    """What Milvus Lite 3 can do, for a new folder."""
-    return TargetFacts(
-        kind="lite",
-        version="",
-        binary=False,
-        collapses=True,
-        strict_names=False,
-        hyphens=True,
-        min_dimension=1,
-        max_dimension=32768,
-        max_partitions=1 << 20,
-        auto_index_only=False,
-    )
-
-
-def _check_lite_path(path: Path) -> None:
-    if path.is_file():
-        raise TargetError(f"{path}: is a file: written by Milvus Lite 2.x, which this version cannot open. Choose another name")
-    if importlib.util.find_spec("milvus_lite") is None:
-        raise TargetError(f'{path}: Milvus Lite is not installed: pip install "milvus-offline[lite]"')
-    if not path.absolute().parent.is_dir():
-        raise TargetError(f"{path.parent}: no such folder: create it first")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..model import Array, VectorType
-from .milvus_wire import varint, varints
+from ...model import Array, VectorType
+from ..milvus.wire import varint, varints
 
 SERVICE = "/milvus.grpc.MilvusService/"
 

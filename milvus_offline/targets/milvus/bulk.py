@@ -16,13 +16,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..errors import TargetError, UsageError
-from ..fileio import explained
-from ..model import Batch
-from ..transfer import Advance, Result
-from .columnar import Fields, batch_bytes, file_paths, write_chunk
-from .milvus import LoadTask, Patience
-from .milvus_client import Client
+from ...errors import TargetError, UsageError
+from ...fileio import explained
+from ...model import Batch
+from ...transfer import Advance, Result
+from ..columnar import Fields, batch_bytes, file_paths, write_chunk
+from .client import Client
+from .tasks import LoadTask, Patience
 
 POLL_SECONDS = 1.0
 JOBS_LISTED = 1000

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TargetError, UsageError
-from ..fileio import explained, printable
-from ..ledger import Ledger
-from ..milvus1.layout import EngineType, MetricType
-from ..model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection
-from ..transfer import Advance, Result, Task
-from .milvus1_names import MB, Settings, check_names, describe, settings_of
-from .milvus1_proto import METHODS, SERVICE, insert_bytes, messages
-from .slices import Slice, cut
+from ...errors import TargetError, UsageError
+from ...fileio import explained, printable
+from ...ledger import Ledger
+from ...milvus1.layout import EngineType, MetricType
+from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection
+from ...transfer import Advance, Result, Task
+from ..slices import Slice, cut
+from .names import MB, Settings, check_names, describe, settings_of
+from .proto import METHODS, SERVICE, insert_bytes, messages
 
 MESSAGE_BYTES = 16 << 20
 """Vectors per message; the server takes 256 MiB, and holds each several times."""

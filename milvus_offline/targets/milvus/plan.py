@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..errors import TargetError, UsageError
-from ..model import DEFAULT_PARTITION, Finding, IndexSpec, Schema, Severity, SourceCollection, VectorType
-from .milvus_scan import Scan
+from ...errors import TargetError, UsageError
+from ...model import DEFAULT_PARTITION, Finding, IndexSpec, Schema, Severity, SourceCollection, VectorType
+from .scan import Scan
 
 MAX_NAME = 255
 MAX_DESCRIPTION = 60_000

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..fileio import explained
-from ..model import SourceCollection, VectorType
+from ...fileio import explained
+from ...model import SourceCollection, VectorType
 
 Positions = npt.NDArray[np.int64]
 

@@ -20,14 +20,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import TargetError, UsageError
-from ..fileio import explained, keep_out, write_text
-from ..ledger import Ledger
-from ..model import Finding, IndexSpec, Severity, Source, VectorType
-from ..transfer import Clock, Progress, Task, execute
-from . import milvus_verify
-from .columnar import CHUNK_BYTES
-from .milvus import (
+from ...errors import TargetError, UsageError
+from ...fileio import explained, keep_out, write_text
+from ...ledger import Ledger
+from ...model import Finding, IndexSpec, Severity, Source, VectorType
+from ...transfer import Clock, Progress, Task, execute
+from ..columnar import CHUNK_BYTES
+from .bulk import Bucket, ImportTask
+from .client import Client
+from .connection import Connection, lite_facts, lite_to_be
+from .plan import CollectionPlan, LoadOptions, PartitionPlan, Plan, TargetFacts, make_plan, sanitize_collection
+from .scan import Scan, scan
+from .tasks import (
     LITE_MESSAGE_BYTES,
     LITE_MESSAGE_ROWS,
     MESSAGE_BYTES,
@@ -36,10 +40,7 @@ from .milvus import (
     Link,
     cut,
 )
-from .milvus_client import Client, Connection, lite_facts, lite_to_be
-from .milvus_import import Bucket, ImportTask
-from .milvus_plan import CollectionPlan, LoadOptions, PartitionPlan, Plan, TargetFacts, make_plan, sanitize_collection
-from .milvus_scan import Scan, scan
+from .verify import compare_counts, compare_rows, count_partitions
 
 _PARALLEL = 8
 """Collections that are flushed, indexed and verified at the same time."""
@@ -319,7 +320,7 @@ def _create(client: Client, job: CollectionJob, ledger: Ledger) -> dict[str, int
             if client.index_of(plan.name, plan.vector_field):
                 if not client.loaded(plan.name):
                     client.load(plan.name)
-                known["before"] = milvus_verify.count_partitions(client, job)
+                known["before"] = count_partitions(client, job)
             else:
                 known["before"] = None
         if plan.auto_id:
@@ -381,9 +382,9 @@ def _prove(
         text = "the collection had no index, so the rows from before could not be counted: counts are not compared"
         findings.append(Finding(Severity.INFO, "verify-limited", job.plan.source, text))
     else:
-        findings += milvus_verify.compare_counts(client, job, before)
+        findings += compare_counts(client, job, before)
     if verify in ("sample", "full"):
-        findings += milvus_verify.compare_rows(client, job, results, full=verify == "full")
+        findings += compare_rows(client, job, results, full=verify == "full")
     return findings
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..model import Array, Finding, Severity
-from .milvus import CollectionJob, LoadTask, same_rows
-from .milvus_client import Client
-from .milvus_plan import PartitionPlan
+from ...model import Array, Finding, Severity
+from .client import Client
+from .plan import PartitionPlan
+from .tasks import CollectionJob, LoadTask, same_rows
 
 UNSHOWN = 2**63 - 1
 """The largest id: a server (2.3.5) stores and counts its row, but no query shows it."""

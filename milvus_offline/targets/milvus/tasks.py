@@ -28,12 +28,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DamageError, TargetError
-from ..model import Array, Piece, Schema, SourceCollection
-from ..transfer import Advance, Result
-from .milvus_client import FIRST_WAIT, LONGEST_WAIT, Busy, Client, TooLarge, Unclear
-from .milvus_plan import CollectionPlan, PartitionPlan
-from .milvus_wire import Layout
+from ...errors import DamageError, TargetError
+from ...model import Array, Piece, Schema, SourceCollection
+from ...transfer import Advance, Result
+from .client import FIRST_WAIT, LONGEST_WAIT, Busy, Client, TooLarge, Unclear
+from .plan import CollectionPlan, PartitionPlan
+from .wire import Layout
 
 MESSAGE_BYTES = 8 << 20
 LITE_MESSAGE_BYTES = 2 << 20

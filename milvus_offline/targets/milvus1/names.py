@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UsageError
-from ..fileio import printable
-from ..milvus1.create import no_index_for
-from ..milvus1.layout import INDEX_NAMES, MAX_DIMENSION, EngineType, MetricType
-from ..model import DEFAULT_PARTITION, Finding, Schema, Severity, SourceCollection, VectorType
+from ...errors import UsageError
+from ...fileio import printable
+from ...milvus1.create import no_index_for
+from ...milvus1.layout import INDEX_NAMES, MAX_DIMENSION, EngineType, MetricType
+from ...model import DEFAULT_PARTITION, Finding, Schema, Severity, SourceCollection, VectorType
 
 MB = 1 << 20
 DEFAULT_INDEX_FILE_SIZE = 1024 * MB
