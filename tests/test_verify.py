@@ -342,3 +342,15 @@ def test_a_damaged_npy_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         code, document, codes = report(capsys, str(out))
         assert (code, codes) == (4, ["file-unreadable"])
         assert str(path) in document["findings"][0]["message"]  # type: ignore[index]
+
+
+def test_rows_that_a_restarted_server_doubled_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c")
+    b.segment("c", rows(range(100)))
+    b.segment("c", rows(range(100)))
+    b.segment("c", rows(range(99, -1, -1)))  # in another order
+    b.segment("c", rows(range(1, 100)), deleted=[5])
+    b.segment("c", rows(range(100), salt=7))  # other vectors
+    code, document, codes = report(capsys, str(b.write()))
+    assert (code, codes.count("segments-equal"), document["rows"]) == (0, 2, 498)

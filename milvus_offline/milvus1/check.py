@@ -20,7 +20,7 @@ from .layout import BLOOM_FILTER, ID, FileType
 from .legacy import LegacyRawFile
 from .live import Disk
 from .restored import RestoredSegment
-from .rows import row_hashes
+from .rows import hashes_of, row_hashes
 from .segment import Segment
 from .store import Partition, Store
 from .wal import Walk
@@ -51,11 +51,12 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
     by_segment: dict[tuple[str, str], list[FileRow]] = {}
     for row in store.catalog.files:
         by_segment.setdefault((row.table_id, row.segment_id), []).append(row)
+    alike: dict[tuple[str, int, int], list[Segment]] = {}
     segments = rows = nbytes = indexes = 0
     chosen = _chosen(store, sample)
     for partition, segment, table_id in _segments(store):
         if isinstance(segment, LegacyRawFile):
-            rows += _read_rows(partition, segment, notes, advance)
+            rows += _read_rows(partition, segment, notes, advance)[0]
             segments += 1
             nbytes += segment.bytes
             continue
@@ -64,8 +65,9 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
         if segment.id not in chosen:
             continue
         segments += 1
-        done = _read_rows(partition, segment, notes, advance)
+        done, id_sum = _read_rows(partition, segment, notes, advance)
         _find_lost_blocks(partition, segment, notes)
+        _find_twin(partition, segment, alike.setdefault((table_id, done, id_sum), []), notes)
         rows += done
         nbytes += segment.bytes
         for row in catalog_rows:
@@ -113,13 +115,17 @@ def _compare_counts(catalog: Catalog, segment: Segment, table_id: str, rows: lis
         )
 
 
-def _read_rows(partition: Partition, segment: Segment | LegacyRawFile, notes: list[Finding], advance: Advance | None) -> int:
+def _read_rows(
+    partition: Partition, segment: Segment | LegacyRawFile, notes: list[Finding], advance: Advance | None
+) -> tuple[int, int]:
+    """How many rows came, and the sum of their ids modulo 2^64."""
     where = f"{partition.schema.name}/{partition.name}/{segment.id}"
     bloom = _bloom(segment, where, notes) if isinstance(segment, Segment) else None
-    rows = absent = strange = 0
+    rows = absent = strange = id_sum = 0
     try:
         for batch in segment.batches():
             rows += len(batch.ids)
+            id_sum = (id_sum + int(batch.ids.sum())) % (1 << 64)
             if bloom is not None:
                 absent += int((~bloom.contains(batch.ids)).sum())
             strange += _not_finite(batch, partition)
@@ -127,7 +133,7 @@ def _read_rows(partition: Partition, segment: Segment | LegacyRawFile, notes: li
                 advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
     except (DamageError, OSError) as e:
         notes.append(Finding(Severity.ERROR, "segment-unreadable", where, str(e), segment.rows - rows))
-        return rows
+        return rows, id_sum
     if rows != segment.rows:
         notes.append(Finding(Severity.ERROR, "rows-differ", where, f"{rows} rows came out, {segment.rows} were counted"))
     if absent:
@@ -144,7 +150,7 @@ def _read_rows(partition: Partition, segment: Segment | LegacyRawFile, notes: li
         notes.append(
             Finding(Severity.INFO, "not-finite", where, "vectors hold NaN or infinity; Milvus 2.x refuses them", strange)
         )
-    return rows
+    return rows, id_sum
 
 
 def _find_lost_blocks(partition: Partition, segment: Segment, notes: list[Finding]) -> None:
@@ -164,6 +170,25 @@ def _find_lost_blocks(partition: Partition, segment: Segment, notes: list[Findin
             )
             where = f"{partition.schema.name}/{partition.name}/{segment.id}"
             notes.append(Finding(Severity.ERROR, "blocks-lost", where, text, lost.rows))
+
+
+def _find_twin(partition: Partition, segment: Segment, alike: list[Segment], notes: list[Finding]) -> None:
+    """Says it when one of `alike`, segments of the table with as many rows and the same sum of ids, holds the same rows."""
+    alike.append(segment)
+    if not segment.rows or len(alike) < 2:
+        return
+    try:
+        hashes = np.sort(hashes_of(segment.batches()))
+        twin = next((s for s in alike[:-1] if np.array_equal(hashes, np.sort(hashes_of(s.batches())))), None)
+    except (DamageError, OSError):  # said by who read the rows
+        return
+    if twin is not None:
+        text = (
+            f"the same rows as in segment {twin.id}: they were inserted twice, or a server that was killed while it flushed "
+            "doubled them when it started again. A 1.x server shows both"
+        )
+        where = f"{partition.schema.name}/{partition.name}/{segment.id}"
+        notes.append(Finding(Severity.INFO, "segments-equal", where, text, segment.rows))
 
 
 def _read_log_rows(store: Store, notes: list[Finding], advance: Advance | None) -> int:
