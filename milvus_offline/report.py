@@ -123,10 +123,11 @@ def next_steps(store: Store, options: Sequence[str] = ()) -> list[str]:
     import shlex
 
     place = shlex.join([str(store.path), *options])
-    steps = [f"milvus-offline export {place} OUT", f"milvus-offline verify OUT --against {place}"]
-    if any(f.severity is Severity.ERROR for f in store.findings):
-        steps.insert(0, f"milvus-offline verify {place}")
-    return steps
+    return [
+        f"milvus-offline verify {place}",
+        f"milvus-offline export {place} OUT",
+        f"milvus-offline verify OUT --against {place}",
+    ]
 
 
 def source_document(source: Source) -> dict[str, Any]:
@@ -209,7 +210,11 @@ def inspect_text(document: Mapping[str, Any]) -> str:
         lines += [_fold(f"  {k:<14} {n:>12,} rows  {KINDS[k]}", 34) for k, n in document["salvage"].items()]
     lines += ["", *finding_lines(document["findings"])]
     if document["next"]:
-        lines += ["", "Next:", *(f"  {step}" for step in document["next"])]
+        lines += [
+            "",
+            "Next (inspect does not read the rows; verify reads them all):",
+            *(f"  {step}" for step in document["next"]),
+        ]
     return "\n".join(lines)
 
 
@@ -286,7 +291,7 @@ def finding_lines(findings: Iterable[Mapping[str, Any]], *, limit: int = _SHOWN)
     order = [s.value for s in (Severity.ERROR, Severity.WARNING, Severity.INFO)]
     entries = sorted(findings, key=lambda f: order.index(f["severity"]))
     if not entries:
-        return ["No findings: all that inspect looks at is well. It does not read every row; verify does."]
+        return ["No findings."]
     lines = ["Findings:"]
     shown: dict[str, int] = {}
     for f in entries:
