@@ -67,6 +67,9 @@ _SWITCH_SECONDS = 1e-4
 """A thread that comes back from the disk gets the interpreter after this time, also from one that computes."""
 SETTLE_SECONDS = 1.0
 """What is lost at most of finished tasks when a run is killed."""
+UNNOTED_EACH = 2
+"""Without `settle`, so many tasks per worker at most have begun and are not in the ledger: what a killed run may have done
+twice."""
 
 
 def execute(
@@ -82,6 +85,8 @@ def execute(
 
     `processes` is for tasks that hold the interpreter (compression); threads serve everything that waits for the disk.
     `settle` makes what finished tasks wrote durable, before the ledger has them: once a second, so that nothing waits for it.
+    Without it the ledger has them at once, and the tasks that it misses after a kill are among the first `UNNOTED_EACH` * jobs
+    that it misses (with one job the first).
     After an error or Ctrl-C running tasks are stopped at their next batch, finished ones stay in the ledger.
     """
     progress = progress or Silent()
@@ -106,10 +111,14 @@ def execute(
 
     try:
         noted = time.monotonic()
-        for task, result in _run(todo, max(1, min(jobs, len(todo))), processes, progress):
-            results[task.id] = result
-            finished.append(task)
-            _log.log(logging.INFO if task.rows else logging.DEBUG, "done %s, %d rows, %d bytes", task.id, task.rows, task.bytes)
+        jobs = max(1, min(jobs, len(todo)))
+        ahead = len(todo) if settle else UNNOTED_EACH * jobs
+        for done in _run(todo, jobs, processes, progress, ahead):
+            for task, result in done:
+                results[task.id] = result
+                finished.append(task)
+                level = logging.INFO if task.rows else logging.DEBUG
+                _log.log(level, "done %s, %d rows, %d bytes", task.id, task.rows, task.bytes)
             if settle is None or time.monotonic() - noted > SETTLE_SECONDS:
                 note()
                 noted = time.monotonic()
@@ -121,21 +130,28 @@ def execute(
     return results
 
 
-def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress) -> Iterator[tuple[Task, Result]]:
+Done = list[tuple[Task, Result]]
+
+
+def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress, ahead: int) -> Iterator[Done]:
+    """What is done, whenever something is; at most `ahead` tasks are begun beyond what was taken."""
     if jobs == 1 or not todo:
-        return ((task, task.run(progress.advance)) for task in todo)
-    return _in_processes(todo, jobs, progress) if processes else _in_threads(todo, jobs, progress)
+        return ([(task, task.run(progress.advance))] for task in todo)
+    return _in_processes(todo, jobs, progress) if processes else _in_threads(todo, jobs, progress, ahead)
 
 
-def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator[tuple[Task, Result]]:
+def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress, ahead: int) -> Iterator[Done]:
     counter = _Counter(threading.Lock(), _Number(), _Number(), threading.Event())
     waiting = deque(todo)
     finished: SimpleQueue[tuple[Task, Result | BaseException]] = SimpleQueue()
+    begin, room = threading.Lock(), threading.Semaphore(ahead)
 
     def work() -> None:
         with contextlib.suppress(IndexError):
             while True:
-                task = waiting.popleft()
+                with begin:  # in their order
+                    room.acquire()
+                    task = waiting.popleft()
                 try:
                     finished.put((task, task.run(counter.advance)))
                 except BaseException as e:  # raised in the thread that waits
@@ -150,25 +166,32 @@ def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator
         left = len(todo)
         while left:
             try:
-                task, result = finished.get(timeout=_POLL_SECONDS)
+                found = [finished.get(timeout=_POLL_SECONDS)]
             except Empty:
                 progress.advance(*counter.take())
                 continue
             progress.advance(*counter.take())
-            if isinstance(result, BaseException):
-                raise result
-            left -= 1
-            yield task, result
+            while not finished.empty():
+                found.append(finished.get())
+            done = [(task, result) for task, result in found if not isinstance(result, BaseException)]
+            if done:
+                yield done
+            for _, result in found:
+                if isinstance(result, BaseException):
+                    raise result
+            left -= len(done)
+            room.release(len(done))
     finally:
         sys.setswitchinterval(interval)
         waiting.clear()
         counter.stop()
+        room.release(jobs)
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
 
 
-def _in_processes(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator[tuple[Task, Result]]:
+def _in_processes(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator[Done]:
     import multiprocessing
     from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
@@ -186,7 +209,7 @@ def _in_processes(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterat
             finished, _ = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             progress.advance(*counter.take())
             for future in finished:
-                yield waiting.pop(future), future.result()
+                yield [(waiting.pop(future), future.result())]
     finally:
         counter.stop()
         pool.shutdown(wait=True, cancel_futures=True)

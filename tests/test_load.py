@@ -333,6 +333,36 @@ def test_killed_and_resumed(target: str, tmp_path: Path, name: str, kind: str) -
             assert client.count(name, "_default") == (len(set(numbers.tolist())) if lite else n)
 
 
+SLOW_DISK = """
+import os, sys, time
+fsync = os.fsync
+os.fsync = lambda fd: (time.sleep(0.3), fsync(fd))
+from milvus_offline.cli import main
+main()
+"""
+
+
+def test_killed_while_the_ledger_is_behind(server: str, tmp_path: Path, name: str) -> None:
+    """Messages are quick and the state's disk is slow: no more may be under way than a resumed run looks for."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    with h5py.File(folder / "None.h5", "w") as h:
+        h["embeddings"] = floats(60_000, 32)
+        h["ids"] = np.arange(60_000)
+    state = tmp_path / "state"
+    words = ["load", str(folder), server, "--into", name, "--state", str(state), "--message-mib", "0.02"]
+    process = subprocess.Popen([sys.executable, "-c", SLOW_DISK, *words], stderr=subprocess.PIPE)
+    ledger = state / "ledger.jsonl"
+    while process.poll() is None and (ledger.read_bytes().count(b"\n") if ledger.exists() else 0) < 6:
+        time.sleep(0.01)
+    time.sleep(0.25)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9
+    code, out, err = finish(cli(*words, "--verify", "full", "--json", "--resume"))
+    assert code == 0, (out, err)
+
+
 def test_the_server_is_killed_meanwhile(tmp_path: Path) -> None:
     with start(lambda: MilvusServer(tmp_path / "server")) as own:
         n = 150_000

@@ -24,7 +24,7 @@ from ...errors import TargetError, UsageError
 from ...fileio import explained, keep_out, write_text
 from ...ledger import Ledger
 from ...model import Finding, IndexSpec, Severity, Source, VectorType
-from ...transfer import Clock, Progress, Task, execute
+from ...transfer import UNNOTED_EACH, Clock, Progress, Task, execute
 from ..columnar import CHUNK_BYTES
 from .bulk import Bucket, ImportTask
 from .client import Client
@@ -284,7 +284,7 @@ def _work(
     link.done.update({t.id: int(ledger.done[t.id]["rows"]) for t in tasks if t.id in ledger.done})
     open_tasks = [t for t in tasks if t.id not in ledger.done]
     if "begun" in ledger.done:
-        for task in open_tasks[: 1 if inflight == 1 else 2 * run.inflight]:
+        for task in open_tasks[: 1 if inflight == 1 else UNNOTED_EACH * inflight]:
             task.doubtful = True
     else:
         ledger.add({"begun": {"at": time.time_ns()}})

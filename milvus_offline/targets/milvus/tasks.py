@@ -2,7 +2,7 @@
 
 A task is a slice of a partition, at most a message's size, cut the same way in every run. It is done when the server
 acknowledged it and the ledger says so. After a kill, the tasks that may have been sent without an entry are the first few
-without one (tasks start in order, `inflight` at a time). What happens to those depends on the target:
+without one (see `transfer.UNNOTED_EACH`). What happens to those depends on the target:
 
 - *Milvus Lite with ids*: an insert replaces the row of that id, so the task is sent again. Messages go one at a time, in
   order: of rows with one id the last stays, as planned.

@@ -1,0 +1,99 @@
+"""Working off tasks: what a killed run may have done without writing it down."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from milvus_offline.ledger import Ledger
+from milvus_offline.transfer import UNNOTED_EACH, Advance, Result, execute
+
+
+@dataclass
+class Watched:
+    """Tasks that say when they begin, and the ledger's entries."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    begun: list[int] = field(default_factory=list)
+    noted: set[int] = field(default_factory=set)
+    most: int = 0
+
+    def begin(self, number: int) -> None:
+        with self.lock:
+            self.begun.append(number)
+            self.most = max(self.most, len(self.begun) - len(self.noted))
+
+    def lost(self) -> list[int]:
+        """Tasks that a kill now would leave without an entry although they have begun."""
+        with self.lock:
+            return sorted(set(self.begun) - self.noted)
+
+
+@dataclass
+class Number:
+    watched: Watched
+    number: int
+    seconds: float = 0.0
+    rows: int = 1
+    bytes: int = 1
+
+    @property
+    def id(self) -> str:
+        return str(self.number)
+
+    def run(self, advance: Advance) -> Result:
+        self.watched.begin(self.number)
+        time.sleep(self.seconds)
+        advance(1, 1)
+        return {"n": self.number}
+
+
+class SlowLedger(Ledger):
+    """On a disk that takes its time."""
+
+    watched: Watched
+
+    def add(self, results: Mapping[str, dict[str, Any]]) -> None:
+        lost = self.watched.lost()
+        first_open = [n for n in range(200) if n not in self.watched.noted][: UNNOTED_EACH * 3]
+        assert set(lost) <= set(first_open), (lost, first_open)
+        time.sleep(0.02)
+        super().add(results)
+        with self.watched.lock:
+            self.watched.noted |= {int(i) for i in results}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.03])
+def test_a_slow_ledger_holds_the_workers_back(seconds: float, tmp_path: Path) -> None:
+    watched = Watched()
+    ledger = SlowLedger.create(tmp_path / "ledger", {})
+    ledger.watched = watched  # type: ignore[attr-defined]
+    results = execute([Number(watched, n, seconds) for n in range(60)], jobs=3, ledger=ledger)
+    ledger.close()
+    assert sorted(r["n"] for r in results.values()) == list(range(60)) and len(watched.noted) == 60
+    assert watched.most <= UNNOTED_EACH * 3
+    assert watched.begun == sorted(watched.begun)
+
+
+def test_what_was_done_before_an_error_is_noted(tmp_path: Path) -> None:
+    class Broken(Number):
+        def run(self, advance: Advance) -> Result:
+            raise ValueError("broken")
+
+    watched = Watched()
+    ledger = SlowLedger.create(tmp_path / "ledger", {})
+    ledger.watched = watched  # type: ignore[attr-defined]
+    tasks = [Number(watched, n, 0.001) for n in range(20)]
+    with pytest.raises(ValueError, match="broken"):
+        execute([*tasks[:10], Broken(watched, 10), *tasks[11:]], jobs=3, ledger=ledger)
+    ledger.close()
+    again = Ledger.resume(tmp_path / "ledger", {})
+    again.close()
+    assert {int(i) for i in again.done} == watched.noted >= set(range(4))
+    assert len(watched.begun) < 20
