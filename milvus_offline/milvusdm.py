@@ -309,7 +309,7 @@ def open_task(task: DmTask) -> tuple[Source, frozenset[str]]:
     assert task.into is not None
     sources: list[Source] = []
     if task.kind == "F2M":
-        from .sources.faiss import open_faiss
+        from .sources.faiss.source import open_faiss
 
         sources.append(open_faiss(task.paths[0], collection=task.into.collection))
     else:

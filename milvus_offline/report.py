@@ -11,7 +11,7 @@ from .manifest import describe_schema
 from .model import Finding, Severity, Source
 
 if TYPE_CHECKING:
-    from .milvus1.store import Store
+    from .milvus1.opening import Store
 
 WIDTH = 100
 

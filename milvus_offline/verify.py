@@ -23,7 +23,7 @@ from .manifest import (
     read_manifest,
     schema_of,
 )
-from .milvus1.rows import Hashes, hashes_of
+from .milvus1.copies import Hashes, hashes_of
 from .model import Batch, Finding, Piece, Schema, Severity, Source, SourcePartition
 from .sources.export import file_pieces
 from .sources.hdf5 import damage, open_file

@@ -41,7 +41,7 @@ def main() -> None:
         print(json.dumps(run_one(options.one, options.folder)))
         return
     import h5py
-    from milvus_server import MilvusServer
+    from support.milvus_server import MilvusServer
 
     folder = Path(tempfile.mkdtemp(prefix="bench-load-"))
     with h5py.File(folder / "rows.h5", "w") as h:

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from milvus_offline.errors import DamageError, MilvusOfflineError
-from milvus_offline.milvus1 import indexfile
-from milvus_offline.sources import faiss as source
-from milvus_offline.sources.faiss_process import Child
+from milvus_offline.milvus1.segment import indexfile
+from milvus_offline.sources.faiss import source as source
+from milvus_offline.sources.faiss.pool import Child
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 SECONDS = 5.0

@@ -21,7 +21,7 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(HOME), str(HOME / "tests")]
 
-from mutate import Bench, Case, Result, case_of  # noqa: E402
+from support.mutate import Bench, Case, Result, case_of  # noqa: E402
 
 EXIT_CODES = {0, 1, 3, 4}
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from mariadb import MariaDB, start_mariadb
+from support.mariadb import MariaDB, start_mariadb
 
 
 @pytest.fixture(scope="session")

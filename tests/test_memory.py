@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builder import StoreBuilder
-from command import call, exported, files
+from support.builder import StoreBuilder
+from support.command import call, exported, files
 
 import milvus_offline.fileio as fileio
 from milvus_offline.milvus1.layout import TABLES, FileType
-from milvus_offline.milvus1.segment import SegmentWriter
+from milvus_offline.milvus1.segment.files import SegmentWriter
 from milvus_offline.model import Batch
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc: memory was NOT measured")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builder import StoreBuilder, rows
-from command import call, files, fingerprint
+from support.builder import StoreBuilder, rows
+from support.command import call, files, fingerprint
 
 import milvus_offline.targets.hdf5 as hdf5
 import milvus_offline.transfer as transfer

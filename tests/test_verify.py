@@ -13,14 +13,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from builder import StoreBuilder, declare, rows
-from command import spawn
-from real import STORES, copy_store
+from support.builder import StoreBuilder, declare, rows
+from support.command import spawn
+from support.real import STORES, copy_store
 
 from milvus_offline.cli import run
 from milvus_offline.manifest import LEDGER
 from milvus_offline.milvus1.layout import FieldType
-from milvus_offline.milvus1.store import open_store
+from milvus_offline.milvus1.opening import open_store
 
 CLEAN = ["flat_basic", "partitions", "binary", "deletes_cleaned", "dropped", "dropped_killed", "indexed", "crash_rand_3"]
 

@@ -17,7 +17,7 @@ from ..selection import Selection
 from ..transfer import Progress, Silent
 
 if TYPE_CHECKING:
-    from ..milvus1.store import Store
+    from ..milvus1.opening import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -59,7 +59,7 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
         )
         document |= {"kind": "export", "rows": result.rows, "files": result.files, "against": against}
     else:
-        from ..milvus1.check import check_store
+        from ..milvus1.verify import check_store
         from ..sources.milvus1 import StoreSource
 
         if against:

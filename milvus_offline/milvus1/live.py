@@ -15,11 +15,11 @@ import numpy as np
 
 from ..errors import DamageError, StoreError
 from ..model import DEFAULT_PARTITION, Finding, Schema, Severity
-from .catalog import Catalog, FileRow, Generation, TableRow
-from .folder import Folder, list_folder, open_segment
+from .catalog.rows import Catalog, FileRow, Generation, TableRow
+from .copies import Hashes, among, contains, hashes_of
 from .layout import TABLES, FileType
-from .rows import Hashes, among, contains, hashes_of
-from .segment import Segment, read_header
+from .segment.files import Segment, read_header
+from .segment.opening import Folder, list_folder, open_segment
 
 _RAW_TYPES = frozenset({FileType.RAW, FileType.TO_INDEX, FileType.BACKUP})
 _COMPACT_RATIO = 0.1

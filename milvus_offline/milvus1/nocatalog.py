@@ -20,14 +20,14 @@ import numpy.typing as npt
 from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
 from ..model import DEFAULT_PARTITION, Finding, Severity
-from .catalog import Catalog, FileRow, Generation, TableRow, is_plain_name
-from .folder import Folder
+from .catalog.rows import Catalog, FileRow, Generation, TableRow, is_plain_name
 from .layout import BLOOM_FILTER, DELETED_DOCS, ID, INDEX_NAMES, LENGTH, MAX_DIMENSION, EngineType, FileType, MetricType
-from .legacy import dated_files
 from .live import Disk
 from .location import Location
-from .segment import read_header
-from .wal import Walk, open_log, read_ids
+from .segment.files import read_header
+from .segment.opening import Folder
+from .segment.rawfile import dated_files
+from .wal.log import Walk, open_log, read_ids
 
 _GENERATED = re.compile(r"\d{16,20}")
 """Names that the server generates for partitions (§1.2)."""
@@ -149,7 +149,7 @@ def _survey_all(names: Iterable[str], disk: Disk, notes: list[Finding]) -> tuple
         for name, files in older.items():
             _say(notes, "dated-files", name, f"{len(files)} files of Milvus 0.5 or 0.6 lie beside segments; they are not read")
         return tables, Generation.SEGMENTED
-    from .dated import survey_table
+    from .v05 import survey_table
 
     for name in older:
         found = survey_table(name, disk.roots, notes)
@@ -196,7 +196,7 @@ def _measure(table: _Table, folder: Folder, widths: Counter[int]) -> None:
 
 
 def _engine_of(path: Path) -> int | None:
-    from .indexfile import type_of
+    from .segment.indexfile import type_of
 
     try:
         return _engine_named(type_of(path))

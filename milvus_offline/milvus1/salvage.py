@@ -11,16 +11,16 @@ import numpy as np
 from ..errors import DamageError, UsageError
 from ..fileio import printable
 from ..model import BATCH_BYTES, DEFAULT_PARTITION, Batch, Finding, Salvaged, Schema, Severity, VectorType
-from .catalog import Generation
-from .folder import open_segment
+from .catalog.rows import Generation
+from .copies import Hashes, contains, hashes_of
 from .layout import ID
 from .live import Disk, Leftover
-from .rows import Hashes, contains, hashes_of
-from .segment import Segment, attribute_schema, read_header
-from .store import Store
+from .opening import Store
+from .segment.files import Segment, attribute_schema, read_header
+from .segment.opening import open_segment
 
 if TYPE_CHECKING:
-    from .legacy import LegacyRawFile
+    from .segment.rawfile import LegacyRawFile
 
 KINDS = {
     "unseen": "acknowledged rows in the log that the server never applied (tag `_default`, or a tag with blanks)",
@@ -72,7 +72,7 @@ def survey(store: Store) -> dict[str, int]:
     for leftover in _leftovers(store, disk):
         try:
             if store.catalog.generation is Generation.DATED:
-                from .dated import open_leftover  # rarely needed, and all of the index files' formats behind it
+                from .v05 import open_leftover  # rarely needed, and all of the index files' formats behind it
 
                 raw, _ = open_leftover(leftover, None, store.location.roots)
                 counts[leftover.kind] += raw.rows if raw else 0
@@ -145,7 +145,7 @@ def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], list[Fi
 def _leftovers(store: Store, disk: Disk) -> list[Leftover]:
     """Folders beside the live segments, each once: those of live tables, then those of dropped ones."""
     if store.catalog.generation is Generation.DATED:
-        from .dated import leftovers
+        from .v05 import leftovers
 
         return leftovers(store)
     live = {c.table_id for part in store.selection.collections for p in part.partitions for c in p.choices}
@@ -177,7 +177,7 @@ def _open(
 ) -> Segment | LegacyRawFile | None:
     try:
         if store.catalog.generation is Generation.DATED:
-            from .dated import open_leftover
+            from .v05 import open_leftover
 
             raw_file, found = open_leftover(leftover, _schema_of_table(store, leftover.table_id), disk.roots)
             notes += [replace(f, severity=Severity.INFO) for f in found]

@@ -1,397 +1,194 @@
-"""A store: the live rows of every collection and partition, ready to be read (FORMAT §6).
-
->>> store = open_store("/var/lib/milvus")
->>> store["faces"]["_default"].read(limit=10).vectors
-"""
+"""What a store holds: collections, partitions, and their pieces, as values to look into and to read from."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..errors import DamageError, StoreError, UsageError
-from ..fileio import printable
-from ..model import Finding, Schema, Severity
-from .catalog import Catalog, Generation, TableRow, version_key
-from .contents import Collection, Partition, Store
-from .folder import open_segment
-from .live import Choice, Disk, LiveCollection, Selection, all_in, drop_contained, resolve_half_steps, select
-from .location import Location, locate
-from .rows import hashes_of
-from .segment import Segment, attribute_schema
+import numpy as np
+
+from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema
+from .catalog.rows import Catalog
+from .layout import ID
+from .live import Selection
+from .location import Location
+from .segment.files import Segment
 
 if TYPE_CHECKING:
-    from .nocatalog import Assumptions
-    from .replay import Replay
-    from .wal import Log
+    from .segment.rawfile import LegacyRawFile
+    from .wal.log import Log, LogRows
+    from .wal.replay import Replay
 
 
-def open_store(
-    path: str | os.PathLike[str],
-    catalog: str | os.PathLike[str] | None = None,
-    *,
-    wal: str | os.PathLike[str] | None = None,
-    replay_wal: bool = True,
-    secondary: Sequence[str | os.PathLike[str]] = (),
-    without_catalog: Assumptions | None = None,
-) -> Store:
-    """Opens the store at `path` (the Milvus root, its `db/` folder, or a folder above) for reading.
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """One partition: its live segments in catalog order, then its rows from the write-ahead log."""
 
-    `catalog` names a metadata database elsewhere (`mysql://…`, a `meta.sqlite`, a mysqldump file), `wal` the folder of the
-    write-ahead log, `secondary` further roots that hold `tables/` (Milvus up to 0.9). Without `replay_wal` unflushed rows are
-    only counted. `without_catalog` reads the files alone, with what the user assumes instead. Raises StoreError when this is
-    not a readable store of Milvus 0.5-1.1.1, UsageError when options contradict.
-    """
-    location = locate(path, wal=wal, secondary=secondary)
-    if without_catalog is not None:
-        if catalog is not None:
-            raise UsageError("a catalog and reading without one contradict each other")
-        from .nocatalog import infer_catalog
+    name: str
+    schema: Schema
+    segments: tuple[Segment | LegacyRawFile, ...]
+    log: tuple[LogRows, ...] = ()
 
-        known = infer_catalog(location, without_catalog)
-    else:
-        known = load_catalog(location, catalog)
-    findings = [*location.findings, *known.findings]
-    known = _repair_tags(known, findings)
-    if _is_running(location):
-        findings.append(
-            Finding(
-                Severity.WARNING,
-                "server-running",
-                str(location.root),
-                "a server holds this store's lock and may change it while it is read; stop it, or read a snapshot",
-            )
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        return (*self.segments, *self.log)
+
+    @property
+    def rows(self) -> int:
+        """Live rows, those of the log included: what an export brings."""
+        return sum(p.rows for p in self.pieces)
+
+    @property
+    def deleted(self) -> int:
+        """Rows on disk that are deleted."""
+        return sum(s.deleted for s in self.segments)
+
+    @property
+    def wal_rows(self) -> int:
+        return sum(r.rows for r in self.log)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of vectors and ids in segment files (deleted rows included) and in the log."""
+        return sum(p.bytes for p in (*self.segments, *self.log))
+
+    def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+        """All live rows; ids int64 [n], vectors float32 [n, d] or uint8 [n, d/8]. Arrays are overwritten by the next batch."""
+        for piece in self.pieces:
+            yield from piece.batches(max_bytes)
+
+    def read(self, limit: int | None = None) -> Batch:
+        """The live rows (the first `limit` of them) as arrays of their own. Without a limit all must fit in memory.
+
+        Raises ValueError for a negative limit.
+        """
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit: expected 0 or more, found {limit}")
+        rows = self.rows if limit is None else min(limit, self.rows)
+        result = Batch(
+            np.empty(rows, ID),
+            np.empty((rows, self.schema.width), self.schema.dtype),
+            {a.name: np.zeros(rows, a.dtype) for a in self.schema.attributes},
         )
-    disk = Disk(location.roots)
-    selection = select(known, disk)
-    findings += selection.findings
-    schemas = {c.table.table_id: _schema(c.table, known) for c in selection.collections}
-    if known.generation is Generation.DATED:
-        from .dated import open_collections
+        done = 0
+        for batch in self.batches():
+            take = min(len(batch.ids), rows - done)
+            result.ids[done : done + take] = batch.ids[:take]
+            result.vectors[done : done + take] = batch.vectors[:take]
+            for name, values in batch.attributes.items():
+                result.attributes[name][done : done + take] = values[:take]
+            done += take
+            if done == rows:
+                break
+        return result
 
-        collections = open_collections(known, selection, schemas, location.roots, findings)
-        return Store(location.root, location, known, collections, tuple(findings), selection)
-    segments: dict[str, list[Segment]] = {}
-    damage: dict[str, list[Finding]] = {}
-    for c in selection.collections:
-        for p in c.partitions:
-            notes: list[Finding] = []
-            schema = schemas[c.table.table_id]
-            segments[p.table.table_id] = _open_segments(c, p.table, p.choices, schema, known, selection, disk, notes)
-            if lost := [f for f in notes if f.severity is Severity.ERROR]:
-                damage[p.table.table_id] = lost
-            findings += notes
-    _compare_age(known, selection, disk, schemas, segments, findings)
-    log, replay = _read_log(location, known, selection, schemas, segments, damage, replay_wal, findings)
-    opened = []
-    for c in selection.collections:
-        schema = schemas[c.table.table_id]
-        partitions: dict[str, Partition] = {}
-        for p in c.partitions:
-            table_id = p.table.table_id
-            found = replay.segments.get(table_id, []) if replay and replay_wal else segments[table_id]
-            rows = replay.rows.get(table_id, []) if replay and replay_wal else []
-            partition = Partition(p.tag, schema, tuple(found), tuple(rows))
-            if p.tag in partitions:
-                findings.append(
-                    Finding(
-                        Severity.WARNING,
-                        "partition-twice",
-                        f"{schema.name}/{printable(p.tag)}",
-                        "two live partitions have this tag; their rows are put together",
-                    )
-                )
-                first = partitions[p.tag]
-                partition = replace(first, segments=first.segments + partition.segments, log=first.log + partition.log)
-            partitions[p.tag] = partition
-        opened.append(Collection(schema, tuple(partitions.values())))
-    return Store(location.root, location, known, tuple(opened), tuple(findings), selection, log, replay)
+    def __repr__(self) -> str:
+        return f"<Partition {self.name!r}: {self.rows:,} rows>"
 
 
-def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Catalog:
-    """Reads the catalog that was named, or the one that belongs to the store. Raises StoreError, UsageError."""
-    from . import database
+@dataclass(frozen=True, eq=False)
+class Collection(Mapping[str, Partition]):
+    """One collection; a mapping of partition names to partitions, `_default` first."""
 
-    if given is not None:
-        text = os.fspath(given)
-        if "://" in text and not text.startswith("file:"):
-            if text.startswith("sqlite"):
-                return database.read_sqlite(Path(text.split(":///", 1)[-1]))
-            return database.read_mysql(database.parse_mysql_url(text))
-        path, dumped = Path(text), None
-        if not path.exists() and "#" in text:
-            name, _, dumped = text.rpartition("#")
-            path = Path(name)
-        if path.is_dir():
-            raise UsageError(f"{path}: --catalog must name a meta.sqlite, a mysqldump file or mysql://…, found a folder")
-        if not path.exists():
-            raise StoreError(f"{path}: there is no such catalog file")
-        from .sqldump import looks_like_dump
+    schema: Schema
+    partitions: tuple[Partition, ...]
 
-        if looks_like_dump(path):
-            from .rescue import read_dump_catalog
+    @property
+    def name(self) -> str:
+        return self.schema.name
 
-            return read_dump_catalog(path, dumped)
-        return database.read_sqlite(path)
-    if location.meta is not None and location.config.mysql_uri is None:
-        return database.read_sqlite(location.meta)
-    if location.config.mysql_uri is not None:
-        try:
-            return database.read_mysql(database.parse_mysql_url(location.config.mysql_uri, quoted=False))
-        except (StoreError, UsageError) as e:
-            raise StoreError(
-                f"{e} (This address is from {location.config.path}.) Name the catalog with --catalog "
-                "(mysql://user@host/database, a mysqldump file, a meta.sqlite), or read the files without one: --no-catalog"
-            ) from e
-    if not location.roots[0].exists():
-        raise StoreError(
-            f"{location.root}: a write-ahead log without a store. Name the folder that holds db/, and the log with --wal; if "
-            "that folder is lost, --no-catalog reads the rows that the log still holds"
-        )
-    raise StoreError(
-        f"{location.roots[0]}: there is no meta.sqlite, so the catalog was in MySQL or is lost. Name it with --catalog "
-        "(mysql://user@host/database or a mysqldump file), or read the files without one: --no-catalog"
-    )
+    @property
+    def rows(self) -> int:
+        return sum(p.rows for p in self.partitions)
 
+    @property
+    def deleted(self) -> int:
+        return sum(p.deleted for p in self.partitions)
 
-def _repair_tags(catalog: Catalog, findings: list[Finding]) -> Catalog:
-    """Undoes the double encoding of tags that went through a latin1 connection (§16)."""
-    if not catalog.statements_commit_alone:
-        return catalog
-    from .rawtables import repair_double_encoding
+    @property
+    def wal_rows(self) -> int:
+        return sum(p.wal_rows for p in self.partitions)
 
-    taken = {(t.owner_table, t.partition_tag) for t in catalog.tables}
-    tables = []
-    for table in catalog.tables:
-        repaired = repair_double_encoding(table.partition_tag) if table.partition_tag else None
-        if repaired is not None and (table.owner_table, repaired) not in taken:
-            findings.append(
-                Finding(
-                    Severity.INFO,
-                    "tag-encoding",
-                    f"{table.owner_table}/{printable(repaired)}",
-                    f"the catalog holds this tag encoded twice ({printable(table.partition_tag)!r}); it is repaired",
-                )
-            )
-            table = replace(table, partition_tag=repaired)
-        tables.append(table)
-    return replace(catalog, tables=tuple(tables))
+    @property
+    def bytes(self) -> int:
+        return sum(p.bytes for p in self.partitions)
+
+    def __getitem__(self, name: str) -> Partition:
+        return next((p for p in self.partitions if p.name == name), None) or _missing(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (p.name for p in self.partitions)
+
+    def __len__(self) -> int:
+        return len(self.partitions)
+
+    def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+        """All live rows of all partitions, see Partition.batches."""
+        for partition in self.partitions:
+            yield from partition.batches(max_bytes)
+
+    def __repr__(self) -> str:
+        s = self.schema
+        return f"<Collection {s.name!r}: {s.vector_type.value} {s.dimension}, {s.metric_type}, {self.rows:,} rows>"
 
 
-def _is_running(location: Location) -> bool:
-    """Whether a server of 0.10 or later holds the lock (§1.1); asking changes nothing."""
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    for folder in filter(None, (location.root, location.wal)):
-        try:
-            with open(folder / "lock", "rb") as f:
-                fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                fcntl.flock(f, fcntl.LOCK_UN)
-        except BlockingIOError:
-            return True
-        except OSError:
-            continue
-    return False
+def _missing(name: str) -> Any:
+    raise KeyError(name)
 
 
-def _schema(table: TableRow, catalog: Catalog) -> Schema:
-    fields = [(f.field_name, f.field_type) for f in catalog.fields if f.collection_id == table.table_id]
-    return Schema(
-        name=table.table_id,
-        dimension=table.dimension,
-        vector_type=table.vector_type,
-        metric_type=table.metric_name,
-        index=table.index,
-        index_file_size=table.index_file_size or None,
-        auto_id=table.auto_id,
-        attributes=attribute_schema(fields),
-    )
+@dataclass(frozen=True, eq=False)
+class Store(Mapping[str, Collection]):
+    """An opened store; a mapping of collection names to collections. Nothing in it is ever written."""
 
+    path: Path
+    location: Location
+    catalog: Catalog
+    collections: tuple[Collection, ...]
+    findings: tuple[Finding, ...]
+    selection: Selection = field(repr=False)
+    log: Log | None = None
+    replay: Replay | None = None
 
-def _open_segments(
-    collection: LiveCollection,
-    table: TableRow,
-    choices: Sequence[Choice],
-    schema: Schema,
-    catalog: Catalog,
-    selection: Selection,
-    disk: Disk,
-    findings: list[Finding],
-) -> list[Segment]:
-    segments, created_on = [], {}
-    for choice in choices:
-        before = len(findings)
-        segment = _open_choice(choice, schema, disk, findings)
-        if segment is not None:
-            if all(f.severity is Severity.INFO for f in findings[before:]):
-                _compare_size(segment, choice, table, findings)
-            segments.append(segment)
-            created_on[segment.id] = choice.row.created_on
-    if catalog.kind == "none":
-        return drop_contained(table, segments, findings)
-    if catalog.statements_commit_alone:
-        unfinished = [x.segment_id for x in selection.leftovers if x.is_merge and x.table_id == table.table_id]
-        segments = resolve_half_steps(table, segments, created_on, unfinished, disk, schema, findings)
-        taken = {s.id for s in segments}
-        selection.leftovers[:] = [x for x in selection.leftovers if x.table_id != table.table_id or x.segment_id not in taken]
-    return segments
+    def __getitem__(self, name: str) -> Collection:
+        return next((c for c in self.collections if c.name == name), None) or _missing(name)
 
+    def __iter__(self) -> Iterator[str]:
+        return (c.name for c in self.collections)
 
-def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: list[Finding]) -> Segment | None:
-    where = f"{choice.table_id}/{choice.segment_id}"
-    hint = choice.row.row_count if 0 <= choice.row.row_count < 1 << 31 else None
-    try:
-        folder = disk.folder(choice.table_id, choice.segment_id)
-        if folder is None:
-            expected = disk.roots[0] / "tables" / choice.table_id / choice.segment_id
-            findings.append(
-                Finding(
-                    Severity.ERROR,
-                    "segment-missing",
-                    where,
-                    f"the catalog lists this segment, but the folder {expected} is not there; its rows are lost",
-                    hint,
-                )
-            )
-            return None
-        indexes = [p for i in choice.index_ids if (p := disk.index_file(choice.table_id, choice.segment_id, i))]
-        segment, notes = open_segment(
-            folder, choice.segment_id, schema, state=choice.state, indexes=indexes, file_size=choice.row.file_size
-        )
-    except DamageError as e:
-        findings.append(Finding(Severity.ERROR, "segment-unreadable", where, str(e), hint))
-        return None
-    findings += notes
-    return segment
+    def __len__(self) -> int:
+        return len(self.collections)
 
+    @property
+    def rows(self) -> int:
+        return sum(c.rows for c in self.collections)
 
-def _compare_size(segment: Segment, choice: Choice, table: TableRow, findings: list[Finding]) -> None:
-    """`file_size` of a raw file is the payload of `.rv` and `.uid` since 0.8 (§2.2)."""
-    row = choice.row
-    if row.file_id != segment.id or not row.file_size or segment.schema.attributes or version_key(table.version) < (0, 8):
-        return
-    if row.file_size != segment.bytes:
-        findings.append(
-            Finding(
-                Severity.ERROR,
-                "size-differs",
-                f"{choice.table_id}/{choice.segment_id}",
-                f"the catalog says {row.file_size} bytes of vectors and ids, the files hold {segment.bytes}: catalog and files "
-                "are of different age, or a file was cut",
-                segment.rows,
-            )
-        )
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of what would be read: names, row counts, and sizes and times of the files."""
+        import xxhash
 
+        digest = xxhash.xxh3_128()
+        for collection in self.collections:
+            digest.update(repr(collection.schema).encode())
+            for partition in collection.partitions:
+                digest.update(f"{partition.name!r} {partition.rows}".encode("utf-8", "surrogateescape"))
+                for segment in partition.segments:
+                    digest.update(f"{segment.id} {segment.rows} {segment.deleted}".encode())
+                    for path in segment.paths:
+                        status = os.stat(path)
+                        digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+                for rows in partition.log:
+                    for file in rows.files:
+                        status = os.stat(file.path)
+                        digest.update(f"{file.number} {status.st_size} {status.st_mtime_ns}".encode())
+                    digest.update(rows.spans.tobytes() + rows.dead.tobytes() + rows.first.to_bytes(8, "little"))
+        return digest.hexdigest()
 
-def _compare_age(
-    catalog: Catalog,
-    selection: Selection,
-    disk: Disk,
-    schemas: Mapping[str, Schema],
-    segments: Mapping[str, list[Segment]],
-    findings: list[Finding],
-) -> None:
-    """Notices folders newer than all the catalog knows, with rows of their own: then the catalog is the older one."""
-    newest = max((int(f.segment_id) for f in catalog.files if f.segment_id.isdigit()), default=0)
-    owners = {p.table.table_id: c.table.table_id for c in selection.collections for p in c.partitions}
-    for leftover in selection.leftovers:
-        if leftover.kind != "orphans" or not leftover.segment_id.isdigit() or int(leftover.segment_id) <= newest:
-            continue
-        table_id = leftover.table_id
-        if table_id not in owners:
-            continue
-        try:
-            folder = disk.folder(table_id, leftover.segment_id)
-            if folder is None or not folder.raw or not folder.ids or not folder.has_deleted_docs:
-                continue
-            segment, notes = open_segment(folder, leftover.segment_id, schemas[owners[table_id]])
-            if segment is None or notes or not segment.rows:
-                continue
-            if not all_in(hashes_of(segment.batches()), (hashes_of(s.batches()) for s in segments[table_id])):
-                findings.append(
-                    Finding(
-                        Severity.WARNING,
-                        "catalog-older",
-                        f"{table_id}/{leftover.segment_id}",
-                        "the segment is newer than all that the catalog knows, and its rows are in no live segment: the "
-                        "catalog may be older than the files (is its -wal missing?). --salvage orphans brings them",
-                        segment.rows,
-                    )
-                )
-        except (DamageError, OSError):
-            continue
-
-
-def _read_log(
-    location: Location,
-    catalog: Catalog,
-    selection: Selection,
-    schemas: Mapping[str, Schema],
-    segments: Mapping[str, list[Segment]],
-    damage: Mapping[str, list[Finding]],
-    replay_wal: bool,
-    findings: list[Finding],
-) -> tuple[Log | None, Replay | None]:
-    log = None
-    if location.wal is not None:
-        from .wal import open_log
-
-        try:
-            log = open_log(location.wal)
-        except DamageError as e:
-            findings.append(Finding(Severity.ERROR, "wal-unreadable", str(location.wal), str(e)))
-            return None, None
-    if log is None or (not log.files and log.acknowledged is None):
-        if selection.has_unflushed and location.config.wal_enabled is not False:
-            findings.append(
-                Finding(
-                    Severity.WARNING,
-                    "wal-missing",
-                    str(location.wal or location.root),
-                    "the server was stopped with rows in memory that only its write-ahead log holds, and no log was found. "
-                    "Name its folder with --wal",
-                )
-            )
-        return log, None
-    from .replay import Replayer
-
-    enabled = location.config.wal_enabled
-    replay = Replayer(log, catalog, selection, schemas, segments, wal_enabled=enabled, damaged=damage).run()
-    if enabled is False:
-        if replay.row_count:
-            text = "the configuration says wal.enable: false, so this log is a leftover from before; it is not replayed"
-            # each flush without a log sets flush_lsn to 0 (§5.8)
-            doubtful = any(
-                replay.rows.get(p.table.table_id) and p.table.flush_lsn for c in selection.collections for p in c.partitions
-            )
-            if doubtful:
-                text += ". But the catalog knows of flushes with a log, the last ones of their tables: --wal replays it"
-            severity = Severity.WARNING if doubtful else Severity.INFO
-            findings.append(Finding(severity, "wal-disabled", str(location.wal), text, replay.row_count))
-        return log, None
-    if not replay_wal:
-        if replay.row_count:
-            findings.append(
-                Finding(
-                    Severity.WARNING,
-                    "wal-not-replayed",
-                    str(location.wal),
-                    "unflushed rows in the write-ahead log are left out, as asked",
-                    replay.row_count,
-                )
-            )
-        return log, replay
-    for table_id, lost in damage.items():
-        recovered = sum(r.rows for r in replay.rows.get(table_id, []) if r.id == "wal-flushed")
-        if all(f.rows is not None for f in lost) and 0 < sum(f.rows or 0 for f in lost) <= recovered:
-            findings[:] = [replace(f, severity=Severity.WARNING) if f in lost else f for f in findings]
-    findings += replay.findings
-    return log, replay
-
-
-__all__ = ["Collection", "Partition", "Store", "load_catalog", "open_store"]
+    def __repr__(self) -> str:
+        lines = [f"<Store {str(self.path)!r}: {len(self)} collection{'' if len(self) == 1 else 's'}, {self.rows:,} rows>"]
+        lines += [f"  {c!r}" for c in self.collections]
+        return "\n".join(lines)

@@ -159,7 +159,7 @@ def open_source(path: str | os.PathLike[str], options: SourceOptions | None = No
             row_ids=options.row_ids,
         )
     if kind == "faiss":
-        from .faiss import open_faiss
+        from .faiss.source import open_faiss
 
         return cast(Source, open_faiss(path, collection=options.collection, metric=options.metric, **options.faiss))
     from .milvus1 import open_store_source

@@ -309,7 +309,7 @@ class Hdf5Export:
 
 def _linkable(groups: list[list[Slice]]) -> list[Any] | None:
     """The segments of a partition when its files hold exactly its rows; None otherwise."""
-    from ..milvus1.segment import Segment
+    from ..milvus1.segment.files import Segment
 
     segments = {id(s.piece): s.piece for g in groups for s in g}
     chosen = list(segments.values())

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import UsageError
 from ...fileio import printable
-from ...milvus1.create import no_index_for
+from ...milvus1.catalog.write import no_index_for
 from ...milvus1.layout import INDEX_NAMES, MAX_DIMENSION, EngineType, MetricType
 from ...model import DEFAULT_PARTITION, Finding, Schema, Severity, SourceCollection, VectorType
 

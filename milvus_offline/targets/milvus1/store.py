@@ -23,11 +23,11 @@ from ... import fileio
 from ...errors import TargetError, UsageError
 from ...ledger import Ledger
 from ...manifest import LEDGER
-from ...milvus1 import create
-from ...milvus1.bloom import write_new_filter
-from ...milvus1.catalog import FileRow, TableRow
+from ...milvus1.catalog import write as create
+from ...milvus1.catalog.rows import FileRow, TableRow
 from ...milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_ID, ID, LENGTH, META, TABLES, WAL
-from ...milvus1.segment import Column, Segment, SegmentWriter, read_columns
+from ...milvus1.segment.bloom import write_new_filter
+from ...milvus1.segment.files import Column, Segment, SegmentWriter, read_columns
 from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, SourcePartition
 from ...transfer import Advance, Result, Task
 from ..slices import Slice, cut

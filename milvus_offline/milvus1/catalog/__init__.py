@@ -1,0 +1,1 @@
+"""The metadata database: its rows, read from SQLite, MySQL and dumps, and written (FORMAT §2)."""

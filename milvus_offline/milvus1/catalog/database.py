@@ -1,0 +1,197 @@
+"""How the metadata database is opened without touching it (FORMAT §2.1): SQLite on a private copy, MySQL in one read-only
+consistent snapshot.
+
+SQLite goes through Python's own sqlite3: SQLAlchemy alone would take longer to import than all else that an export does to
+begin. It serves MySQL, where it is worth that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from ...errors import StoreError, UsageError
+from .columns import is_misspelt
+from .rows import TABLE_NAMES, Catalog, RawTables, parse_catalog
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+PASSWORD_VARIABLE = "MILVUS_OFFLINE_CATALOG_PASSWORD"
+
+_CANONICAL = {n.lower(): n for n in TABLE_NAMES}
+_SIDECARS = ("-shm", "-wal", "-journal")
+"""In the order of copying: what the -shm counts must be in the -wal, also when a server is still writing."""
+
+
+def read_sqlite(path: Path) -> Catalog:
+    """Reads a `meta.sqlite` together with its -wal, -shm and -journal on a private copy; the original is only read.
+
+    Where SQLite itself gives up, the pages that can still be read are used, with a finding. Raises StoreError when the file is
+    missing, unreadable, or not a catalog of Milvus 1.x.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path}: expected the SQLite catalog here, found no file")
+    import sqlite3
+
+    with tempfile.TemporaryDirectory(prefix="milvus-offline-") as folder:
+        copy = Path(folder) / "meta.sqlite"
+        try:
+            for suffix in ("", *_SIDECARS):
+                original = path.with_name(path.name + suffix)
+                if original.is_file():
+                    shutil.copyfile(original, copy.with_name(copy.name + suffix))
+        except PermissionError as e:
+            raise StoreError(f"{e.filename}: no permission to read the catalog: run as a user who may, or copy it") from e
+        except OSError as e:
+            raise StoreError(f"{e.filename or path}: cannot read the catalog: {e.strerror}") from e
+        try:
+            return parse_catalog(_read_copy(copy), kind="sqlite", origin=str(path))
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as e:  # SQLite quotes damaged names in its messages
+            from .readable import rescue_sqlite  # rarely needed
+
+            reason = str(e) or type(e).__name__
+            fresh = Path(folder) / "again.sqlite"  # opening may have changed the first copy
+            for suffix in ("", "-wal"):
+                original = path.with_name(path.name + suffix)
+                if original.is_file():
+                    shutil.copyfile(original, fresh.with_name(fresh.name + suffix))
+            return rescue_sqlite(fresh, origin=path, reason=reason)
+
+
+def _read_copy(path: Path) -> RawTables:
+    import sqlite3
+
+    if any(path.with_name(path.name + s).exists() for s in _SIDECARS):
+        from .pages import log_damage
+
+        if damage := log_damage(path):  # SQLite would take an older state without a word
+            raise sqlite3.DatabaseError(damage)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.text_factory = lambda b: b.decode("utf-8", "surrogateescape")
+        connection.execute("PRAGMA synchronous = OFF")  # the copy is thrown away: nothing has to wait for the disk
+        (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(str(verdict))
+        tables: RawTables = {}
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            known = _CANONICAL.get(name.lower())
+            if known is None:
+                tables[name] = []
+            else:
+                rows = connection.execute(f'SELECT * FROM "{known}"')
+                columns = [d[0] for d in rows.description]
+                if is_misspelt(known, columns):
+                    raise sqlite3.DatabaseError(f"the columns of {known} have other names than Milvus gives them")
+                tables[known] = [dict(zip(columns, row, strict=True)) for row in rows]
+        return tables
+
+
+def _read_mysql_tables(connection: Connection) -> RawTables:
+    from sqlalchemy import inspect, text
+
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    tables: RawTables = {}
+    for name in inspect(connection).get_table_names():
+        known = _CANONICAL.get(name.lower())
+        if known is None:
+            tables[name] = []
+        else:
+            rows = connection.execute(text(f"SELECT * FROM {quote(name)}")).mappings()
+            tables[known] = [dict(r) for r in rows]
+    return tables
+
+
+@dataclass(frozen=True)
+class MySqlAddress:
+    """Where a MySQL catalog is. Its text never shows the password."""
+
+    host: str
+    port: int
+    user: str
+    database: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"mysql://{self.user}@{self.host}:{self.port}/{self.database}"
+
+    __str__ = __repr__
+
+
+def parse_mysql_url(url: str, *, quoted: bool = True) -> MySqlAddress:
+    """Reads `mysql://user:password@host:port/database` (also with `+driver`).
+
+    Milvus takes its own `meta_uri` as it stands, so a password there may hold `@`, `:` or `%` (quoted=False); on the command
+    line percent-encoding is undone. An absent password comes from the environment variable MILVUS_OFFLINE_CATALOG_PASSWORD.
+    Raises UsageError; its text does not repeat the URL.
+    """
+    match = re.fullmatch(
+        r"(?:mysql|mariadb)(?:\+\w+)?://(?:([^:]*)(?::(.*))?@)?([^:/@]*|\[[^\]]*\])(?::(\d*))?/([^/?]+)(?:\?.*)?", url, re.S
+    )
+    if not match:
+        raise UsageError(
+            "the catalog's URL must look like mysql://user@host:3306/database (password in " + PASSWORD_VARIABLE + ")"
+        )
+    user, password, host, port, database = match.groups()
+    decode = unquote if quoted else str
+    if password is None or password == "":
+        password = os.environ.get(PASSWORD_VARIABLE, "")
+    else:
+        password = decode(password)
+    number = int(port) if port else 3306
+    if not 0 < number < 65536:
+        raise UsageError(f"the catalog's URL has port {number}, expected 1..65535")
+    return MySqlAddress((host or "127.0.0.1").strip("[]"), number, decode(user or ""), decode(database), password)
+
+
+def read_mysql(address: MySqlAddress) -> Catalog:
+    """Reads a live MySQL or MariaDB in one read-only transaction with a consistent snapshot. Raises StoreError."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.engine import URL
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    url = URL.create(
+        "mysql+pymysql",
+        username=address.user,
+        password=address.password,
+        host=address.host,
+        port=address.port,
+        database=address.database,
+        query={"charset": "utf8mb4"},
+    )
+    arguments = {"connect_timeout": 10, "read_timeout": 300, "password": address.password.encode()}  # PyMySQL: str is latin1
+    engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+            connection.execute(text("START TRANSACTION READ ONLY, WITH CONSISTENT SNAPSHOT"))
+            try:
+                tables = _read_mysql_tables(connection)
+            finally:
+                connection.execute(text("ROLLBACK"))
+    except (SQLAlchemyError, RuntimeError, OSError) as e:
+        raise StoreError(f"{address}: cannot read the catalog: {_reason(e, address)}") from None
+    return parse_catalog(tables, kind="mysql", origin=str(address))
+
+
+def _reason(error: BaseException, address: MySqlAddress) -> str:
+    cause = getattr(error, "orig", None) or error
+    number = cause.args[0] if cause.args and isinstance(cause.args[0], int) else None
+    if isinstance(cause, RuntimeError) and "cryptography" in str(cause):
+        return "this server's logins need the package `cryptography`: pip install cryptography"
+    if number == 1045:
+        return f"user {address.user!r} or the password is refused (password from the URL or {PASSWORD_VARIABLE})"
+    if number == 1049:
+        return f"there is no database {address.database!r}"
+    if number in (2003, 2013):
+        return f"no answer from {address.host}:{address.port}: is the database running and reachable from here?"
+    text = str(cause.args[1]) if number is not None and len(cause.args) > 1 else str(cause)
+    return text.replace(address.password, "***") if address.password else text

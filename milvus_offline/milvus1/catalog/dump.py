@@ -1,0 +1,210 @@
+"""The catalog from a dump: mysqldump's SQL and XML, and SQLite's `.dump`, plain or compressed (FORMAT §2.2, §2.3, §16).
+
+A dump is read as a stream; statements of other tables are skipped without being held. A dump that was cut gives the rows
+before the cut. SQL is never executed: the few statements that matter are understood, all others are passed over.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import lzma
+import os
+import re
+import zlib
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from ...errors import DamageError, StoreError
+from .columns import canonical_columns, canonical_table, decode, is_milvus, repair_double_encoding
+from .dumprows import Dump, Found
+from .statements import Statements
+
+__all__ = ["Dump", "looks_like_dump", "read_dump", "repair_double_encoding"]
+
+CHUNK = 1 << 20
+MAX_VALUE = 16 << 20
+"""The longest value or tag that is accepted in XML; Milvus' own columns hold at most 512 characters."""
+_PACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\x00": lzma}
+_CUT = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
+_CUT_NOTE = "the compressed file is damaged or cut"
+
+_LEADING_COMMENTS = re.compile(rb"\A(?:\s+|--[^\n]*(?:\n|\Z)|#[^\n]*(?:\n|\Z)|/\*(?:(?!!|M!)|M!999999).*?\*/)*", re.S)
+_BANNER = re.compile(rb"[^\n]*\n?-- (?:MySQL|MariaDB) dump ")
+_XML_START = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!DOCTYPE\s+)?mysqldump\b", re.S)
+_SQL_START = re.compile(
+    rb"(?:/\*M?!\d*\s*)?(?:(?:INSERT|REPLACE)\s+(?:\w+\s+)*INTO\b|CREATE\s+(?:TABLE|DATABASE|SCHEMA)\b|DROP\s+(?:TABLE|DATABASE)\b"
+    rb"|LOCK\s+TABLES\b|USE\s+[`\"\w]|SET\s+[@\w]|BEGIN(?:\s+TRANSACTION)?\s*;|START\s+TRANSACTION|PRAGMA\s+\w)",
+    re.I,
+)
+
+
+def looks_like_dump(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins like a dump of SQL or mysqldump's XML; False also for what cannot be read."""
+    try:
+        head = next(_chunks(Path(path), []), b"")[: 1 << 16]
+    except OSError:
+        return False
+    return bool(_XML_START.match(head) or _BANNER.match(head) or _SQL_START.match(_LEADING_COMMENTS.sub(b"", head)))
+
+
+def read_dump(path: str | os.PathLike[str], database: str | None = None) -> Dump:
+    """Reads the Milvus tables of a dump; `database` chooses where a dump holds several that have them.
+
+    Raises UsageError when the choice is missing or wrong, StoreError when the dump cannot be read or has no Milvus tables,
+    DamageError for what no dump holds (an entity declaration in XML, a string of more than 16 MiB where a row is expected).
+    """
+    path = Path(path)
+    notes: list[str] = []
+    found = Found(path)
+    source = _chunks(path, notes)
+    try:
+        first = next(source, b"")
+        if _XML_START.match(first[:4096]):
+            cut = _read_xml(path, first, source, found, notes)
+        else:
+            cut = Statements(path, first, source, found, notes).read()
+    except OSError as e:
+        raise StoreError(f"{path}: cannot read the dump: {e.strerror or e}") from e
+    finally:
+        source.close()
+    return found.choose(database, cut or any(n.startswith(_CUT_NOTE) for n in notes), notes)
+
+
+def _chunks(path: Path, notes: list[str]) -> Generator[bytes]:
+    """The unpacked bytes as they are; UTF-16 (a dump made with PowerShell's `>`) becomes UTF-8."""
+    with open(path, "rb") as file:
+        magic = file.read(6)
+        file.seek(0)
+        packer = next((p for m, p in _PACKERS.items() if magic.startswith(m)), None)
+        stream: Any = packer.open(file) if packer else file
+        decoder: codecs.IncrementalDecoder | None = None
+        first = True
+        while True:
+            try:
+                chunk: bytes = stream.read1(CHUNK)  # gives what stands before a damage
+            except (*_CUT, OSError) as e:
+                if isinstance(e, OSError) and e.errno is not None:
+                    raise
+                notes.append(f"{_CUT_NOTE}: {e}")
+                return
+            if not chunk:
+                return
+            if first and chunk[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                decoder = codecs.getincrementaldecoder("utf-16")("replace")
+            elif first and chunk.startswith(codecs.BOM_UTF8):
+                chunk = chunk[3:]
+            first = False
+            if decoder is not None:
+                chunk = decoder.decode(chunk).encode("utf-8", "replace")
+            if chunk:
+                yield chunk
+
+
+# XML -----------------------------------------------------------------------------------------------------------------
+
+
+_PRIVATE = 0xE000
+"""mysqldump writes control characters as they are, which XML forbids: they travel as characters of private use."""
+_XML_ILLEGAL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_XML_ILLEGAL_CR = re.compile(rb"[\x00-\x08\x0b-\x1f]")  # XML turns a lone CR into LF
+_XML_BACK = {_PRIVATE + i: i for i in range(32)}
+
+
+def _read_xml(path: Path, first: bytes, source: Generator[bytes], found: Found, notes: list[str]) -> bool:
+    """mysqldump --xml. Parsed as latin1, so that no byte is an error, and decoded like SQL. Returns whether it was cut."""
+    from xml.parsers import expat
+
+    parser = expat.ParserCreate("iso-8859-1")
+    parser.buffer_text = True
+    reader = _Xml(path, found)
+    parser.StartElementHandler = reader.start
+    parser.EndElementHandler = reader.end
+    parser.CharacterDataHandler = reader.text
+    parser.StartDoctypeDeclHandler = reader.refuse
+    parser.EntityDeclHandler = reader.refuse
+    chunk, fed = first, 0
+    illegal = _XML_ILLEGAL if b"\r\n" in first else _XML_ILLEGAL_CR
+    try:
+        while chunk:
+            parser.Parse(illegal.sub(lambda m: b"&#x%X;" % (_PRIVATE + m[0][0]), chunk), False)
+            fed += len(chunk)
+            if fed - parser.CurrentByteIndex > MAX_VALUE:
+                raise DamageError(path, f"expected tags of at most {MAX_VALUE} bytes, found a longer one")
+            chunk = next(source, b"")
+        parser.Parse(b"", True)
+    except expat.ExpatError as e:
+        if chunk:
+            notes.append(f"the XML cannot be read from line {e.lineno} on: {expat.ErrorString(e.code)}")
+        return True
+    return False
+
+
+class _Xml:
+    """Elements of mysqldump --xml -> rows."""
+
+    def __init__(self, path: Path, found: Found) -> None:
+        self.path, self.found = path, found
+        self.database: str | None = None
+        self.table: str | None = None
+        self.row: dict[str, object] = {}
+        self.field: str | None = None
+        self.parts: list[str] = []
+        self.structure: list[str] = []
+        self.nil = self.hex = False
+        self.size = 0
+
+    def refuse(self, *_: object) -> None:
+        raise DamageError(self.path, "expected mysqldump's XML, found a document type or an entity declaration")
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        name = _xml_text(attributes.get("name", ""))
+        if tag == "database":
+            self.database = name
+        elif tag in ("table_data", "table_structure"):
+            self.table = canonical_table(name)
+            self.structure = []
+        elif tag == "row":
+            self.row = {}
+        elif tag == "field" and "Field" in attributes:
+            self.structure.append(attributes["Field"])
+        elif tag == "field" and self.table:
+            self.field, self.parts, self.size = name, [], 0
+            self.nil = attributes.get("xsi:nil") == "true"
+            self.hex = attributes.get("xsi:type") == "xs:hexBinary"
+
+    def text(self, text: str) -> None:
+        if self.field is not None:
+            self.size += len(text)
+            if self.size > MAX_VALUE:
+                raise DamageError(self.path, f"expected a value of at most {MAX_VALUE} bytes, found a longer one")
+            self.parts.append(text)
+
+    def end(self, tag: str) -> None:
+        if tag == "field" and self.field is not None:
+            value: object = _xml_text("".join(self.parts))
+            if self.nil:
+                value = None
+            elif self.hex and isinstance(value, str):
+                value = bytes.fromhex(value) if re.fullmatch(r"(?:[0-9a-fA-F]{2})*", value) else value
+            self.row[self.field] = value
+            self.field = None
+        elif tag == "row" and self.table:
+            columns = canonical_columns(list(self.row))
+            if is_milvus(self.table, columns):
+                self.found.add(self.database, self.table, columns, list(self.row.values()))
+        elif tag == "table_structure" and self.table:
+            if is_milvus(self.table, canonical_columns(self.structure)):
+                self.found.declare(self.database, self.table)
+            self.table = None
+        elif tag == "table_data":
+            self.table = None
+
+
+def _xml_text(text: str) -> str:
+    try:
+        return decode(text.translate(_XML_BACK).encode("latin-1"))
+    except UnicodeEncodeError:  # a character reference
+        return text

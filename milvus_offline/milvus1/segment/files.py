@@ -1,0 +1,359 @@
+"""One segment folder: `.rv`, `.uid`, `deleted_docs` and `.ra`, read and written (FORMAT §4.1-4.3, §4.5).
+
+All four share one shape: uint64 N, then N bytes of payload; bytes behind the payload mean nothing. The row count is that of
+`.uid`. `deleted_docs` holds row offsets, possibly unsorted, repeated (0.7-1.1.0) or followed by garbage (1.1.1).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from ... import fileio
+from ...errors import DamageError
+from ...model import BATCH_BYTES, Array, Attribute, Batch, Schema, buffer
+from ..layout import ATTRIBUTE_DTYPES, ATTRIBUTE_SUFFIX, DELETED_DOCS, ID, IDS_SUFFIX, LENGTH, OFFSET, RAW_SUFFIX
+
+_CHUNK = 1 << 18
+"""Entries of `deleted_docs` looked at in one go."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The payload of one length-prefixed file. `declared` is what the header says, `present` what the file holds behind it."""
+
+    path: str
+    declared: int
+    present: int
+
+    @property
+    def bytes(self) -> int:
+        return min(self.declared, self.present)
+
+    @property
+    def is_short(self) -> bool:
+        return self.declared > self.present
+
+
+def read_header(path: str | os.PathLike[str]) -> Payload:
+    """Reads the length header of a `.rv`, `.uid`, `deleted_docs` or `.ra` file (§4.1).
+
+    A file shorter than the header has an empty payload that is declared longer. Raises DamageError when it cannot be opened.
+    """
+    try:
+        with open(path, "rb") as f:
+            head = f.read(LENGTH.size)
+            size = os.fstat(f.fileno()).st_size
+    except OSError as e:
+        raise DamageError(path, f"cannot be read: {e.strerror}") from e
+    if len(head) < LENGTH.size:
+        return Payload(str(path), LENGTH.size, 0)
+    return Payload(str(path), LENGTH.unpack(head)[0], size - LENGTH.size)
+
+
+class DeadRows:
+    """A set of row offsets as one bit per row (1 = deleted), so that it stays small for any number of deletes."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self._bits = np.zeros((rows + 7) // 8, np.uint8)
+
+    def add(self, offsets: npt.NDArray[np.signedinteger[Any]]) -> int:
+        """Adds offsets in any order, repeated or not; returns how many are outside the segment (they are ignored)."""
+        valid = offsets[(offsets >= 0) & (offsets < self.rows)].astype(np.int64)
+        np.bitwise_or.at(self._bits, valid >> 3, np.left_shift(1, valid & 7).astype(np.uint8))
+        return len(offsets) - len(valid)
+
+    def __len__(self) -> int:
+        return int(np.bitwise_count(self._bits).sum(dtype=np.int64))
+
+    def others(self) -> DeadRows:
+        """The set of all other rows of the segment."""
+        result = DeadRows(self.rows)
+        np.bitwise_not(self._bits, out=result._bits)
+        if self.rows % 8:
+            result._bits[-1] &= (1 << self.rows % 8) - 1
+        return result
+
+    def contains(self, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of the given offsets (all inside the segment) are dead."""
+        found: npt.NDArray[np.bool_] = (self._bits[offsets >> 3] >> (offsets & 7).astype(np.uint8) & 1).astype(np.bool_)
+        return found
+
+    def window(self, first: int, last: int) -> npt.NDArray[np.bool_]:
+        """Which of the rows first..last-1 are dead."""
+        low = first >> 3
+        bits = np.unpackbits(self._bits[low : (last + 7) >> 3], bitorder="little")
+        return bits[first - 8 * low : last - 8 * low].view(np.bool_)
+
+    def row_of_live(self, number: int) -> int:
+        """Offset of the `number`-th live row (counted from 0); `rows` when there are not so many."""
+        block = 1 << 15
+        for low in range(0, len(self._bits), block):
+            part = self._bits[low : low + block]
+            rows_here = min(self.rows - 8 * low, 8 * len(part))
+            live = rows_here - int(np.bitwise_count(part).sum(dtype=np.int64))
+            if number < live:
+                dead = self.window(8 * low, 8 * low + rows_here)
+                return 8 * low + int(np.flatnonzero(~dead)[number])
+            number -= live
+        return self.rows
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The readable rows of one segment folder; a piece of its partition.
+
+    `stored` rows are on disk, `deleted` of them are not live. `wal_deleted` are offsets that unflushed deletes in the
+    write-ahead log hit (int64, sorted), on top of `deleted_docs`.
+    """
+
+    id: str
+    state: str
+    """The raw file's type, as Milvus names it (`RAW`, `TO_INDEX`, `BACKUP`), or `INDEX` when only the index file is left."""
+    schema: Schema
+    raw_path: str
+    ids_path: str
+    deleted_path: str | None
+    stored: int
+    deleted: int
+    bytes: int
+    """Bytes of vectors and ids on disk, deleted rows included."""
+    attribute_paths: tuple[tuple[str, str, str], ...] = ()
+    """(name, numpy dtype, path) of each `.ra` file."""
+    wal_deleted: npt.NDArray[np.int64] | None = None
+    absent: npt.NDArray[np.int64] | None = None
+    """Offsets whose vectors are lost (only in a restored segment)."""
+    lost_live: int = 0
+    """How many of them are not deleted."""
+
+    @property
+    def rows(self) -> int:
+        """Live rows."""
+        return self.stored - self.deleted - self.lost_live
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that its rows are read from."""
+        attributes = (path for _, _, path in self.attribute_paths)
+        return (self.raw_path, self.ids_path, *((self.deleted_path,) if self.deleted_path else ()), *attributes)
+
+    @property
+    def vectors(self) -> Array:
+        """All stored vectors, deleted ones too: a read-only memory map, float32 [stored, d] or uint8 [stored, d/8] (§4.1)."""
+        return _map(self.raw_path, self.schema.dtype, (self.stored, self.schema.width))
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The ids of all stored rows: a read-only memory map, int64 [stored] (§4.2)."""
+        return _map(self.ids_path, ID, (self.stored,))
+
+    @property
+    def live(self) -> npt.NDArray[np.bool_]:
+        """Which of the stored rows are live: bool [stored] (§4.3)."""
+        return ~self._dead().window(0, self.stored)
+
+    def _dead(self) -> DeadRows:
+        dead = DeadRows(self.stored)
+        for offsets in read_deleted(self.deleted_path):
+            dead.add(offsets)
+        if self.wal_deleted is not None:
+            dead.add(self.wal_deleted)
+        if self.absent is not None:
+            dead.add(self.absent)
+        return dead
+
+    def with_wal_deletes(self, offsets: npt.NDArray[np.int64]) -> Segment:
+        """The same segment after deletes that the log holds; `offsets` int64, any order."""
+        return replace(self, wal_deleted=np.unique(offsets)).recounted()
+
+    def recounted(self) -> Segment:
+        """The same segment with `deleted` and `lost_live` counted anew."""
+        gone = len(self._dead())
+        deleted = gone if self.absent is None else len(replace(self, absent=None)._dead())
+        return replace(self, deleted=deleted, lost_live=gone - deleted)
+
+    @property
+    def deleted_rows(self) -> int:
+        """Deleted rows that can be read."""
+        return self.deleted if self.absent is None else self.deleted - (len(self.absent) - self.lost_live)
+
+    def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
+        """Live rows in file order; see model.Piece. Reads into buffers that every batch reuses."""
+        return self._read(self._dead() if self.rows < self.stored else None, max_bytes, start)
+
+    def deleted_batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
+        """The same of deleted rows."""
+        left_out = replace(self, absent=None)._dead().others()
+        if self.absent is not None:
+            left_out.add(self.absent)
+        return self._read(left_out, max_bytes, start)
+
+    def _read(self, dead: DeadRows | None, max_bytes: int, start: int) -> Iterator[Batch]:
+        """The rows but for the `dead` ones."""
+        columns = [Column(self.ids_path, ID, 1), Column(self.raw_path, self.schema.dtype, self.schema.width)]
+        columns += [Column(path, np.dtype(dtype), 1) for _, dtype, path in self.attribute_paths]
+        first = start if dead is None else dead.row_of_live(start)
+        names = [name for name, _, _ in self.attribute_paths]
+        for arrays in read_columns(columns, self.stored, first, max_bytes, dead):
+            ids, vectors, *attributes = arrays
+            yield Batch(ids[:, 0], vectors, {n: a[:, 0] for n, a in zip(names, attributes, strict=True)})
+
+
+@dataclass(frozen=True)
+class Column:
+    """One fixed-width array in a file, behind its length header."""
+
+    path: str
+    dtype: np.dtype[Any]
+    width: int
+
+    @property
+    def row_bytes(self) -> int:
+        return self.width * self.dtype.itemsize
+
+
+def read_columns(
+    columns: Sequence[Column], stored: int, first: int, max_bytes: int, dead: DeadRows | None
+) -> Iterator[list[Array]]:
+    """Walks several files of equal row count together in windows of at most `max_bytes` of the widest one.
+
+    Each window's live rows are given as one array [k, width] per column, views of buffers that are used again.
+    """
+    step = max(1, max_bytes // max(c.row_bytes for c in columns))
+    step = min(step - step % 8 if step >= 8 else step, max(1, stored - first))
+    buffers = [buffer((step, c.width), c.dtype) for c in columns]
+    compacted = [buffer(b.shape, b.dtype) for b in buffers] if dead is not None else []
+    files = [fileio.open_read(c.path) for c in columns]
+    try:
+        while first < stored:
+            count = min(step, stored - first)
+            survivors = None
+            if dead is not None:
+                gone = dead.window(first, first + count)
+                if gone.any():
+                    survivors = np.flatnonzero(~gone)
+            if survivors is None or len(survivors):
+                for column, fd, whole in zip(columns, files, buffers, strict=True):
+                    target = whole[:count].reshape(-1).view(np.uint8).data
+                    fileio.read_into(fd, target, LENGTH.size + first * column.row_bytes, column.path)
+                if survivors is None:
+                    yield [b[:count] for b in buffers]
+                else:
+                    kept = len(survivors)
+                    for whole, dense in zip(buffers, compacted, strict=True):
+                        np.take(whole, survivors, axis=0, out=dense[:kept], mode="clip")
+                    yield [d[:kept] for d in compacted]
+            first += count
+    finally:
+        for fd in files:
+            os.close(fd)
+
+
+def read_deleted(path: str | None) -> Iterator[npt.NDArray[np.int32]]:
+    """The entries of a `deleted_docs` file in chunks, int32, as they stand there; nothing when there is no file (§4.3)."""
+    if path is None:
+        return
+    entries = read_header(path).bytes // OFFSET.itemsize
+    with open(path, "rb") as f:
+        f.seek(LENGTH.size)
+        while entries > 0:
+            chunk = np.fromfile(f, OFFSET, min(entries, _CHUNK))
+            if not len(chunk):
+                raise DamageError(path, f"ends {entries} entries early; did it change while it was read?")
+            entries -= len(chunk)
+            yield chunk
+
+
+def _map(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", LENGTH.size, shape)
+
+
+def attribute_schema(fields: Iterable[tuple[str, int]]) -> tuple[Attribute, ...]:
+    """The stored attributes of a hybrid collection from (name, field_type) pairs of `Fields` (§4.5)."""
+    return tuple(Attribute(n, ATTRIBUTE_DTYPES[t].str) for n, t in fields if t in ATTRIBUTE_DTYPES)
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+class SegmentWriter:
+    """Writes `.rv`, `.uid`, `.ra` and `deleted_docs` of a new segment batch by batch (§4.1-4.3, §13).
+
+    The length headers are written by `close`, so that a torn segment is recognised as such. The bloom filter is not this
+    class' business.
+    """
+
+    def __init__(self, folder: Path, segment_id: str, attributes: Sequence[Attribute] = ()) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.rows = 0
+        self.payload_bytes = 0
+        self._attributes = attributes
+        self._handed_over = 0
+        names = [segment_id + RAW_SUFFIX, segment_id + IDS_SUFFIX, *(a.name + ATTRIBUTE_SUFFIX for a in attributes)]
+        self._files: list[BinaryIO] = [(folder / n).open("wb", buffering=0) for n in names]
+        for f in self._files:
+            f.write(bytes(LENGTH.size))
+
+    def append(self, ids: npt.NDArray[np.int64], vectors: Array, attributes: Mapping[str, Array] | None = None) -> None:
+        """Adds rows: `ids` int64 [n], `vectors` float32 [n, d] or uint8 [n, d/8], `attributes` name -> [n]."""
+        arrays = [vectors, ids.astype(ID, copy=False)]
+        arrays += [(attributes or {})[a.name].astype(a.dtype, copy=False) for a in self._attributes]
+        for f, array in zip(self._files, arrays, strict=True):
+            _write_all(f, np.ascontiguousarray(array))
+        self.rows += len(ids)
+        self.payload_bytes += vectors.nbytes + ids.nbytes
+        self._begin_writeback()
+
+    def append_from(self, ids: npt.NDArray[np.int64], source: int, offset: int, nbytes: int, path: object) -> None:
+        """Adds rows without attributes whose vectors are `nbytes` bytes at `offset` of another open file (`path`)."""
+        raw, numbers = self._files
+        fileio.copy_range(source, offset, raw.fileno(), nbytes, path)
+        _write_all(numbers, np.ascontiguousarray(ids.astype(ID, copy=False)))
+        self.rows += len(ids)
+        self.payload_bytes += nbytes + ids.nbytes
+        self._begin_writeback()
+
+    def _begin_writeback(self) -> None:
+        raw = self._files[0]
+        position = os.lseek(raw.fileno(), 0, os.SEEK_CUR)
+        if position - self._handed_over >= fileio.WRITEBACK_BYTES:
+            fileio.begin_writeback(raw.fileno(), self._handed_over, position - self._handed_over)
+            self._handed_over = position
+
+    def close(self, deleted: npt.NDArray[np.int32] | Sequence[int] = (), *, sync: bool = False) -> None:
+        """Writes the headers and `deleted_docs` with the given row offsets."""
+        for f in self._files:
+            size = f.tell() - LENGTH.size
+            f.seek(0)
+            f.write(LENGTH.pack(size))
+            if sync:
+                fileio.sync(f.fileno())
+            f.close()
+        write_deleted(self.folder, deleted, sync=sync)
+
+
+def write_deleted(folder: Path, offsets: npt.NDArray[np.int32] | Sequence[int], *, sync: bool = False) -> None:
+    """Writes `deleted_docs` with row offsets (§4.3)."""
+    entries = np.asarray(offsets, OFFSET)
+    with (folder / DELETED_DOCS).open("wb") as f:
+        f.write(LENGTH.pack(entries.nbytes))
+        f.write(entries.tobytes())
+        if sync:
+            f.flush()
+            fileio.sync(f.fileno())
+
+
+def _write_all(f: BinaryIO, array: Array) -> None:
+    view = array.reshape(-1).view(np.uint8).data
+    while len(view):
+        view = view[f.write(view) :]

@@ -1,0 +1,356 @@
+"""Stores of Milvus 0.5 and 0.6: which of their files give rows (FORMAT §3.4, §8).
+
+There are no segments. Every raw file that the catalog calls RAW, TO_INDEX or BACKUP is live, and all of its rows are. An index
+file holds the rows of one raw file once more, and nothing says of which. So index files are read only where raw files have
+lost rows, or are fewer than the index files; which of them stands for a lost raw file is then told by content: its rows are in
+no readable one. Comparing takes 8 bytes per row of such a table.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DamageError, UsageError
+from ..fileio import printable
+from ..model import Finding, Schema, Severity
+from .catalog.rows import Catalog, FileRow
+from .copies import Hashes, contains, hashes_of
+from .layout import FileType, MetricType
+from .live import Choice, Disk, Leftover, LivePartition, Selection, all_in
+from .segment.indexfile import read_index_file, read_raw_file, type_of
+from .segment.rawfile import LegacyRawFile, dated_files, open_raw_file, raw_file_path
+from .store import Collection, Partition, Store
+
+
+def open_collections(
+    catalog: Catalog, selection: Selection, schemas: Mapping[str, Schema], roots: Sequence[Path], findings: list[Finding]
+) -> tuple[Collection, ...]:
+    """The live collections with their raw files; `schemas` by table_id. What a person should know is added to `findings`."""
+    rows: dict[str, list[FileRow]] = defaultdict(list)
+    for row in catalog.files:
+        rows[row.table_id].append(row)
+    opened = []
+    for c in selection.collections:
+        schema = schemas[c.table.table_id]
+        partitions: dict[str, Partition] = {}
+        for p in c.partitions:
+            files = _open_table(p, rows[p.table.table_id], schema, roots, findings, catalog)
+            partition = Partition(p.tag, schema, tuple(files))
+            if p.tag in partitions:
+                text = "two live partitions have this tag; their rows are put together"
+                findings.append(Finding(Severity.WARNING, "partition-twice", f"{schema.name}/{printable(p.tag)}", text))
+                partition = replace(partition, segments=partitions[p.tag].segments + partition.segments)
+            partitions[p.tag] = partition
+        opened.append(Collection(schema, tuple(partitions.values())))
+    return tuple(opened)
+
+
+Hashed = tuple[LegacyRawFile, Hashes]
+"""A file with the hashes of its rows."""
+
+
+@dataclass(frozen=True)
+class _Damaged:
+    """A raw file that has lost rows: `rows` is how many it had, if anything tells, `raw` what can still be read of it."""
+
+    finding: Finding
+    rows: int | None
+    raw: LegacyRawFile | None = None
+
+
+def _open_table(
+    p: LivePartition,
+    rows: Sequence[FileRow],
+    schema: Schema,
+    roots: Sequence[Path],
+    findings: list[Finding],
+    catalog: Catalog,
+) -> list[LegacyRawFile]:
+    files: list[LegacyRawFile] = []
+    damaged: list[_Damaged] = []
+    for choice in p.choices:
+        found = _open(choice, schema, roots, findings)
+        if isinstance(found, _Damaged):
+            damaged.append(found)
+        else:
+            files.append(found)
+    indexes = [r for r in rows if r.file_type == FileType.INDEX]
+    merges = [r for r in rows if r.file_type == FileType.NEW_MERGE] if catalog.statements_commit_alone else []
+    backups = sum(r.file_type == FileType.BACKUP for r in rows)
+    if not (catalog.kind == "none" or damaged or merges or len(indexes) > backups):
+        return files
+    hashed = [(f, hashes_of(f.batches())) for f in files]
+    if catalog.kind == "none":
+        hashed, damaged = _drop_contained(hashed, damaged, findings)
+    hashed = _end_merges(hashed, merges, schema, roots, findings)
+    return _restore(hashed, damaged, indexes, schema, roots, findings)
+
+
+def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: list[Finding]) -> LegacyRawFile | _Damaged:
+    row = choice.row
+    where = _where(row)
+    hint = row.row_count if 0 < row.row_count < 1 << 31 else None
+    path = raw_file_path(roots, row.table_id, row.date, row.file_id)
+    if path is None:
+        text = (
+            "the catalog lists this raw file, but it is not there; its rows are lost. The server could keep files in "
+            "secondary paths as well: if this one did, name their places with --secondary"
+        )
+        return _Damaged(Finding(Severity.ERROR, "segment-missing", where, text, hint), hint)
+    try:
+        raw, notes = open_raw_file(path, file_id=row.file_id, schema=schema, where=where, state=choice.state)
+    except (DamageError, UsageError, OSError) as e:
+        return _Damaged(Finding(Severity.ERROR, "segment-unreadable", where, str(e), hint), hint)
+    _compare_count(row, raw, findings)
+    findings += [f for f in notes if f.code != "rows-lost"]
+    lost = [f for f in notes if f.code == "rows-lost"]
+    return _Damaged(lost[0], raw.rows + raw.lost, raw) if lost else raw
+
+
+def _drop_contained(
+    hashed: Sequence[Hashed], damaged: Sequence[_Damaged], findings: list[Finding]
+) -> tuple[list[Hashed], list[_Damaged]]:
+    """Leaves out files whose rows a newer one holds, for these are sources of a merge (compare `live.drop_contained`).
+
+    A cut file whose readable rows are in other files is such a source, or was to be the result of a merge.
+    """
+    order = sorted(hashed, key=lambda h: (len(h[0].id), h[0].id))
+    kept = []
+    for i, (file, rows) in enumerate(order):
+        newer = next((f for f, h in order[i + 1 :] if len(rows) and _holds(h, rows)), None)
+        if newer is None:
+            kept.append((file, rows))
+            continue
+        text = f"all of its rows are in the newer file {newer.id} as well; it is taken for the source of a merge"
+        findings.append(Finding(Severity.WARNING, "segment-contained", _place(file), text, file.rows))
+    lost = []
+    for d in damaged:
+        if d.raw is None or not d.raw.rows or not all_in(hashes_of(d.raw.batches()), (h for _, h in kept)):
+            lost.append(d)
+            continue
+        text = "the file is cut; all rows that can be read are in other files as well: it is taken for part of a merge"
+        findings.append(Finding(Severity.WARNING, "segment-contained", d.finding.where, text, d.rows))
+    return kept, lost
+
+
+def _end_merges(
+    hashed: list[Hashed], merges: Iterable[FileRow], schema: Schema, roots: Sequence[Path], findings: list[Finding]
+) -> list[Hashed]:
+    """Ends merges that a crash stopped between two statements of MySQL (§3.4, compare `live.resolve_half_steps`).
+
+    A complete target whose rows are not all in live files has lost its sources: it is taken, and the files that it holds are
+    left out.
+    """
+    for row in merges:
+        path = raw_file_path(roots, row.table_id, row.date, row.file_id)
+        try:
+            if path is None:
+                continue
+            target, notes = open_raw_file(path, file_id=row.file_id, schema=schema, state=FileType.NEW_MERGE.name)
+            merged = hashes_of(target.batches())
+        except (DamageError, UsageError, OSError):
+            continue
+        if notes or not len(merged) or all_in(merged, (h for _, h in hashed)):
+            continue
+        hashed = [(f, h) for f, h in hashed if not len(h) or not _holds(merged, h)] + [(target, merged)]
+        text = (
+            "a crash came between the statements that end a merge; the merged file is complete and is taken. A server would "
+            "delete it and lose its rows"
+        )
+        findings.append(Finding(Severity.WARNING, "merge-half-done", _where(row), text, target.rows))
+    return hashed
+
+
+def _restore(
+    files: Sequence[Hashed],
+    damaged: Iterable[_Damaged],
+    indexes: Iterable[FileRow],
+    schema: Schema,
+    roots: Sequence[Path],
+    findings: list[Finding],
+) -> list[LegacyRawFile]:
+    """`files` and what is left of the `damaged` ones, or in their place the index files that still hold their rows."""
+    result = [f for f, _ in files]
+    found = _without_raw_file([h for _, h in files], indexes, schema, roots, findings)
+    # first those that content tells, then those whose number of rows does
+    for d in sorted(damaged, key=lambda d: (d.raw is None or not d.raw.rows, d.rows is None)):
+        index = _stand_in(d, found)
+        if index is None:
+            findings.append(d.finding)
+            if d.raw is not None:
+                result.append(d.raw)
+            continue
+        result.append(index)
+        where, kind = d.finding.where, index.vectors.kind
+        text = f"the raw file is missing or damaged ({d.finding.code}); its rows are taken from the {kind} index {index.path}"
+        findings.append(Finding(Severity.WARNING, "vectors-restored", where, text, index.rows))
+        if index.lost:
+            text = "the index file is cut or lacks these rows; they are lost"
+            findings.append(Finding(Severity.ERROR, "rows-lost", where, text, index.lost))
+    for index, _ in found:
+        text = f"no raw file holds the rows of this index file ({index.vectors.kind}); they are taken from it"
+        findings.append(Finding(Severity.WARNING, "raw-row-missing", _place(index), text, index.rows))
+        if index.lost:
+            text = "the index file is cut or lacks these rows"
+            findings.append(Finding(Severity.ERROR, "rows-lost", _place(index), text, index.lost))
+        result.append(index)
+    return result
+
+
+def _without_raw_file(
+    held: list[Hashes], indexes: Iterable[FileRow], schema: Schema, roots: Sequence[Path], findings: list[Finding]
+) -> list[Hashed]:
+    """The index files whose rows are in none of the raw files, whose rows are `held`. Of two with the same rows the first."""
+    found = []
+    for row in indexes:
+        path = raw_file_path(roots, row.table_id, row.date, row.file_id)
+        try:
+            if path is None:
+                raise DamageError(_where(row), "it is not there")
+            stored = read_index_file(path, partial=True, user_ids=True)
+            if stored.vector_type is not schema.vector_type or stored.dimension != schema.dimension:
+                raise DamageError(path, f"holds {stored.vector_type.value} vectors of dimension {stored.dimension}")
+            if not stored.own_ids:
+                raise DamageError(path, "the file is cut before the ids")
+            index = LegacyRawFile(row.file_id, str(path), schema, stored, FileType.INDEX.name)
+            rows = hashes_of(index.batches())
+        except (DamageError, UsageError, OSError) as e:
+            findings.append(Finding(Severity.INFO, "index-unusable", _where(row), f"no rows out of it: {e}"))
+            continue
+        if len(rows) and not any(_holds(h, rows) for h in held):
+            held.append(rows)
+            found.append((index, rows))
+    return found
+
+
+def _holds(whole: Hashes, part: Hashes) -> bool:
+    return len(whole) >= len(part) and bool((whole == part[0]).any()) and contains(whole, part)
+
+
+def _stand_in(d: _Damaged, found: list[Hashed]) -> LegacyRawFile | None:
+    """Takes the index file out of `found` that belongs to the damaged raw file; None when it has none, or no more rows."""
+    left = hashes_of(d.raw.batches()) if d.raw is not None else ()
+    for k, (index, rows) in enumerate(found):
+        if d.rows in (None, index.rows + index.lost) and (not len(left) or np.isin(left, rows).any()):
+            del found[k]
+            return index if index.rows > len(left) else None
+    return None
+
+
+def _where(row: FileRow) -> str:
+    return f"{row.table_id}/{row.date}/{row.file_id}"
+
+
+def _place(file: LegacyRawFile) -> str:
+    return "/".join(Path(file.path).parts[-3:])
+
+
+def _compare_count(row: FileRow, raw: LegacyRawFile, findings: list[Finding]) -> None:
+    """`row_count` is a hint only (§7.6); without a catalog it is -1."""
+    rows = raw.rows + raw.lost
+    if row.row_count not in (rows, -1):
+        text = f"the catalog's row_count is {row.row_count}, the file says {rows}; the file is right"
+        findings.append(Finding(Severity.INFO, "row-count-differs", _where(row), text))
+
+
+# Without a catalog -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SurveyedTable:
+    """What the files of a table tell: a catalog row for each, and the dimension and the metric that most rows have."""
+
+    files: tuple[FileRow, ...]
+    dimension: int | None
+    metric: MetricType | None
+    index_types: frozenset[str]
+    """In the names of 1.x."""
+
+
+def survey_table(table_id: str, roots: Sequence[Path], notes: list[Finding]) -> SurveyedTable:
+    """Raw files are containers of type FLAT, index files all others; which raw files are obsolete cannot be seen from them."""
+    files: list[FileRow] = []
+    dimensions: Counter[int] = Counter()
+    metrics: Counter[str] = Counter()
+    kinds = set()
+    for (date, file_id), path in dated_files(roots, table_id).items():
+        row = FileRow(len(files) + 1, table_id, FileType.RAW, file_id=file_id, row_count=-1, date=date)
+        try:
+            kind = type_of(path)
+            if kind != "FLAT":
+                row = replace(row, file_type=FileType.INDEX)
+                kinds.add(kind)
+            files.append(row)
+            stored = read_raw_file(path)[0] if kind == "FLAT" else read_index_file(path, partial=True, user_ids=True)
+        except UsageError:
+            continue  # an index that holds no vectors
+        except (DamageError, OSError) as e:
+            if row not in files:
+                notes.append(Finding(Severity.ERROR, "segment-unreadable", _where(row), str(e)))
+            continue
+        weight = stored.rows + stored.lost if kind == "FLAT" else 0
+        dimensions[stored.dimension] += weight
+        if stored.metric:
+            metrics[stored.metric] += weight
+    dimension = max(dimensions, key=lambda d: dimensions[d], default=None)
+    metric = max(metrics, key=lambda m: metrics[m], default=None)
+    return SurveyedTable(tuple(files), dimension, MetricType[metric] if metric else None, frozenset(kinds))
+
+
+# Salvage ---------------------------------------------------------------------------------------------------------------
+
+
+def leftovers(store: Store) -> list[Leftover]:
+    """Files beside the live raw files, with `<date>/<file_id>` for a segment; index files are among them."""
+    rows = {(r.table_id, r.date, r.file_id): r for r in store.catalog.files}
+    tables = {t.table_id for t in store.catalog.tables}
+    dropped = {t.table_id for t in store.selection.dropped}
+    live = {s.paths[0] for c in store.collections for p in c.partitions for s in p.segments}
+    result = []
+    for table_id in Disk(store.location.roots).tables():
+        for (date, file_id), path in dated_files(store.location.roots, table_id).items():
+            if str(path) in live:
+                continue
+            row = rows.get((table_id, date, file_id))
+            if table_id in dropped:
+                kind, reason = "dropped", "its collection or partition was dropped"
+            elif row is None:
+                kind = "orphans"
+                reason = "no catalog row speaks of it" if table_id in tables else "its collection is not in the catalog"
+            elif row.file_type in _NOT_LIVE:
+                kind, reason = _NOT_LIVE[row.file_type]
+            else:
+                continue
+            result.append(Leftover(kind, table_id, f"{date}/{file_id}", reason))
+    return result
+
+
+_NOT_LIVE = {
+    int(FileType.TO_DELETE): ("to-delete", "the server had put it aside for deletion"),
+    int(FileType.NEW): ("unfinished", "a flush was to write it"),
+    int(FileType.NEW_MERGE): ("unfinished", "a merge was writing it"),
+}
+
+
+def open_leftover(
+    leftover: Leftover, schema: Schema | None, roots: Sequence[Path]
+) -> tuple[LegacyRawFile | None, list[Finding]]:
+    """The raw file behind a leftover; None for an index file. What the file tells goes before `schema`.
+
+    Raises DamageError, UsageError, OSError.
+    """
+    date, _, file_id = leftover.segment_id.partition("/")
+    path = raw_file_path(roots, leftover.table_id, int(date), file_id)
+    if path is None or type_of(path) != "FLAT":
+        return None, []
+    stored, _ = read_raw_file(path)
+    if schema is None:
+        schema = Schema(leftover.table_id, stored.dimension, metric_type=stored.metric)
+    schema = replace(schema, dimension=stored.dimension)
+    where = f"{leftover.table_id}/{leftover.segment_id}"
+    return open_raw_file(path, file_id=file_id, schema=schema, where=where, state=leftover.kind)

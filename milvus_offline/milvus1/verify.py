@@ -1,0 +1,273 @@
+"""Reading everything of a store and believing nothing: what `verify STORE` does (FORMAT §4, §5, §11)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DamageError, UsageError
+from ..model import BATCH_BYTES, Array, Batch, Finding, Severity, VectorType
+from .catalog.rows import Catalog, FileRow
+from .copies import hashes_of, row_hashes
+from .layout import BLOOM_FILTER, ID, FileType
+from .live import Disk
+from .opening import Partition, Store
+from .segment.bloom import BloomFilter, read_filter
+from .segment.files import Segment
+from .segment.indexfile import check as check_index
+from .segment.indexfile import read_index_file
+from .segment.rawfile import LegacyRawFile
+from .segment.restored import RestoredSegment
+from .segment.zeros import SECTOR, lost_blocks
+from .wal.log import Walk
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was looked at."""
+
+    segments: int
+    rows: int
+    bytes: int
+    index_files: int
+    records: int
+
+
+def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = None) -> tuple[Checked, list[Finding]]:
+    """Reads a store's segments, index files and log through and compares them with each other and with the catalog.
+
+    `sample` is the share of segments whose rows, bloom filters and index files are read (chosen by their name, so the same ones
+    each time); lengths and the log are always looked at. Findings are those beyond the store's own.
+    """
+    notes: list[Finding] = []
+    disk = Disk(store.location.roots)
+    by_segment: dict[tuple[str, str], list[FileRow]] = {}
+    for row in store.catalog.files:
+        by_segment.setdefault((row.table_id, row.segment_id), []).append(row)
+    alike: dict[tuple[str, int, int], list[Segment]] = {}
+    segments = rows = nbytes = indexes = 0
+    chosen = _chosen(store, sample)
+    for partition, segment, table_id in _segments(store):
+        if isinstance(segment, LegacyRawFile):
+            rows += _read_rows(partition, segment, notes, advance)[0]
+            segments += 1
+            nbytes += segment.bytes
+            continue
+        catalog_rows = by_segment.get((table_id, segment.id), [])
+        _compare_counts(store.catalog, segment, table_id, catalog_rows, notes)
+        if segment.id not in chosen:
+            continue
+        segments += 1
+        done, id_sum = _read_rows(partition, segment, notes, advance)
+        _find_lost_blocks(partition, segment, notes)
+        _find_twin(partition, segment, alike.setdefault((table_id, done, id_sum), []), notes)
+        rows += done
+        nbytes += segment.bytes
+        for row in catalog_rows:
+            path = disk.index_file(table_id, segment.id, row.file_id) if row.file_type == FileType.INDEX else None
+            if row.file_type == FileType.INDEX:
+                indexes += 1
+                _check_index(path, segment, row, notes)
+    rows += _read_log_rows(store, notes, advance)
+    records = 0
+    if store.log is not None:
+        walk = Walk(store.log, [])
+        start = (store.replay.start if store.replay else 0) if store.log.files else 0
+        first = min((f.number for f in store.log.files), default=0) << 32
+        records = sum(1 for _ in walk.records(min(first, start)))
+    return Checked(segments, rows, nbytes, indexes, records), notes
+
+
+def _segments(store: Store) -> Iterator[tuple[Partition, Segment | LegacyRawFile, str]]:
+    for collection, live in zip(store.collections, store.selection.collections, strict=True):
+        tables = {p.tag: p.table.table_id for p in live.partitions}
+        for partition in collection.partitions:
+            for segment in partition.segments:
+                yield partition, segment, tables[partition.name]
+
+
+def _chosen(store: Store, share: float) -> set[str]:
+    """Ids of about this share of the segments, of one at least."""
+    order = sorted({s.id for _, s, _ in _segments(store)}, key=lambda i: zlib.crc32(i.encode()))
+    return {i for n, i in enumerate(order) if not n or zlib.crc32(i.encode()) < share * (1 << 32)}
+
+
+def _compare_counts(catalog: Catalog, segment: Segment, table_id: str, rows: list[FileRow], notes: list[Finding]) -> None:
+    """`row_count` is a hint only (§7.6)."""
+    raw = next((r for r in rows if r.file_id == segment.id and r.file_type != FileType.TO_DELETE), None)
+    if raw is None or catalog.kind == "none" or segment.schema.attributes:
+        return
+    if raw.row_count != segment.stored - segment.deleted and segment.wal_deleted is None:
+        notes.append(
+            Finding(
+                Severity.INFO,
+                "row-count-differs",
+                f"{table_id}/{segment.id}",
+                f"the catalog's row_count is {raw.row_count}, the files hold {segment.rows} live rows; the files are right",
+            )
+        )
+
+
+def _read_rows(
+    partition: Partition, segment: Segment | LegacyRawFile, notes: list[Finding], advance: Advance | None
+) -> tuple[int, int]:
+    """How many rows came, and the sum of their ids modulo 2^64."""
+    where = f"{partition.schema.name}/{partition.name}/{segment.id}"
+    bloom = _bloom(segment, where, notes) if isinstance(segment, Segment) else None
+    rows = absent = strange = id_sum = 0
+    try:
+        for batch in segment.batches():
+            rows += len(batch.ids)
+            id_sum = (id_sum + int(batch.ids.sum())) % (1 << 64)
+            if bloom is not None:
+                absent += int((~bloom.contains(batch.ids)).sum())
+            strange += _not_finite(batch, partition)
+            if advance is not None:
+                advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
+    except (DamageError, OSError) as e:
+        notes.append(Finding(Severity.ERROR, "segment-unreadable", where, str(e), segment.rows - rows))
+        return rows, id_sum
+    if rows != segment.rows:
+        notes.append(Finding(Severity.ERROR, "rows-differ", where, f"{rows} rows came out, {segment.rows} were counted"))
+    if absent:
+        notes.append(
+            Finding(
+                Severity.ERROR,
+                "bloom-misses",
+                where,
+                "live ids are not in the bloom filter: ids or filter are damaged; no server can find or delete these",
+                absent,
+            )
+        )
+    if strange:
+        notes.append(
+            Finding(Severity.INFO, "not-finite", where, "vectors hold NaN or infinity; Milvus 2.x refuses them", strange)
+        )
+    return rows, id_sum
+
+
+def _find_lost_blocks(partition: Partition, segment: Segment, notes: list[Finding]) -> None:
+    if isinstance(segment, RestoredSegment):
+        return
+    vectors = segment.raw_path, segment.schema.row_bytes, 4
+    for path, row_bytes, value_bytes in (vectors, (segment.ids_path, ID.itemsize, ID.itemsize)):
+        try:
+            lost = lost_blocks(path, segment.stored, row_bytes, value_bytes=value_bytes)
+        except (DamageError, OSError):  # said by who read the rows
+            continue
+        if lost is not None:
+            text = (
+                f"{path}: {lost.sectors * SECTOR} bytes are zeros, in blocks as a disk has them, the first at byte "
+                f"{lost.first}: is this the copy of a disk that failed? What stood there is lost and these rows are wrong; is "
+                "there an older copy?"
+            )
+            where = f"{partition.schema.name}/{partition.name}/{segment.id}"
+            notes.append(Finding(Severity.ERROR, "blocks-lost", where, text, lost.rows))
+
+
+def _find_twin(partition: Partition, segment: Segment, alike: list[Segment], notes: list[Finding]) -> None:
+    """Says it when one of `alike`, segments of the table with as many rows and the same sum of ids, holds the same rows."""
+    alike.append(segment)
+    if not segment.rows or len(alike) < 2:
+        return
+    try:
+        hashes = np.sort(hashes_of(segment.batches()))
+        twin = next((s for s in alike[:-1] if np.array_equal(hashes, np.sort(hashes_of(s.batches())))), None)
+    except (DamageError, OSError):  # said by who read the rows
+        return
+    if twin is not None:
+        text = (
+            f"the same rows as in segment {twin.id}: they were inserted twice, or a server that was killed while it flushed "
+            "doubled them when it started again. A 1.x server shows both"
+        )
+        where = f"{partition.schema.name}/{partition.name}/{segment.id}"
+        notes.append(Finding(Severity.INFO, "segments-equal", where, text, segment.rows))
+
+
+def _read_log_rows(store: Store, notes: list[Finding], advance: Advance | None) -> int:
+    rows = 0
+    for collection in store.collections:
+        for partition in collection.partitions:
+            try:
+                for batch in (b for piece in partition.log for b in piece.batches()):
+                    rows += len(batch.ids)
+                    if advance is not None:
+                        advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
+            except (DamageError, OSError) as e:
+                notes.append(Finding(Severity.ERROR, "wal-unreadable", f"{collection.name}/{partition.name}", str(e)))
+    return rows
+
+
+def _bloom(segment: Segment, where: str, notes: list[Finding]) -> BloomFilter | None:
+    if isinstance(segment, RestoredSegment) or not segment.rows:
+        return None
+    path = Path(segment.ids_path).with_name(BLOOM_FILTER)
+    if not path.exists():
+        notes.append(Finding(Severity.INFO, "bloom-missing", where, "there is no bloom_filter; a server up to 1.1.0 needs one"))
+        return None
+    try:
+        return read_filter(path)
+    except (DamageError, OSError) as e:
+        notes.append(Finding(Severity.WARNING, "bloom-damaged", where, f"{e}; no row needs it, but a server up to 1.1.0 does"))
+        return None
+
+
+def _not_finite(batch: Batch, partition: Partition) -> int:
+    if partition.schema.vector_type is VectorType.BINARY:
+        return 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(batch.vectors.sum()):  # cheap: one strange value spoils the sum
+            return 0
+    return int((~np.isfinite(batch.vectors).all(axis=1)).sum())
+
+
+def _check_index(path: Path | None, segment: Segment, row: FileRow, notes: list[Finding]) -> None:
+    where = f"{row.table_id}/{segment.id}/{row.file_id}"
+    if path is None:
+        notes.append(Finding(Severity.WARNING, "index-missing", where, "the catalog lists this index file, it is not there"))
+        return
+    try:
+        report = check_index(path)
+        size = path.stat().st_size
+        wrong = 0 if isinstance(segment, RestoredSegment) else _compare_vectors(path, segment)
+    except (DamageError, OSError) as e:
+        notes.append(Finding(Severity.WARNING, "index-damaged", where, f"{e}; the rows do not depend on it"))
+        return
+    if report.rows is not None and report.rows != segment.stored:
+        message = f"the index has {report.rows} rows, the segment {segment.stored}"
+        notes.append(Finding(Severity.WARNING, "index-differs", where, message))
+    elif row.file_size and size != row.file_size:
+        message = f"the catalog says {row.file_size} bytes, the file has {size}"
+        notes.append(Finding(Severity.WARNING, "index-differs", where, message))
+    elif not isinstance(segment, RestoredSegment) and (wrong := _compare_vectors(path, segment)):
+        message = (
+            f"{wrong} of {segment.stored} vectors in {segment.raw_path} are not those of this index: one of both is damaged"
+        )
+        notes.append(Finding(Severity.ERROR, "vectors-differ", where, message, wrong))
+
+
+def _compare_vectors(path: Path, segment: Segment) -> int:
+    """How many vectors of the segment are others in an index file that holds them as they were (§4.6); 8 bytes a row."""
+    try:
+        index = read_index_file(path)
+    except UsageError:  # one that holds none, or approximations
+        return 0
+    if index.rows != segment.stored:
+        return 0
+    if index.vector_type is not segment.schema.vector_type or index.dimension != segment.schema.dimension:
+        return 0
+    step = max(1, BATCH_BYTES // segment.schema.row_bytes)
+    parts = [row_hashes(_numbers(v), v) for i in range(0, segment.stored, step) for v in (segment.vectors[i : i + step],)]
+    stored = np.concatenate([np.empty(0, np.uint64), *parts])
+    return sum(int((row_hashes(_numbers(v), v) != stored[at]).sum()) for at, v in index.batches())
+
+
+def _numbers(vectors: Array) -> npt.NDArray[np.int64]:
+    return np.zeros(len(vectors), np.int64)

@@ -1,0 +1,560 @@
+"""What the write-ahead log adds to and takes from the segments (FORMAT §5.6, §5.7, §6 step 3 and 4).
+
+The server's own recovery is followed record by record. Beyond it, rows that its recovery would double are taken once, and rows
+that it would throw away with a damaged log are kept; both become findings.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+
+from ...model import DEFAULT_PARTITION, Finding, Schema, Severity
+from ..catalog.rows import Catalog, version_key
+from ..copies import hashes_of, matched
+from ..layout import ID, FileType
+from ..live import LiveCollection, Selection
+from ..segment.files import Segment
+from .deletes import EVER, DeleteRecords, Deletes
+from .log import Kind, Log, LogRows, Record, SpanBuilder, Walk, is_new_numbering, schema_fits
+from .table import IDS_CHUNK, LoggedTable, delete_from
+from .unrecorded import already_flushed, partly_flushed, stored_hashes
+
+_BLANKS = " \n\r\t"
+
+
+@dataclass
+class LogSalvage:
+    """Rows in the log that a server never shows; `kind` is a kind of salvage."""
+
+    kind: str
+    collection: str
+    partition: str
+    rows: LogRows
+    reason: str
+
+
+@dataclass
+class Replay:
+    """The outcome: rows to append and segments after deletes, per table_id."""
+
+    rows: dict[str, list[LogRows]] = field(default_factory=lambda: defaultdict(list))
+    segments: dict[str, list[Segment]] = field(default_factory=dict)
+    salvage: list[LogSalvage] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    start: int = 0
+    end: int | None = None
+    """LSNs between which records were looked at; an `end` of None means all there were."""
+
+    @property
+    def row_count(self) -> int:
+        return sum(r.rows for found in self.rows.values() for r in found)
+
+
+@dataclass
+class _Extra:
+    """Insert records beside the replay, by (kind, collection, partition)."""
+
+    schema: Schema
+    reason: str
+    spans: SpanBuilder = field(default_factory=SpanBuilder)
+    rows: int = 0
+
+    def add(self, record: Record) -> None:
+        self.spans.add(record)
+        self.rows += record.rows
+
+
+class Replayer:
+    """Replays one log over one selection. `schemas` by collection name, `segments` by table_id as the catalog selects them;
+    `damaged` are table_ids whose segments have lost rows, which flushed records of the log may still hold."""
+
+    def __init__(
+        self,
+        log: Log,
+        catalog: Catalog,
+        selection: Selection,
+        schemas: Mapping[str, Schema],
+        segments: Mapping[str, list[Segment]],
+        *,
+        wal_enabled: bool | None,
+        damaged: Collection[str] = (),
+    ) -> None:
+        self.log = log
+        self.catalog = catalog
+        self.segments = segments
+        self.schemas = schemas
+        self.wal_enabled = wal_enabled
+        self.damaged = damaged
+        self.result = Replay(segments={k: list(v) for k, v in segments.items()})
+        self._tables: dict[str, LoggedTable] = {}
+        self._by_key: dict[tuple[str, str], LoggedTable] = {}
+        self._members: dict[str, list[LoggedTable]] = defaultdict(list)
+        """By collection, the default partition first."""
+        self._untagged: dict[str, DeleteRecords] = defaultdict(lambda: DeleteRecords(log))
+        self._tagged: dict[str, DeleteRecords] = defaultdict(lambda: DeleteRecords(log))
+        in_memory = {row.table_id for row in catalog.files if row.file_type == FileType.NEW}
+        for collection in selection.collections:
+            self._add_collection(collection, in_memory)
+        self._extras: dict[tuple[str, str, str], _Extra] = {}
+        self._mismatched: dict[str, int] = defaultdict(int)
+        self._doubled: dict[str, int] = defaultdict(int)
+        self._log_damaged = False
+
+    def _add_collection(self, collection: LiveCollection, in_memory: Collection[str]) -> None:
+        name = collection.table.table_id
+        for partition in collection.partitions:
+            is_root = partition.table is collection.table
+            row = partition.table
+            table = LoggedTable(
+                row.table_id, name, partition.tag, self.schemas[name], row.flush_lsn, self.log, row.table_id in in_memory
+            )
+            self._tables[table.table_id] = table
+            self._by_key.setdefault((name, "" if is_root else partition.tag), table)
+            self._members[name].append(table)
+
+    def run(self) -> Replay:
+        """Reads the log and applies it; the log's damage is in the findings."""
+        self._window()
+        if not self.log.files:
+            return self.result
+        self._read()
+        self._log_damaged = any(f.severity is Severity.ERROR for f in self.result.findings)
+        for table in self._tables.values():  # the default partition first: its flush ends deletes without a tag
+            self._apply(table)
+        for table_id in self.damaged:
+            self._recover(self._tables[table_id])
+        self._find_unseen()
+        self._report()
+        return self.result
+
+    # The window (§5.6) -------------------------------------------------------------------------------------------------
+
+    def _window(self) -> None:
+        flushed = [t.flush_lsn for t in self._tables.values()]
+        start, applied = self.catalog.global_lsn, self.log.acknowledged or 0
+        if flushed:
+            applied = max(applied, max(flushed))
+            start = max(start, min(flushed))
+        self.result.start = start
+        self.result.end = max(applied, start)
+        if self.log.acknowledged is None:
+            if self._calls_behind(self.result.end):
+                self._note(
+                    Severity.WARNING,
+                    "mxlog-missing",
+                    str(self.log.folder),
+                    "mxlog.meta is missing or short, so nothing tells which records were acknowledged; all complete ones are "
+                    "taken. A 1.x server would start without any of them",
+                )
+            self.result.end = None
+        elif (calls := self._calls_behind(self.result.end)) > 1:
+            self._note(
+                Severity.WARNING,
+                "mxlog-stale",
+                str(self.log.folder),
+                f"{calls} calls are logged behind the last one that mxlog.meta knows, although only one can be unacknowledged: "
+                "mxlog.meta is older than the log. All complete records are taken; a 1.x server would drop these",
+            )
+            self.result.end = None
+        elif calls and self.log.acknowledged < max(start, *flushed, 0):
+            self._note(
+                Severity.WARNING,
+                "mxlog-stale",
+                str(self.log.folder),
+                "mxlog.meta is older than the catalog, so nothing tells whether the last call in the log was acknowledged; it "
+                "is taken. A 1.x server would drop it",
+            )
+            self.result.end = None
+        elif calls and self.log.torn_meta:
+            self._note(
+                Severity.WARNING,
+                "mxlog-torn",
+                str(self.log.folder),
+                "mxlog.meta was being written when the server died, so the last call in the log counts as never acknowledged, "
+                "as for a 1.x server; --salvage unacknowledged brings its rows",
+            )
+        self._check_numbers(start)
+
+    def _calls_behind(self, lsn: int) -> int:
+        """Calls with complete records behind `lsn`. A call's records are split only where a file ends (§5.4).
+
+        Behind a place without a record one call does not count: it can be the end of one that a crash before the last restart
+        cut off, when the server went on in the file before it.
+        """
+        calls, broken, previous = 0, 0, None
+        sizes = {f.number: f.size for f in self.log.files}
+        position = lsn
+        for record in Walk(self.log, []).records(lsn):
+            file, offset = position >> 32, position & 0xFFFFFFFF
+            if record.file == file:
+                broken |= record.start != offset
+            else:
+                broken |= record.start != 0 or sizes.get(file, offset) > offset
+            goes_on = previous and record.start == 0 and record[1:4] == previous[1:4]
+            calls += not goes_on
+            previous, position = record, record.lsn
+            if calls > 1 + broken:
+                break
+        return max(calls - broken, min(calls, 1))
+
+    def _check_numbers(self, start: int) -> None:
+        numbers = [f.number for f in self.log.files]
+        wanted, end = start >> 32, self.result.end
+        if end is not None and end <= start:
+            return
+        later = [n for n in numbers if n >= wanted]
+        if later and later[0] != wanted and (start or (end is not None and end >> 32 < later[0])):
+            self._note(
+                Severity.WARNING,
+                "wal-gap",
+                str(self.log.folder / f"{wanted}.wal"),
+                f"the file is missing; the log goes on in {later[0]}.wal. After a clean restart that is harmless (its records "
+                "were flushed), otherwise rows are lost. A 1.x server refuses to start in this state",
+            )
+        for before, after in pairwise(later):
+            if after != before + 1:
+                self._note(
+                    Severity.ERROR,
+                    "wal-gap",
+                    str(self.log.folder / f"{before + 1}.wal"),
+                    f"the files {before + 1}.wal to {after - 1}.wal are missing; unflushed rows in them are lost",
+                )
+        first_missing = later[-1] + 1 if later else wanted
+        if end is not None and end & 0xFFFFFFFF and end >> 32 >= first_missing:
+            self._note(
+                Severity.ERROR,
+                "wal-gap",
+                str(self.log.folder / f"{first_missing}.wal"),
+                f"the files {first_missing}.wal to {end >> 32}.wal are missing; acknowledged rows in them are lost",
+            )
+
+    # Reading ---------------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        start, end = self.result.start, self.result.end
+        by_root = self._filters_by_root()
+        self._share_deletes(start, by_root)
+        walk = Walk(self.log, self.result.findings)
+        first = min((f.number for f in self.log.files), default=0) << 32
+        old = Walk(self.log, [])
+        for record in old.records(first, start):
+            self._old(record)
+        for record in walk.records(start, end):
+            self._replay(record, by_root)
+        if end is not None:
+            for record in Walk(self.log, []).records(end):
+                self._unacknowledged(record)
+
+    def _delete(self, record: Record, table: LoggedTable, tag: str) -> None:
+        (self._untagged[table.collection] if tag == "" else self._tagged[table.table_id]).add(record)
+
+    def _share_deletes(self, start: int, by_root: bool) -> None:
+        """Tells each table which deletes count: without a tag they reach all partitions, but only the collection's flush_lsn
+        ends them (§5.7). One that knows only that would delete once more what a partition had flushed: not so here."""
+        for members in self._members.values():
+            root = members[0]
+            for table in members:
+                lists = self._untagged[table.collection], self._tagged[table.table_id]
+                flushed = max(root.flush_lsn, table.flush_lsn)
+                limits = (flushed, flushed) if by_root else (root.flush_lsn, table.flush_lsn)
+                ends = [max(start, limit) for limit in limits]
+                table.deletes = Deletes(tuple((d, end, EVER) for d, end in zip(lists, ends, strict=True)))
+                table.old_deletes = Deletes(tuple((d, 0, end) for d, end in zip(lists, ends, strict=True)))
+                table.memory_deletes = Deletes(tuple((d, max(start, table.flush_lsn), EVER) for d in lists))
+
+    def _filters_by_root(self) -> bool:
+        """Whether the server is one of 0.7.0-0.9.0, which knows no flush_lsn per partition (§5.6)."""
+        sample: list[tuple[Record, Schema]] = []
+        for record in Walk(self.log, []).records(min(f.number for f in self.log.files) << 32):
+            schema = self.schemas.get(record.collection.decode("utf-8", "replace"))
+            if schema is not None and (record.kind is Kind.DELETE or schema_fits(record, schema)):
+                sample.append((record, schema))
+                break
+        numbering = is_new_numbering(sample)
+        version = version_key(self.catalog.version)
+        if numbering is None:
+            return bool(version) and version < (0, 9, 1)
+        return not numbering or (bool(version) and version[:3] == (0, 9, 0))
+
+    def _names(self, record: Record) -> tuple[str, str]:
+        return record.collection.decode("utf-8", "surrogateescape"), record.tag.decode("utf-8", "surrogateescape")
+
+    def _old(self, record: Record) -> None:
+        """A record that every table has flushed; it still tells which rows were never applied."""
+        collection, tag = self._names(record)
+        table = self._resolve(collection, tag)
+        if table is None:
+            return
+        if record.kind is Kind.DELETE:
+            self._delete(record, table, tag)
+        elif schema_fits(record, table.schema):
+            if tag != "" and (collection, tag) not in self._by_key:
+                self._unseen(record, table)
+            else:
+                table.insert_old(record)
+
+    def _replay(self, record: Record, by_root: bool) -> None:
+        collection, tag = self._names(record)
+        table = self._by_key.get((collection, tag))
+        if table is None and by_root:
+            table = self._resolve(collection, tag)
+        if table is None:
+            resolved = self._resolve(collection, tag)
+            if resolved is not None and record.kind is not Kind.DELETE:
+                self._unseen(record, resolved)
+            elif resolved is None and record.kind is not Kind.DELETE:
+                self._dropped(record, collection, tag)
+            return
+        root = self._by_key[(collection, "")]
+        flushed = root.flush_lsn if by_root else table.flush_lsn
+        if record.kind is Kind.DELETE:
+            self._delete(record, table, tag)
+        elif not schema_fits(record, table.schema):
+            if record.lsn > flushed:
+                self._mismatched[f"{collection}/{tag}"] += record.rows
+        elif record.lsn <= table.flush_lsn:
+            if record.lsn > flushed:
+                self._doubled[table.table_id] += record.rows
+            table.insert_old(record)
+        elif record.lsn <= flushed:
+            reason = "the collection was flushed later than the partition, and the server looks at the collection alone"
+            self._extra("unseen", collection, table.partition, table.schema, reason).add(record)
+        else:
+            table.insert(record)
+
+    def _resolve(self, collection: str, tag: str) -> LoggedTable | None:
+        """The table that a tag means once blanks are trimmed and `_default` is taken for the default partition (§5.7)."""
+        trimmed = tag.strip(_BLANKS)
+        return self._by_key.get((collection, "" if trimmed == DEFAULT_PARTITION else trimmed))
+
+    def _unacknowledged(self, record: Record) -> None:
+        collection, tag = self._names(record)
+        table = self._resolve(collection, tag)
+        if table is not None and record.kind is not Kind.DELETE and schema_fits(record, table.schema):
+            self._extra(
+                "unacknowledged", collection, table.partition, table.schema, "logged, but the call was never acknowledged"
+            ).add(record)
+
+    def _unseen(self, record: Record, table: LoggedTable) -> None:
+        if schema_fits(record, table.schema):
+            reason = f"acknowledged under the tag {record.tag.decode('utf-8', 'replace')!r}, which the server never applies"
+            self._extra("unseen", table.collection, table.partition, table.schema, reason).add(record)
+
+    def _dropped(self, record: Record, collection: str, tag: str) -> None:
+        schema = self.schemas.get(collection)
+        root = self._by_key.get((collection, ""))
+        if schema is not None and root is not None and record.lsn > root.flush_lsn and not schema_fits(record, schema):
+            self._mismatched[f"{collection}/{tag}"] += record.rows  # no dropped partition, but a damaged record
+            return
+        if schema is None:
+            schema = _schema_of_unknown(record, collection, self.catalog)
+        if schema is not None and schema_fits(record, schema):
+            self._extra("dropped", collection, tag or DEFAULT_PARTITION, schema, "its collection or partition was dropped").add(
+                record
+            )
+
+    def _extra(self, kind: str, collection: str, partition: str, schema: Schema, reason: str) -> _Extra:
+        return self._extras.setdefault((kind, collection, partition), _Extra(schema, reason))
+
+    # Effects (§5.7) ----------------------------------------------------------------------------------------------------
+
+    def _apply(self, table: LoggedTable) -> None:
+        segments = self.result.segments.get(table.table_id, [])
+        if self.catalog.kind == "none":
+            self._apply_by_content(table, segments)
+            return
+        flushed = 0
+        newest: set[str] = set()
+        may_be_flushed = table.inserted and segments and (self._knows_all_of(table) or not table.in_memory)
+        if may_be_flushed:
+            flushed, newest = already_flushed(table, segments, self.result.findings)
+        if self._is_stale(table, segments, flushed):
+            return
+        if flushed and table is self._by_key[table.collection, ""]:
+            for member in self._members[table.collection][1:]:
+                member.root_flushed = flushed
+        dead = table.dead_in_memory(flushed)
+        first = table.rows_before(flushed)
+        if may_be_flushed and not flushed and self._may_be_partly_flushed(table):
+            share = 0.1 if self._knows_all_of(table) else 0.5  # where else should rows of a table come from?
+            flushed, newest, stored = partly_flushed(table, segments, self.result.findings, share=share)
+            dead = np.union1d(dead, stored)
+        rows = table.log_rows(dead, first)
+        if rows.rows:
+            self.result.rows[table.table_id].append(rows)
+        if len(table.deletes) and segments:
+            deletes = table.segment_deletes()
+            everything = deletes.ids
+            recent = deletes.behind(flushed).ids if flushed else everything
+            self.result.segments[table.table_id] = [delete_from(s, recent if s.id in newest else everything) for s in segments]
+
+    def _may_be_partly_flushed(self, table: LoggedTable) -> bool:
+        """Whether rows in the log and in a segment can be from a flush of damaged ones, and were not inserted
+        twice: there is damage, or the log tells of all inserts."""
+        if self.wal_enabled is False or table.in_memory:
+            return False
+        return self._log_damaged or table.table_id in self.damaged or self._knows_all_of(table)
+
+    def _knows_all_of(self, table: LoggedTable) -> bool:
+        """Whether the log tells all that was ever inserted into the table: nothing was flushed before, or no file is gone."""
+        return not table.flush_lsn or self.log.files[0].number == 0
+
+    def _apply_by_content(self, table: LoggedTable, segments: Sequence[Segment]) -> None:
+        """Without a catalog nothing tells what was flushed: a row of the log that some segment stores was, others were not.
+
+        Deletes take rows out of segments unless the log inserts their id again later.
+        """
+        log_rows = table.log_rows()
+        dead = removed = table.dead_in_memory(0)
+        if table.inserted and segments:
+            stored = np.concatenate([stored_hashes(s) for s in segments])
+            dead = np.union1d(dead, np.flatnonzero(np.isin(hashes_of(log_rows.batches()), stored)))
+        rows = replace(log_rows, dead=np.sort(dead))
+        if rows.rows:
+            self.result.rows[table.table_id].append(rows)
+        deleted = table.deletes.ids
+        if len(deleted) and segments:
+            again = np.delete(np.concatenate([np.empty(0, ID), *log_rows.ids_only(IDS_CHUNK)]), removed)
+            self.result.segments[table.table_id] = [delete_from(s, np.setdiff1d(deleted, again)) for s in segments]
+
+    def _is_stale(self, table: LoggedTable, segments: Sequence[Segment], flushed: int) -> bool:
+        """Whether the log is a leftover from before the server ran with its WAL switched off (§5.8): then flush_lsn is 0 again,
+        segments hold rows of the log, and others that it does not know."""
+        if self.wal_enabled is not None or table.flush_lsn or flushed or not table.inserted:
+            return False
+        if not any(s.stored for s in segments):
+            return False
+        log_rows = table.log_rows()
+        hashes = hashes_of(log_rows.batches())
+        stored = np.concatenate([stored_hashes(s) for s in segments])
+        known = np.flatnonzero(np.isin(hashes, stored))
+        if not len(known) or np.isin(stored, hashes).all():
+            return False
+        self._note(
+            Severity.WARNING,
+            "wal-stale",
+            f"{table.collection}/{table.partition}",
+            f"{len(known)} of {table.inserted} rows in the log already are in segments, although the catalog says that nothing "
+            "was flushed: the server ran with wal.enable: false later on. The log is not replayed here",
+            table.inserted,
+        )
+        rest = replace(log_rows, id="wal-stale", dead=known)
+        if rest.rows:
+            self.result.salvage.append(
+                LogSalvage("unseen", table.collection, table.partition, rest, "in a log that seems to be a leftover")
+            )
+        return True
+
+    # Flushed rows of damaged segments (§4.7) ----------------------------------------------------------------------------------
+
+    def _recover(self, table: LoggedTable) -> None:
+        """Takes rows of flushed records that no segment of a damaged table stores any more and that nothing deleted."""
+        if not table.old_rows:
+            return
+        segments = self.segments.get(table.table_id, [])
+        rows = table.old_log_rows("wal-flushed")
+        hashes = hashes_of(rows.batches())
+        dead = matched(hashes, np.concatenate([np.empty(0, np.uint64), *(stored_hashes(s) for s in segments)]))
+        dead |= table.deleted_since(table.old_deletes + table.deletes)
+        found = replace(rows, dead=np.flatnonzero(dead))
+        if found.rows:
+            self.result.rows[table.table_id].append(found)
+
+    # Rows that the server never showed (§5.6) --------------------------------------------------------------------------
+
+    def _find_unseen(self) -> None:
+        """Flushed inserts of a partition whose rows are in no segment: the running server knew its tag with blanks only."""
+        for table in self._tables.values():
+            segments = self.segments.get(table.table_id, [])
+            if table.partition == DEFAULT_PARTITION or table.old_rows <= sum(s.stored for s in segments):
+                continue
+            if table.table_id in self.damaged:
+                continue  # these rows were recovered
+            held = np.unique(np.concatenate([*(s.ids for s in segments), table.old_deletes.ids]))
+            log_rows = table.old_log_rows()
+            known, number = [], 0
+            for ids in log_rows.ids_only(IDS_CHUNK):
+                known.append(np.flatnonzero(np.isin(ids, held)) + number)
+                number += len(ids)
+            dead = np.concatenate(known)
+            if len(dead) < table.old_rows:
+                self.result.salvage.append(
+                    LogSalvage(
+                        "unseen",
+                        table.collection,
+                        table.partition,
+                        replace(log_rows, id="wal-unseen", dead=dead),
+                        "acknowledged and logged, but the server never applied them",
+                    )
+                )
+
+    def _report(self) -> None:
+        for (kind, collection, partition), extra in self._extras.items():
+            rows = LogRows(f"wal-{kind}", extra.schema, self.log.files, extra.spans.build(), extra.rows, np.empty(0, ID))
+            self.result.salvage.append(LogSalvage(kind, collection, partition, rows, extra.reason))
+        for where, count in self._mismatched.items():
+            self._note(
+                Severity.ERROR,
+                "wal-shape",
+                where,
+                "insert records in the log have vectors of another size or type than the collection's; they are left out",
+                count,
+            )
+        for table_id, count in self._doubled.items():
+            table = self._tables[table_id]
+            self._note(
+                Severity.WARNING,
+                "partition-flushed",
+                f"{table.collection}/{table.partition}",
+                "the partition was flushed, its collection was not: a server of this version would insert the rows once more",
+                count,
+            )
+        for table_id, found in self.result.rows.items():
+            table = self._tables[table_id]
+            for rows in found:
+                recovered = rows.id == "wal-flushed"
+                self._note(
+                    Severity.WARNING if recovered else Severity.INFO,
+                    "rows-from-log" if recovered else "wal-rows",
+                    f"{table.collection}/{table.partition}",
+                    "rows of damaged segments are taken from the write-ahead log, which still holds them"
+                    if recovered
+                    else "rows that were acknowledged but not yet flushed are taken from the write-ahead log",
+                    rows.rows,
+                )
+        for table_id, segments in self.result.segments.items():
+            count = sum(s.deleted for s in segments) - sum(s.deleted for s in self.segments.get(table_id, []))
+            if count > 0:
+                table = self._tables[table_id]
+                self._note(
+                    Severity.INFO,
+                    "wal-deletes",
+                    f"{table.collection}/{table.partition}",
+                    "rows in segments are deleted by the write-ahead log",
+                    count,
+                )
+
+    def _note(self, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
+        self.result.findings.append(Finding(severity, code, where, message, rows))
+
+
+def _schema_of_unknown(record: Record, collection: str, catalog: Catalog) -> Schema | None:
+    """What a dropped collection's record tells of its shape."""
+    from ...model import VectorType
+
+    for table in catalog.tables:
+        if table.table_id == collection:
+            return Schema(collection, table.dimension, table.vector_type, table.metric_name)
+    if not record.rows or record.data_bytes % record.rows:
+        return None
+    width = record.data_bytes // record.rows
+    if record.type == 2 and width % 4 == 0:
+        return Schema(collection, width // 4, VectorType.FLOAT)
+    if record.type in (0, 1):
+        return Schema(collection, width * 8, VectorType.BINARY)
+    return None

@@ -1,0 +1,181 @@
+"""One table in the write-ahead log: rows that its records insert, and those its deletes take out of memory (FORMAT §5.7)."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ...model import Schema
+from ..layout import ID, MEMORY_SEGMENT_BYTES
+from ..segment.files import Segment
+from .deletes import Deletes, Ids, Lsns
+from .log import Log, LogRows, Record, SpanBuilder
+
+IDS_CHUNK = 1 << 17
+"""Ids looked at in one go."""
+
+
+@dataclass
+class LoggedTable:
+    """One table during the replay: its insert and delete records, those that it has flushed apart (`old_`)."""
+
+    table_id: str
+    collection: str
+    partition: str
+    schema: Schema
+    flush_lsn: int
+    log: Log
+    in_memory: bool = False
+    """Whether the catalog knows a segment of it in memory (NEW)."""
+    spans: SpanBuilder = field(default_factory=SpanBuilder)
+    inserted: int = 0
+    insert_lsns: array[int] = field(default_factory=lambda: array("Q"))
+    insert_ends: array[int] = field(default_factory=lambda: array("Q"))
+    deletes: Deletes = field(default_factory=Deletes)
+    """Those that a restarted server applies."""
+    memory_deletes: Deletes = field(default_factory=Deletes)
+    """Those behind the table's own flush_lsn: the running server applied them to memory, whatever its recovery will do."""
+    root_flushed: int = 0
+    """LSN of a flush of the collection that the catalog does not know: it has applied the deletes before it that this table,
+    too, had flushed."""
+    old_spans: SpanBuilder = field(default_factory=SpanBuilder)
+    old_rows: int = 0
+    old_lsns: array[int] = field(default_factory=lambda: array("Q"))
+    old_ends: array[int] = field(default_factory=lambda: array("Q"))
+    old_deletes: Deletes = field(default_factory=Deletes)
+
+    def insert(self, record: Record) -> None:
+        self.spans.add(record)
+        self.inserted += record.rows
+        self.insert_lsns.append(record.lsn)
+        self.insert_ends.append(self.inserted)
+
+    def insert_old(self, record: Record) -> None:
+        """An insert that the table has flushed."""
+        self.old_spans.add(record)
+        self.old_rows += record.rows
+        self.old_lsns.append(record.lsn)
+        self.old_ends.append(self.old_rows)
+
+    def log_rows(self, dead: Ids | None = None, first: int = 0) -> LogRows:
+        """The inserts that the table has not flushed, but for the `dead` ones and those before row `first`."""
+        return self._rows("wal", self.spans, self.inserted, dead, first)
+
+    def old_log_rows(self, name: str = "old") -> LogRows:
+        """The inserts that the table has flushed and that the log still holds."""
+        return self._rows(name, self.old_spans, self.old_rows)
+
+    def _rows(self, name: str, spans: SpanBuilder, count: int, dead: Ids | None = None, first: int = 0) -> LogRows:
+        return LogRows(
+            name, self.schema, self.log.files, spans.build(), count, np.empty(0, ID) if dead is None else dead, first
+        )
+
+    def rows_before(self, lsn: int) -> int:
+        """Inserted rows of the table up to `lsn`."""
+        if not lsn:
+            return 0
+        k = int(np.searchsorted(np.array(self.insert_lsns, np.uint64), np.uint64(lsn), "right"))
+        return self.insert_ends[k - 1] if k else 0
+
+    def segment_deletes(self) -> Deletes:
+        """The deletes that take rows out of segments."""
+        return self.deletes.behind(min(self.root_flushed, self.flush_lsn))
+
+    def deleted_since(self, deletes: Deletes) -> npt.NDArray[np.bool_]:
+        """Which of `old_log_rows()` a delete behind their own record names."""
+        gone = np.zeros(self.old_rows, np.bool_)
+        deleted, last = deletes.last()
+        if not len(deleted):
+            return gone
+        lsns, ends = np.array(self.old_lsns, np.uint64), np.array(self.old_ends, np.int64)
+        number = 0
+        for ids in self.old_log_rows().ids_only(IDS_CHUNK):
+            at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
+            inserted = lsns[np.searchsorted(ends, np.arange(number, number + len(ids)), "right")]
+            gone[number : number + len(ids)] = (deleted[at] == ids) & (last[at] > inserted)
+            number += len(ids)
+        return gone
+
+    def dead_in_memory(self, behind: int) -> Ids:
+        """Row numbers (over all inserts of the table) that deletes remove from memory, sorted."""
+        return np.sort(self.removals(self.deletes, behind)[0])
+
+    def removals(self, deletes: Deletes, behind: int) -> tuple[Ids, Lsns]:
+        """The rows that `deletes` behind `behind` remove from memory, each with the LSN of the delete, in the order of these.
+
+        A delete of one id takes the first such row of each segment in memory, one of several ids takes all.
+        """
+        rows, lsns = array("q"), array("Q")
+        deletes = deletes.behind(behind)
+        waiting = self._waiting(deletes, behind) if self.inserted and len(deletes.ids) else []
+        alive: dict[int, dict[int, deque[int]]] = {}
+        named = np.unique(np.array([w[1] for w in waiting], ID))
+        for lsn, deleted, count in deletes.naming(named) if waiting else ():
+            while waiting and waiting[-1][0] < lsn:
+                _, row_id, row, segment = waiting.pop()
+                alive.setdefault(row_id, {}).setdefault(segment, deque()).append(row)
+            there = alive.pop(deleted, {})
+            gone = [r for queue in there.values() for r in (queue if count > 1 else (queue.popleft(),))]
+            rows.extend(gone)
+            lsns.extend([lsn] * len(gone))
+            if count == 1 and (left := {segment: queue for segment, queue in there.items() if queue}):
+                alive[deleted] = left
+        return np.array(rows, np.int64), np.array(lsns, np.uint64)
+
+    def _waiting(self, deletes: Deletes, behind: int) -> list[tuple[int, int, int, int]]:
+        """(LSN, id, row number, segment in memory) of inserted rows with a deleted id, the last first."""
+        deleted = deletes.ids
+        found_rows, found_ids = [], []
+        ends = np.array(self.insert_ends, np.int64)
+        number = 0
+        first = self.rows_before(behind)
+        for ids in self.log_rows().ids_only(IDS_CHUNK):
+            at = np.searchsorted(deleted, ids)
+            hits = np.flatnonzero(deleted[np.minimum(at, len(deleted) - 1)] == ids)
+            hits = hits[hits + number >= first]
+            found_rows.append(hits + number)
+            found_ids.append(ids[hits])
+            number += len(ids)
+        rows, ids = np.concatenate(found_rows), np.concatenate(found_ids)
+        if not len(rows):
+            return []
+        lsns = np.array(self.insert_lsns, np.uint64)[np.searchsorted(ends, rows, "right")]
+        memory = np.searchsorted(self._memory_segments(first), rows, "right")
+        waiting = list(zip(lsns.tolist(), ids.tolist(), rows.tolist(), memory.tolist(), strict=True))
+        waiting.reverse()
+        return waiting
+
+    def _memory_segments(self, first: int) -> npt.NDArray[np.int64]:
+        """Row numbers at which the server begins another segment in memory (§5.7), counted from row `first` on."""
+        row_bytes, full_below = self.schema.row_bytes, self.schema.dimension * 4
+        bounds, used, row = [], 0, first
+        for end in self.insert_ends:
+            while row < end:
+                if MEMORY_SEGMENT_BYTES - used < full_below:
+                    bounds.append(row)
+                    used = 0
+                take = min(end - row, (MEMORY_SEGMENT_BYTES - used) // row_bytes)
+                if not take:
+                    bounds.append(row)
+                    used = 0
+                    continue
+                used += take * row_bytes
+                row += take
+        return np.array(bounds, np.int64)
+
+
+def delete_from(segment: Segment, deleted: Ids) -> Segment:
+    """The segment without rows whose id is in `deleted` (sorted): all of them, whatever their age (§5.7 b)."""
+    if not len(deleted) or not segment.stored:
+        return segment
+    offsets, all_ids = [], segment.ids
+    for first in range(0, segment.stored, IDS_CHUNK):
+        ids = np.asarray(all_ids[first : first + IDS_CHUNK])
+        at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
+        offsets.append(np.flatnonzero(deleted[at] == ids) + first)
+    hits = np.concatenate(offsets)
+    return segment.with_wal_deletes(hits) if len(hits) else segment

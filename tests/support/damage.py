@@ -1,0 +1,672 @@
+"""Ways to damage a copy of a store, each a function with a random generator of its own (`RECIPES` by name)."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import random
+import shutil
+import sqlite3
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from support.healthy import Base, base, store_names
+
+EXTREMES = (0, 1, 7, 8, 9, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**61, 2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1)
+ROWS = (".rv", ".uid", "deleted_docs")
+
+
+class Mutant:
+    """A copy of a store that can be damaged: files are hard links to a copy of the base until they are changed."""
+
+    def __init__(self, original: Base, links: Path, root: Path) -> None:
+        self.base = original
+        self.root = root
+        self.touched: set[str] = set()
+        self.log: list[str] = []
+        for folder in sorted({Path(f).parent for f in original.files}):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        for name in original.files:
+            os.link(links / name, root / name)
+
+    def files(self, *suffixes: str, folder: str = "") -> list[str]:
+        found = (f for f in self.base.files if f.startswith(folder) and f.endswith(suffixes or ("",)))
+        return [f for f in found if (self.root / f).is_file()]
+
+    def read(self, name: str) -> bytearray:
+        return bytearray((self.root / name).read_bytes())
+
+    def write(self, name: str, data: bytes | bytearray, what: str) -> None:
+        self.remove(name, what)
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_bytes(data)
+
+    def remove(self, name: str, what: str = "removed") -> None:
+        self.touched |= {name, *(f for f in self.base.files if f.startswith(name + "/"))}
+        self.log.append(f"{name}: {what}")
+        path = self.root / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+Recipe = Callable[[Mutant, random.Random], Any]
+RECIPES: dict[str, Recipe] = {}
+
+
+def recipe(function: Recipe) -> Recipe:
+    RECIPES[function.__name__.replace("_", "-")] = function
+    return function
+
+
+def _flip(data: bytearray, rng: random.Random, low: int = 0, high: int | None = None) -> str:
+    if not data:
+        return "empty, nothing to flip"
+    places = [rng.randrange(low, min(high or len(data), len(data))) for _ in range(rng.choice((1, 1, 1, 2, 8)))]
+    for at in places:
+        data[at] ^= 1 << rng.randrange(8)
+    return f"bits flipped at {places}"
+
+
+def _cut(data: bytearray, rng: random.Random) -> str:
+    size = rng.choice((0, 1, 7, 8, 9, len(data) - 1, len(data) - 8, len(data) // 2, rng.randint(0, len(data))))
+    del data[max(0, size) :]
+    return f"cut to {len(data)} bytes"
+
+
+def _zero(data: bytearray, rng: random.Random) -> str:
+    block = rng.choice((8, 512, 4096))
+    first = rng.randint(0, len(data)) // block * block
+    last = min(len(data), first + block * rng.choice((1, 1, 4)))
+    data[first:last] = bytes(last - first)
+    return f"zeroed {first}..{last}"
+
+
+def _stretch(data: bytearray, rng: random.Random) -> str:
+    more = rng.choice((1, 4, 8, 4096))
+    data += rng.randbytes(more)
+    return f"{more} bytes behind its end"
+
+
+def _spoil(mutant: Mutant, rng: random.Random, name: str) -> None:
+    data = mutant.read(name)
+    mutant.write(name, data, rng.choice((_flip, _cut, _zero, _stretch))(data, rng))
+
+
+def _pick(mutant: Mutant, rng: random.Random, *suffixes: str, folder: str = "db/tables/") -> str | None:
+    """A file of a live segment; now and then any other."""
+    names = mutant.files(*suffixes, folder=folder)
+    live = [n for n in names if n.split("/")[3] in mutant.base.live]
+    return rng.choice(live if live and rng.random() < 0.95 else names) if names else None
+
+
+@recipe
+def segment_bits(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, *ROWS):
+        data = m.read(name)
+        m.write(name, data, _flip(data, rng, 0, rng.choice((8, 16, None))))
+
+
+@recipe
+def segment_cut(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, *ROWS):
+        data = m.read(name)
+        m.write(name, data, _cut(data, rng))
+
+
+@recipe
+def segment_zeroed(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, *ROWS):
+        data = m.read(name)
+        m.write(name, data, _zero(data, rng))
+
+
+@recipe
+def segment_stretched(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, *ROWS):
+        data = m.read(name)
+        m.write(name, data, _stretch(data, rng))
+
+
+@recipe
+def segment_header(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, *ROWS):
+        data = m.read(name)
+        size = len(data) - 8
+        near = [max(0, size + d) for d in (-8, -4, -1, 1, 4, 8)] + [size * 2, size // 2]
+        value = rng.choice([*EXTREMES, *near])
+        data[:8] = struct.pack("<Q", value)
+        m.write(name, data, f"header {value} instead of {size}")
+
+
+@recipe
+def segment_sparse(m: Mutant, rng: random.Random) -> None:
+    """A file that claims to be, and is, far larger than it should (it has holes)."""
+    if name := _pick(m, rng, ".rv", ".uid"):
+        data = m.read(name)
+        data[:8] = struct.pack("<Q", (1 << 33) - 8)
+        m.write(name, data, "stretched to 8 GiB, header too")
+        os.truncate(m.root / name, 1 << 33)
+
+
+@recipe
+def segment_swapped(m: Mutant, rng: random.Random) -> None:
+    suffix = rng.choice(ROWS)
+    first, second = _pick(m, rng, suffix), _pick(m, rng, suffix)
+    if first and second:
+        a, b = m.read(first), m.read(second)
+        m.write(first, b, f"swapped with {second}")
+        m.write(second, a, f"swapped with {first}")
+
+
+@recipe
+def segment_pair_swapped(m: Mutant, rng: random.Random) -> None:
+    """Vectors and ids of one segment in place of another's."""
+    first, second = _pick(m, rng, ".rv"), _pick(m, rng, ".rv")
+    if first and second:
+        for suffix in (".rv", ".uid"):
+            name, other = (str(Path(f).with_suffix(suffix)) for f in (first, second))
+            if (m.root / other).is_file():
+                m.write(name, m.read(other), f"copied from {other}")
+
+
+@recipe
+def segment_kinds_swapped(m: Mutant, rng: random.Random) -> None:
+    if (raw := _pick(m, rng, ".rv")) and (m.root / raw).with_suffix(".uid").is_file():
+        ids = str(Path(raw).with_suffix(".uid"))
+        a, b = m.read(raw), m.read(ids)
+        m.write(raw, b, f"swapped with {ids}")
+        m.write(ids, a, f"swapped with {raw}")
+
+
+@recipe
+def segment_deletes_from_elsewhere(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, "deleted_docs"):
+        other = rng.choice([n for s in store_names() for n in [s]])
+        theirs = [f for f in base(other).files if f.endswith("deleted_docs")]
+        if theirs:
+            source = rng.choice(theirs)
+            m.write(name, base(other).files[source].read_bytes(), f"copied from {other}/{source}")
+
+
+@recipe
+def segment_deletes_made_up(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, "deleted_docs"):
+        entries = [rng.choice((0, 1, -1, 2**31 - 1, -(2**31), rng.randint(0, 3000))) for _ in range(rng.randint(1, 2000))]
+        m.write(name, struct.pack(f"<Q{len(entries)}i", 4 * len(entries), *entries), "offsets made up")
+
+
+@recipe
+def segment_file_removed(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, *ROWS):
+        m.remove(name)
+
+
+@recipe
+def segment_removed(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, ".uid"):
+        m.remove(name.rsplit("/", 1)[0])
+
+
+@recipe
+def segment_is_file(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, ".uid"):
+        m.write(name.rsplit("/", 1)[0], rng.randbytes(rng.choice((0, 8, 100))), "a file in place of the folder")
+
+
+@recipe
+def segment_file_is_folder(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, *ROWS, "bloom_filter"):
+        m.remove(name, "a folder in its place")
+        (m.root / name).mkdir()
+
+
+@recipe
+def segment_file_is_pipe(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, *ROWS):
+        m.remove(name, "a named pipe in its place")
+        os.mkfifo(m.root / name)
+
+
+@recipe
+def segment_file_is_dead_link(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, *ROWS):
+        m.remove(name, "a link to itself in its place")
+        (m.root / name).symlink_to((m.root / name).name)
+
+
+@recipe
+def segment_raw_twice(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, ".rv", ".uid"):
+        m.write(f"{name.rsplit('/', 1)[0]}/7{Path(name).suffix}", m.read(name), "a second file of the kind")
+
+
+@recipe
+def segment_beside(m: Mutant, rng: random.Random) -> None:
+    """Damage in files that no live row depends on: bloom filters and index files; the rows must stay."""
+    others = [n for n in m.files(folder="db/tables/") if not n.endswith(ROWS)]
+    if others:
+        _spoil(m, rng, rng.choice(others))
+
+
+@recipe
+def segment_several(m: Mutant, rng: random.Random) -> None:
+    if name := _pick(m, rng, *ROWS):
+        for other in m.files(folder=name.rsplit("/", 1)[0]):
+            if rng.random() < 0.5:
+                _spoil(m, rng, other)
+
+
+@recipe
+def raw_lost_index_damaged(m: Mutant, rng: random.Random) -> None:
+    raws = [r for r in m.files(".rv") if _indexes(m, r)]
+    if not raws:
+        return segment_several(m, rng)
+    raw = rng.choice(raws)
+    if rng.random() < 0.5:
+        m.remove(raw)
+    else:
+        data = m.read(raw)
+        m.write(raw, data, _cut(data, rng))
+    for index in _indexes(m, raw):
+        if rng.random() < 0.7:
+            data = m.read(index)
+            if rng.random() < 0.5:
+                at = rng.randrange(0, min(len(data), 400))
+                value = rng.choice(EXTREMES)
+                data[at : at + 8] = struct.pack("<Q", value)
+                m.write(index, data, f"{value} at byte {at}")
+            else:
+                m.write(index, data, rng.choice((_flip, _cut, _zero, _stretch))(data, rng))
+    return None
+
+
+def _indexes(m: Mutant, raw: str) -> list[str]:
+    return [f for f in m.files(folder=raw.rsplit("/", 1)[0] + "/") if f.rsplit("/", 1)[1].isdigit()]
+
+
+@recipe
+def table_removed(m: Mutant, rng: random.Random) -> None:
+    if m.base.segments:
+        m.remove("/".join(rng.choice(m.base.segments).split("/")[: rng.choice((2, 3, 3, 3))]))
+
+
+@recipe
+def table_is_file(m: Mutant, rng: random.Random) -> None:
+    if m.base.segments:
+        m.write("/".join(rng.choice(m.base.segments).split("/")[:3]), b"x", "a file in place of the folder")
+
+
+# The log
+
+
+def _log(m: Mutant, rng: random.Random) -> str | None:
+    names = m.files(".wal")
+    return rng.choice(names) if names else None
+
+
+@recipe
+def wal_spoiled(m: Mutant, rng: random.Random) -> None:
+    if name := _log(m, rng):
+        _spoil(m, rng, name)
+
+
+@recipe
+def wal_record_header(m: Mutant, rng: random.Random) -> None:
+    """One field of one record's header: extreme, or off by one."""
+    if m.base.records:
+        record = rng.choice(m.base.records)
+        data = m.read(record.file)
+        at, form = rng.choice(((0, "<Q"), (0, "<I"), (4, "<I"), (8, "<B"), (9, "<H"), (11, "<H"), (13, "<I"), (17, "<I")))
+        old = struct.unpack_from(form, data, record.start + at)[0]
+        limit = 1 << 8 * struct.calcsize(form)
+        value = rng.choice([e % limit for e in EXTREMES] + [(old + 1) % limit, (old - 1) % limit, old ^ 1 << rng.randrange(8)])
+        struct.pack_into(form, data, record.start + at, value)
+        m.write(record.file, data, f"record at {record.start}: {value} instead of {old} at +{at}")
+
+
+@recipe
+def wal_bits_in_headers(m: Mutant, rng: random.Random) -> None:
+    if m.base.records:
+        record = rng.choice(m.base.records)
+        data = m.read(record.file)
+        m.write(record.file, data, _flip(data, rng, record.start, record.ids_at))
+
+
+@recipe
+def wal_record_removed(m: Mutant, rng: random.Random) -> None:
+    """Bytes of one record are zeroed or cut out."""
+    if m.base.records:
+        record = rng.choice(m.base.records)
+        data = m.read(record.file)
+        if rng.random() < 0.5:
+            data[record.start : record.end] = bytes(record.end - record.start)
+        else:
+            del data[record.start : record.end]
+        m.write(record.file, data, f"record at {record.start} is gone")
+
+
+@recipe
+def wal_hostile_record(m: Mutant, rng: random.Random) -> None:
+    """A whole, self-consistent record with names of 64 KiB or no ids behind the last one."""
+    if name := _log(m, rng):
+        data, number = m.read(name), int(Path(name).stem)
+        c, t = (rng.randbytes(rng.choice((0, 1, 255, 65535))) for _ in range(2))
+        n, s = rng.choice((0, 1, 7)), rng.choice((0, 1, 32, 4096))
+        kind, total = rng.choice((0, 1, 2, 3, 5, 6, 255)), 21 + len(c) + len(t) + 8 * n + s
+        head = struct.pack("<QBHHII", number << 32 | len(data) + total, kind, len(c), len(t), n, s)
+        m.write(
+            name, data + head + c + t + rng.randbytes(8 * n + s), f"record of type {kind}, {len(c)}+{len(t)}+{n}*8+{s} bytes"
+        )
+        _acknowledge(m, rng, number << 32 | len(data) + total)
+
+
+def _acknowledge(m: Mutant, rng: random.Random, lsn: int) -> None:
+    if m.files("mxlog.meta") and rng.random() < 0.7:
+        m.write("wal/mxlog.meta", struct.pack("<3Q", lsn, lsn, lsn), f"acknowledges {lsn}")
+
+
+@recipe
+def wal_entity_record(m: Mutant, rng: random.Random) -> None:
+    """A record with attributes whose tables lie."""
+    if name := _log(m, rng):
+        data, number = m.read(name), int(Path(name).stem)
+        count = rng.choice((0, 1, 2, 2**31, 2**32 - 1))
+        table = b"".join(struct.pack("<Q", rng.choice(EXTREMES)) for _ in range(3 * min(count, 4)))
+        body = struct.pack("<I", count) + table + rng.randbytes(rng.choice((0, 64, 300)))
+        end = len(data) + 21 + len(body) + rng.choice((0, 0, 1))
+        head = struct.pack("<QBHHII", number << 32 | end, 6, rng.choice((0, 3)), 0, rng.choice((0, 1)), rng.choice((0, 32)))
+        m.write(name, data + head + body, f"entity record with {count} attributes")
+        _acknowledge(m, rng, number << 32 | end)
+
+
+@recipe
+def wal_file_removed(m: Mutant, rng: random.Random) -> None:
+    if name := _log(m, rng):
+        m.remove(name)
+
+
+@recipe
+def wal_renumbered(m: Mutant, rng: random.Random) -> None:
+    if name := _log(m, rng):
+        number = int(Path(name).stem) + rng.choice((1, 2, 7))
+        data = m.read(name)
+        if rng.random() < 0.7:
+            m.remove(name)
+        m.write(f"wal/{number}.wal", data, f"a copy of {name}")
+
+
+@recipe
+def wal_folder(m: Mutant, rng: random.Random) -> None:
+    how = rng.choice(("removed", "file", "emptied", "folder for file"))
+    if how == "removed":
+        m.remove("wal")
+    elif how == "file":
+        m.write("wal", b"x", "a file in place of the folder")
+    elif how == "emptied":
+        m.remove("wal", how)
+        (m.root / "wal").mkdir()
+    elif name := _log(m, rng):
+        m.remove(name, how)
+        (m.root / name).mkdir()
+
+
+@recipe
+def wal_from_elsewhere(m: Mutant, rng: random.Random) -> None:
+    other = base(rng.choice(store_names()))
+    m.remove("wal", f"that of {other.name}")
+    shutil.copytree(other.root / "wal", m.root / "wal")
+
+
+@recipe
+def mxlog_damaged(m: Mutant, rng: random.Random) -> None:
+    if m.files("mxlog.meta"):
+        data = m.read("wal/mxlog.meta")
+        how = rng.randrange(4)
+        if how == 0:
+            m.remove("wal/mxlog.meta")
+        elif how == 1:
+            m.write("wal/mxlog.meta", data, rng.choice((_flip, _cut, _zero, _stretch))(data, rng))
+        elif how == 2:
+            lsn = struct.unpack_from("<Q", data, 8)[0]
+            value = rng.choice((*EXTREMES, lsn + 1, lsn - 1, lsn + (1 << 32), lsn + 4096, lsn // 2))
+            m.write("wal/mxlog.meta", struct.pack("<3Q", value, value, value), f"{value} instead of {lsn}")
+        else:
+            first, _, lsn = struct.unpack("<3Q", data)
+            m.write("wal/mxlog.meta", struct.pack("<3Q", first, lsn, rng.choice(EXTREMES)), "torn")
+
+
+# The catalog
+
+
+@recipe
+def catalog_spoiled(m: Mutant, rng: random.Random) -> None:
+    if names := m.files("meta.sqlite", "meta.sqlite-wal"):
+        _spoil(m, rng, rng.choice([n for n in names if m.read(n)]))
+
+
+@recipe
+def catalog_bits_at_front(m: Mutant, rng: random.Random) -> None:
+    if names := m.files("meta.sqlite", "meta.sqlite-wal"):
+        name = rng.choice([n for n in names if m.read(n)])
+        data = m.read(name)
+        m.write(name, data, _flip(data, rng, 0, 120))
+
+
+@recipe
+def catalog_pages(m: Mutant, rng: random.Random) -> None:
+    if names := m.files("meta.sqlite"):
+        data = m.read(names[0])
+        page, other = (4096 * rng.randrange(len(data) // 4096) for _ in range(2))
+        how = rng.choice(("zeroed", "random", "from another page", "bytes within"))
+        if how == "zeroed":
+            data[page : page + 4096] = bytes(4096)
+        elif how == "random":
+            data[page : page + 4096] = rng.randbytes(4096)
+        elif how == "from another page":
+            data[page : page + 4096] = data[other : other + 4096]
+        else:
+            at = page + rng.choice((0, 3, 5, 8, rng.randrange(4000)))
+            data[at : at + 4] = struct.pack(">I", rng.choice(EXTREMES) % 2**32)
+        m.write(names[0], data, f"page at {page} {how}")
+
+
+@recipe
+def catalog_frames(m: Mutant, rng: random.Random) -> None:
+    """One frame of the -wal: its header or its page, or the -wal cut at or inside of it."""
+    name = "db/meta.sqlite-wal"
+    if m.files(name) and len(data := m.read(name)) > 4152:
+        at = 32 + 4120 * rng.randrange((len(data) - 32) // 4120)
+        if rng.random() < 0.3:
+            del data[at + rng.choice((0, 0, 24, 2000)) :]
+            m.write(name, data, f"cut to {len(data)}")
+        else:
+            m.write(name, data, _flip(data, rng, at, at + rng.choice((24, 4120))))
+
+
+@recipe
+def catalog_file_removed(m: Mutant, rng: random.Random) -> None:
+    if names := m.files("meta.sqlite", "meta.sqlite-wal", "meta.sqlite-shm"):
+        for name in rng.sample(names, rng.randint(1, len(names))):
+            m.remove(name)
+
+
+@recipe
+def catalog_is_folder(m: Mutant, rng: random.Random) -> None:
+    if names := m.files("meta.sqlite", "meta.sqlite-wal", "meta.sqlite-shm"):
+        name = rng.choice(names)
+        m.remove(name, "a folder in its place")
+        (m.root / name).mkdir()
+
+
+@recipe
+def catalog_shm(m: Mutant, rng: random.Random) -> None:
+    data = (
+        bytearray(rng.randbytes(32768))
+        if rng.random() < 0.5
+        else bytearray(m.read("db/meta.sqlite-shm") if m.files("-shm") else b"")
+    )
+    if m.files("meta.sqlite"):
+        m.write("db/meta.sqlite-shm", data, "-shm: " + rng.choice((_flip, _cut, _zero))(data, rng))
+
+
+@recipe
+def catalog_from_elsewhere(m: Mutant, rng: random.Random) -> None:
+    if m.files("meta.sqlite"):
+        other = base(rng.choice(store_names()))
+        for suffix in ("", "-wal", "-shm"):
+            m.remove(f"db/meta.sqlite{suffix}", f"that of {other.name}")
+            if f"db/meta.sqlite{suffix}" in other.files:
+                m.write(f"db/meta.sqlite{suffix}", other.files[f"db/meta.sqlite{suffix}"].read_bytes(), f"that of {other.name}")
+
+
+# fmt: off
+HOSTILE: tuple[Any, ...] = (
+    None, b"", b"\xff\xfe", "", " ", "..", ".", "../../etc", "a/b", "\0", "x" * 65536, b"\xed\xb3\xbf",
+    -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 99, 2**15, 2**31, 2**31 - 1, 2**32, 2**62, 2**63 - 1, -(2**63), 1.5, 1e300, float("inf"),
+    "{", '{"nlist": 1e999}', "[" * 5000, '{"a": ' * 3000, "0" * 5000, "9" * 5000, "1.1.1", "९", "+1", "1_000", "\x1b[31m", "'",
+)
+# fmt: on
+
+
+@recipe
+def catalog_values(m: Mutant, rng: random.Random) -> None:
+    """The catalog stays a valid database, with values that no server writes."""
+    if not m.files("meta.sqlite"):
+        return dump_spoiled(m, rng)
+    db = m.root / "db/meta.sqlite"
+    for suffix in ("", "-wal"):
+        if f"db/meta.sqlite{suffix}" in m.base.files:
+            m.write(f"db/meta.sqlite{suffix}", m.read(f"db/meta.sqlite{suffix}"), "values changed")
+    m.remove("db/meta.sqlite-shm")
+    with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            table = rng.choice(("Tables", "TableFiles", "TableFiles", "Environment"))
+            columns = [c[1] for c in connection.execute(f"PRAGMA table_info({table})")]
+            column, value = rng.choice(columns), rng.choice(HOSTILE)
+            rows = [r[0] for r in connection.execute(f"SELECT rowid FROM {table}")]
+            if rows:
+                with contextlib.suppress(sqlite3.Error):
+                    row = rng.choice(rows)
+                    connection.execute(f"UPDATE {table} SET {column}=? WHERE rowid=?", (value, row))
+                    m.log.append(f"{table} {row}: {column} = {value!r:.60}")
+    for suffix in ("-wal", "-shm"):
+        m.remove(f"db/meta.sqlite{suffix}")
+    return None
+
+
+@recipe
+def catalog_schema(m: Mutant, rng: random.Random) -> None:
+    """Tables dropped, renamed, emptied, with columns too many, or of another kind."""
+    if not m.files("meta.sqlite"):
+        return dump_spoiled(m, rng)
+    table = rng.choice(("Tables", "TableFiles", "Environment", "Fields"))
+    sql = rng.choice(
+        (
+            f"DROP TABLE IF EXISTS {table}",
+            f"DELETE FROM {table}",
+            f"ALTER TABLE {table} RENAME TO {table}_old",
+            f"ALTER TABLE {table} ADD COLUMN more BLOB DEFAULT x'00ff'",
+            "ALTER TABLE TableFiles DROP COLUMN segment_id",
+            "ALTER TABLE Tables DROP COLUMN dimension",
+            "ALTER TABLE Tables RENAME COLUMN table_id TO other",
+            "ALTER TABLE TableFiles RENAME TO x; CREATE VIEW TableFiles AS SELECT * FROM x",
+            "ALTER TABLE Tables RENAME TO x; CREATE VIEW Tables AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) "
+            "SELECT * FROM x, n",
+            'CREATE TABLE "a""b;--"(x); CREATE TABLE collection(x); CREATE TABLE Collection2(x)',
+            "CREATE TABLE Collection(x); CREATE TABLE CollectionCommit(x); CREATE TABLE SegmentCommit(x)",
+        )
+    )
+    for suffix in ("", "-wal"):
+        if f"db/meta.sqlite{suffix}" in m.base.files:
+            m.write(f"db/meta.sqlite{suffix}", m.read(f"db/meta.sqlite{suffix}"), sql)
+    m.remove("db/meta.sqlite-shm")
+    with contextlib.closing(sqlite3.connect(m.root / "db/meta.sqlite", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+        with contextlib.suppress(sqlite3.Error):
+            connection.executescript(sql)
+    for suffix in ("-wal", "-shm"):
+        m.remove(f"db/meta.sqlite{suffix}")
+    return None
+
+
+@recipe
+def dump_spoiled(m: Mutant, rng: random.Random) -> None:
+    if m.base.dump is None:
+        return catalog_spoiled(m, rng)
+    assert m.base.dump
+    data = m.read(rng.choice(m.files(".sql", ".xml")))
+    how = rng.randrange(6)
+    if how == 0:
+        what = _flip(data, rng)
+    elif how == 1:
+        what = _cut(data, rng)
+    elif how == 2:
+        what = _zero(data, rng)
+    elif how == 3:
+        at = rng.randrange(len(data))
+        more = rng.choice(
+            (b"'", b'"', b"`", b"(", b")", b";", b"/*", b"*/", b"\\", b"\0", b",", b"\n-- ", b"9" * 5000, b"x" * 65536)
+        )
+        data[at:at] = more
+        what = f"{more[:8]!r} put in at {at}"
+    elif how == 4:
+        first, last = sorted(rng.randrange(len(data)) for _ in range(2))
+        data[first:first] = data[first:last]
+        what = f"{first}..{last} is there twice"
+    else:
+        data = bytearray(gzip.compress(bytes(data)))
+        what = "compressed; " + rng.choice((_flip, _cut, _zero))(data, rng)
+    m.write(m.base.dump, data, what)
+    return None
+
+
+# The rest
+
+
+_CONFIGS = (
+    b"",
+    b"\0",
+    b"\xff\xfe\x00",
+    b"- a\n- b\n",
+    b"storage: [1, 2]\nwal: 7\ngeneral: {meta_uri: {a: b}}\n",
+    b"storage:\n  path: 2020-13-45\n",
+    b"storage:\n  path: !!python/object/apply:os.system [echo]\n",
+    b"storage: {path: &a [*a]}\n",
+    b"a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
+    b"d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n"
+    b"g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\nh: &h [*g,*g,*g,*g,*g,*g,*g,*g,*g]\nstorage: {path: *h}\n",
+    b"[" * 2000,
+    b'wal: {path: "\\0"}\nstorage: {path: "\\0"}\n',
+    b"wal: {path: " + b"x" * 65536 + b", enable: maybe}\n",
+    b'wal: {path: /, enable: 3}\nstorage: {path: /}\nstorage_config: {secondary_path: /;/proc;;..;"\\0"}\n',
+    b"wal: {enable: !!int x}\n",
+    b"x: !!timestamp 9999-99-99\n",
+    b"? {a: b}\n: c\n",
+    b"storage: {path: " + b"9" * 5000 + b"}\n",
+)
+
+
+@recipe
+def config_damaged(m: Mutant, rng: random.Random) -> None:
+    name = "server_config.yaml"
+    if rng.random() < 0.5:
+        m.write(name, rng.choice(_CONFIGS), "another configuration")
+    elif m.files(name):
+        _spoil(m, rng, name)
+
+
+@recipe
+def anything(m: Mutant, rng: random.Random) -> None:
+    """Several files anywhere in the store, as after a bad disk."""
+    for name in rng.sample(m.files(), min(len(m.files()), rng.randint(2, 12))):
+        if (m.root / name).is_file():
+            if rng.random() < 0.2:
+                m.remove(name)
+            else:
+                _spoil(m, rng, name)
