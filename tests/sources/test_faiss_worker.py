@@ -19,8 +19,7 @@ from milvus_offline import open_store
 from milvus_offline.cli import run
 from milvus_offline.errors import DamageError, UsageError
 from milvus_offline.milvus1.segment.indexfile import read_container
-from milvus_offline.sources.faiss import pool as faiss_process
-from milvus_offline.sources.faiss import worker as faiss_child
+from milvus_offline.sources.faiss import pool, worker
 from milvus_offline.sources.faiss.pool import Child, ChildPiece
 from milvus_offline.sources.faiss.source import open_faiss
 
@@ -63,7 +62,7 @@ def test_files_are_opened_for_reading_only(tmp_path: Path, monkeypatch: pytest.M
     flags = []
     read = faiss.read_index
     monkeypatch.setattr(faiss, "read_index", lambda name, how: (flags.append(how), read(name, how))[1])
-    faiss_child._load({"path": str(path), "binary": False, "follow": True})
+    worker._load({"path": str(path), "binary": False, "follow": True})
     assert flags and all(how & faiss.IO_FLAG_READ_ONLY for how in flags)
 
 
@@ -136,7 +135,7 @@ def test_a_process_does_not_outlive_what_it_has_open(
     assert len(rows_of(before)[0]) == 30
     panorama(tmp_path, 2 * vectors(30))  # another index in its place
     assert by_id(*rows_of(open_faiss(path))) == by_id(np.arange(30), 2 * vectors(30))
-    monkeypatch.setattr(faiss_process, "_IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "_IDLE_SECONDS", 0.1)
     piece = open_faiss(path).collections[0].partitions[0].pieces[0]
     assert next(piece.batches()).ids.tolist() == list(range(30))
     assert started[-1].wait(timeout=30) == -9
@@ -153,11 +152,11 @@ def test_a_process_that_died_while_it_waited_is_replaced(tmp_path: Path, started
 def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     path = panorama(tmp_path, vectors(30))
     code = (
-        "import os, sys; from milvus_offline.sources import faiss_process\n"
-        "from milvus_offline.sources.faiss import open_faiss\n"
+        "import os, sys; from milvus_offline.sources.faiss import pool\n"
+        "from milvus_offline.sources.faiss.source import open_faiss\n"
         "piece = open_faiss(sys.argv[1]).collections[0].partitions[0].pieces[0]; batches = piece.batches(64); next(batches)\n"
         "if sys.argv[2] == 'idle': del batches\n"
-        "readers = [r for r, _ in faiss_process._idle._waiting] or [batches.gi_frame.f_locals['reader']]\n"
+        "readers = [r for r, _ in pool._idle._waiting] or [batches.gi_frame.f_locals['reader']]\n"
         "print(readers[0].process.pid, flush=True)\n"
         "if sys.argv[2] == 'killed': os.kill(os.getpid(), 9)"
     )

@@ -31,14 +31,13 @@ _MOST_IDLE = 4
 _MAX_MESSAGE = 4096
 
 _START_CHILD = (
-    "import sys; sys.path[:] = sys.argv[1].split('\\n'); "
-    f"from {__package__}.faiss_child import main; sys.exit(main(sys.argv[2]))"
+    f"import sys; sys.path[:] = sys.argv[1].split('\\n'); from {__package__}.worker import main; sys.exit(main(sys.argv[2]))"
 )
 
 
 def _module_paths() -> list[str]:
     """Where the child finds modules: as here, but never in the current folder, which may hold a `faiss.py` of somebody."""
-    root, here = str(Path(__file__).resolve().parents[2]), os.getcwd()
+    root, here = str(Path(__file__).resolve().parents[3]), os.getcwd()
     return [root, *(p for p in sys.path if p and os.path.abspath(p) not in (here, root))]
 
 
