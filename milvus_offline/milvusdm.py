@@ -288,7 +288,6 @@ class Combined:
     collections: Sequence[SourceCollection]
     findings: Sequence[Finding]
     digest: str
-    idless: frozenset[str]
     salvage: Sequence[Salvaged] = ()
 
     def describe(self) -> dict[str, Any]:
@@ -298,14 +297,14 @@ class Combined:
         return self.digest
 
 
-def open_task(task: DmTask) -> tuple[Source, frozenset[str]]:
-    """The source of a task, and its collections whose ids the target makes. Raises what sources raise."""
+def open_task(task: DmTask) -> Source:
+    """The source of a task. Raises what sources raise."""
     if task.kind in ("M2H", "M2M"):
         from .sources.milvus1 import open_store_source
 
         opened = open_store_source(task.paths[0], catalog=task.catalog)
         each = tuple(Selection((name,), tags) for name, tags in task.selection.items())
-        return SelectedSource(opened, _PerCollection(each=each)), frozenset()
+        return SelectedSource(opened, _PerCollection(each=each))
     assert task.into is not None
     sources: list[Source] = []
     if task.kind == "F2M":
@@ -319,7 +318,7 @@ def open_task(task: DmTask) -> tuple[Source, frozenset[str]]:
     return _combine(task.into, sources, str(task.paths[0]))
 
 
-def _combine(into: Into, sources: Sequence[Source], path: str) -> tuple[Combined, frozenset[str]]:
+def _combine(into: Into, sources: Sequence[Source], path: str) -> Combined:
     schemas = [c.schema for s in sources for c in s.collections]
     first = schemas[0]
     for schema in schemas:
@@ -334,8 +333,8 @@ def _combine(into: Into, sources: Sequence[Source], path: str) -> tuple[Combined
     binary = first.vector_type is VectorType.BINARY
     if into.metric in ("L2", "IP") and binary:
         raise UsageError(f"collection_parameter.metric_type is {into.metric}, the vectors are binary")
-    idless = [bool(getattr(s, "idless", frozenset())) for s in sources]
-    if any(idless) and not all(idless):
+    with_ids = {c.has_ids for s in sources for c in s.collections}
+    if len(with_ids) > 1:
         raise UsageError("some files have ids, some do not: load them in two tasks")
     pieces: list[Piece] = []
     for number, source in enumerate(sources):
@@ -346,14 +345,13 @@ def _combine(into: Into, sources: Sequence[Source], path: str) -> tuple[Combined
         metric_type=into.metric or first.metric_type,
         index_file_size=into.index_file_size or first.index_file_size,
     )
-    collection = SourceCollection(schema, [SourcePartition(into.partition, pieces)])
+    collection = SourceCollection(schema, [SourcePartition(into.partition, pieces)], with_ids == {True})
     findings = [f for s in sources for f in s.findings]
     if into.metric and first.metric_type and into.metric != first.metric_type:
         text = f"the source's metric {first.metric_type} becomes {into.metric}, as collection_parameter says"
         findings.append(Finding(Severity.INFO, "metric-changed", into.collection, text))
     digest = hashlib.sha256(repr((into, [s.fingerprint() for s in sources])).encode("utf-8", "surrogateescape")).hexdigest()
-    auto = frozenset({into.collection}) if any(idless) else frozenset()
-    return Combined(sources[0].kind, path, [collection], findings, digest, auto), auto
+    return Combined(sources[0].kind, path, [collection], findings, digest)
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,8 @@ class SourceCollection:
 
     schema: Schema
     partitions: Sequence[SourcePartition]
+    has_ids: bool = True
+    """False: the ids of its batches are only row numbers, so a target that can makes its own."""
 
     @property
     def rows(self) -> int:

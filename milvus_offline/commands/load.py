@@ -235,7 +235,7 @@ def command(
     )
     if is_milvus1(target):
         chosen = SelectedSource(opened, selection(collection, partition, exclude))
-        return _load_milvus1(chosen, target, options, o, getattr(opened, "idless", frozenset()), as_json, quiet)
+        return _load_milvus1(chosen, target, options, o, as_json, quiet)
     connection = Connection(
         uri=target,
         database=o["database"],
@@ -252,7 +252,6 @@ def command(
         options,
         run,
         dry_run=o["dry_run"],
-        idless=getattr(opened, "idless", frozenset()),
         progress=progress(quiet or as_json),
         confirm=lambda plan: _confirm(plan, o["yes"]),
     )
@@ -265,9 +264,7 @@ def command(
     return report.exit_code
 
 
-def _load_milvus1(
-    source: Source, target: str, options: LoadOptions, o: dict[str, Any], idless: frozenset[str], as_json: bool, quiet: bool
-) -> int:
+def _load_milvus1(source: Source, target: str, options: LoadOptions, o: dict[str, Any], as_json: bool, quiet: bool) -> int:
     from ..targets.milvus1.load import LoadOptions1, load_milvus1
 
     for name, value in (("partitions", "keep"), ("duplicates", "keep"), ("names", "error")):
@@ -281,7 +278,7 @@ def _load_milvus1(
             metric=options.metric,
             index=options.index,
             rename=options.rename,
-            idless=frozenset(c.schema.name for c in source.collections) if options.ids == "auto" else idless,
+            ids=options.ids,
             catalog=o["new_catalog"],
             server_root=o["server_path"],
             message_bytes=int(o["message_mib"] * (1 << 20)) if o["message_mib"] else None,

@@ -49,7 +49,7 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
     read = read_task(task or yaml_file or "")
     if o["milvus_version"]:
         read = replace(read, version=parse_version(o["milvus_version"]), version_text=o["milvus_version"])
-    source, idless = open_task(read)
+    source = open_task(read)
     target = o["target"] or read.target
     if o["dry_run"]:
         document = _dry_run(read, source, target)
@@ -59,7 +59,7 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
             raise UsageError("--target: an M2H task writes files into its data_dir")
         document, code = _export(read, source, o, quiet or as_json)
     else:
-        document, code = _load(read, source, idless, target, o, quiet or as_json)
+        document, code = _load(read, source, target, o, quiet or as_json)
     document = {"format": "milvus-offline-run", "version": 1, "task": read.kind, **document, "exit_code": code}
     if as_json:
         print_json(document)
@@ -119,9 +119,7 @@ def _export(task: DmTask, source: Source, o: dict[str, Any], silent: bool) -> tu
     return document, 3 if needs_attention(report.findings) else 0
 
 
-def _load(
-    task: DmTask, source: Source, idless: frozenset[str], target: str, o: dict[str, Any], silent: bool
-) -> tuple[dict[str, Any], int]:
+def _load(task: DmTask, source: Source, target: str, o: dict[str, Any], silent: bool) -> tuple[dict[str, Any], int]:
     from ..targets import is_milvus1
 
     metric = task.into.metric if task.into else None
@@ -129,17 +127,17 @@ def _load(
         from ..targets.milvus1.load import SERVER, LoadOptions1, load_milvus1
 
         mode = task.mode if target.startswith(SERVER) else "error"  # a new store has nothing to skip or to overwrite
-        options = LoadOptions1(mode=mode, metric=metric, idless=idless, resume=o["resume"], jobs=o["jobs"], per_partition=True)
+        options = LoadOptions1(mode=mode, metric=metric, resume=o["resume"], jobs=o["jobs"], per_partition=True)
         report = load_milvus1(source, target, options, progress(silent))
         rows, findings, lines, code = report.rows, report.findings, report.lines(with_findings=False), report.exit_code
     else:
-        rows, findings, lines, code = _load_2(task, source, idless, target, o, silent)
+        rows, findings, lines, code = _load_2(task, source, target, o, silent)
     document = {"dry_run": False, "rows": rows, "target": target, "lines": lines, "findings": [f.to_json() for f in findings]}
     return document, code
 
 
 def _load_2(
-    task: DmTask, source: Source, idless: frozenset[str], target: str, o: dict[str, Any], silent: bool
+    task: DmTask, source: Source, target: str, o: dict[str, Any], silent: bool
 ) -> tuple[int, tuple[Finding, ...], list[str], int]:
     """Rows, findings, lines and exit code of a load into Milvus 2.x."""
     from ..milvusdm import make_room, only
@@ -171,6 +169,6 @@ def _load_2(
         mode=mode, names=o["names"], metric=task.into.metric if task.into else None, id_field="id", vector_field="embedding"
     )
     run = RunOptions(state=state, resume=o["resume"])
-    report = run_load(source, connection, options, run, idless=idless, progress=progress(silent))
+    report = run_load(source, connection, options, run, progress=progress(silent))
     lines = [f"{amount(report.rows, len(source.collections))} in {report.seconds:.1f} s: {connection.name}"]
     return report.rows, tuple(report.findings), lines, report.exit_code

@@ -118,14 +118,13 @@ class Hdf5Piece:
 
 @dataclass
 class Hdf5Source:
-    """See model.Source. `idless`: collections that have no ids in the file, and were not given row numbers."""
+    """See model.Source."""
 
     path: str
     collections: Sequence[SourceCollection]
     findings: Sequence[Finding]
     files: Sequence[str]
     options: str
-    idless: frozenset[str] = frozenset()
     kind: str = "hdf5"
     salvage: Sequence[Salvaged] = field(default_factory=tuple)
 
@@ -182,11 +181,9 @@ def open_hdf5(
             raise UsageError(f"{root}: collection {name!r}: some of its files have ids ({ids!r}), some do not: load them apart")
         text = f"no dataset {ids!r}: ids are row numbers" if row_ids else f"no dataset {ids!r}: the target makes the ids"
         findings.append(Finding(Severity.INFO, "no-ids", name, text))
-    collections = [_collection(name, fs, metric) for name, fs in found.items()]
+    collections = [_collection(name, fs, metric, row_ids or name not in idless) for name, fs in found.items()]
     options = repr((collection, partition, metric, embeddings, ids, row_ids))
-    return Hdf5Source(
-        str(root), collections, findings, [str(f) for f in files], options, frozenset() if row_ids else frozenset(idless)
-    )
+    return Hdf5Source(str(root), collections, findings, [str(f) for f in files], options)
 
 
 def _find(root: Path) -> list[Path]:
@@ -203,7 +200,7 @@ def _find(root: Path) -> list[Path]:
     return found
 
 
-def _collection(name: str, files: list[_File], metric: str | None) -> SourceCollection:
+def _collection(name: str, files: list[_File], metric: str | None, has_ids: bool) -> SourceCollection:
     first = files[0]
     partitions: dict[str, list[Hdf5Piece]] = {}
     row = 0
@@ -218,7 +215,7 @@ def _collection(name: str, files: list[_File], metric: str | None) -> SourceColl
     said = first.described.get("metric_type")
     dimension = first.width * (8 if first.vector_type is VectorType.BINARY else 1)
     schema = Schema(name, dimension, first.vector_type, metric or (str(said) if said else None))
-    return SourceCollection(schema, [SourcePartition(tag, pieces) for tag, pieces in partitions.items()])
+    return SourceCollection(schema, [SourcePartition(tag, pieces) for tag, pieces in partitions.items()], has_ids)
 
 
 # One file -------------------------------------------------------------------------------------------------------------

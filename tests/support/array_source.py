@@ -44,6 +44,7 @@ class ArraySource:
 
     data: Mapping[str, Mapping[str, Sequence[tuple[Array, Array]]]]
     schemas: Mapping[str, Schema] = field(default_factory=dict)
+    without_ids: frozenset[str] = frozenset()
     kind: str = "arrays"
     findings: Sequence[Finding] = ()
     salvage: Sequence[Salvaged] = ()
@@ -62,7 +63,7 @@ class ArraySource:
                 SourcePartition(tag, [ArrayPiece(f"{tag}-{i}", *pair) for i, pair in enumerate(pieces)])
                 for tag, pieces in partitions.items()
             ]
-            result.append(SourceCollection(self.schemas.get(name, schema), made))
+            result.append(SourceCollection(self.schemas.get(name, schema), made, name not in self.without_ids))
         return result
 
     def describe(self) -> dict[str, Any]:

@@ -121,12 +121,10 @@ def run_load(
     run: RunOptions,
     *,
     dry_run: bool = False,
-    idless: frozenset[str] = frozenset(),
     progress: Progress | None = None,
     confirm: Callable[[Plan], bool] = lambda plan: True,
 ) -> Report:
-    """Loads `source` and proves it. `idless`: collections whose ids are only row numbers, so the target makes them.
-    `confirm` is asked before collections are dropped.
+    """Loads `source` and proves it. `confirm` is asked before collections are dropped.
 
     Raises UsageError, TargetError, DamageError; after an interruption the state stays for `resume`.
     """
@@ -141,7 +139,7 @@ def run_load(
         "collections": names,
         "target": connection.where,
         "database": connection.database,
-        "idless": sorted(idless),
+        "without_ids": sorted(c.schema.name for c in source.collections if not c.has_ids),
         "options": json.loads(json.dumps(asdict(options))),
         "message_bytes": run.message_bytes or (LITE_MESSAGE_BYTES if connection.lite else MESSAGE_BYTES),
         "inflight": run.inflight,
@@ -158,7 +156,7 @@ def run_load(
             plan, dropped = resumed
         else:
             facts_of = client.facts if client else lite_facts
-            plan, dropped = _decide(source, facts_of, options, None if dry_run else state, idless)
+            plan, dropped = _decide(source, facts_of, options, None if dry_run else state)
         report = Report(plan, None if dry_run else state, findings=[*source.findings, *plan.findings])
         if dry_run:
             report.seconds = clock.seconds
@@ -185,10 +183,9 @@ def _decide(
     facts_of: Callable[[Sequence[str]], TargetFacts],
     options: LoadOptions,
     folder: Path | None,
-    idless: frozenset[str],
 ) -> tuple[Plan, list[Any]]:
     facts = facts_of(_possible_names(source, options))
-    make_plan(source.collections, {}, options, facts, idless=idless)  # refusals that need no reading come before it
+    make_plan(source.collections, {}, options, facts)  # refusals that need no reading come before it
     drop = options.duplicates if options.duplicates in ("first", "last") else None
     if facts.collapses and options.duplicates == "keep":
         drop = "last"
@@ -196,7 +193,7 @@ def _decide(
         folder.mkdir(parents=True, exist_ok=True)
     scans: dict[str, Scan] = {}
     for c in source.collections:
-        auto = c.schema.name in idless or options.ids == "auto"
+        auto = options.ids == "auto" or not c.has_ids
         scans[c.schema.name] = scan(
             c,
             ids=not auto,
@@ -204,7 +201,7 @@ def _decide(
             drop_nonfinite=options.nonfinite == "skip",
             folder=folder,
         )
-    plan = make_plan(source.collections, scans, options, facts, idless=idless)
+    plan = make_plan(source.collections, scans, options, facts)
     return plan, [scans[c.schema.name].dropped for c in source.collections]
 
 

@@ -149,19 +149,14 @@ def make_plan(
     scans: Mapping[str, Scan],
     options: LoadOptions,
     facts: TargetFacts,
-    *,
-    idless: frozenset[str] = frozenset(),
 ) -> Plan:
-    """Decides everything. `scans` by source name; `idless` are collections whose source has no ids.
+    """Decides everything. `scans` by source name.
 
     Raises UsageError where an option would help, TargetError where the target itself cannot take it.
     """
     notes = _Notes()
     names = _collection_names([c.schema.name for c in collections], options, facts, notes)
-    plans = [
-        _plan_collection(c, names[c.schema.name], scans.get(c.schema.name), options, facts, notes, c.schema.name in idless)
-        for c in collections
-    ]
+    plans = [_plan_collection(c, names[c.schema.name], scans.get(c.schema.name), options, facts, notes) for c in collections]
     if notes.refusals:
         message = notes.refusals[0] if len(notes.refusals) == 1 else "\n  ".join(["this cannot be loaded:", *notes.refusals])
         raise (UsageError if notes.wrong_use else TargetError)(message)
@@ -176,12 +171,11 @@ def _plan_collection(
     options: LoadOptions,
     facts: TargetFacts,
     notes: _Notes,
-    idless: bool,
 ) -> CollectionPlan:
     schema = collection.schema
     where = schema.name
-    auto_id = idless or options.ids == "auto"
-    if auto_id and not idless:
+    auto_id = options.ids == "auto" or not collection.has_ids
+    if auto_id and collection.has_ids:
         notes.say(Severity.INFO, "ids-replaced", where, "the target makes new ids, those of the source are not kept")
     if schema.attributes:
         fields = ", ".join(a.name for a in schema.attributes)

@@ -32,7 +32,8 @@ class LoadOptions1:
     index_file_size: int | None = None
     index: str = "keep"
     rename: Mapping[str, str] = field(default_factory=dict)
-    idless: frozenset[str] = frozenset()
+    ids: str = "keep"
+    """`auto`: the target makes all ids; it always makes those that the source does not have."""
     per_partition: bool = False
     """MilvusDM's meaning of `mode`, see ServerOptions."""
     catalog: str = "sqlite"
@@ -148,7 +149,7 @@ def make_target(target: str, options: LoadOptions1, source: Source) -> _Target1:
         index=options.index,
         index_file_size=options.index_file_size,
         rename=options.rename,
-        idless=options.idless,
+        ids=options.ids,
     )
     return Milvus1Store(path, made)
 
@@ -176,7 +177,7 @@ def _server(target: str, options: LoadOptions1, source: Source) -> _Target1:
             index=options.index,
             index_file_size=options.index_file_size,
             rename=options.rename,
-            idless=options.idless,
+            ids=options.ids,
             confirm=options.confirm,
             per_partition=options.per_partition,
             message_bytes=options.message_bytes or MESSAGE_BYTES,

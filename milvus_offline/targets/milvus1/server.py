@@ -115,7 +115,7 @@ class ServerOptions:
     index: str = "keep"
     index_file_size: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
-    idless: frozenset[str] = frozenset()
+    ids: str = "keep"
     confirm: Callable[[Sequence[str]], bool] = lambda names: True
     per_partition: bool = False
     """MilvusDM's meaning of `mode`: what exists is a partition; the default one exists when it has rows."""
@@ -217,7 +217,7 @@ class Milvus1Server:
         for collection, chosen in zip(source.collections, settings, strict=True):
             name = names[collection.schema.name]
             there = self.service.schema(name)
-            sends_ids = collection.schema.name not in o.idless
+            sends_ids = collection.has_ids and o.ids != "auto"
             job = _Job(collection, chosen, name, "create", sends_ids, [p.name for p in collection.partitions])
             self._jobs.append(job)
             if there is None:
@@ -261,7 +261,7 @@ class Milvus1Server:
                     "collections": [[j.name, [[p.name, p.rows] for p in j.collection.partitions]] for j in self._jobs],
                     "settings": [[j.settings.metric, j.settings.engine, j.settings.index_params] for j in self._jobs],
                     "mode": self.options.mode,
-                    "idless": sorted(self.options.idless),
+                    "without_ids": sorted(j.name for j in self._jobs if not j.sends_ids),
                     "message_bytes": self.options.message_bytes,
                 }
             )

@@ -49,8 +49,8 @@ class Options:
 
     `catalog`: `sqlite`, or `mysql` for a file of SQL to load into a database. `server_root`: where the server will find the
     store, when that is another path than here (a container's mount). `metric`, `index_file_size` (bytes): others than the
-    source's. `index`: `keep` the source's or `none`. `rename`: collection names. `idless`: collections whose ids are only row
-    numbers; they get ids as a server makes them.
+    source's. `index`: `keep` the source's or `none`. `rename`: collection names. `ids`: `keep` those of the source,
+    or `auto`: all are made as a server makes them, as those always are that the source does not have.
     """
 
     catalog: str = "sqlite"
@@ -59,7 +59,7 @@ class Options:
     index: str = "keep"
     index_file_size: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
-    idless: frozenset[str] = frozenset()
+    ids: str = "keep"
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Milvus1Store:
             "collections": [[names[c.schema.name], [[p.name, p.rows] for p in c.partitions]] for c in source.collections],
             "settings": [[s.metric, s.engine, s.index_params, s.index_file_size] for s in settings],
             "catalog": self.options.catalog,
-            "idless": sorted(self.options.idless),
+            "without_ids": sorted(c.schema.name for c in source.collections if self._makes_ids(c)),
         }
         _claim(self.path, source, resume=resume)
         with fileio.explained("create", self.path):
@@ -232,6 +232,9 @@ class Milvus1Store:
                 (self._db / TABLES / table.row.table_id).mkdir(parents=True, exist_ok=True)
             return [task for table in self._tables for task in self._tasks(table)]
 
+    def _makes_ids(self, collection: SourceCollection) -> bool:
+        return self.options.ids == "auto" or not collection.has_ids
+
     @property
     def _db(self) -> Path:
         finished = self.path / DB
@@ -245,9 +248,9 @@ class Milvus1Store:
         for collection, chosen in zip(collections, settings, strict=True):
             schema = collection.schema
             name = names[schema.name]
-            idless = schema.name in self.options.idless
+            makes_ids = self._makes_ids(collection)
             given = collection.rows or schema.auto_id is False
-            flag = FLAG_AUTO_ID if schema.auto_id or idless else FLAG_USER_ID if given else 0
+            flag = FLAG_AUTO_ID if schema.auto_id or makes_ids else FLAG_USER_ID if given else 0
             next_id = created_on * _STEP
             by_name = {p.name: p for p in collection.partitions}
             own = by_name.pop(DEFAULT_PARTITION, SourcePartition(DEFAULT_PARTITION, ()))
@@ -274,7 +277,7 @@ class Milvus1Store:
                     _Segment(number := numbers.take(), f"{row_id}:{number}", tuple(group), sum(s.rows for s in group))
                     for group in cut(partition.pieces, 1, _rows_per_segment(chosen.index_file_size, schema.row_bytes))
                 ]
-                yield _Table(row, tuple(segments), schema.row_bytes, next_id if idless else None)
+                yield _Table(row, tuple(segments), schema.row_bytes, next_id if makes_ids else None)
                 next_id += partition.rows
 
     def _tasks(self, table: _Table) -> Iterator[Task]:

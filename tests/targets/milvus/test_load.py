@@ -68,10 +68,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def load(source: Any, target: str, state: Path, verify: Any = "full", **options: Any) -> Report:
     run = {k: options.pop(k) for k in list(options) if k in RunOptions.__dataclass_fields__}
-    idless = options.pop("idless", frozenset())
-    return run_load(
-        source, Connection(target), LoadOptions(**options), RunOptions(state=state, verify=verify, **run), idless=idless
-    )
+    return run_load(source, Connection(target), LoadOptions(**options), RunOptions(state=state, verify=verify, **run))
 
 
 def read_back(target: str, collection: str, vector_type: VectorType = VectorType.FLOAT) -> Rows:
@@ -193,8 +190,11 @@ def test_duplicates(target: str, tmp_path: Path, name: str, policy: str) -> None
 
 def test_ids_by_the_target(target: str, tmp_path: Path, name: str) -> None:
     vectors = floats(2500)
-    source = ArraySource({name: {"_default": [(np.arange(2500), vectors)], "p": [(np.arange(10), floats(10, seed=9))]}})
-    report = load(source, target, tmp_path / "state", idless=frozenset({name}), message_bytes=20_000)
+    source = ArraySource(
+        {name: {"_default": [(np.arange(2500), vectors)], "p": [(np.arange(10), floats(10, seed=9))]}},
+        without_ids=frozenset({name}),
+    )
+    report = load(source, target, tmp_path / "state", message_bytes=20_000)
     assert report.exit_code == 0
     found = read_back(target, name)
     assert Counter(v for _, v in found["_default"].elements()) == Counter(v.tobytes() for v in vectors)

@@ -257,9 +257,9 @@ def test_no_ids(tmp_path: Path) -> None:
         with h5py.File(tmp_path / f"{tag}.h5", "w") as h:
             h["embeddings"] = bits(n, 16)
     name = tmp_path.name
-    assert open_hdf5(tmp_path).idless == {name}
+    assert [(c.schema.name, c.has_ids) for c in open_hdf5(tmp_path).collections] == [(name, False)]
     numbered = open_hdf5(tmp_path, row_ids=True)
-    assert numbered.idless == frozenset()
+    assert numbered.collections[0].has_ids
     assert sorted(i for ids, _ in rows(numbered).values() for i in ids) == list(range(9))
     assert numbered.collections[0].schema.dimension == 16
 

@@ -135,7 +135,7 @@ def test_a_refused_index_is_told(server: Standin) -> None:
 
 
 def test_ids_made_by_the_server(server: Standin) -> None:
-    load(small(), server, idless=frozenset({"c"}))
+    load(small(), server, ids="auto")
     assert server.tables["c"].with_ids is False
     assert [i for i, _ in server.tables["c"].rows[""]] == list(range(1_700_000_000_000_000_000, 1_700_000_000_000_000_010))
 
@@ -172,7 +172,7 @@ def test_append_to_what_does_not_fit(server: Standin) -> None:
     with pytest.raises(UsageError, match="has 8 dimensions, L2; the source 8, IP"):
         load(small(metric_type="IP"), server, mode="append")
     with pytest.raises(TargetError, match=r"Insert refused \(code 12\)"):
-        load(small(), server, mode="append", idless=frozenset({"c"}))
+        load(small(), server, mode="append", ids="auto")
 
 
 def test_a_dry_run_changes_nothing(server: Standin) -> None:

@@ -294,7 +294,7 @@ def test_an_empty_source_is_an_empty_store(tmp_path: Path) -> None:
 
 def test_ids_for_rows_that_have_none(tmp_path: Path) -> None:
     data = {"c": {"_default": [(np.arange(10), floats(10))], "p": [(np.arange(5), floats(5, seed=1))]}}
-    create(ArraySource(data), tmp_path / "new", idless=frozenset({"c"}), jobs=2)
+    create(ArraySource(data, without_ids=frozenset({"c"})), tmp_path / "new", jobs=2)
     store = open_store(tmp_path / "new")["c"]
     assert store.schema.auto_id is True
     ids = np.concatenate([store["_default"].read().ids, store["p"].read().ids])
