@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from .errors import UsageError
 from .fileio import file_names, printable, write_text
+from .findings import Findings
 from .manifest import LEDGER, OutFile
 from .model import (
     DEFAULT_PARTITION,
@@ -25,7 +26,6 @@ from .model import (
     Piece,
     Salvaged,
     Schema,
-    Severity,
     Source,
     SourceCollection,
     SourcePartition,
@@ -346,10 +346,10 @@ def _combine(into: Into, sources: Sequence[Source], path: str) -> Combined:
         index_file_size=into.index_file_size or first.index_file_size,
     )
     collection = SourceCollection(schema, [SourcePartition(into.partition, pieces)], with_ids == {True})
-    findings = [f for s in sources for f in s.findings]
+    findings = Findings(f for s in sources for f in s.findings)
     if into.metric and first.metric_type and into.metric != first.metric_type:
         text = f"the source's metric {first.metric_type} becomes {into.metric}, as collection_parameter says"
-        findings.append(Finding(Severity.INFO, "metric-changed", into.collection, text))
+        findings.info("metric-changed", into.collection, text)
     digest = hashlib.sha256(repr((into, [s.fingerprint() for s in sources])).encode("utf-8", "surrogateescape")).hexdigest()
     return Combined(sources[0].kind, path, [collection], findings, digest)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from .errors import DamageError, MilvusOfflineError
 from .fileio import printable
+from .findings import Findings
 from .manifest import (
     EMBEDDINGS,
     IDS,
@@ -24,7 +25,7 @@ from .manifest import (
     schema_of,
 )
 from .milvus1.copies import Hashes, hashes_of
-from .model import Batch, Finding, Piece, Schema, Severity, Source, SourcePartition
+from .model import Batch, Piece, Schema, Source, SourcePartition
 from .sources.export import file_pieces
 from .sources.hdf5 import damage, open_file
 from .targets.folder import SALVAGE
@@ -38,10 +39,10 @@ class ExportCheck:
 
     rows: int = 0
     files: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
 
     def differs(self, code: str, where: str, message: str, rows: int | None = None) -> None:
-        self.findings.append(Finding(Severity.ERROR, code, where, message, rows))
+        self.findings.error(code, where, message, rows)
 
 
 def check_export(out: Path, *, against: Source | None = None, progress: Progress | None = None) -> ExportCheck:
@@ -136,7 +137,7 @@ def _check_file(out: Path, part: _Part, entry: Mapping[str, Any], result: Export
         _check_description(paths[0], OutFile(entry["path"], part.schema, part.partition, rows), result)
     if entry.get("linked"):
         text = f"{paths[0]} points into the store's own files, which carry no checksums; --against compares its rows"
-        result.findings.append(Finding(Severity.INFO, "linked-unchecked", where, text, rows))
+        result.findings.info("linked-unchecked", where, text, rows)
         return
     attributes = part.schema.attributes if part.schema is not None and paths[0].suffix == ".h5" else ()
     row = 0
@@ -233,7 +234,7 @@ def _compare(
     left_out = {f"{c}/{p}": partition.rows for (c, p), partition in theirs.items()}
     if selected and left_out:
         text = f"{len(left_out)} partitions of the source were not selected for this export"
-        result.findings.append(Finding(Severity.INFO, "not-selected", str(out), text, sum(left_out.values())))
+        result.findings.info("not-selected", str(out), text, sum(left_out.values()))
     elif not selected:
         for where, rows in left_out.items():
             result.differs("partition-missing", where, "is in the source, but not in the export", rows)

@@ -15,9 +15,11 @@ import click
 
 from milvus_offline.cli import cli
 from milvus_offline.commands import common
+from milvus_offline.findings import SECTIONS
 from milvus_offline.milvus1.salvage import KINDS
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCUMENTS = [DOCS / "commands.md", DOCS / "findings.md"]
 SHARED = {
     "store": common.store_options,
     "selection": common.selection_options,
@@ -26,7 +28,7 @@ SHARED = {
     "output": common.output_options,
 }
 """Groups that hold another one come before it."""
-_BLOCK = re.compile(r"(<!-- options: (\S+) -->\n).*?(<!-- end -->)", re.S)
+_BLOCK = re.compile(r"(<!-- (?:options|written): (\S+) -->\n).*?(<!-- end -->)", re.S)
 
 
 def shared_options(decorator: Callable[[Any], Any]) -> list[click.Option]:
@@ -55,6 +57,18 @@ def table(options: Iterable[click.Option]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def findings() -> str:
+    """The table of all findings, section by section."""
+    lines = []
+    for section in SECTIONS:
+        lines += [f"## {section.title}", "", "| code | severity | meaning, and what helps |", "|---|---|---|"]
+        for code in section.codes:
+            severities = ", ".join(s.value for s in code.severities)
+            lines.append(f"| `{code.name}` | {severities} | {' '.join(filter(None, (code.meaning, code.help)))} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def block(name: str) -> str:
     """What stands between the marks of one block: a group of shared options, or a command's own ones."""
     if name == "salvage-kinds":
@@ -67,6 +81,8 @@ def block(name: str) -> str:
                 "",
             ]
         )
+    if name == "findings":
+        return findings()
     if name in SHARED:
         return table(shared_options(SHARED[name]))
     command = cli.get_command(click.Context(cli), name)
@@ -88,4 +104,5 @@ def updated(text: str) -> str:
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(updated(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(updated(document.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,56 +1,73 @@
-"""docs/findings.md has every code that the package gives, with its severities, and no other."""
+"""The documents hold what the program says of itself: findings, paragraphs of the format."""
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
+from milvus_offline.findings import CODES, Findings
+from milvus_offline.model import Severity
+
 ROOT = Path(__file__).parent.parent
-NOT_CODES = {
-    "milvus-offline",
-    "best-effort",
-    "milvus-version",
-    "to-delete",
-    "iso-8859-1",
-    "latin-1",
-    "utf-8",
-    "utf-16",
-    "utf-16-be",
-    "utf-16-le",
-}
-NOT_CODES |= {f"milvus-offline-{name}" for name in ("error", "export", "inspect", "ledger", "load", "report", "run", "verify")}
-ONE_WORD = {"checksum", "description"}
+sys.path.insert(0, str(ROOT / "scripts"))
+
+METHODS = {"info": {Severity.INFO}, "warning": {Severity.WARNING}, "error": {Severity.ERROR}}
 
 
-def _is_severity(node: ast.AST) -> bool:
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Severity"
+def _strings(node: ast.AST) -> set[str]:
+    return {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
-def given() -> dict[str, set[str]]:
-    """Codes that stand in the package, with the severities that stand beside them where one does."""
-    found: dict[str, set[str]] = defaultdict(set)
+def given() -> tuple[dict[str, set[Severity]], set[str]]:
+    """Codes that are given in the package with the severities beside them where these are written there; all strings in it."""
+    found: dict[str, set[Severity]] = defaultdict(set)
+    strings: set[str] = set()
     for path in (ROOT / "milvus_offline").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                if re.fullmatch(r"[a-z]+(-[a-z0-9]+)+", node.value) and node.value not in NOT_CODES:
-                    found[node.value]
-            elif isinstance(node, ast.Call):
-                for severity, code in zip(node.args, node.args[1:], strict=False):
-                    names = {n.attr.lower() for n in ast.walk(severity) if isinstance(n, ast.Attribute) and _is_severity(n)}
-                    if names and isinstance(code, ast.Constant):
-                        found[str(code.value)] |= names
-    return found
+        if path.name == "findings.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        strings |= _strings(tree)
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            code = node.args[1 if name in ("add", "Finding") else 0] if len(node.args) > 2 else None
+            if (
+                isinstance(code, ast.Constant)
+                and re.fullmatch(r"[a-z][a-z0-9-]+", str(code.value))
+                and name in (*METHODS, "add", "Finding")
+            ):
+                found[str(code.value)] |= METHODS.get(name, set())
+    return found, strings
 
 
-def documented() -> dict[str, set[str]]:
-    rows = re.findall(r"^\| (`[^|]+`) \| ([a-z, ]+) \|", (ROOT / "docs" / "findings.md").read_text(encoding="utf-8"), re.M)
-    return {code: set(severities.split(", ")) for codes, severities in rows for code in re.findall(r"`([a-z0-9-]+)`", codes)}
-
-
-def test_every_finding_is_documented() -> None:
-    ours, written = given(), documented()
-    assert set(ours) | ONE_WORD == set(written)
-    wrong = {code: (seen, written[code]) for code, seen in ours.items() if code in written and not seen <= written[code]}
+def test_every_finding_that_is_given_is_in_the_table() -> None:
+    found, _ = given()
+    assert {code for code in found if code not in CODES} == set()
+    wrong = {code: seen for code, seen in found.items() if not seen <= set(CODES[code].severities)}
     assert not wrong
+
+
+def test_every_finding_of_the_table_is_given() -> None:
+    _, strings = given()
+    assert {code for code in CODES if code not in strings} == set()
+
+
+def test_a_finding_outside_of_the_table_is_refused() -> None:
+    with pytest.raises(KeyError):
+        Findings().info("no-such-code", "here", "text")
+    with pytest.raises(ValueError, match="never of severity info"):
+        Findings().info("segment-missing", "here", "text")
+
+
+def test_the_findings_document_is_current() -> None:
+    import update_docs
+
+    for document in update_docs.DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        assert update_docs.updated(text) == text, f"{document.name} is stale: run scripts/update_docs.py"

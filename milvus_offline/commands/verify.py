@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from ..model import Finding, Severity
+from ..findings import Findings
+from ..model import Severity
 from .common import file_options, open_given, output_options, print_json, progress, set_up_log, store_options
 
 
@@ -71,7 +72,7 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
         shown.start(opened.rows, sum(c.bytes for c in opened.collections), 0, 0)
         checked, own = check_store(opened, sample=sample, advance=shown.advance)
         shown.close()
-        findings = [*opened.findings, *own]
+        findings = Findings([*opened.findings, *own])
         summary = (
             f"{count(checked.rows, 'row')} in {count(checked.segments, 'segment')}, "
             f"{count(checked.index_files, 'index file')} and {count(checked.records, 'log record')} read"
@@ -93,7 +94,7 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
     return code
 
 
-def _exit_code(findings: list[Finding]) -> int:
+def _exit_code(findings: Findings) -> int:
     """4 when something is not as it must be; 3 when state was ambiguous."""
     severities = {f.severity for f in findings}
     return 4 if Severity.ERROR in severities else 3 if Severity.WARNING in severities else 0

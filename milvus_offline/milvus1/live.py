@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DamageError, StoreError
-from ..model import DEFAULT_PARTITION, Finding, Schema, Severity
+from ..findings import Findings
+from ..model import DEFAULT_PARTITION, Schema
 from .catalog.rows import Catalog, FileRow, Generation, TableRow
 from .copies import Hashes, among, contains, hashes_of
 from .layout import TABLES, FileType
@@ -113,14 +114,14 @@ class Selection:
     collections: list[LiveCollection]
     leftovers: list[Leftover]
     dropped: list[TableRow]
-    findings: list[Finding]
+    findings: Findings
     has_unflushed: bool
     """Whether the catalog holds NEW segments: rows that were in memory and must be in the log (§3.3)."""
 
 
 def select(catalog: Catalog, disk: Disk) -> Selection:
     """Decides for every table and segment of the catalog whether it is live (FORMAT §3.7, §6 steps 1 and 2)."""
-    findings: list[Finding] = []
+    findings = Findings()
     leftovers: list[Leftover] = []
     alive = [t for t in catalog.tables if not t.is_dropped]
     owners = {t.table_id: t for t in alive if not t.owner_table}
@@ -144,13 +145,10 @@ def select(catalog: Catalog, disk: Disk) -> Selection:
     for table in alive:
         if table.owner_table and table.owner_table not in owners:
             dropped.append(table)
-            findings.append(
-                Finding(
-                    Severity.INFO,
-                    "zombie-partition",
-                    f"{table.owner_table}/{table.partition_tag}",
-                    "the partition's collection was dropped; a crash left the partition in the catalog. It counts as dropped",
-                )
+            findings.info(
+                "zombie-partition",
+                f"{table.owner_table}/{table.partition_tag}",
+                "the partition's collection was dropped; a crash left the partition in the catalog. It counts as dropped",
             )
     if catalog.generation is Generation.SEGMENTED:
         _find_orphans(catalog, collections, disk, leftovers)
@@ -164,7 +162,7 @@ def select(catalog: Catalog, disk: Disk) -> Selection:
 
 
 def _select_table(
-    table: TableRow, rows: Iterable[FileRow], disk: Disk, findings: list[Finding], leftovers: list[Leftover]
+    table: TableRow, rows: Iterable[FileRow], disk: Disk, findings: Findings, leftovers: list[Leftover]
 ) -> list[Choice]:
     groups: dict[str, list[FileRow]] = defaultdict(list)
     choices: list[Choice] = []
@@ -202,7 +200,7 @@ def _select_dated(table: TableRow, rows: Iterable[FileRow], leftovers: list[Left
 
 
 def _select_segment(
-    table: TableRow, segment_id: str, group: list[FileRow], findings: list[Finding], leftovers: list[Leftover]
+    table: TableRow, segment_id: str, group: list[FileRow], findings: Findings, leftovers: list[Leftover]
 ) -> Choice | None:
     """The decision table of §3.7 for the rows of one segment."""
     types = {r.file_type for r in group}
@@ -211,36 +209,23 @@ def _select_segment(
     raw = next((r for r in group if r.file_type in _RAW_TYPES), None)
     if raw is not None:
         if raw.file_type == FileType.BACKUP and not indexes:
-            findings.append(
-                Finding(
-                    Severity.WARNING,
-                    "backup-without-index",
-                    where,
-                    "the segment waits for an index that is gone; a 1.x server hides its rows from search and count, "
-                    "here they are taken",
-                    raw.row_count if 0 <= raw.row_count < 1 << 31 else None,
-                )
+            findings.warning(
+                "backup-without-index",
+                where,
+                "the segment waits for an index that is gone; a 1.x server hides its rows from search and count, "
+                "here they are taken",
+                raw.row_count if 0 <= raw.row_count < 1 << 31 else None,
             )
         if raw.file_type != FileType.BACKUP and indexes:
-            findings.append(
-                Finding(
-                    Severity.INFO,
-                    "index-and-raw",
-                    where,
-                    "the catalog lists the segment and its index both as searchable; its rows are taken once",
-                )
+            findings.info(
+                "index-and-raw",
+                where,
+                "the catalog lists the segment and its index both as searchable; its rows are taken once",
             )
         return Choice(table.table_id, segment_id, FileType(raw.file_type).name, raw, indexes)
     if indexes:
         row = next(r for r in group if r.file_type == FileType.INDEX)
-        findings.append(
-            Finding(
-                Severity.WARNING,
-                "raw-row-missing",
-                where,
-                "only the index of this segment is in the catalog; its rows are taken",
-            )
-        )
+        findings.warning("raw-row-missing", where, "only the index of this segment is in the catalog; its rows are taken")
         return Choice(table.table_id, segment_id, FileType.INDEX.name, row, indexes)
     if FileType.NEW_MERGE in types:
         leftovers.append(Leftover("unfinished", table.table_id, segment_id, "a merge was writing it", is_merge=True))
@@ -250,13 +235,11 @@ def _select_segment(
         leftovers.append(Leftover("to-delete", table.table_id, segment_id, "the server had put it aside for deletion"))
     unknown = sorted(t for t in types if t not in FileType._value2member_map_)
     if unknown:
-        findings.append(
-            Finding(Severity.ERROR, "file-type-unknown", where, f"file_type {unknown[0]} is unknown; the segment is left out")
-        )
+        findings.error("file-type-unknown", where, f"file_type {unknown[0]} is unknown; the segment is left out")
     return None
 
 
-def _repair_race(table: TableRow, row: FileRow, disk: Disk, findings: list[Finding]) -> Choice:
+def _repair_race(table: TableRow, row: FileRow, disk: Disk, findings: Findings) -> Choice:
     """A raw row whose file_id is another segment's: the data meant are under `file_id`, if the row's size agrees (§3.6)."""
     rows = row.row_count if 0 <= row.row_count < 1 << 31 else None
     meant = _payload_bytes(table.table_id, row.file_id, disk)
@@ -270,7 +253,7 @@ def _repair_race(table: TableRow, row: FileRow, disk: Disk, findings: list[Findi
         found = "is not there" if meant is None else f"holds {meant} bytes, not the row's {row.file_size}"
         message = f"the catalog row names file {row.file_id}, whose folder {found}; the rows of {row.segment_id} are taken"
         segment_id = row.segment_id
-    findings.append(Finding(Severity.WARNING, "row-id-race", f"{table.table_id}/{row.segment_id}", message, rows))
+    findings.warning("row-id-race", f"{table.table_id}/{row.segment_id}", message, rows)
     return Choice(table.table_id, segment_id, FileType(row.file_type).name, row)
 
 
@@ -309,7 +292,7 @@ def resolve_half_steps(
     unfinished: Sequence[str],
     disk: Disk,
     schema: Schema,
-    findings: list[Finding],
+    findings: Findings,
 ) -> list[Segment]:
     """Ends merges and compactions that a crash stopped between two statements (§3.4, second table).
 
@@ -333,20 +316,17 @@ def resolve_half_steps(
             continue
         sources = [s.id for s in segments if s.rows and contains(merged, held[s.id])]
         segments = [s for s in segments if s.id not in sources] + [target]
-        findings.append(
-            Finding(
-                Severity.WARNING,
-                "merge-half-done",
-                f"{table.table_id}/{segment_id}",
-                "a crash came between the statements that end a merge; the merged segment is complete and is taken. "
-                "A 1.x server would delete it and lose its rows",
-                target.rows,
-            )
+        findings.warning(
+            "merge-half-done",
+            f"{table.table_id}/{segment_id}",
+            "a crash came between the statements that end a merge; the merged segment is complete and is taken. "
+            "A 1.x server would delete it and lose its rows",
+            target.rows,
         )
     return segments
 
 
-def drop_contained(table: TableRow, segments: list[Segment], findings: list[Finding]) -> list[Segment]:
+def drop_contained(table: TableRow, segments: list[Segment], findings: Findings) -> list[Segment]:
     """Without a catalog: leaves out segments whose live rows a newer one stores, for these are sources of a merge."""
     if len(segments) < 2:
         return segments
@@ -359,14 +339,11 @@ def drop_contained(table: TableRow, segments: list[Segment], findings: list[Find
         if newer is None:
             kept.append(segment)
             continue
-        findings.append(
-            Finding(
-                Severity.WARNING,
-                "segment-contained",
-                f"{table.table_id}/{segment.id}",
-                f"all of its rows are in the newer segment {order[newer].id} as well; it is taken for the source of a merge",
-                segment.rows,
-            )
+        findings.warning(
+            "segment-contained",
+            f"{table.table_id}/{segment.id}",
+            f"all of its rows are in the newer segment {order[newer].id} as well; it is taken for the source of a merge",
+            segment.rows,
         )
     return kept
 
@@ -382,9 +359,7 @@ def all_in(part: Hashes, wholes: Iterable[Hashes]) -> bool:
     return bool(parts) and contains(np.concatenate(parts), part)
 
 
-def _end_compactions(
-    table: TableRow, segments: list[Segment], created_on: dict[str, int], findings: list[Finding]
-) -> list[Segment]:
+def _end_compactions(table: TableRow, segments: list[Segment], created_on: dict[str, int], findings: Findings) -> list[Segment]:
     """Leaves out the sources of finished compactions: a newer segment stores all rows that are live in one, and no others than
     it stored. Rows deleted between the two statements are deleted in the source alone, or in both."""
     hashed: dict[str, Hashes] = {}
@@ -404,14 +379,11 @@ def _end_compactions(
                 continue
             if contains(stored(old), stored(new)) and contains(stored(new), hashes_of(old.batches())):
                 obsolete.add(old.id)
-                findings.append(
-                    Finding(
-                        Severity.WARNING,
-                        "compaction-half-done",
-                        f"{table.table_id}/{old.id}",
-                        f"a crash left it beside its compacted form {new.id}; its rows are taken once, from the newer one",
-                        old.rows,
-                    )
+                findings.warning(
+                    "compaction-half-done",
+                    f"{table.table_id}/{old.id}",
+                    f"a crash left it beside its compacted form {new.id}; its rows are taken once, from the newer one",
+                    old.rows,
                 )
                 break
     return [s for s in segments if s.id not in obsolete]

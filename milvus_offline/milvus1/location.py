@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import StoreError, UsageError
 from ..fileio import printable
+from ..findings import Findings
 from ..model import Finding, Severity
 from .layout import CONFIG, DB, META, TABLES, WAL, WAL_META, WAL_SUFFIX
 
@@ -78,10 +79,10 @@ def locate(
     config = read_config(
         _first_file(root / CONFIG, root / "conf" / CONFIG, root.parent / CONFIG, root.parent / "conf" / CONFIG)
     )
-    notes: list[Finding] = []
+    notes = Findings()
     if config.problem is not None:
         text = f"cannot be read ({config.problem}): what it says of the catalog, the log and secondary roots is not known"
-        notes.append(Finding(Severity.INFO, "config-unreadable", str(config.path), text))
+        notes.info("config-unreadable", str(config.path), text)
     if config.s3_bucket is not None:
         notes.append(_in_s3(config, db))
     roots = [db]
@@ -232,7 +233,7 @@ def _relative(configured: str, storage: str | None) -> PurePosixPath | None:
         return None
 
 
-def _secondary(configured: str, root: Path, config: Config, notes: list[Finding]) -> Path | None:
+def _secondary(configured: str, root: Path, config: Config, notes: Findings) -> Path | None:
     candidates = []
     if inside := _relative(configured, config.storage_path):
         candidates.append(root / inside)
@@ -245,19 +246,16 @@ def _secondary(configured: str, root: Path, config: Config, notes: list[Finding]
             if candidate != Path(configured):
                 notes.append(_mapped("secondary path", configured, candidate))
             return candidate
-    notes.append(
-        Finding(
-            Severity.WARNING,
-            "secondary-missing",
-            str(config.path),
-            f"the configuration names the secondary path {configured}, which is not here; segments in it are missing. "
-            "Name the place with --secondary",
-        )
+    notes.warning(
+        "secondary-missing",
+        str(config.path),
+        f"the configuration names the secondary path {configured}, which is not here; segments in it are missing. "
+        "Name the place with --secondary",
     )
     return None
 
 
-def _wal_folder(root: Path, config: Config, notes: list[Finding]) -> Path | None:
+def _wal_folder(root: Path, config: Config, notes: Findings) -> Path | None:
     beside = root / WAL
     if config.wal_path is None:
         return beside if beside.is_dir() else None
@@ -269,7 +267,7 @@ def _wal_folder(root: Path, config: Config, notes: list[Finding]) -> Path | None
         moved = config.storage_path is not None and os.path.realpath(config.storage_path) != os.path.realpath(root)
         if moved and _holds_wal(beside) and os.path.realpath(beside) != os.path.realpath(outside):
             text = f"taken for the log of this copy; the configured one, {outside}, is here as well: choose with --wal"
-            notes.append(Finding(Severity.WARNING, "path-mapped", str(beside), text))
+            notes.warning("path-mapped", str(beside), text)
             return beside
         return outside
     for candidate in (beside, root.parent / outside.name):

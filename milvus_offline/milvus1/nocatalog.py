@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
-from ..model import DEFAULT_PARTITION, Finding, Severity
+from ..findings import Findings
+from ..model import DEFAULT_PARTITION
 from .catalog.rows import Catalog, FileRow, Generation, TableRow, is_plain_name
 from .layout import BLOOM_FILTER, DELETED_DOCS, ID, INDEX_NAMES, LENGTH, MAX_DIMENSION, EngineType, FileType, MetricType
 from .live import Disk
@@ -98,7 +99,7 @@ class _Table:
 def infer_catalog(location: Location, assumptions: Assumptions) -> Catalog:
     """A catalog put together from files. Raises StoreError when there is nothing to go by, UsageError for a wrong map."""
     disk = Disk(location.roots)
-    notes: list[Finding] = []
+    notes = Findings()
     tables, generation = _survey_all([name for name in disk.tables() if is_plain_name(name)], disk, notes)
     if unknown := sorted(set(assumptions.places) - set(tables)):
         raise UsageError(f"the partition map names {printable(unknown[0])!r}, but there is no such folder below tables/")
@@ -137,11 +138,11 @@ def infer_catalog(location: Location, assumptions: Assumptions) -> Catalog:
     )
 
 
-def _say(notes: list[Finding], code: str, where: str, message: str) -> None:
-    notes.append(Finding(Severity.WARNING, code, where, message))
+def _say(notes: Findings, code: str, where: str, message: str) -> None:
+    notes.warning(code, where, message)
 
 
-def _survey_all(names: Iterable[str], disk: Disk, notes: list[Finding]) -> tuple[dict[str, _Table], Generation]:
+def _survey_all(names: Iterable[str], disk: Disk, notes: Findings) -> tuple[dict[str, _Table], Generation]:
     """What all tables tell. Segments are of 0.7 or later; where there are none, files below dates are of 0.5 or 0.6 (§8)."""
     tables = {name: _survey(name, disk, notes) for name in names}
     older = {name: files for name in tables if (files := dated_files(disk.roots, name))}
@@ -159,7 +160,7 @@ def _survey_all(names: Iterable[str], disk: Disk, notes: list[Finding]) -> tuple
     return tables, Generation.DATED
 
 
-def _survey(name: str, disk: Disk, notes: list[Finding]) -> _Table:
+def _survey(name: str, disk: Disk, notes: Findings) -> _Table:
     """What the segment folders of a table tell: bytes per row (as most of them have it), index types, some ids."""
     table = _Table(name)
     widths: Counter[int] = Counter()
@@ -167,7 +168,7 @@ def _survey(name: str, disk: Disk, notes: list[Finding]) -> _Table:
         try:
             folder = disk.folder(name, segment_id)
         except DamageError as e:
-            notes.append(Finding(Severity.ERROR, "segment-unreadable", f"{name}/{segment_id}", str(e)))
+            notes.error("segment-unreadable", f"{name}/{segment_id}", str(e))
             continue
         if folder is None or not (folder.raw or folder.ids):
             continue
@@ -234,7 +235,7 @@ class _LogHints:
         ids, owners = ids[order], owners[order]
         votes: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
         files = {f.number: f for f in self._log.files}
-        for record in Walk(self._log, []).records():
+        for record in Walk(self._log, Findings()).records():
             collection, tag = (b.decode("utf-8", "surrogateescape") for b in (record.collection, record.tag))
             tag = tag.strip()
             if not record.data_bytes:
@@ -268,9 +269,7 @@ class _LogHints:
         return None
 
 
-def _table_rows(
-    tables: Mapping[str, _Table], log: _LogHints, assumptions: Assumptions, notes: list[Finding]
-) -> Iterable[TableRow]:
+def _table_rows(tables: Mapping[str, _Table], log: _LogHints, assumptions: Assumptions, notes: Findings) -> Iterable[TableRow]:
     members: dict[str, list[_Table]] = defaultdict(list)
     for table in tables.values():
         assert table.place is not None
@@ -329,7 +328,7 @@ def _rename(table: _Table, collection: str) -> None:
 
 
 def _metric(
-    collection: str, parts: list[_Table], row_bytes: int, log: _LogHints, assumptions: Assumptions, notes: list[Finding]
+    collection: str, parts: list[_Table], row_bytes: int, log: _LogHints, assumptions: Assumptions, notes: Findings
 ) -> MetricType:
     assumed = assumptions.metrics.get(collection)
     told = next((t.metric for t in parts if t.metric), None)
@@ -338,7 +337,7 @@ def _metric(
     return assumed or told or _guess_metric(collection, parts, row_bytes, log, notes)
 
 
-def _guess_metric(collection: str, parts: list[_Table], row_bytes: int, log: _LogHints, notes: list[Finding]) -> MetricType:
+def _guess_metric(collection: str, parts: list[_Table], row_bytes: int, log: _LogHints, notes: Findings) -> MetricType:
     binary = log.is_binary(collection)
     how = "by the log's records"
     if row_bytes % 4:

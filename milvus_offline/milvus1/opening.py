@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
-from ..model import Finding, Schema, Severity
+from ..findings import Findings
+from ..model import Schema, Severity
 from .catalog.rows import Catalog, Generation, TableRow, version_key
 from .copies import hashes_of
 from .live import Choice, Disk, LiveCollection, Selection, all_in, drop_contained, resolve_half_steps, select
@@ -54,16 +55,13 @@ def open_store(
         known = infer_catalog(location, without_catalog)
     else:
         known = load_catalog(location, catalog)
-    findings = [*location.findings, *known.findings]
+    findings = Findings([*location.findings, *known.findings])
     known = _repair_tags(known, findings)
     if _is_running(location):
-        findings.append(
-            Finding(
-                Severity.WARNING,
-                "server-running",
-                str(location.root),
-                "a server holds this store's lock and may change it while it is read; stop it, or read a snapshot",
-            )
+        findings.warning(
+            "server-running",
+            str(location.root),
+            "a server holds this store's lock and may change it while it is read; stop it, or read a snapshot",
         )
     disk = Disk(location.roots)
     selection = select(known, disk)
@@ -75,13 +73,13 @@ def open_store(
         collections = open_collections(known, selection, schemas, location.roots, findings)
         return Store(location.root, location, known, collections, tuple(findings), selection)
     segments: dict[str, list[Segment]] = {}
-    damage: dict[str, list[Finding]] = {}
+    damage: dict[str, Findings] = {}
     for c in selection.collections:
         for p in c.partitions:
-            notes: list[Finding] = []
+            notes = Findings()
             schema = schemas[c.table.table_id]
             segments[p.table.table_id] = _open_segments(c, p.table, p.choices, schema, known, selection, disk, notes)
-            if lost := [f for f in notes if f.severity is Severity.ERROR]:
+            if lost := Findings(f for f in notes if f.severity is Severity.ERROR):
                 damage[p.table.table_id] = lost
             findings += notes
     _compare_age(known, selection, disk, schemas, segments, findings)
@@ -96,13 +94,10 @@ def open_store(
             rows = replay.rows.get(table_id, []) if replay and replay_wal else []
             partition = Partition(p.tag, schema, tuple(found), tuple(rows))
             if p.tag in partitions:
-                findings.append(
-                    Finding(
-                        Severity.WARNING,
-                        "partition-twice",
-                        f"{schema.name}/{printable(p.tag)}",
-                        "two live partitions have this tag; their rows are put together",
-                    )
+                findings.warning(
+                    "partition-twice",
+                    f"{schema.name}/{printable(p.tag)}",
+                    "two live partitions have this tag; their rows are put together",
                 )
                 first = partitions[p.tag]
                 partition = replace(first, segments=first.segments + partition.segments, log=first.log + partition.log)
@@ -157,7 +152,7 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
     )
 
 
-def _repair_tags(catalog: Catalog, findings: list[Finding]) -> Catalog:
+def _repair_tags(catalog: Catalog, findings: Findings) -> Catalog:
     """Undoes the double encoding of tags that went through a latin1 connection (§16)."""
     if not catalog.statements_commit_alone:
         return catalog
@@ -168,13 +163,10 @@ def _repair_tags(catalog: Catalog, findings: list[Finding]) -> Catalog:
     for table in catalog.tables:
         repaired = repair_double_encoding(table.partition_tag) if table.partition_tag else None
         if repaired is not None and (table.owner_table, repaired) not in taken:
-            findings.append(
-                Finding(
-                    Severity.INFO,
-                    "tag-encoding",
-                    f"{table.owner_table}/{printable(repaired)}",
-                    f"the catalog holds this tag encoded twice ({printable(table.partition_tag)!r}); it is repaired",
-                )
+            findings.info(
+                "tag-encoding",
+                f"{table.owner_table}/{printable(repaired)}",
+                f"the catalog holds this tag encoded twice ({printable(table.partition_tag)!r}); it is repaired",
             )
             table = replace(table, partition_tag=repaired)
         tables.append(table)
@@ -221,7 +213,7 @@ def _open_segments(
     catalog: Catalog,
     selection: Selection,
     disk: Disk,
-    findings: list[Finding],
+    findings: Findings,
 ) -> list[Segment]:
     segments, created_on = [], {}
     for choice in choices:
@@ -242,21 +234,18 @@ def _open_segments(
     return segments
 
 
-def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: list[Finding]) -> Segment | None:
+def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: Findings) -> Segment | None:
     where = f"{choice.table_id}/{choice.segment_id}"
     hint = choice.row.row_count if 0 <= choice.row.row_count < 1 << 31 else None
     try:
         folder = disk.folder(choice.table_id, choice.segment_id)
         if folder is None:
             expected = disk.roots[0] / "tables" / choice.table_id / choice.segment_id
-            findings.append(
-                Finding(
-                    Severity.ERROR,
-                    "segment-missing",
-                    where,
-                    f"the catalog lists this segment, but the folder {expected} is not there; its rows are lost",
-                    hint,
-                )
+            findings.error(
+                "segment-missing",
+                where,
+                f"the catalog lists this segment, but the folder {expected} is not there; its rows are lost",
+                hint,
             )
             return None
         indexes = [p for i in choice.index_ids if (p := disk.index_file(choice.table_id, choice.segment_id, i))]
@@ -264,27 +253,24 @@ def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: list[Find
             folder, choice.segment_id, schema, state=choice.state, indexes=indexes, file_size=choice.row.file_size
         )
     except DamageError as e:
-        findings.append(Finding(Severity.ERROR, "segment-unreadable", where, str(e), hint))
+        findings.error("segment-unreadable", where, str(e), hint)
         return None
     findings += notes
     return segment
 
 
-def _compare_size(segment: Segment, choice: Choice, table: TableRow, findings: list[Finding]) -> None:
+def _compare_size(segment: Segment, choice: Choice, table: TableRow, findings: Findings) -> None:
     """`file_size` of a raw file is the payload of `.rv` and `.uid` since 0.8 (§2.2)."""
     row = choice.row
     if row.file_id != segment.id or not row.file_size or segment.schema.attributes or version_key(table.version) < (0, 8):
         return
     if row.file_size != segment.bytes:
-        findings.append(
-            Finding(
-                Severity.ERROR,
-                "size-differs",
-                f"{choice.table_id}/{choice.segment_id}",
-                f"the catalog says {row.file_size} bytes of vectors and ids, the files hold {segment.bytes}: catalog and files "
-                "are of different age, or a file was cut",
-                segment.rows,
-            )
+        findings.error(
+            "size-differs",
+            f"{choice.table_id}/{choice.segment_id}",
+            f"the catalog says {row.file_size} bytes of vectors and ids, the files hold {segment.bytes}: catalog and files "
+            "are of different age, or a file was cut",
+            segment.rows,
         )
 
 
@@ -294,7 +280,7 @@ def _compare_age(
     disk: Disk,
     schemas: Mapping[str, Schema],
     segments: Mapping[str, list[Segment]],
-    findings: list[Finding],
+    findings: Findings,
 ) -> None:
     """Notices folders newer than all the catalog knows, with rows of their own: then the catalog is the older one."""
     newest = max((int(f.segment_id) for f in catalog.files if f.segment_id.isdigit()), default=0)
@@ -313,15 +299,12 @@ def _compare_age(
             if segment is None or notes or not segment.rows:
                 continue
             if not all_in(hashes_of(segment.batches()), (hashes_of(s.batches()) for s in segments[table_id])):
-                findings.append(
-                    Finding(
-                        Severity.WARNING,
-                        "catalog-older",
-                        f"{table_id}/{leftover.segment_id}",
-                        "the segment is newer than all that the catalog knows, and its rows are in no live segment: the "
-                        "catalog may be older than the files (is its -wal missing?). --salvage orphans brings them",
-                        segment.rows,
-                    )
+                findings.warning(
+                    "catalog-older",
+                    f"{table_id}/{leftover.segment_id}",
+                    "the segment is newer than all that the catalog knows, and its rows are in no live segment: the "
+                    "catalog may be older than the files (is its -wal missing?). --salvage orphans brings them",
+                    segment.rows,
                 )
         except (DamageError, OSError):
             continue
@@ -333,9 +316,9 @@ def _read_log(
     selection: Selection,
     schemas: Mapping[str, Schema],
     segments: Mapping[str, list[Segment]],
-    damage: Mapping[str, list[Finding]],
+    damage: Mapping[str, Findings],
     replay_wal: bool,
-    findings: list[Finding],
+    findings: Findings,
 ) -> tuple[Log | None, Replay | None]:
     log = None
     if location.wal is not None:
@@ -344,18 +327,15 @@ def _read_log(
         try:
             log = open_log(location.wal)
         except DamageError as e:
-            findings.append(Finding(Severity.ERROR, "wal-unreadable", str(location.wal), str(e)))
+            findings.error("wal-unreadable", str(location.wal), str(e))
             return None, None
     if log is None or (not log.files and log.acknowledged is None):
         if selection.has_unflushed and location.config.wal_enabled is not False:
-            findings.append(
-                Finding(
-                    Severity.WARNING,
-                    "wal-missing",
-                    str(location.wal or location.root),
-                    "the server was stopped with rows in memory that only its write-ahead log holds, and no log was found. "
-                    "Name its folder with --wal",
-                )
+            findings.warning(
+                "wal-missing",
+                str(location.wal or location.root),
+                "the server was stopped with rows in memory that only its write-ahead log holds, and no log was found. "
+                "Name its folder with --wal",
             )
         return log, None
     from .wal.replay import Replayer
@@ -372,18 +352,15 @@ def _read_log(
             if doubtful:
                 text += ". But the catalog knows of flushes with a log, the last ones of their tables: --wal replays it"
             severity = Severity.WARNING if doubtful else Severity.INFO
-            findings.append(Finding(severity, "wal-disabled", str(location.wal), text, replay.row_count))
+            findings.add(severity, "wal-disabled", str(location.wal), text, replay.row_count)
         return log, None
     if not replay_wal:
         if replay.row_count:
-            findings.append(
-                Finding(
-                    Severity.WARNING,
-                    "wal-not-replayed",
-                    str(location.wal),
-                    "unflushed rows in the write-ahead log are left out, as asked",
-                    replay.row_count,
-                )
+            findings.warning(
+                "wal-not-replayed",
+                str(location.wal),
+                "unflushed rows in the write-ahead log are left out, as asked",
+                replay.row_count,
             )
         return log, replay
     for table_id, lost in damage.items():

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import DamageError, UsageError
 from ..fileio import printable
+from ..findings import Findings
 from ..model import BATCH_BYTES, DEFAULT_PARTITION, Batch, Finding, Salvaged, Schema, Severity, VectorType
 from .catalog.rows import Generation
 from .copies import Hashes, contains, hashes_of
@@ -85,10 +86,10 @@ def survey(store: Store) -> dict[str, int]:
     return counts
 
 
-def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], list[Finding]]:
+def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], Findings]:
     """What is to be rescued of the given kinds, and findings about it. Raises UsageError for an unknown kind."""
     wanted = parse_kinds(kinds)
-    notes: list[Finding] = []
+    notes = Findings()
     result: list[Salvaged] = []
     for rescued in store.replay.salvage if store.replay else ():
         if rescued.kind in wanted and rescued.rows.rows:
@@ -173,7 +174,7 @@ def _schema(store: Store, schema: Schema) -> Schema:
 
 
 def _open(
-    store: Store, leftover: Leftover, disk: Disk, places: dict[str, tuple[str, str]], notes: list[Finding]
+    store: Store, leftover: Leftover, disk: Disk, places: dict[str, tuple[str, str]], notes: Findings
 ) -> Segment | LegacyRawFile | None:
     try:
         if store.catalog.generation is Generation.DATED:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import DamageError, UsageError
 from ..fileio import printable
+from ..findings import Findings
 from ..model import Finding, Schema, Severity
 from .catalog.rows import Catalog, FileRow
 from .copies import Hashes, contains, hashes_of
@@ -28,7 +29,7 @@ from .store import Collection, Partition, Store
 
 
 def open_collections(
-    catalog: Catalog, selection: Selection, schemas: Mapping[str, Schema], roots: Sequence[Path], findings: list[Finding]
+    catalog: Catalog, selection: Selection, schemas: Mapping[str, Schema], roots: Sequence[Path], findings: Findings
 ) -> tuple[Collection, ...]:
     """The live collections with their raw files; `schemas` by table_id. What a person should know is added to `findings`."""
     rows: dict[str, list[FileRow]] = defaultdict(list)
@@ -43,7 +44,7 @@ def open_collections(
             partition = Partition(p.tag, schema, tuple(files))
             if p.tag in partitions:
                 text = "two live partitions have this tag; their rows are put together"
-                findings.append(Finding(Severity.WARNING, "partition-twice", f"{schema.name}/{printable(p.tag)}", text))
+                findings.warning("partition-twice", f"{schema.name}/{printable(p.tag)}", text)
                 partition = replace(partition, segments=partitions[p.tag].segments + partition.segments)
             partitions[p.tag] = partition
         opened.append(Collection(schema, tuple(partitions.values())))
@@ -68,7 +69,7 @@ def _open_table(
     rows: Sequence[FileRow],
     schema: Schema,
     roots: Sequence[Path],
-    findings: list[Finding],
+    findings: Findings,
     catalog: Catalog,
 ) -> list[LegacyRawFile]:
     files: list[LegacyRawFile] = []
@@ -91,7 +92,7 @@ def _open_table(
     return _restore(hashed, damaged, indexes, schema, roots, findings)
 
 
-def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: list[Finding]) -> LegacyRawFile | _Damaged:
+def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: Findings) -> LegacyRawFile | _Damaged:
     row = choice.row
     where = _where(row)
     hint = row.row_count if 0 < row.row_count < 1 << 31 else None
@@ -113,7 +114,7 @@ def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: list[
 
 
 def _drop_contained(
-    hashed: Sequence[Hashed], damaged: Sequence[_Damaged], findings: list[Finding]
+    hashed: Sequence[Hashed], damaged: Sequence[_Damaged], findings: Findings
 ) -> tuple[list[Hashed], list[_Damaged]]:
     """Leaves out files whose rows a newer one holds, for these are sources of a merge (compare `live.drop_contained`).
 
@@ -127,19 +128,19 @@ def _drop_contained(
             kept.append((file, rows))
             continue
         text = f"all of its rows are in the newer file {newer.id} as well; it is taken for the source of a merge"
-        findings.append(Finding(Severity.WARNING, "segment-contained", _place(file), text, file.rows))
+        findings.warning("segment-contained", _place(file), text, file.rows)
     lost = []
     for d in damaged:
         if d.raw is None or not d.raw.rows or not all_in(hashes_of(d.raw.batches()), (h for _, h in kept)):
             lost.append(d)
             continue
         text = "the file is cut; all rows that can be read are in other files as well: it is taken for part of a merge"
-        findings.append(Finding(Severity.WARNING, "segment-contained", d.finding.where, text, d.rows))
+        findings.warning("segment-contained", d.finding.where, text, d.rows)
     return kept, lost
 
 
 def _end_merges(
-    hashed: list[Hashed], merges: Iterable[FileRow], schema: Schema, roots: Sequence[Path], findings: list[Finding]
+    hashed: list[Hashed], merges: Iterable[FileRow], schema: Schema, roots: Sequence[Path], findings: Findings
 ) -> list[Hashed]:
     """Ends merges that a crash stopped between two statements of MySQL (§3.4, compare `live.resolve_half_steps`).
 
@@ -162,7 +163,7 @@ def _end_merges(
             "a crash came between the statements that end a merge; the merged file is complete and is taken. A server would "
             "delete it and lose its rows"
         )
-        findings.append(Finding(Severity.WARNING, "merge-half-done", _where(row), text, target.rows))
+        findings.warning("merge-half-done", _where(row), text, target.rows)
     return hashed
 
 
@@ -172,7 +173,7 @@ def _restore(
     indexes: Iterable[FileRow],
     schema: Schema,
     roots: Sequence[Path],
-    findings: list[Finding],
+    findings: Findings,
 ) -> list[LegacyRawFile]:
     """`files` and what is left of the `damaged` ones, or in their place the index files that still hold their rows."""
     result = [f for f, _ in files]
@@ -188,22 +189,22 @@ def _restore(
         result.append(index)
         where, kind = d.finding.where, index.vectors.kind
         text = f"the raw file is missing or damaged ({d.finding.code}); its rows are taken from the {kind} index {index.path}"
-        findings.append(Finding(Severity.WARNING, "vectors-restored", where, text, index.rows))
+        findings.warning("vectors-restored", where, text, index.rows)
         if index.lost:
             text = "the index file is cut or lacks these rows; they are lost"
-            findings.append(Finding(Severity.ERROR, "rows-lost", where, text, index.lost))
+            findings.error("rows-lost", where, text, index.lost)
     for index, _ in found:
         text = f"no raw file holds the rows of this index file ({index.vectors.kind}); they are taken from it"
-        findings.append(Finding(Severity.WARNING, "raw-row-missing", _place(index), text, index.rows))
+        findings.warning("raw-row-missing", _place(index), text, index.rows)
         if index.lost:
             text = "the index file is cut or lacks these rows"
-            findings.append(Finding(Severity.ERROR, "rows-lost", _place(index), text, index.lost))
+            findings.error("rows-lost", _place(index), text, index.lost)
         result.append(index)
     return result
 
 
 def _without_raw_file(
-    held: list[Hashes], indexes: Iterable[FileRow], schema: Schema, roots: Sequence[Path], findings: list[Finding]
+    held: list[Hashes], indexes: Iterable[FileRow], schema: Schema, roots: Sequence[Path], findings: Findings
 ) -> list[Hashed]:
     """The index files whose rows are in none of the raw files, whose rows are `held`. Of two with the same rows the first."""
     found = []
@@ -220,7 +221,7 @@ def _without_raw_file(
             index = LegacyRawFile(row.file_id, str(path), schema, stored, FileType.INDEX.name)
             rows = hashes_of(index.batches())
         except (DamageError, UsageError, OSError) as e:
-            findings.append(Finding(Severity.INFO, "index-unusable", _where(row), f"no rows out of it: {e}"))
+            findings.info("index-unusable", _where(row), f"no rows out of it: {e}")
             continue
         if len(rows) and not any(_holds(h, rows) for h in held):
             held.append(rows)
@@ -250,12 +251,12 @@ def _place(file: LegacyRawFile) -> str:
     return "/".join(Path(file.path).parts[-3:])
 
 
-def _compare_count(row: FileRow, raw: LegacyRawFile, findings: list[Finding]) -> None:
+def _compare_count(row: FileRow, raw: LegacyRawFile, findings: Findings) -> None:
     """`row_count` is a hint only (§7.6); without a catalog it is -1."""
     rows = raw.rows + raw.lost
     if row.row_count not in (rows, -1):
         text = f"the catalog's row_count is {row.row_count}, the file says {rows}; the file is right"
-        findings.append(Finding(Severity.INFO, "row-count-differs", _where(row), text))
+        findings.info("row-count-differs", _where(row), text)
 
 
 # Without a catalog -----------------------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ class SurveyedTable:
     """In the names of 1.x."""
 
 
-def survey_table(table_id: str, roots: Sequence[Path], notes: list[Finding]) -> SurveyedTable:
+def survey_table(table_id: str, roots: Sequence[Path], notes: Findings) -> SurveyedTable:
     """Raw files are containers of type FLAT, index files all others; which raw files are obsolete cannot be seen from them."""
     files: list[FileRow] = []
     dimensions: Counter[int] = Counter()
@@ -291,7 +292,7 @@ def survey_table(table_id: str, roots: Sequence[Path], notes: list[Finding]) -> 
             continue  # an index that holds no vectors
         except (DamageError, OSError) as e:
             if row not in files:
-                notes.append(Finding(Severity.ERROR, "segment-unreadable", _where(row), str(e)))
+                notes.error("segment-unreadable", _where(row), str(e))
             continue
         weight = stored.rows + stored.lost if kind == "FLAT" else 0
         dimensions[stored.dimension] += weight
@@ -337,9 +338,7 @@ _NOT_LIVE = {
 }
 
 
-def open_leftover(
-    leftover: Leftover, schema: Schema | None, roots: Sequence[Path]
-) -> tuple[LegacyRawFile | None, list[Finding]]:
+def open_leftover(leftover: Leftover, schema: Schema | None, roots: Sequence[Path]) -> tuple[LegacyRawFile | None, Findings]:
     """The raw file behind a leftover; None for an index file. What the file tells goes before `schema`.
 
     Raises DamageError, UsageError, OSError.
@@ -347,7 +346,7 @@ def open_leftover(
     date, _, file_id = leftover.segment_id.partition("/")
     path = raw_file_path(roots, leftover.table_id, int(date), file_id)
     if path is None or type_of(path) != "FLAT":
-        return None, []
+        return None, Findings()
     stored, _ = read_raw_file(path)
     if schema is None:
         schema = Schema(leftover.table_id, stored.dimension, metric_type=stored.metric)

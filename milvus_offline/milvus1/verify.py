@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DamageError, UsageError
-from ..model import BATCH_BYTES, Array, Batch, Finding, Severity, VectorType
+from ..findings import Findings
+from ..model import BATCH_BYTES, Array, Batch, VectorType
 from .catalog.rows import Catalog, FileRow
 from .copies import hashes_of, row_hashes
 from .layout import BLOOM_FILTER, ID, FileType
@@ -40,13 +41,13 @@ class Checked:
     records: int
 
 
-def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = None) -> tuple[Checked, list[Finding]]:
+def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = None) -> tuple[Checked, Findings]:
     """Reads a store's segments, index files and log through and compares them with each other and with the catalog.
 
     `sample` is the share of segments whose rows, bloom filters and index files are read (chosen by their name, so the same ones
     each time); lengths and the log are always looked at. Findings are those beyond the store's own.
     """
-    notes: list[Finding] = []
+    notes = Findings()
     disk = Disk(store.location.roots)
     by_segment: dict[tuple[str, str], list[FileRow]] = {}
     for row in store.catalog.files:
@@ -78,7 +79,7 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
     rows += _read_log_rows(store, notes, advance)
     records = 0
     if store.log is not None:
-        walk = Walk(store.log, [])
+        walk = Walk(store.log, Findings())
         start = (store.replay.start if store.replay else 0) if store.log.files else 0
         first = min((f.number for f in store.log.files), default=0) << 32
         records = sum(1 for _ in walk.records(min(first, start)))
@@ -99,24 +100,21 @@ def _chosen(store: Store, share: float) -> set[str]:
     return {i for n, i in enumerate(order) if not n or zlib.crc32(i.encode()) < share * (1 << 32)}
 
 
-def _compare_counts(catalog: Catalog, segment: Segment, table_id: str, rows: list[FileRow], notes: list[Finding]) -> None:
+def _compare_counts(catalog: Catalog, segment: Segment, table_id: str, rows: list[FileRow], notes: Findings) -> None:
     """`row_count` is a hint only (§7.6)."""
     raw = next((r for r in rows if r.file_id == segment.id and r.file_type != FileType.TO_DELETE), None)
     if raw is None or catalog.kind == "none" or segment.schema.attributes:
         return
     if raw.row_count != segment.stored - segment.deleted and segment.wal_deleted is None:
-        notes.append(
-            Finding(
-                Severity.INFO,
-                "row-count-differs",
-                f"{table_id}/{segment.id}",
-                f"the catalog's row_count is {raw.row_count}, the files hold {segment.rows} live rows; the files are right",
-            )
+        notes.info(
+            "row-count-differs",
+            f"{table_id}/{segment.id}",
+            f"the catalog's row_count is {raw.row_count}, the files hold {segment.rows} live rows; the files are right",
         )
 
 
 def _read_rows(
-    partition: Partition, segment: Segment | LegacyRawFile, notes: list[Finding], advance: Advance | None
+    partition: Partition, segment: Segment | LegacyRawFile, notes: Findings, advance: Advance | None
 ) -> tuple[int, int]:
     """How many rows came, and the sum of their ids modulo 2^64."""
     where = f"{partition.schema.name}/{partition.name}/{segment.id}"
@@ -132,28 +130,23 @@ def _read_rows(
             if advance is not None:
                 advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
     except (DamageError, OSError) as e:
-        notes.append(Finding(Severity.ERROR, "segment-unreadable", where, str(e), segment.rows - rows))
+        notes.error("segment-unreadable", where, str(e), segment.rows - rows)
         return rows, id_sum
     if rows != segment.rows:
-        notes.append(Finding(Severity.ERROR, "rows-differ", where, f"{rows} rows came out, {segment.rows} were counted"))
+        notes.error("rows-differ", where, f"{rows} rows came out, {segment.rows} were counted")
     if absent:
-        notes.append(
-            Finding(
-                Severity.ERROR,
-                "bloom-misses",
-                where,
-                "live ids are not in the bloom filter: ids or filter are damaged; no server can find or delete these",
-                absent,
-            )
+        notes.error(
+            "bloom-misses",
+            where,
+            "live ids are not in the bloom filter: ids or filter are damaged; no server can find or delete these",
+            absent,
         )
     if strange:
-        notes.append(
-            Finding(Severity.INFO, "not-finite", where, "vectors hold NaN or infinity; Milvus 2.x refuses them", strange)
-        )
+        notes.info("not-finite", where, "vectors hold NaN or infinity; Milvus 2.x refuses them", strange)
     return rows, id_sum
 
 
-def _find_lost_blocks(partition: Partition, segment: Segment, notes: list[Finding]) -> None:
+def _find_lost_blocks(partition: Partition, segment: Segment, notes: Findings) -> None:
     if isinstance(segment, RestoredSegment):
         return
     vectors = segment.raw_path, segment.schema.row_bytes, 4
@@ -169,10 +162,10 @@ def _find_lost_blocks(partition: Partition, segment: Segment, notes: list[Findin
                 "there an older copy?"
             )
             where = f"{partition.schema.name}/{partition.name}/{segment.id}"
-            notes.append(Finding(Severity.ERROR, "blocks-lost", where, text, lost.rows))
+            notes.error("blocks-lost", where, text, lost.rows)
 
 
-def _find_twin(partition: Partition, segment: Segment, alike: list[Segment], notes: list[Finding]) -> None:
+def _find_twin(partition: Partition, segment: Segment, alike: list[Segment], notes: Findings) -> None:
     """Says it when one of `alike`, segments of the table with as many rows and the same sum of ids, holds the same rows."""
     alike.append(segment)
     if not segment.rows or len(alike) < 2:
@@ -188,10 +181,10 @@ def _find_twin(partition: Partition, segment: Segment, alike: list[Segment], not
             "doubled them when it started again. A 1.x server shows both"
         )
         where = f"{partition.schema.name}/{partition.name}/{segment.id}"
-        notes.append(Finding(Severity.INFO, "segments-equal", where, text, segment.rows))
+        notes.info("segments-equal", where, text, segment.rows)
 
 
-def _read_log_rows(store: Store, notes: list[Finding], advance: Advance | None) -> int:
+def _read_log_rows(store: Store, notes: Findings, advance: Advance | None) -> int:
     rows = 0
     for collection in store.collections:
         for partition in collection.partitions:
@@ -201,21 +194,21 @@ def _read_log_rows(store: Store, notes: list[Finding], advance: Advance | None) 
                     if advance is not None:
                         advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
             except (DamageError, OSError) as e:
-                notes.append(Finding(Severity.ERROR, "wal-unreadable", f"{collection.name}/{partition.name}", str(e)))
+                notes.error("wal-unreadable", f"{collection.name}/{partition.name}", str(e))
     return rows
 
 
-def _bloom(segment: Segment, where: str, notes: list[Finding]) -> BloomFilter | None:
+def _bloom(segment: Segment, where: str, notes: Findings) -> BloomFilter | None:
     if isinstance(segment, RestoredSegment) or not segment.rows:
         return None
     path = Path(segment.ids_path).with_name(BLOOM_FILTER)
     if not path.exists():
-        notes.append(Finding(Severity.INFO, "bloom-missing", where, "there is no bloom_filter; a server up to 1.1.0 needs one"))
+        notes.info("bloom-missing", where, "there is no bloom_filter; a server up to 1.1.0 needs one")
         return None
     try:
         return read_filter(path)
     except (DamageError, OSError) as e:
-        notes.append(Finding(Severity.WARNING, "bloom-damaged", where, f"{e}; no row needs it, but a server up to 1.1.0 does"))
+        notes.warning("bloom-damaged", where, f"{e}; no row needs it, but a server up to 1.1.0 does")
         return None
 
 
@@ -228,29 +221,29 @@ def _not_finite(batch: Batch, partition: Partition) -> int:
     return int((~np.isfinite(batch.vectors).all(axis=1)).sum())
 
 
-def _check_index(path: Path | None, segment: Segment, row: FileRow, notes: list[Finding]) -> None:
+def _check_index(path: Path | None, segment: Segment, row: FileRow, notes: Findings) -> None:
     where = f"{row.table_id}/{segment.id}/{row.file_id}"
     if path is None:
-        notes.append(Finding(Severity.WARNING, "index-missing", where, "the catalog lists this index file, it is not there"))
+        notes.warning("index-missing", where, "the catalog lists this index file, it is not there")
         return
     try:
         report = check_index(path)
         size = path.stat().st_size
         wrong = 0 if isinstance(segment, RestoredSegment) else _compare_vectors(path, segment)
     except (DamageError, OSError) as e:
-        notes.append(Finding(Severity.WARNING, "index-damaged", where, f"{e}; the rows do not depend on it"))
+        notes.warning("index-damaged", where, f"{e}; the rows do not depend on it")
         return
     if report.rows is not None and report.rows != segment.stored:
         message = f"the index has {report.rows} rows, the segment {segment.stored}"
-        notes.append(Finding(Severity.WARNING, "index-differs", where, message))
+        notes.warning("index-differs", where, message)
     elif row.file_size and size != row.file_size:
         message = f"the catalog says {row.file_size} bytes, the file has {size}"
-        notes.append(Finding(Severity.WARNING, "index-differs", where, message))
+        notes.warning("index-differs", where, message)
     elif not isinstance(segment, RestoredSegment) and (wrong := _compare_vectors(path, segment)):
         message = (
             f"{wrong} of {segment.stored} vectors in {segment.raw_path} are not those of this index: one of both is damaged"
         )
-        notes.append(Finding(Severity.ERROR, "vectors-differ", where, message, wrong))
+        notes.error("vectors-differ", where, message, wrong)
 
 
 def _compare_vectors(path: Path, segment: Segment) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DamageError
+from ..findings import Findings
 from ..manifest import MANIFEST, dataset_names, read_manifest, schema_of
 from ..model import Finding, Piece, Salvaged, Schema, Severity, SourceCollection, SourcePartition
 from .hdf5 import fingerprint_files, look
@@ -55,16 +56,16 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
                 partitions.append(SourcePartition(str(p["name"]), pieces))
             collections.append(SourceCollection(schema, partitions))
         # what the export could not bring is not in its copy either
-        findings = [
+        findings = Findings(
             Finding(Severity(f["severity"]), str(f["code"]), str(f["where"]), str(f["message"]), f.get("rows"))
             for f in manifest.get("findings", [])
             if f["severity"] != Severity.INFO.value
-        ]
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise DamageError(root / MANIFEST, f"not what a manifest holds: {e!r}") from e
     if manifest.get("salvage"):
         text = "rows that were salvaged apart from the live ones are not loaded; name their .h5 files to load them"
-        findings.append(Finding(Severity.INFO, "salvage-left-out", str(root), text))
+        findings.info("salvage-left-out", str(root), text)
     return ExportSource(str(root), collections, findings, files)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import DamageError, MilvusOfflineError, UsageError
 from ..fileio import open_read, read_into
+from ..findings import Findings
 from ..model import (
     BATCH_BYTES,
     DEFAULT_PARTITION,
@@ -30,7 +31,6 @@ from ..model import (
     Finding,
     Salvaged,
     Schema,
-    Severity,
     SourceCollection,
     SourcePartition,
     VectorType,
@@ -165,7 +165,7 @@ def open_hdf5(
     files = _find(root)
     if partition is not None and len(files) > 1:
         raise UsageError(f"{root}: holds {len(files)} files: a partition can be named for a single file only")
-    findings: list[Finding] = []
+    findings = Findings()
     found: dict[str, list[_File]] = {}
     for f in files:
         looked = look(f, embeddings, ids)
@@ -180,7 +180,7 @@ def open_hdf5(
         if any(f.ids for f in found[name]):
             raise UsageError(f"{root}: collection {name!r}: some of its files have ids ({ids!r}), some do not: load them apart")
         text = f"no dataset {ids!r}: ids are row numbers" if row_ids else f"no dataset {ids!r}: the target makes the ids"
-        findings.append(Finding(Severity.INFO, "no-ids", name, text))
+        findings.info("no-ids", name, text)
     collections = [_collection(name, fs, metric, row_ids or name not in idless) for name, fs in found.items()]
     options = repr((collection, partition, metric, embeddings, ids, row_ids))
     return Hdf5Source(str(root), collections, findings, [str(f) for f in files], options)
@@ -230,7 +230,7 @@ class _File:
     vectors: Column
     ids: Column | None
     described: dict[str, Any]
-    findings: list[Finding]
+    findings: Findings
     attributes: tuple[tuple[str, Column], ...] = ()
     partition: str = DEFAULT_PARTITION
 
@@ -291,7 +291,7 @@ def look(
     import h5py
 
     name = str(path)
-    findings: list[Finding] = []
+    findings = Findings()
     size = os.stat(name).st_size
     with open_file(name) as h, damage(name):
         if not isinstance(h.get(embeddings), h5py.Dataset):
@@ -308,7 +308,7 @@ def look(
         if kind is VectorType.FLOAT and data.dtype.newbyteorder("=") != np.dtype("f4"):
             exact = data.dtype.itemsize < 4
             text = f"{data.dtype} becomes float32" + ("" if exact else ", which rounds")
-            findings.append(Finding(Severity.INFO, "converted", name, text, int(rows)))
+            findings.info("converted", name, text, int(rows))
         id_column = None
         if ids in h:
             numbers = h[ids]

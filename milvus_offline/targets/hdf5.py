@@ -14,9 +14,10 @@ from typing import Any
 
 from .. import fileio
 from ..errors import TargetError, UsageError
+from ..findings import Findings
 from ..ledger import Ledger
 from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, columns_of, octets
-from ..model import Finding, Piece, Schema, Severity, Source
+from ..model import Finding, Piece, Schema, Source
 from ..transfer import Advance, Result, Task
 from .folder import SALVAGE, begin_export, end_export
 from .hdf5file import (
@@ -266,7 +267,7 @@ class Hdf5Export:
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Renames the files and writes the manifest last."""
         entries: dict[str, dict[str, Any]] = {}
-        notes: list[Finding] = []
+        notes = Findings()
         with fileio.explained("finish", self.out):
             folders = set()
             for file, groups in self._files:
@@ -289,15 +290,12 @@ class Hdf5Export:
                 if linked:
                     entries[file.path]["linked"] = True
                 elif self.link and file.rows:
-                    notes.append(
-                        Finding(
-                            Severity.INFO,
-                            "link-copied",
-                            file.path,
-                            "copied, not linked: rows of this partition are deleted, in the log, or in a damaged segment, or "
-                            "there are more segments than one file can point to",
-                            file.rows,
-                        )
+                    notes.info(
+                        "link-copied",
+                        file.path,
+                        "copied, not linked: rows of this partition are deleted, in the log, or in a damaged segment, or "
+                        "there are more segments than one file can point to",
+                        file.rows,
                     )
             for folder in sorted(folders):
                 fileio.sync_folder(folder)

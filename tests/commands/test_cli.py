@@ -24,7 +24,7 @@ from milvus_offline.milvus1.salvage import KINDS
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
 import update_docs
 
-DOCUMENT = update_docs.DOCUMENT.read_text(encoding="utf-8")
+DOCUMENT = update_docs.DOCUMENTS[0].read_text(encoding="utf-8")
 PRESENT = cli.list_commands(click.Context(cli))
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from ...errors import StoreError
 from ...fileio import printable
+from ...findings import Findings
 from ...model import Finding, IndexSpec, Severity, VectorType
 from ..layout import FLAG_AUTO_ID, FLAG_USER_ID, INDEX_NAMES, MAX_DIMENSION, MetricType, TableState
 
@@ -177,7 +178,7 @@ def parse_catalog(raw: RawTables, *, kind: str, origin: str, findings: Iterable[
             f"{origin}: expected the tables `Tables` and `TableFiles` of Milvus 1.x, found {found}. "
             "A meta.sqlite without its meta.sqlite-wal is often empty: copy both, or read the files with --no-catalog"
         )
-    notes = list(findings)
+    notes = Findings(findings)
     tables = _rows(TableRow, raw["Tables"], "Tables", origin, notes)
     files = _rows(FileRow, raw["TableFiles"], "TableFiles", origin, notes)
     field_rows = _rows(FieldRow, raw.get("Fields", []), "Fields", origin, notes)
@@ -197,19 +198,16 @@ def parse_catalog(raw: RawTables, *, kind: str, origin: str, findings: Iterable[
     )
 
 
-def _rows(cls: type[Row], raw: list[dict[str, object]], table: str, origin: str, notes: list[Finding]) -> list[Row]:
+def _rows(cls: type[Row], raw: list[dict[str, object]], table: str, origin: str, notes: Findings) -> list[Row]:
     result = []
     for number, row in enumerate(raw):
         try:
             result.append(_convert(cls, row))
         except (ValueError, TypeError) as e:
-            notes.append(
-                Finding(
-                    Severity.ERROR,
-                    "catalog-row-unreadable",
-                    f"{origin}: {table} row {row.get('id', number)!r}",
-                    f"left out, its values cannot be right: {printable(e)}",
-                )
+            notes.error(
+                "catalog-row-unreadable",
+                f"{origin}: {table} row {row.get('id', number)!r}",
+                f"left out, its values cannot be right: {printable(e)}",
             )
     return result
 
@@ -243,7 +241,7 @@ def is_plain_name(name: str) -> bool:
     )
 
 
-def _checked_tables(rows: list[TableRow], origin: str, notes: list[Finding]) -> Iterable[TableRow]:
+def _checked_tables(rows: list[TableRow], origin: str, notes: Findings) -> Iterable[TableRow]:
     seen: set[str] = set()
     for row in sorted(rows, key=lambda r: r.id):
         where = f"{origin}: Tables row {row.id}"
@@ -262,7 +260,7 @@ def _checked_tables(rows: list[TableRow], origin: str, notes: list[Finding]) -> 
             yield row
 
 
-def _checked_files(rows: list[FileRow], origin: str, notes: list[Finding]) -> Iterable[FileRow]:
+def _checked_files(rows: list[FileRow], origin: str, notes: Findings) -> Iterable[FileRow]:
     for row in sorted(rows, key=lambda r: r.id):
         bad = [n for n in (row.table_id, row.segment_id or "0", row.file_id) if not is_plain_name(n)]
         if bad:

@@ -16,7 +16,8 @@ import numpy as np
 
 from ... import fileio
 from ...errors import DamageError
-from ...model import Finding, Schema, Severity
+from ...findings import Findings
+from ...model import Schema, Severity
 from ..layout import ATTRIBUTE_SUFFIX, DELETED_DOCS, ID, IDS_SUFFIX, OFFSET, RAW_SUFFIX
 from .files import DeadRows, Payload, Segment, read_deleted, read_header
 
@@ -66,7 +67,7 @@ def open_segment(
     state: str = "RAW",
     indexes: Sequence[Path] = (),
     file_size: int = 0,
-) -> tuple[Segment | None, list[Finding]]:
+) -> tuple[Segment | None, Findings]:
     """Opens a segment folder and measures what of it can be read.
 
     Returns the segment (None when no row of it is readable although there should be) and what is wrong with it. Every row
@@ -90,8 +91,8 @@ def _restored(
     state: str,
     indexes: Sequence[Path],
     readable: Segment | None,
-    notes: list[Finding],
-) -> tuple[Segment | None, list[Finding]]:
+    notes: Findings,
+) -> tuple[Segment | None, Findings]:
     from .restored import find_vectors, restore  # rarely needed, and all of the index files' formats behind it
 
     where = str(folder.path)
@@ -117,32 +118,28 @@ def _restored(
         except DamageError as e:
             reasons.append(str(e))
         else:
-            kept = [n for n in notes if n.code not in ("segment-incomplete", "file-short", "rows-lost")]
-            kept.append(
-                Finding(
-                    Severity.WARNING,
-                    "vectors-restored",
-                    where,
-                    f"the .rv file is missing or short; the vectors are restored from the {found.kind} index {found.path}",
-                    segment.rows,
-                )
+            kept = Findings(n for n in notes if n.code not in ("segment-incomplete", "file-short", "rows-lost"))
+            kept.warning(
+                "vectors-restored",
+                where,
+                f"the .rv file is missing or short; the vectors are restored from the {found.kind} index {found.path}",
+                segment.rows,
             )
             if segment.lost_live:
                 message = "the index file is cut or lacks these rows; they have lost their vectors"
-                kept.append(Finding(Severity.ERROR, "rows-lost", where, message, segment.lost_live))
+                kept.error("rows-lost", where, message, segment.lost_live)
             return segment, kept
-    notes += [Finding(Severity.INFO, "index-unusable", where, f"no vectors out of it: {r}") for r in reasons]
+    for reason in reasons:
+        notes.info("index-unusable", where, f"no vectors out of it: {reason}")
     return readable, notes
 
 
-def _open_files(
-    folder: Folder, segment_id: str, schema: Schema, state: str, file_size: int
-) -> tuple[Segment | None, list[Finding]]:
-    notes: list[Finding] = []
+def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, file_size: int) -> tuple[Segment | None, Findings]:
+    notes = Findings()
     where = str(folder.path)
 
     def note(severity: Severity, code: str, message: str, rows: int | None = None) -> None:
-        notes.append(Finding(severity, code, where, message, rows))
+        notes.add(severity, code, where, message, rows)
 
     for kind, names in ((RAW_SUFFIX, folder.raw), (IDS_SUFFIX, folder.ids)):
         if len(names) > 1:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import DamageError
-from ...model import BATCH_BYTES, Batch, Finding, Schema, Severity, VectorType
+from ...findings import Findings
+from ...model import BATCH_BYTES, Batch, Schema, VectorType
 from ..layout import TABLES
 from .indexfile import StoredVectors, read_raw_file
 
@@ -86,7 +87,7 @@ class LegacyRawFile:
 
 def open_raw_file(
     path: str | os.PathLike[str], *, file_id: str, schema: Schema, where: str | None = None, state: str = "RAW"
-) -> tuple[LegacyRawFile, list[Finding]]:
+) -> tuple[LegacyRawFile, Findings]:
     """The raw file at `path`, as far as it can be read, and what is wrong with it (said of `where`).
 
     A cut file gives the rows that have both their vector and their id. As the ids stand behind all vectors, a file that was
@@ -98,11 +99,13 @@ def open_raw_file(
         raise DamageError(path, "expected a raw file of Milvus 0.5 or 0.6, found binary vectors")
     if stored.dimension != schema.dimension:
         raise DamageError(path, f"vectors of {stored.dimension} dimensions in a collection of {schema.dimension}")
-    notes = [Finding(Severity.WARNING, "container-wrong", where, f"{text}; its rows are complete", stored.rows) for text in odd]
+    notes = Findings()
+    for text in odd:
+        notes.warning("container-wrong", where, f"{text}; its rows are complete", stored.rows)
     if stored.lost:
         text = "the file is cut; the rows at its end are lost"
-        notes.append(Finding(Severity.ERROR, "rows-lost", where, text, stored.lost))
+        notes.error("rows-lost", where, text, stored.lost)
     if not stored.own_ids and stored.rows:
         text = "the file holds no ids, which no server writes: the row numbers within the file are taken instead"
-        notes.append(Finding(Severity.WARNING, "row-numbers", where, text, stored.rows))
+        notes.warning("row-numbers", where, text, stored.rows)
     return LegacyRawFile(file_id, os.fspath(path), schema, stored, state), notes

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ... import fileio
 from ...errors import DamageError
+from ...findings import Findings
 from ...model import BATCH_BYTES, Array, Batch, Finding, Schema, Severity, VectorType, buffer
 from ..layout import ID, WAL_HEADER, WAL_META, WAL_META_STRUCT, WAL_SUFFIX
 from ..segment.files import DeadRows
@@ -204,7 +205,7 @@ class Walk:
     """Walks over the records of a log in order; `findings` tells of gaps and torn places met on the way."""
 
     log: Log
-    findings: list[Finding]
+    findings: Findings
 
     def records(self, start_lsn: int = 0, end_lsn: int | None = None) -> Iterator[Record]:
         """Complete records behind `start_lsn` up to `end_lsn` (all when None), file by file.

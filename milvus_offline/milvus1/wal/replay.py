@@ -13,7 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...model import DEFAULT_PARTITION, Finding, Schema, Severity
+from ...findings import Findings
+from ...model import DEFAULT_PARTITION, Schema, Severity
 from ..catalog.rows import Catalog, version_key
 from ..copies import hashes_of, matched
 from ..layout import ID, FileType
@@ -45,7 +46,7 @@ class Replay:
     rows: dict[str, list[LogRows]] = field(default_factory=lambda: defaultdict(list))
     segments: dict[str, list[Segment]] = field(default_factory=dict)
     salvage: list[LogSalvage] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
     start: int = 0
     end: int | None = None
     """LSNs between which records were looked at; an `end` of None means all there were."""
@@ -189,7 +190,7 @@ class Replayer:
         calls, broken, previous = 0, 0, None
         sizes = {f.number: f.size for f in self.log.files}
         position = lsn
-        for record in Walk(self.log, []).records(lsn):
+        for record in Walk(self.log, Findings()).records(lsn):
             file, offset = position >> 32, position & 0xFFFFFFFF
             if record.file == file:
                 broken |= record.start != offset
@@ -241,13 +242,13 @@ class Replayer:
         self._share_deletes(start, by_root)
         walk = Walk(self.log, self.result.findings)
         first = min((f.number for f in self.log.files), default=0) << 32
-        old = Walk(self.log, [])
+        old = Walk(self.log, Findings())
         for record in old.records(first, start):
             self._old(record)
         for record in walk.records(start, end):
             self._replay(record, by_root)
         if end is not None:
-            for record in Walk(self.log, []).records(end):
+            for record in Walk(self.log, Findings()).records(end):
                 self._unacknowledged(record)
 
     def _delete(self, record: Record, table: LoggedTable, tag: str) -> None:
@@ -270,7 +271,7 @@ class Replayer:
     def _filters_by_root(self) -> bool:
         """Whether the server is one of 0.7.0-0.9.0, which knows no flush_lsn per partition (§5.6)."""
         sample: list[tuple[Record, Schema]] = []
-        for record in Walk(self.log, []).records(min(f.number for f in self.log.files) << 32):
+        for record in Walk(self.log, Findings()).records(min(f.number for f in self.log.files) << 32):
             schema = self.schemas.get(record.collection.decode("utf-8", "replace"))
             if schema is not None and (record.kind is Kind.DELETE or schema_fits(record, schema)):
                 sample.append((record, schema))
@@ -540,7 +541,7 @@ class Replayer:
                 )
 
     def _note(self, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
-        self.result.findings.append(Finding(severity, code, where, message, rows))
+        self.result.findings.add(severity, code, where, message, rows)
 
 
 def _schema_of_unknown(record: Record, collection: str, catalog: Catalog) -> Schema | None:

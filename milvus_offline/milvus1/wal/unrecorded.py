@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ...model import Finding, Severity
+from ...findings import Findings
+from ...model import Severity
 from ..copies import Hashes, among, contains, hashes_of, matched, row_hashes
 from ..layout import ID
 from ..segment.files import Segment
@@ -22,7 +23,7 @@ _SUMS = 1 << 64
 """Sums of hashes are taken modulo this."""
 
 
-def already_flushed(table: LoggedTable, segments: Sequence[Segment], findings: list[Finding]) -> tuple[int, set[str]]:
+def already_flushed(table: LoggedTable, segments: Sequence[Segment], findings: Findings) -> tuple[int, set[str]]:
     """LSN up to which the table's records stand in segments although flush_lsn does not say so, and the ids of these
     segments, the newest whose rows all are in the log; (0, {}) when there is no such flush.
 
@@ -88,7 +89,7 @@ def _moments(
 
 
 def partly_flushed(
-    table: LoggedTable, segments: Sequence[Segment], findings: list[Finding], *, share: float
+    table: LoggedTable, segments: Sequence[Segment], findings: Findings, *, share: float
 ) -> tuple[int, set[str], Ids]:
     """The same where the log or a segment is damaged, so that they no longer match as a whole: at least this share of a
     segment's rows is in the log, and no earlier record explains them. Also gives the rows of the log that stand in such
@@ -161,5 +162,5 @@ def stored_hashes(segment: Segment) -> Hashes:
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
-def _note(findings: list[Finding], severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
-    findings.append(Finding(severity, code, where, message, rows))
+def _note(findings: Findings, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
+    findings.add(severity, code, where, message, rows)

@@ -38,6 +38,7 @@ from ...faissfile import (
     single_run,
 )
 from ...fileio import open_read, printable
+from ...findings import Findings
 from ...milvus1.layout import ID, IDS_SUFFIX, LENGTH
 from ...milvus1.segment.files import read_header
 from ...milvus1.segment.indexfile import INDEX_TYPES, read_index_file
@@ -190,7 +191,7 @@ class _Opening:
         self.first_id = first_id
         self.lossy = lossy
         self.follow = follow
-        self.findings: list[Finding] = []
+        self.findings = Findings()
         if first_id and ids_file is not None:
             raise UsageError("--first-id and --ids both say where the ids come from: give one of them")
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from ...errors import TargetError, UsageError
 from ...fileio import explained, keep_out, write_text
+from ...findings import Findings
 from ...ledger import Ledger
 from ...model import Finding, IndexSpec, Severity, Source, VectorType
 from ...transfer import UNNOTED_EACH, Clock, Progress, Task, execute
@@ -77,7 +78,7 @@ class Report:
     seconds_sending: float = 0.0
     verified: str = "none"
     fast: bool = True
-    findings: list[Finding] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
 
     @property
     def exit_code(self) -> int:
@@ -157,7 +158,7 @@ def run_load(
         else:
             facts_of = client.facts if client else lite_facts
             plan, dropped = _decide(source, facts_of, options, None if dry_run else state)
-        report = Report(plan, None if dry_run else state, findings=[*source.findings, *plan.findings])
+        report = Report(plan, None if dry_run else state, findings=Findings([*source.findings, *plan.findings]))
         if dry_run:
             report.seconds = clock.seconds
             return report
@@ -341,19 +342,17 @@ def _finish(
     run: RunOptions,
     before: Mapping[str, int] | None,
     results: Mapping[str, Any],
-) -> list[Finding]:
+) -> Findings:
     """Index, load, proof of one collection."""
     plan = job.plan
-    findings = []
+    findings = Findings()
     indexed = bool(client.index_of(plan.name, plan.vector_field))
     if plan.index and not indexed:
         try:
             client.build_index(plan.name, plan.vector_field, plan.index, plan.metric_type)
             indexed = True
         except TargetError as e:
-            findings.append(
-                Finding(Severity.WARNING, "index-refused", plan.source, f"the rows are there, the index is not: {e}")
-            )
+            findings.warning("index-refused", plan.source, f"the rows are there, the index is not: {e}")
     if run.verify == "none" and not run.load:
         return findings
     was_loaded = indexed and client.loaded(plan.name)
@@ -373,11 +372,11 @@ def _finish(
 
 def _prove(
     client: Client, job: CollectionJob, verify: Verify, before: Mapping[str, int] | None, results: Mapping[str, Any]
-) -> list[Finding]:
-    findings = []
+) -> Findings:
+    findings = Findings()
     if before is None:
         text = "the collection had no index, so the rows from before could not be counted: counts are not compared"
-        findings.append(Finding(Severity.INFO, "verify-limited", job.plan.source, text))
+        findings.info("verify-limited", job.plan.source, text)
     else:
         findings += compare_counts(client, job, before)
     if verify in ("sample", "full"):

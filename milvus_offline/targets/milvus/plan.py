@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...errors import TargetError, UsageError
+from ...findings import Findings
 from ...model import DEFAULT_PARTITION, Finding, IndexSpec, Schema, Severity, SourceCollection, VectorType
 from .scan import Scan
 
@@ -132,12 +133,12 @@ class _Notes:
     """Findings and refusals while a plan is made."""
 
     def __init__(self) -> None:
-        self.findings: list[Finding] = []
+        self.findings = Findings()
         self.refusals: list[str] = []
         self.wrong_use = True
 
     def say(self, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
-        self.findings.append(Finding(severity, code, where, message, rows))
+        self.findings.add(severity, code, where, message, rows)
 
     def refuse(self, message: str, *, wrong_use: bool = True) -> None:
         self.refusals.append(message)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ...errors import UsageError
 from ...fileio import printable
+from ...findings import Findings
 from ...model import Finding, Severity, Source
 from ...transfer import Clock, Progress, execute
 from .. import Target
@@ -107,7 +108,7 @@ class _Target1(Target, Protocol):
     @property
     def parallel(self) -> bool: ...
     def close(self) -> None: ...
-    def plan(self, source: Source) -> tuple[list[dict[str, Any]], list[Finding]]: ...
+    def plan(self, source: Source) -> tuple[list[dict[str, Any]], Findings]: ...
 
 
 def load_milvus1(source: Source, target: str, options: LoadOptions1, progress: Progress | None = None) -> LoadReport1:
@@ -122,7 +123,7 @@ def load_milvus1(source: Source, target: str, options: LoadOptions1, progress: P
             tasks = made.prepare(source, resume=options.resume)
             jobs = (options.jobs or min(2, os.cpu_count() or 1)) if made.parallel else 1
             results = execute(tasks, jobs=jobs, ledger=made.ledger, progress=progress)
-            notes = [*made.finish(results)]
+            notes = Findings(made.finish(results))
             rows, nbytes = sum(t.rows for t in tasks), sum(t.bytes for t in tasks)
     finally:
         made.close()

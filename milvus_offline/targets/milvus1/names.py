@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import UsageError
 from ...fileio import printable
+from ...findings import Findings
 from ...milvus1.catalog.write import no_index_for
 from ...milvus1.layout import INDEX_NAMES, MAX_DIMENSION, EngineType, MetricType
 from ...model import DEFAULT_PARTITION, Finding, Schema, Severity, SourceCollection, VectorType
@@ -52,11 +53,11 @@ def settings_of(schema: Schema, metric: str | None = None, index_file_size: int 
 
     Raises UsageError for a dimension or a metric that 1.x does not have.
     """
-    notes: list[Finding] = []
+    notes = Findings()
     where = printable(schema.name)
 
     def note(code: str, message: str, severity: Severity = Severity.INFO) -> None:
-        notes.append(Finding(severity, code, where, message))
+        notes.add(severity, code, where, message)
 
     binary = schema.vector_type is VectorType.BINARY
     if not 1 <= schema.dimension <= MAX_DIMENSION or (binary and schema.dimension % 8):

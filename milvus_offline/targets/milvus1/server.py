@@ -17,6 +17,7 @@ import numpy as np
 
 from ...errors import TargetError, UsageError
 from ...fileio import explained, printable
+from ...findings import Findings
 from ...ledger import Ledger
 from ...milvus1.layout import EngineType, MetricType
 from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection
@@ -189,7 +190,7 @@ class Milvus1Server:
         self.service = Service(address)
         self.ledger: Ledger | None = None
         self._jobs: list[_Job] = []
-        self._notes: list[Finding] = []
+        self._notes = Findings()
         self._refused: list[str] = []
 
     def close(self) -> None:
@@ -197,21 +198,21 @@ class Milvus1Server:
         if self.ledger is not None:
             self.ledger.close()
 
-    def plan(self, source: Source) -> tuple[list[dict[str, Any]], list[Finding]]:
+    def plan(self, source: Source) -> tuple[list[dict[str, Any]], Findings]:
         """What would be done, a line a collection, and the decisions; the server is asked, not changed."""
         self._decide(source)
         refused = [Finding(Severity.WARNING, "refused", self.service.address, text) for text in self._refused]
-        return [describe(j.collection, j.settings, j.name, j.action) for j in self._jobs], [*self._notes, *refused]
+        return [describe(j.collection, j.settings, j.name, j.action) for j in self._jobs], Findings([*self._notes, *refused])
 
     def _decide(self, source: Source) -> None:
         o = self.options
         names = check_names(source.collections, o.rename)
         settings = [settings_of(c.schema, o.metric, o.index_file_size, o.index) for c in source.collections]
-        self._notes = [note for s in settings for note in s.findings]
+        self._notes = Findings(note for s in settings for note in s.findings)
         version = self.service.version()
         if not version.startswith(("0.10", "1.")):
             text = f"the server says version {printable(version)!r}; known are 0.10 to 1.1.1"
-            self._notes.append(Finding(Severity.INFO, "server-version", self.service.address, text))
+            self._notes.info("server-version", self.service.address, text)
         self._jobs = []
         refused = []
         for collection, chosen in zip(source.collections, settings, strict=True):
@@ -357,7 +358,7 @@ class Milvus1Server:
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Flushes, counts and indexes."""
         assert self.ledger is not None
-        notes = list(self._notes)
+        notes = Findings(self._notes)
         for job in self._jobs:
             if job.action == "skip":
                 continue
@@ -366,13 +367,13 @@ class Milvus1Server:
             count = self.service.count(job.name)
             if count != expected:
                 text = f"the server counts {count} rows, expected {expected}"
-                notes.append(Finding(Severity.ERROR, "verify-count", job.name, text, abs(expected - count)))
+                notes.error("verify-count", job.name, text, abs(expected - count))
             if job.action != "append" and job.settings.engine not in (EngineType.FAISS_IDMAP, EngineType.FAISS_BIN_IDMAP):
                 self._index(job, notes)
         self.ledger.remove()
         return notes
 
-    def _index(self, job: _Job, notes: list[Finding]) -> None:
+    def _index(self, job: _Job, notes: Findings) -> None:
         request = {
             "collection_name": job.name,
             "index_type": int(job.settings.engine),
@@ -382,4 +383,4 @@ class Milvus1Server:
             self.service.call("CreateIndex", request, patience=None)
         except TargetError as e:
             text = f"the rows are there, the index is not: {e}"
-            notes.append(Finding(Severity.WARNING, "index-refused", job.name, text))
+            notes.warning("index-refused", job.name, text)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ... import fileio
 from ...errors import TargetError, UsageError
+from ...findings import Findings
 from ...ledger import Ledger
 from ...manifest import LEDGER
 from ...milvus1.catalog import write as create
@@ -184,7 +185,7 @@ class Milvus1Store:
         self.ledger: Ledger | None = None
         self.state = self.path / LEDGER
         self._tables: list[_Table] = []
-        self._notes: list[Finding] = []
+        self._notes = Findings()
 
     def close(self) -> None:
         if self.ledger is not None:
@@ -194,7 +195,7 @@ class Milvus1Store:
         o = self.options
         settings = [settings_of(c.schema, o.metric, o.index_file_size, o.index) for c in source.collections]
         names = check_names(source.collections, o.rename)
-        self._notes = [note for found in settings for note in found.findings]
+        self._notes = Findings(note for found in settings for note in found.findings)
         if o.catalog == "sqlite":
             self._notes += [_quote(c, p) for c in source.collections for p in c.partitions if "'" in p.name]
         else:
@@ -202,7 +203,7 @@ class Milvus1Store:
                 create.check_mysql(names[collection.schema.name], collection.schema.dimension, found.index_params)
         return settings, names
 
-    def plan(self, source: Source) -> tuple[list[dict[str, Any]], list[Finding]]:
+    def plan(self, source: Source) -> tuple[list[dict[str, Any]], Findings]:
         """What would be made, a line a collection, and the decisions; nothing is created. Raises what `prepare` raises."""
         settings, names = self._decide(source)
         made = [describe(c, s, names[c.schema.name], "create") for c, s in zip(source.collections, settings, strict=True)]
@@ -292,7 +293,7 @@ class Milvus1Store:
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Writes the catalog and the configuration, and gives the store its name."""
         assert self.ledger is not None
-        notes = list(self._notes)
+        notes = Findings(self._notes)
         mysql = self.options.catalog == "mysql"
         with fileio.explained("finish", self.path):
             db = self._db
@@ -315,7 +316,7 @@ class Milvus1Store:
             self.ledger.remove()
         if mysql:
             text = f"the catalog is {self.path / MYSQL_CATALOG}: load it into an empty database and name that in {CONFIG}"
-            notes.append(Finding(Severity.INFO, "catalog-sql", str(self.path), text))
+            notes.info("catalog-sql", str(self.path), text)
         return notes
 
     def _files(self, results: Mapping[str, Result]) -> Iterator[FileRow]:
@@ -339,7 +340,7 @@ class Milvus1Store:
                     flush_lsn=0,
                 )
 
-    def _server_root(self, notes: list[Finding]) -> str:
+    def _server_root(self, notes: Findings) -> str:
         root = self.options.server_root or str(self.path)
         if create.is_server_path(root):
             return root
@@ -347,7 +348,7 @@ class Milvus1Store:
             f"a server 1.1.1 takes no path like {root} (only letters, digits, _ and single -); {CONFIG} names /var/lib/milvus: "
             "move or mount the store there, or name its place"
         )
-        notes.append(Finding(Severity.INFO, "server-path", str(self.path / CONFIG), text))
+        notes.info("server-path", str(self.path / CONFIG), text)
         return "/var/lib/milvus"
 
     @staticmethod

@@ -1,0 +1,530 @@
+"""Everything that the program may report, in one table; and what stages write their findings to.
+
+`docs/findings.md` is written from `SECTIONS` (`scripts/update_docs.py`). The codes are stable: scripts rely on them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .model import Finding, Severity
+
+INFO, WARNING, ERROR = Severity.INFO, Severity.WARNING, Severity.ERROR
+
+
+class Findings(list[Finding]):
+    """What a run noticed, in the order in which it did. Stages are given one and write to it; none rewrites it."""
+
+    def info(self, code: str, where: str, message: str, rows: int | None = None) -> None:
+        """Nothing is missing, or a state that was resolved with certainty."""
+        self.add(INFO, code, where, message, rows)
+
+    def warning(self, code: str, where: str, message: str, rows: int | None = None) -> None:
+        """What came out may be wrong or incomplete; the message says how it was decided."""
+        self.add(WARNING, code, where, message, rows)
+
+    def error(self, code: str, where: str, message: str, rows: int | None = None) -> None:
+        """Rows, or what belongs to them, are lost or differ."""
+        self.add(ERROR, code, where, message, rows)
+
+    def add(self, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
+        """As `info`, `warning` and `error`, where the severity is the outcome of a comparison. Raises KeyError, ValueError
+        for a code or a severity of it that the table does not have."""
+        if severity not in CODES[code].severities:
+            raise ValueError(f"the finding {code} is never of severity {severity.value}")
+        self.append(Finding(severity, code, where, message, rows))
+
+
+class Code(NamedTuple):
+    """A kind of finding: what it means, and what helps."""
+
+    name: str
+    severities: tuple[Severity, ...]
+    meaning: str
+    help: str = ""
+
+
+class Section(NamedTuple):
+    title: str
+    codes: tuple[Code, ...]
+
+
+SECTIONS = (
+    Section(
+        "The store is not whole",
+        (
+            Code(
+                "segment-missing",
+                (ERROR,),
+                "The catalog lists a segment whose folder is not there.",
+                "Is a volume or a secondary root not mounted? Name it with `--secondary`.",
+            ),
+            Code("secondary-missing", (WARNING,), "The configuration names a secondary root that is not there. `--secondary`"),
+            Code("segment-unreadable", (ERROR,), "No row of a segment can be read; the message has the reason."),
+            Code("segment-incomplete", (ERROR,), "A segment lacks its ids or its vectors, and no index file has them."),
+            Code(
+                "segment-ambiguous",
+                (ERROR,),
+                "A segment folder has two files of a kind; a person has to say which one counts, in a copy of the store.",
+            ),
+            Code("file-short", (ERROR,), "A file ends before its header says; what is there is read."),
+            Code("rows-lost", (ERROR,), "The rows that are missing at the end of a short file."),
+            Code("header-wrong", (WARNING,), "A header contradicts the file's size and the other file; the size is believed."),
+            Code("payload-uneven", (WARNING,), "A file ends in the middle of a row; whole rows are read."),
+            Code("vectors-restored", (WARNING,), "The vectors come out of the segment's index file, exact to the bit."),
+            Code("index-unusable", (INFO,), "An index file could not stand in for lost vectors."),
+            Code("deleted-docs-missing", (WARNING,), "Deletions of a segment are lost; deleted rows come back."),
+            Code("deleted-docs-short", (WARNING,), "Deletions of a segment are lost; deleted rows come back."),
+            Code("deleted-docs-unreadable", (WARNING,), "Deletions of a segment are lost; deleted rows come back."),
+            Code("deleted-docs-outside", (WARNING,), "Deletions of rows that the segment does not have; ignored."),
+            Code(
+                "attribute-missing",
+                (ERROR,),
+                "A hybrid collection's attribute has no file, or too short a one; its values are 0.",
+            ),
+            Code(
+                "attribute-short",
+                (ERROR,),
+                "A hybrid collection's attribute has no file, or too short a one; its values are 0.",
+            ),
+            Code("attribute-unknown", (INFO,), "An attribute's file that belongs to no field."),
+            Code(
+                "size-differs",
+                (ERROR,),
+                "A segment's files are not as large as the catalog says: they were cut, or are of another day.",
+            ),
+            Code(
+                "container-wrong",
+                (WARNING,),
+                "0.5/0.6: the container of a raw file contradicts its size; the rows are complete.",
+            ),
+            Code("row-numbers", (WARNING,), "There are no ids; rows are numbered from 0 (`--first-id`, `--ids`)."),
+        ),
+    ),
+    Section(
+        "The catalog",
+        (
+            Code(
+                "catalog-damaged",
+                (
+                    ERROR,
+                    WARNING,
+                ),
+                "The database was read page by page; collections or segments may be missing, deleted ones may come back.",
+            ),
+            Code("dump-truncated", (ERROR,), "The dump ends early; what is behind its end is lost. A complete dump?"),
+            Code(
+                "dump-note",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "A part of a dump that says nothing of Milvus, or could not be read.",
+            ),
+            Code("catalog-row-refused", (ERROR,), "A row that cannot be right was left out."),
+            Code("catalog-row-unreadable", (ERROR,), "A row that cannot be right was left out."),
+            Code(
+                "catalog-older",
+                (WARNING,),
+                "A segment is newer than all that the catalog knows: is its `-wal` missing?",
+                "`--salvage orphans` exports its rows.",
+            ),
+            Code("partition-twice", (WARNING,), "Two live partitions have one tag; their rows are put together."),
+            Code("tag-encoding", (INFO,), "A tag that was encoded twice is repaired."),
+            Code("zombie-partition", (INFO,), "A partition of a dropped collection; it counts as dropped."),
+            Code("file-type-unknown", (ERROR,), "A segment in a state that no server of 1.x knows; left out."),
+            Code("server-running", (WARNING,), "A server holds the store's lock. Stop it, or read a snapshot."),
+            Code(
+                "config-unreadable",
+                (INFO,),
+                "A `server_config.yaml` is there and cannot be read. `--catalog`, `--wal`, `--secondary` say what it would.",
+            ),
+            Code("s3-storage", (INFO,), "The server kept segments in S3; the message says which objects to copy where."),
+            Code(
+                "path-mapped",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "Another place was taken for a path of the configuration, which is not here, or may be that of another server.",
+            ),
+        ),
+    ),
+    Section(
+        "What a crash left",
+        (
+            Code("merge-half-done", (WARNING,), "A segment is there in two forms; its rows are taken once."),
+            Code("segment-contained", (WARNING,), "A segment is there in two forms; its rows are taken once."),
+            Code("compaction-half-done", (WARNING,), "A segment is there in two forms; its rows are taken once."),
+            Code("raw-row-missing", (WARNING,), "The catalog has only the segment's index; the segment is taken."),
+            Code("backup-without-index", (WARNING,), "A server would hide these rows; they are taken."),
+            Code("index-and-raw", (INFO,), "A segment is listed with its index; it is taken once."),
+            Code(
+                "row-id-race",
+                (WARNING,),
+                "A catalog row was overwritten by that of another segment (a bug of 0.10.4 to 1.1.1).",
+            ),
+            Code(
+                "flush-unrecorded",
+                (WARNING,),
+                "Rows are in the log and in a segment; they are taken once. A restarted server would double them.",
+            ),
+            Code(
+                "partition-flushed",
+                (WARNING,),
+                "Up to 0.9: a restarted server would insert a partition's rows once more; they are taken once.",
+            ),
+        ),
+    ),
+    Section(
+        "The log",
+        (
+            Code(
+                "wal-rows",
+                (INFO,),
+                "Rows or deletions that only the log holds, or lost rows that were found in it. They are applied.",
+            ),
+            Code(
+                "rows-from-log",
+                (INFO,),
+                "Rows or deletions that only the log holds, or lost rows that were found in it. They are applied.",
+            ),
+            Code(
+                "wal-deletes",
+                (INFO,),
+                "Rows or deletions that only the log holds, or lost rows that were found in it. They are applied.",
+            ),
+            Code("wal-not-replayed", (WARNING,), "`--no-wal` left these rows out."),
+            Code("wal-missing", (WARNING,), "The catalog tells of unflushed rows, and there is no log. `--wal`"),
+            Code(
+                "wal-disabled",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The server ran without a log later on; this one is a leftover. If the catalog says otherwise: `--wal`",
+            ),
+            Code("wal-stale", (WARNING,), "As before, by the rows themselves; it is not replayed."),
+            Code("wal-flushed", (INFO,), "Records that are in segments already."),
+            Code(
+                "wal-gap",
+                (
+                    WARNING,
+                    ERROR,
+                ),
+                "A file in the middle is missing.",
+            ),
+            Code("wal-short", (ERROR,), "A file ends early, or bytes in it are no records; the rows there are lost."),
+            Code("wal-torn", (ERROR,), "A file ends early, or bytes in it are no records; the rows there are lost."),
+            Code("wal-unreadable", (ERROR,), "A file ends early, or bytes in it are no records; the rows there are lost."),
+            Code("wal-shape", (ERROR,), "Records whose vectors do not fit the collection."),
+            Code("wal-unseen", (INFO,), "Acknowledged rows that no server would have found again. `--salvage unseen`"),
+            Code(
+                "mxlog-missing",
+                (WARNING,),
+                "The list of acknowledged calls is missing, out of date or damaged; the message says what was used.",
+            ),
+            Code(
+                "mxlog-stale",
+                (WARNING,),
+                "The list of acknowledged calls is missing, out of date or damaged; the message says what was used.",
+            ),
+            Code(
+                "mxlog-torn",
+                (WARNING,),
+                "The list of acknowledged calls is missing, out of date or damaged; the message says what was used.",
+            ),
+            Code(
+                "mxlog-inside",
+                (WARNING,),
+                "The list of acknowledged calls is missing, out of date or damaged; the message says what was used.",
+            ),
+        ),
+    ),
+    Section(
+        "`--no-catalog`",
+        (
+            Code(
+                "no-catalog",
+                (WARNING,),
+                "Names, metrics and indexes are inferred; dropped collections may be among the live ones.",
+            ),
+            Code("metric-guessed", (WARNING,), "Nothing tells the metric. `--assume COLLECTION=METRIC`"),
+            Code("partition-unnamed", (WARNING,), "A partition's folder tells no name. `--partition-map`"),
+            Code("partition-named-by-log", (WARNING,), "Known from the log."),
+            Code("partition-from-log", (WARNING,), "Known from the log."),
+            Code("collection-from-log", (WARNING,), "Known from the log."),
+            Code("collection-empty", (WARNING,), "Nothing tells the dimension; left out."),
+            Code("dated-files", (WARNING,), "Files of 0.5 or 0.6 beside segments of a later version; not read."),
+        ),
+    ),
+    Section(
+        "`--salvage`",
+        (
+            Code("salvage-copy", (INFO,), "All of these rows are live elsewhere; not written again."),
+            Code("salvage-unreadable", (INFO,), "What is there cannot be read."),
+            Code(
+                "schema-guessed", (INFO,), "The catalog does not describe the rows; their type comes from the sizes of files."
+            ),
+            Code("salvage-left-out", (INFO,), "An export as a source: its salvaged rows are not among the others."),
+        ),
+    ),
+    Section(
+        "`verify` of a store",
+        (
+            Code("rows-differ", (ERROR,), "Other rows came out than were counted; or (`--against`) than are in the source."),
+            Code("vectors-differ", (ERROR,), "Vectors of a segment are not those of its index file, which was made of them."),
+            Code(
+                "blocks-lost",
+                (ERROR,),
+                "Whole disk blocks are zero: this is a copy of a failing disk. Use an older copy if there is one.",
+            ),
+            Code(
+                "segments-equal",
+                (INFO,),
+                "Two segments hold the same rows: inserted twice, or doubled by a server that was killed while it flushed.",
+            ),
+            Code("bloom-misses", (ERROR,), "Live ids are not in the bloom filter: ids or filter are damaged."),
+            Code(
+                "bloom-missing",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "Servers up to 1.1.0 need the filter, no row does.",
+            ),
+            Code(
+                "bloom-damaged",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "Servers up to 1.1.0 need the filter, no row does.",
+            ),
+            Code("row-count-differs", (INFO,), "The catalog's count is not that of the files; the files are right."),
+            Code("not-finite", (INFO,), "Vectors hold NaN or infinity; Milvus 2.x refuses these."),
+            Code(
+                "index-missing",
+                (WARNING,),
+                "An index file is not there, cannot be read, or is not that of its segment; the rows do not depend on it.",
+            ),
+            Code(
+                "index-damaged",
+                (WARNING,),
+                "An index file is not there, cannot be read, or is not that of its segment; the rows do not depend on it.",
+            ),
+            Code(
+                "index-differs",
+                (WARNING,),
+                "An index file is not there, cannot be read, or is not that of its segment; the rows do not depend on it.",
+            ),
+        ),
+    ),
+    Section(
+        "`verify` of an export",
+        (
+            Code("checksum", (ERROR,), "Rows changed since the export."),
+            Code("file-missing", (ERROR,), "A file is not what the manifest says."),
+            Code("file-size", (ERROR,), "A file is not what the manifest says."),
+            Code("file-unreadable", (ERROR,), "A file is not what the manifest says."),
+            Code("description", (ERROR,), "The attributes of an HDF5 file are not what the manifest says."),
+            Code("manifest-damaged", (ERROR,), "The manifest is not what was written."),
+            Code("partition-missing", (ERROR,), "`--against`: only one of the two has this partition."),
+            Code("partition-unknown", (ERROR,), "`--against`: only one of the two has this partition."),
+            Code("schema-differs", (ERROR,), "`--against`: metric, dimension or index are not the same."),
+            Code("not-selected", (INFO,), "`--against`: what `-c`, `-p` or `--exclude` left out."),
+            Code("linked-unchecked", (INFO,), "A linked file has no checksums; `--against` compares its rows."),
+        ),
+    ),
+    Section(
+        "Writing files",
+        (
+            Code("link-copied", (INFO,), "A partition could not be linked; it is copied."),
+            Code("attributes-left-out", (WARNING,), "The target keeps no attributes."),
+            Code("converted", (INFO,), "Numbers of another type became float32, int64 or uint8 without loss."),
+            Code("no-ids", (INFO,), "HDF5 files of others without ids: the target makes them, or row numbers are taken."),
+        ),
+    ),
+    Section(
+        "A Faiss index as the source",
+        (
+            Code("faiss-lossy", (WARNING,), "The index holds approximations; these were taken (`--lossy`)."),
+            Code(
+                "faiss-rounded",
+                (INFO,),
+                "The index holds 16-bit or 8-bit numbers; these are exact, what was indexed was rounded.",
+            ),
+            Code("faiss-transformed", (WARNING,), "The vectors are as the index transformed them; it cannot be undone."),
+            Code("faiss-transform-undone", (INFO,), "A rotation was turned back; the message has the error measured."),
+            Code("faiss-row-count", (WARNING,), "The index says another number of rows than it holds."),
+            Code("faiss-duplicates-lost", (ERROR,), "Rows that the index keeps as doubles of others, and has lost these."),
+            Code(
+                "faiss-lists-elsewhere",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The inverted lists were read from another file; it may be that of another index.",
+            ),
+            Code(
+                "faiss-lists-differ",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The inverted lists were read from another file; it may be that of another index.",
+            ),
+            Code("faiss-trailing-bytes", (INFO,), "Bytes behind the end of the index were not read."),
+            Code(
+                "faiss-metric",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The index's metric is one that Milvus does not have. `--metric`",
+            ),
+        ),
+    ),
+    Section(
+        "`load`",
+        (
+            Code("verify-count", (ERROR,), "The target does not hold what was sent."),
+            Code("verify-rows", (ERROR,), "The target does not hold what was sent."),
+            Code("verify-limited", (INFO,), "The target could not be asked all of it."),
+            Code("metric-changed", (INFO,), "The collection's metric in the target."),
+            Code("metric-assumed", (INFO,), "The collection's metric in the target."),
+            Code("unit-vectors", (INFO,), "Sampled vectors have length 1: COSINE would rank as IP does."),
+            Code(
+                "index-changed",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The target has another index, or none; the rows are there.",
+            ),
+            Code(
+                "index-refused",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The target has another index, or none; the rows are there.",
+            ),
+            Code(
+                "index-unknown",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The target has another index, or none; the rows are there.",
+            ),
+            Code(
+                "index-unfit",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The target has another index, or none; the rows are there.",
+            ),
+            Code(
+                "index-incomplete",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The target has another index, or none; the rows are there.",
+            ),
+            Code(
+                "index-file-size",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The target has another index, or none; the rows are there.",
+            ),
+            Code("nonfinite-skipped", (ERROR,), "Rows with NaN or infinity were left out."),
+            Code(
+                "duplicates-kept",
+                (
+                    INFO,
+                    ERROR,
+                ),
+                "What became of rows with equal ids, see `--duplicates`.",
+            ),
+            Code(
+                "duplicates-dropped",
+                (
+                    INFO,
+                    ERROR,
+                ),
+                "What became of rows with equal ids, see `--duplicates`.",
+            ),
+            Code(
+                "duplicates-collapsed",
+                (
+                    INFO,
+                    ERROR,
+                ),
+                "What became of rows with equal ids, see `--duplicates`.",
+            ),
+            Code(
+                "appended",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "What became of a collection that was there already, see `--mode`.",
+            ),
+            Code(
+                "skipped",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "What became of a collection that was there already, see `--mode`.",
+            ),
+            Code(
+                "overwritten",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "What became of a collection that was there already, see `--mode`.",
+            ),
+            Code(
+                "refused",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "What became of a collection that was there already, see `--mode`.",
+            ),
+            Code("renamed", (INFO,), "A name that the target refuses was written another way, see `--names`."),
+            Code("append-replaces", (INFO,), "Milvus Lite replaces rows that have the same id."),
+            Code(
+                "ids-replaced",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The target makes its own ids; or does not show one of them.",
+            ),
+            Code(
+                "id-not-shown",
+                (
+                    INFO,
+                    WARNING,
+                ),
+                "The target makes its own ids; or does not show one of them.",
+            ),
+            Code("partitions-merged", (INFO,), "The target has no such partitions."),
+            Code("partitions-in-field", (INFO,), "The target has no such partitions."),
+            Code("tag-quote", (WARNING,), "A tag holds a quote, which 1.x servers cannot take."),
+            Code("server-version", (INFO,), "What to know of the server, or of the new store."),
+            Code("server-path", (INFO,), "What to know of the server, or of the new store."),
+            Code("catalog-sql", (INFO,), "What to know of the server, or of the new store."),
+        ),
+    ),
+)
+
+CODES = {code.name: code for section in SECTIONS for code in section.codes}
