@@ -1,18 +1,21 @@
-"""Comparing rows by content, whatever their order: a 64-bit hash per (id, vector bytes).
+"""Where a crash left the same rows in two places: which copy counts, decided by content (FORMAT §3.4).
 
-Used only where a crash left the same rows in two places and something has to tell which copy counts.
+Rows are compared whatever their order, by a 64-bit hash per (id, vector bytes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..model import Array, Batch
+from ..findings import Findings
+from ..model import Array, Batch, Piece
+from .segment.files import Segment
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -76,3 +79,132 @@ def matched(part: Hashes, whole: Hashes) -> npt.NDArray[np.bool_]:
 
 def _count_in(ordered: Hashes, values: Hashes) -> npt.NDArray[np.int64]:
     return np.searchsorted(ordered, values, "right") - np.searchsorted(ordered, values, "left")
+
+
+# Which copy counts ---------------------------------------------------------------------------------------------------
+
+_COMPACT_RATIO = 0.1
+"""Deleted share from which on the server compacts a segment (§16)."""
+
+P = TypeVar("P", bound=Piece)
+
+
+class Contents:
+    """The rows of the pieces of one table by content. Each piece is read once; 8 bytes a row are kept, sorted."""
+
+    def __init__(self) -> None:
+        self._live: dict[str, Hashes] = {}
+        self._stored: dict[str, Hashes] = {}
+
+    def live(self, piece: Piece) -> Hashes:
+        """The hashes of the piece's live rows, sorted."""
+        if piece.id not in self._live:
+            self._live[piece.id] = np.sort(hashes_of(piece.batches()))
+        return self._live[piece.id]
+
+    def stored(self, piece: Piece) -> Hashes:
+        """The same with its deleted rows."""
+        if not isinstance(piece, Segment) or not piece.deleted:
+            return self.live(piece)
+        if piece.id not in self._stored:
+            whole = replace(piece, deleted_path=None, deleted=0)
+            self._stored[piece.id] = np.sort(hashes_of(whole.batches()))
+        return self._stored[piece.id]
+
+
+def holds(ordered: Hashes, part: Hashes) -> bool:
+    """Whether `ordered`, which is sorted, holds all of `part`, which has one row at least."""
+    if not len(part) or len(part) > len(ordered) or not among(part[:1], ordered)[0]:
+        return False
+    return contains(ordered, part, is_sorted=True)
+
+
+def all_in(part: Hashes, wholes: Iterable[Hashes]) -> bool:
+    """Whether `part` is contained in the union of `wholes`, which are sorted, as multisets."""
+    values, counts = np.unique(part, return_counts=True)
+    found = np.zeros(len(values), np.int64)
+    for whole in wholes:
+        found += _count_in(whole, values)
+    return bool((found >= counts).all())
+
+
+def newest_of(pieces: Sequence[P], contents: Contents) -> tuple[list[P], list[tuple[P, P]]]:
+    """The pieces whose live rows no newer one stores, and the others, each with the one that does: its result in a merge."""
+    order = sorted(pieces, key=lambda s: (len(s.id), s.id))
+    kept: list[P] = []
+    dropped: list[tuple[P, P]] = []
+    if len(order) > 1:
+        for i, piece in enumerate(order):
+            newer = next((n for n in order[i + 1 :] if holds(contents.stored(n), contents.live(piece))), None)
+            if newer is None:
+                kept.append(piece)
+            else:
+                dropped.append((piece, newer))
+        return kept, dropped
+    return order, []
+
+
+def drop_contained(pieces: Sequence[P], contents: Contents, where: Callable[[P], str], findings: Findings) -> list[P]:
+    """Without a catalog: leaves out pieces whose live rows a newer one stores, for these are sources of a merge."""
+    kept, dropped = newest_of(pieces, contents)
+    for piece, newer in dropped:
+        findings.warning(
+            "segment-contained",
+            where(piece),
+            f"all of its rows are in the newer segment {newer.id} as well; it is taken for the source of a merge",
+            piece.rows,
+        )
+    return kept
+
+
+def end_merges(
+    pieces: Sequence[P], targets: Iterable[P], contents: Contents, where: Callable[[P], str], findings: Findings
+) -> list[P]:
+    """Ends merges that a crash stopped between two statements of MySQL (§3.4, second table).
+
+    A complete merge target whose rows are not all in live pieces has lost its sources: it is taken, and the live pieces that it
+    holds are left out.
+    """
+    result = list(pieces)
+    for target in targets:
+        merged = contents.live(target)
+        if not len(merged) or all_in(merged, map(contents.live, result)):
+            continue
+        result = [s for s in result if not holds(merged, contents.live(s))] + [target]
+        findings.warning(
+            "merge-half-done",
+            where(target),
+            "the server crashed while it finished a merge; the merged segment is complete and is used. A restarted 1.x server "
+            "would delete it and lose its rows",
+            target.rows,
+        )
+    return result
+
+
+def end_compactions(
+    segments: Sequence[Segment],
+    created_on: Mapping[str, int],
+    contents: Contents,
+    where: Callable[[Segment], str],
+    findings: Findings,
+) -> list[Segment]:
+    """Leaves out the sources of finished compactions: a newer segment stores all rows that are live in one, and no others than
+    it stored. Rows deleted between the two statements are deleted in the source alone, or in both."""
+    obsolete: set[str] = set()
+    for old in segments:
+        if not old.rows or old.deleted / old.stored < _COMPACT_RATIO:
+            continue
+        for new in segments:
+            newer = created_on.get(new.id, 0) > created_on.get(old.id, 0)
+            if not newer or not old.rows <= new.stored < old.stored:
+                continue
+            if holds(contents.stored(old), contents.stored(new)) and holds(contents.stored(new), contents.live(old)):
+                obsolete.add(old.id)
+                findings.warning(
+                    "compaction-half-done",
+                    where(old),
+                    f"a crash left it beside its compacted form {new.id}; its rows are taken once, from the newer one",
+                    old.rows,
+                )
+                break
+    return [s for s in segments if s.id not in obsolete]

@@ -22,8 +22,8 @@ from ..fileio import printable
 from ..findings import Findings
 from ..model import DEFAULT_PARTITION
 from .catalog.rows import Catalog, FileRow, Generation, TableRow, is_plain_name
+from .disk import Disk
 from .layout import BLOOM_FILTER, DELETED_DOCS, ID, INDEX_NAMES, LENGTH, MAX_DIMENSION, EngineType, FileType, MetricType
-from .live import Disk
 from .location import Location
 from .segment.files import read_header
 from .segment.opening import Folder
@@ -96,9 +96,8 @@ class _Table:
     place: tuple[str, str] | None = None
 
 
-def infer_catalog(location: Location, assumptions: Assumptions) -> Catalog:
+def infer_catalog(location: Location, disk: Disk, assumptions: Assumptions) -> Catalog:
     """A catalog put together from files. Raises StoreError when there is nothing to go by, UsageError for a wrong map."""
-    disk = Disk(location.roots)
     notes = Findings()
     tables, generation = _survey_all([name for name in disk.tables() if is_plain_name(name)], disk, notes)
     if unknown := sorted(set(assumptions.places) - set(tables)):
@@ -157,7 +156,7 @@ def _survey_all(names: Iterable[str], disk: Disk, notes: Findings) -> tuple[dict
         row_bytes = None if found.dimension is None else 4 * found.dimension
         engine = max((_engine_named(n) for n in found.index_types), default=EngineType.FAISS_IDMAP)
         tables[name] = _Table(name, row_bytes, list(found.files), engine=engine, metric=found.metric)
-    return tables, Generation.DATED
+    return tables, Generation.V05
 
 
 def _survey(name: str, disk: Disk, notes: Findings) -> _Table:

@@ -6,19 +6,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
 from ..findings import Findings
 from ..model import Schema, Severity
 from .catalog.rows import Catalog, Generation, TableRow, version_key
-from .copies import hashes_of
-from .live import Choice, Disk, LiveCollection, Selection, all_in, drop_contained, resolve_half_steps, select
+from .copies import Contents, all_in, drop_contained, end_compactions, end_merges, hashes_of
+from .disk import Disk
+from .layout import FileType
+from .live import Choice, LiveSet, select
 from .location import Location, locate
 from .segment.files import Segment, attribute_schema
 from .segment.opening import open_segment
@@ -47,12 +52,13 @@ def open_store(
     not a readable store of Milvus 0.5-1.1.1, UsageError when options contradict.
     """
     location = locate(path, wal=wal, secondary=secondary)
+    disk = Disk(location.roots)
     if without_catalog is not None:
         if catalog is not None:
             raise UsageError("a catalog and reading without one contradict each other")
         from .nocatalog import infer_catalog
 
-        known = infer_catalog(location, without_catalog)
+        known = infer_catalog(location, disk, without_catalog)
     else:
         known = load_catalog(location, catalog)
     findings = Findings([*location.findings, *known.findings])
@@ -63,22 +69,21 @@ def open_store(
             str(location.root),
             "a server holds this store's lock and may change it while it is read; stop it, or read a snapshot",
         )
-    disk = Disk(location.roots)
     selection = select(known, disk)
     findings += selection.findings
     schemas = {c.table.table_id: _schema(c.table, known) for c in selection.collections}
-    if known.generation is Generation.DATED:
+    if known.generation is Generation.V05:
         from .v05 import open_collections
 
         collections = open_collections(known, selection, schemas, location.roots, findings)
-        return Store(location.root, location, known, collections, tuple(findings), selection)
+        return Store(location.root, location, known, collections, tuple(findings), selection, disk)
     segments: dict[str, list[Segment]] = {}
     damage: dict[str, Findings] = {}
     for c in selection.collections:
         for p in c.partitions:
             notes = Findings()
             schema = schemas[c.table.table_id]
-            segments[p.table.table_id] = _open_segments(c, p.table, p.choices, schema, known, selection, disk, notes)
+            segments[p.table.table_id] = _open_segments(p.table, p.choices, schema, known, selection, disk, notes)
             if lost := Findings(f for f in notes if f.severity is Severity.ERROR):
                 damage[p.table.table_id] = lost
             findings += notes
@@ -87,23 +92,14 @@ def open_store(
     opened = []
     for c in selection.collections:
         schema = schemas[c.table.table_id]
-        partitions: dict[str, Partition] = {}
+        partitions = []
         for p in c.partitions:
             table_id = p.table.table_id
             found = replay.segments.get(table_id, []) if replay and replay_wal else segments[table_id]
             rows = replay.rows.get(table_id, []) if replay and replay_wal else []
-            partition = Partition(p.tag, schema, tuple(found), tuple(rows))
-            if p.tag in partitions:
-                findings.warning(
-                    "partition-twice",
-                    f"{schema.name}/{printable(p.tag)}",
-                    "two live partitions have this tag; their rows are put together",
-                )
-                first = partitions[p.tag]
-                partition = replace(first, segments=first.segments + partition.segments, log=first.log + partition.log)
-            partitions[p.tag] = partition
-        opened.append(Collection(schema, tuple(partitions.values())))
-    return Store(location.root, location, known, tuple(opened), tuple(findings), selection, log, replay)
+            partitions.append(Partition(p.tag, schema, tuple(found), tuple(rows)))
+        opened.append(Collection.of(schema, partitions, findings))
+    return Store(location.root, location, known, tuple(opened), tuple(findings), selection, disk, log, replay)
 
 
 def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Catalog:
@@ -206,12 +202,11 @@ def _schema(table: TableRow, catalog: Catalog) -> Schema:
 
 
 def _open_segments(
-    collection: LiveCollection,
     table: TableRow,
     choices: Sequence[Choice],
     schema: Schema,
     catalog: Catalog,
-    selection: Selection,
+    selection: LiveSet,
     disk: Disk,
     findings: Findings,
 ) -> list[Segment]:
@@ -224,14 +219,31 @@ def _open_segments(
                 _compare_size(segment, choice, table, findings)
             segments.append(segment)
             created_on[segment.id] = choice.row.created_on
+    contents = Contents()
+
+    def where(segment: Segment) -> str:
+        return f"{table.table_id}/{segment.id}"
+
     if catalog.kind == "none":
-        return drop_contained(table, segments, findings)
+        return drop_contained(segments, contents, where, findings)
     if catalog.statements_commit_alone:
-        unfinished = [x.segment_id for x in selection.leftovers if x.is_merge and x.table_id == table.table_id]
-        segments = resolve_half_steps(table, segments, created_on, unfinished, disk, schema, findings)
+        segments = end_compactions(segments, created_on, contents, where, findings)
+        merges = [x.segment_id for x in selection.leftovers if x.is_merge and x.table_id == table.table_id]
+        segments = end_merges(segments, _open_merges(table, merges, schema, disk), contents, where, findings)
         taken = {s.id for s in segments}
         selection.leftovers[:] = [x for x in selection.leftovers if x.table_id != table.table_id or x.segment_id not in taken]
     return segments
+
+
+def _open_merges(table: TableRow, merges: Iterable[str], schema: Schema, disk: Disk) -> Iterator[Segment]:
+    """The complete ones of the segments that merges were writing."""
+    for segment_id in merges:
+        with contextlib.suppress(DamageError):
+            folder = disk.folder(table.table_id, segment_id)
+            if folder and folder.raw and folder.ids:
+                target, notes = open_segment(folder, segment_id, schema, state=FileType.NEW_MERGE.name)
+                if target is not None and not notes:
+                    yield target
 
 
 def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: Findings) -> Segment | None:
@@ -276,7 +288,7 @@ def _compare_size(segment: Segment, choice: Choice, table: TableRow, findings: F
 
 def _compare_age(
     catalog: Catalog,
-    selection: Selection,
+    selection: LiveSet,
     disk: Disk,
     schemas: Mapping[str, Schema],
     segments: Mapping[str, list[Segment]],
@@ -298,7 +310,7 @@ def _compare_age(
             segment, notes = open_segment(folder, leftover.segment_id, schemas[owners[table_id]])
             if segment is None or notes or not segment.rows:
                 continue
-            if not all_in(hashes_of(segment.batches()), (hashes_of(s.batches()) for s in segments[table_id])):
+            if not all_in(hashes_of(segment.batches()), (np.sort(hashes_of(s.batches())) for s in segments[table_id])):
                 findings.warning(
                     "catalog-older",
                     f"{table_id}/{leftover.segment_id}",
@@ -313,7 +325,7 @@ def _compare_age(
 def _read_log(
     location: Location,
     catalog: Catalog,
-    selection: Selection,
+    selection: LiveSet,
     schemas: Mapping[str, Schema],
     segments: Mapping[str, list[Segment]],
     damage: Mapping[str, Findings],

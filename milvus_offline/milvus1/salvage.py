@@ -15,7 +15,7 @@ from ..model import BATCH_BYTES, DEFAULT_PARTITION, Batch, Finding, Salvaged, Sc
 from .catalog.rows import Generation
 from .copies import Hashes, contains, hashes_of
 from .layout import ID
-from .live import Disk, Leftover
+from .live import Leftover
 from .opening import Store
 from .segment.files import Segment, attribute_schema, read_header
 from .segment.opening import open_segment
@@ -69,18 +69,15 @@ def survey(store: Store) -> dict[str, int]:
     counts["deleted"] = sum(s.deleted_rows for s in segments)
     for rescued in store.replay.salvage if store.replay else ():
         counts[rescued.kind] += rescued.rows.rows
-    disk = Disk(store.location.roots)
-    for leftover in _leftovers(store, disk):
+    for leftover in _leftovers(store):
         try:
-            if store.catalog.generation is Generation.DATED:
+            if store.catalog.generation is Generation.V05:
                 from .v05 import open_leftover  # rarely needed, and all of the index files' formats behind it
 
                 raw, _ = open_leftover(leftover, None, store.location.roots)
                 counts[leftover.kind] += raw.rows if raw else 0
                 continue
-            folder = disk.folder(leftover.table_id, leftover.segment_id)
-            if folder and folder.ids and folder.raw:
-                counts[leftover.kind] += read_header(folder.path / folder.ids[0]).bytes // ID.itemsize
+            counts[leftover.kind] += store.disk.rows(leftover.table_id, leftover.segment_id)
         except (DamageError, UsageError, OSError):
             continue
     return counts
@@ -96,15 +93,14 @@ def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], Finding
             result.append(
                 Salvaged(rescued.kind, _schema(store, rescued.rows.schema), rescued.partition, [rescued.rows], rescued.reason)
             )
-    disk = Disk(store.location.roots)
     places = _places(store)
     grouped: dict[tuple[str, str, str, str], list[Segment | LegacyRawFile]] = {}
     schemas: dict[tuple[str, str, str, str], Schema] = {}
     live = _Live(store)
-    for leftover in _leftovers(store, disk):
+    for leftover in _leftovers(store):
         if leftover.kind not in wanted:
             continue
-        segment = _open(store, leftover, disk, places, notes)
+        segment = _open(store, leftover, notes)
         if segment is None or not segment.rows:
             continue
         collection, partition = places.get(leftover.table_id, (leftover.table_id, DEFAULT_PARTITION))
@@ -143,9 +139,9 @@ def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], Finding
     return list(merged.values()), notes
 
 
-def _leftovers(store: Store, disk: Disk) -> list[Leftover]:
+def _leftovers(store: Store) -> list[Leftover]:
     """Folders beside the live segments, each once: those of live tables, then those of dropped ones."""
-    if store.catalog.generation is Generation.DATED:
+    if store.catalog.generation is Generation.V05:
         from .v05 import leftovers
 
         return leftovers(store)
@@ -154,7 +150,7 @@ def _leftovers(store: Store, disk: Disk) -> list[Leftover]:
     dropped = {t.table_id for t in store.selection.dropped}
     result = [x for x in store.selection.leftovers if x.table_id not in dropped]
     for table_id in sorted(dropped):
-        for segment_id in sorted(disk.segments(table_id)):
+        for segment_id in sorted(store.disk.segments(table_id)):
             result.append(Leftover("dropped", table_id, segment_id, "its collection or partition was dropped"))
     return result
 
@@ -173,17 +169,15 @@ def _schema(store: Store, schema: Schema) -> Schema:
     )
 
 
-def _open(
-    store: Store, leftover: Leftover, disk: Disk, places: dict[str, tuple[str, str]], notes: Findings
-) -> Segment | LegacyRawFile | None:
+def _open(store: Store, leftover: Leftover, notes: Findings) -> Segment | LegacyRawFile | None:
     try:
-        if store.catalog.generation is Generation.DATED:
+        if store.catalog.generation is Generation.V05:
             from .v05 import open_leftover
 
-            raw_file, found = open_leftover(leftover, _schema_of_table(store, leftover.table_id), disk.roots)
+            raw_file, found = open_leftover(leftover, _schema_of_table(store, leftover.table_id), store.disk.roots)
             notes += [replace(f, severity=Severity.INFO) for f in found]
             return raw_file
-        folder = disk.folder(leftover.table_id, leftover.segment_id)
+        folder = store.disk.folder(leftover.table_id, leftover.segment_id)
         if folder is None or not folder.raw or not folder.ids:
             return None
         raw, ids = (read_header(folder.path / n[0]) for n in (folder.raw, folder.ids))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..fileio import printable
+from ..findings import Findings
 from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema
 from .catalog.rows import Catalog
+from .disk import Disk
 from .layout import ID
-from .live import Selection
+from .live import LiveSet
 from .location import Location
 from .segment.files import Segment
 
@@ -97,6 +100,20 @@ class Collection(Mapping[str, Partition]):
     schema: Schema
     partitions: tuple[Partition, ...]
 
+    @classmethod
+    def of(cls, schema: Schema, partitions: Iterable[Partition], findings: Findings) -> Collection:
+        """The collection of these partitions; two with the same tag become one, with a finding."""
+        by_tag: dict[str, Partition] = {}
+        for partition in partitions:
+            tag = partition.name
+            if tag in by_tag:
+                text = "two live partitions have this tag; their rows are put together"
+                findings.warning("partition-twice", f"{schema.name}/{printable(tag)}", text)
+                first = by_tag[tag]
+                partition = replace(first, segments=first.segments + partition.segments, log=first.log + partition.log)
+            by_tag[tag] = partition
+        return cls(schema, tuple(by_tag.values()))
+
     @property
     def name(self) -> str:
         return self.schema.name
@@ -149,7 +166,8 @@ class Store(Mapping[str, Collection]):
     catalog: Catalog
     collections: tuple[Collection, ...]
     findings: tuple[Finding, ...]
-    selection: Selection = field(repr=False)
+    selection: LiveSet = field(repr=False)
+    disk: Disk = field(repr=False)
     log: Log | None = None
     replay: Replay | None = None
 

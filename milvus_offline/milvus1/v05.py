@@ -9,27 +9,26 @@ no readable one. Comparing takes 8 bytes per row of such a table.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DamageError, UsageError
-from ..fileio import printable
 from ..findings import Findings
 from ..model import Finding, Schema, Severity
 from .catalog.rows import Catalog, FileRow
-from .copies import Hashes, contains, hashes_of
+from .copies import Contents, Hashes, all_in, drop_contained, end_merges, hashes_of, holds
 from .layout import FileType, MetricType
-from .live import Choice, Disk, Leftover, LivePartition, Selection, all_in
+from .live import Choice, Leftover, LivePartition, LiveSet
 from .segment.indexfile import read_index_file, read_raw_file, type_of
 from .segment.rawfile import LegacyRawFile, dated_files, open_raw_file, raw_file_path
 from .store import Collection, Partition, Store
 
 
 def open_collections(
-    catalog: Catalog, selection: Selection, schemas: Mapping[str, Schema], roots: Sequence[Path], findings: Findings
+    catalog: Catalog, selection: LiveSet, schemas: Mapping[str, Schema], roots: Sequence[Path], findings: Findings
 ) -> tuple[Collection, ...]:
     """The live collections with their raw files; `schemas` by table_id. What a person should know is added to `findings`."""
     rows: dict[str, list[FileRow]] = defaultdict(list)
@@ -38,21 +37,9 @@ def open_collections(
     opened = []
     for c in selection.collections:
         schema = schemas[c.table.table_id]
-        partitions: dict[str, Partition] = {}
-        for p in c.partitions:
-            files = _open_table(p, rows[p.table.table_id], schema, roots, findings, catalog)
-            partition = Partition(p.tag, schema, tuple(files))
-            if p.tag in partitions:
-                text = "two live partitions have this tag; their rows are put together"
-                findings.warning("partition-twice", f"{schema.name}/{printable(p.tag)}", text)
-                partition = replace(partition, segments=partitions[p.tag].segments + partition.segments)
-            partitions[p.tag] = partition
-        opened.append(Collection(schema, tuple(partitions.values())))
+        files = ((p.tag, _open_table(p, rows[p.table.table_id], schema, roots, findings, catalog)) for p in c.partitions)
+        opened.append(Collection.of(schema, [Partition(tag, schema, tuple(found)) for tag, found in files], findings))
     return tuple(opened)
-
-
-Hashed = tuple[LegacyRawFile, Hashes]
-"""A file with the hashes of its rows."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +72,12 @@ def _open_table(
     backups = sum(r.file_type == FileType.BACKUP for r in rows)
     if not (catalog.kind == "none" or damaged or merges or len(indexes) > backups):
         return files
-    hashed = [(f, hashes_of(f.batches())) for f in files]
+    contents = Contents()
     if catalog.kind == "none":
-        hashed, damaged = _drop_contained(hashed, damaged, findings)
-    hashed = _end_merges(hashed, merges, schema, roots, findings)
-    return _restore(hashed, damaged, indexes, schema, roots, findings)
+        files = drop_contained(files, contents, _place, findings)
+        damaged = _without_parts_of_merges(damaged, files, contents, findings)
+    files = end_merges(files, _open_merges(merges, schema, roots), contents, _place, findings)
+    return _restore(files, damaged, indexes, schema, roots, contents, findings)
 
 
 def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: Findings) -> LegacyRawFile | _Damaged:
@@ -113,71 +101,46 @@ def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: Findi
     return _Damaged(lost[0], raw.rows + raw.lost, raw) if lost else raw
 
 
-def _drop_contained(
-    hashed: Sequence[Hashed], damaged: Sequence[_Damaged], findings: Findings
-) -> tuple[list[Hashed], list[_Damaged]]:
-    """Leaves out files whose rows a newer one holds, for these are sources of a merge (compare `live.drop_contained`).
-
-    A cut file whose readable rows are in other files is such a source, or was to be the result of a merge.
-    """
-    order = sorted(hashed, key=lambda h: (len(h[0].id), h[0].id))
-    kept = []
-    for i, (file, rows) in enumerate(order):
-        newer = next((f for f, h in order[i + 1 :] if len(rows) and _holds(h, rows)), None)
-        if newer is None:
-            kept.append((file, rows))
-            continue
-        text = f"all of its rows are in the newer file {newer.id} as well; it is taken for the source of a merge"
-        findings.warning("segment-contained", _place(file), text, file.rows)
+def _without_parts_of_merges(
+    damaged: Sequence[_Damaged], kept: Sequence[LegacyRawFile], contents: Contents, findings: Findings
+) -> list[_Damaged]:
+    """Without a catalog: a cut file whose readable rows are in other files is a merge's source, or was to be its result."""
     lost = []
     for d in damaged:
-        if d.raw is None or not d.raw.rows or not all_in(hashes_of(d.raw.batches()), (h for _, h in kept)):
+        if d.raw is None or not d.raw.rows or not all_in(contents.live(d.raw), map(contents.live, kept)):
             lost.append(d)
             continue
         text = "the file is cut; all rows that can be read are in other files as well: it is taken for part of a merge"
         findings.warning("segment-contained", d.finding.where, text, d.rows)
-    return kept, lost
+    return lost
 
 
-def _end_merges(
-    hashed: list[Hashed], merges: Iterable[FileRow], schema: Schema, roots: Sequence[Path], findings: Findings
-) -> list[Hashed]:
-    """Ends merges that a crash stopped between two statements of MySQL (§3.4, compare `live.resolve_half_steps`).
-
-    A complete target whose rows are not all in live files has lost its sources: it is taken, and the files that it holds are
-    left out.
-    """
+def _open_merges(merges: Iterable[FileRow], schema: Schema, roots: Sequence[Path]) -> Iterator[LegacyRawFile]:
+    """The complete ones of the files that merges were writing."""
     for row in merges:
         path = raw_file_path(roots, row.table_id, row.date, row.file_id)
         try:
             if path is None:
                 continue
             target, notes = open_raw_file(path, file_id=row.file_id, schema=schema, state=FileType.NEW_MERGE.name)
-            merged = hashes_of(target.batches())
         except (DamageError, UsageError, OSError):
             continue
-        if notes or not len(merged) or all_in(merged, (h for _, h in hashed)):
-            continue
-        hashed = [(f, h) for f, h in hashed if not len(h) or not _holds(merged, h)] + [(target, merged)]
-        text = (
-            "a crash came between the statements that end a merge; the merged file is complete and is taken. A server would "
-            "delete it and lose its rows"
-        )
-        findings.warning("merge-half-done", _where(row), text, target.rows)
-    return hashed
+        if not notes:
+            yield target
 
 
 def _restore(
-    files: Sequence[Hashed],
+    files: Sequence[LegacyRawFile],
     damaged: Iterable[_Damaged],
     indexes: Iterable[FileRow],
     schema: Schema,
     roots: Sequence[Path],
+    contents: Contents,
     findings: Findings,
 ) -> list[LegacyRawFile]:
     """`files` and what is left of the `damaged` ones, or in their place the index files that still hold their rows."""
-    result = [f for f, _ in files]
-    found = _without_raw_file([h for _, h in files], indexes, schema, roots, findings)
+    result = list(files)
+    found = _without_raw_file([contents.live(f) for f in files], indexes, schema, roots, findings)
     # first those that content tells, then those whose number of rows does
     for d in sorted(damaged, key=lambda d: (d.raw is None or not d.raw.rows, d.rows is None)):
         index = _stand_in(d, found)
@@ -205,7 +168,7 @@ def _restore(
 
 def _without_raw_file(
     held: list[Hashes], indexes: Iterable[FileRow], schema: Schema, roots: Sequence[Path], findings: Findings
-) -> list[Hashed]:
+) -> list[tuple[LegacyRawFile, Hashes]]:
     """The index files whose rows are in none of the raw files, whose rows are `held`. Of two with the same rows the first."""
     found = []
     for row in indexes:
@@ -219,21 +182,17 @@ def _without_raw_file(
             if not stored.own_ids:
                 raise DamageError(path, "the file is cut before the ids")
             index = LegacyRawFile(row.file_id, str(path), schema, stored, FileType.INDEX.name)
-            rows = hashes_of(index.batches())
+            rows = np.sort(hashes_of(index.batches()))
         except (DamageError, UsageError, OSError) as e:
             findings.info("index-unusable", _where(row), f"no rows out of it: {e}")
             continue
-        if len(rows) and not any(_holds(h, rows) for h in held):
+        if len(rows) and not any(holds(h, rows) for h in held):
             held.append(rows)
             found.append((index, rows))
     return found
 
 
-def _holds(whole: Hashes, part: Hashes) -> bool:
-    return len(whole) >= len(part) and bool((whole == part[0]).any()) and contains(whole, part)
-
-
-def _stand_in(d: _Damaged, found: list[Hashed]) -> LegacyRawFile | None:
+def _stand_in(d: _Damaged, found: list[tuple[LegacyRawFile, Hashes]]) -> LegacyRawFile | None:
     """Takes the index file out of `found` that belongs to the damaged raw file; None when it has none, or no more rows."""
     left = hashes_of(d.raw.batches()) if d.raw is not None else ()
     for k, (index, rows) in enumerate(found):
@@ -313,7 +272,7 @@ def leftovers(store: Store) -> list[Leftover]:
     dropped = {t.table_id for t in store.selection.dropped}
     live = {s.paths[0] for c in store.collections for p in c.partitions for s in p.segments}
     result = []
-    for table_id in Disk(store.location.roots).tables():
+    for table_id in store.disk.tables():
         for (date, file_id), path in dated_files(store.location.roots, table_id).items():
             if str(path) in live:
                 continue

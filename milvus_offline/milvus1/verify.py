@@ -16,7 +16,6 @@ from ..model import BATCH_BYTES, Array, Batch, VectorType
 from .catalog.rows import Catalog, FileRow
 from .copies import hashes_of, row_hashes
 from .layout import BLOOM_FILTER, ID, FileType
-from .live import Disk
 from .opening import Partition, Store
 from .segment.bloom import BloomFilter, read_filter
 from .segment.files import Segment
@@ -48,7 +47,6 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
     each time); lengths and the log are always looked at. Findings are those beyond the store's own.
     """
     notes = Findings()
-    disk = Disk(store.location.roots)
     by_segment: dict[tuple[str, str], list[FileRow]] = {}
     for row in store.catalog.files:
         by_segment.setdefault((row.table_id, row.segment_id), []).append(row)
@@ -72,7 +70,7 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
         rows += done
         nbytes += segment.bytes
         for row in catalog_rows:
-            path = disk.index_file(table_id, segment.id, row.file_id) if row.file_type == FileType.INDEX else None
+            path = store.disk.index_file(table_id, segment.id, row.file_id) if row.file_type == FileType.INDEX else None
             if row.file_type == FileType.INDEX:
                 indexes += 1
                 _check_index(path, segment, row, notes)

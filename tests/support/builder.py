@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from milvus_offline.milvus1.catalog.columns import SCHEMA
 from milvus_offline.milvus1.layout import (
     BLOOM_FILTER,
     DB,
@@ -193,37 +194,7 @@ class LogBuilder:
 
 # Store ---------------------------------------------------------------------------------------------------------------
 
-_TABLES = {
-    "id": "INTEGER PRIMARY KEY NOT NULL",
-    "table_id": "TEXT UNIQUE NOT NULL",
-    "state": "INTEGER NOT NULL",
-    "dimension": "INTEGER NOT NULL",
-    "created_on": "INTEGER NOT NULL",
-    "flag": "INTEGER DEFAULT 0 NOT NULL",
-    "index_file_size": "INTEGER NOT NULL",
-    "engine_type": "INTEGER NOT NULL",
-    "index_params": "TEXT NOT NULL",
-    "metric_type": "INTEGER NOT NULL",
-    "owner_table": "TEXT DEFAULT '' NOT NULL",
-    "partition_tag": "TEXT DEFAULT '' NOT NULL",
-    "version": "TEXT DEFAULT '1.1.1' NOT NULL",
-    "flush_lsn": "INTEGER NOT NULL",
-}
-_FILES = {
-    "id": "INTEGER PRIMARY KEY NOT NULL",
-    "table_id": "TEXT NOT NULL",
-    "segment_id": "TEXT DEFAULT '' NOT NULL",
-    "engine_type": "INTEGER NOT NULL",
-    "file_id": "TEXT NOT NULL",
-    "file_type": "INTEGER NOT NULL",
-    "file_size": "INTEGER DEFAULT 0 NOT NULL",
-    "row_count": "INTEGER DEFAULT 0 NOT NULL",
-    "updated_time": "INTEGER NOT NULL",
-    "created_on": "INTEGER NOT NULL",
-    "date": "INTEGER DEFAULT -1 NOT NULL",
-    "flush_lsn": "INTEGER NOT NULL",
-}
-_FIELDS = {n: "INTEGER" if n == "field_type" else "TEXT" for n in ("collection_id", "field_name", "field_type", "field_params")}
+_TABLES, _FILES, _FIELDS = ({c.name: c.sqlite for c in SCHEMA[t] if c.sqlite} for t in ("Tables", "TableFiles", "Fields"))
 
 _FIRST_ID = 1_700_000_000_000_000_000
 _STEP = 1_000_000

@@ -1,32 +1,82 @@
-"""The catalog as plain rows: table names, column orders per version, and what values mean (FORMAT §2.2, §2.3, §16)."""
+"""The columns of the catalog, for who reads it and who writes it: names, order and types per version, and what values mean
+(FORMAT §2.2, §2.3, §16)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
-_TABLES = (
-    "id table_id state dimension created_on flag index_file_size engine_type index_params metric_type owner_table "
-    "partition_tag version flush_lsn"
-)
-_TABLES_06 = _TABLES.replace("index_params", "nlist").removesuffix(" flush_lsn")
-_TABLES_05 = _TABLES_06.removesuffix(" owner_table partition_tag version")
-_FILES = "id table_id segment_id engine_type file_id file_type file_size row_count updated_time created_on date flush_lsn"
-_FILES_05 = _FILES.replace("segment_id ", "").removesuffix(" flush_lsn")
 
-COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "Tables": tuple(tuple(c.split()) for c in (_TABLES, _TABLES_06, _TABLES_05)),
-    "TableFiles": tuple(tuple(c.split()) for c in (_FILES, _FILES_05)),
-    "Environment": (("global_lsn",),),
-    "Fields": (("collection_id", "field_name", "field_type", "field_params"),),
+class Column(NamedTuple):
+    """One column: its declarations in the CREATE TABLE of a server 1.1.1, to SQLite and to MySQL, letter by letter."""
+
+    name: str
+    sqlite: str = ""
+    mysql: str = ""
+    versions: str = "0.5 0.6 0.7"
+    """The families of servers whose tables have it; 0.7 stands for all that came later."""
+
+    @property
+    def is_text(self) -> bool:
+        return self.sqlite.startswith("TEXT")
+
+
+_LATER = "0.7"
+_SINCE_06 = "0.6 0.7"
+
+SCHEMA: dict[str, tuple[Column, ...]] = {
+    "Environment": (Column("global_lsn", "INTEGER DEFAULT (0) NOT NULL", "BIGINT NOT NULL"),),
+    "Tables": (
+        Column("id", "INTEGER PRIMARY KEY NOT NULL", "BIGINT PRIMARY KEY AUTO_INCREMENT"),
+        Column("table_id", "TEXT UNIQUE NOT NULL", "VARCHAR(255) UNIQUE NOT NULL"),
+        Column("state", "INTEGER NOT NULL", "INT NOT NULL"),
+        Column("dimension", "INTEGER NOT NULL", "SMALLINT NOT NULL"),
+        Column("created_on", "INTEGER NOT NULL", "BIGINT NOT NULL"),
+        Column("flag", "INTEGER DEFAULT (0) NOT NULL", "BIGINT DEFAULT 0 NOT NULL"),
+        Column("index_file_size", "INTEGER NOT NULL", "BIGINT DEFAULT 1024 NOT NULL"),
+        Column("engine_type", "INTEGER NOT NULL", "INT DEFAULT 1 NOT NULL"),
+        Column("index_params", "TEXT NOT NULL", "VARCHAR(512) NOT NULL", _LATER),
+        Column("nlist", versions="0.5 0.6"),
+        Column("metric_type", "INTEGER NOT NULL", "INT DEFAULT 1 NOT NULL"),
+        Column("owner_table", "TEXT DEFAULT ('') NOT NULL", "VARCHAR(255) NOT NULL", _SINCE_06),
+        Column("partition_tag", "TEXT DEFAULT ('') NOT NULL", "VARCHAR(255) NOT NULL", _SINCE_06),
+        Column("version", "TEXT DEFAULT ('1.1.1') NOT NULL", "VARCHAR(64) DEFAULT '1.1.1'", _SINCE_06),
+        Column("flush_lsn", "INTEGER NOT NULL", "BIGINT DEFAULT 0 NOT NULL", _LATER),
+    ),
+    "TableFiles": (
+        Column("id", "INTEGER PRIMARY KEY NOT NULL", "BIGINT PRIMARY KEY AUTO_INCREMENT"),
+        Column("table_id", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
+        Column("segment_id", "TEXT DEFAULT ('') NOT NULL", "VARCHAR(255) NOT NULL", _LATER),
+        Column("engine_type", "INTEGER NOT NULL", "INT DEFAULT 1 NOT NULL"),
+        Column("file_id", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
+        Column("file_type", "INTEGER NOT NULL", "INT DEFAULT 0 NOT NULL"),
+        Column("file_size", "INTEGER DEFAULT (0) NOT NULL", "BIGINT DEFAULT 0 NOT NULL"),
+        Column("row_count", "INTEGER DEFAULT (0) NOT NULL", "BIGINT DEFAULT 0 NOT NULL"),
+        Column("updated_time", "INTEGER NOT NULL", "BIGINT NOT NULL"),
+        Column("created_on", "INTEGER NOT NULL", "BIGINT NOT NULL"),
+        Column("date", "INTEGER NOT NULL", "INT DEFAULT -1 NOT NULL"),
+        Column("flush_lsn", "INTEGER NOT NULL", "BIGINT DEFAULT 0 NOT NULL", _LATER),
+    ),
+    "Fields": (
+        Column("collection_id", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
+        Column("field_name", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
+        Column("field_type", "INTEGER NOT NULL", "INT DEFAULT 0 NOT NULL"),
+        Column("field_params", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
+    ),
 }
+"""The tables of a catalog in the order in which a server creates them, with their columns in order (§2.2, §2.3)."""
+
+
+def _layouts(table: str) -> tuple[tuple[str, ...], ...]:
+    layouts = (tuple(c.name for c in SCHEMA[table] if v in c.versions.split()) for v in ("0.7", "0.6", "0.5"))
+    return tuple(dict.fromkeys(layouts))
+
+
+COLUMNS = {table: _layouts(table) for table in ("Tables", "TableFiles", "Environment", "Fields")}
 """Columns in the order of CREATE TABLE: 0.7-1.1.1 first, then 0.6, then 0.5. The number of columns tells the version."""
 
-TEXT_COLUMNS = {"table_id", "index_params", "owner_table", "partition_tag", "version", "segment_id", "file_id"} | {
-    "collection_id",
-    "field_name",
-    "field_params",
-}
+TEXT_COLUMNS = frozenset(c.name for columns in SCHEMA.values() for c in columns if c.is_text)
 
 _REQUIRED = {
     "Tables": {"table_id", "state", "dimension"},

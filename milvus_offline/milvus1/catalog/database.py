@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from ...errors import StoreError, UsageError
-from .columns import is_misspelt
-from .rows import TABLE_NAMES, Catalog, RawTables, parse_catalog
+from .columns import canonical_table, is_misspelt
+from .rows import Catalog, RawTables, parse_catalog
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 PASSWORD_VARIABLE = "MILVUS_OFFLINE_CATALOG_PASSWORD"
 
-_CANONICAL = {n.lower(): n for n in TABLE_NAMES}
 _SIDECARS = ("-shm", "-wal", "-journal")
 """In the order of copying: what the -shm counts must be in the -wal, also when a server is still writing."""
 
@@ -82,7 +81,7 @@ def _read_copy(path: Path) -> RawTables:
             raise sqlite3.DatabaseError(str(verdict))
         tables: RawTables = {}
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-            known = _CANONICAL.get(name.lower())
+            known = canonical_table(name)
             if known is None:
                 tables[name] = []
             else:
@@ -100,7 +99,7 @@ def _read_mysql_tables(connection: Connection) -> RawTables:
     quote = connection.dialect.identifier_preparer.quote_identifier
     tables: RawTables = {}
     for name in inspect(connection).get_table_names():
-        known = _CANONICAL.get(name.lower())
+        known = canonical_table(name)
         if known is None:
             tables[name] = []
         else:

@@ -24,13 +24,11 @@ from ..layout import FLAG_AUTO_ID, FLAG_USER_ID, INDEX_NAMES, MAX_DIMENSION, Met
 RawTables = dict[str, list[dict[str, object]]]
 """Table name (`Tables`, `TableFiles`, `Environment`, `Fields`) -> rows by column name."""
 
-TABLE_NAMES = ("Tables", "TableFiles", "Environment", "Fields")
-
 
 class Generation(str, Enum):
     """Which family of servers wrote the catalog (§2.3)."""
 
-    DATED = "0.5-0.6"
+    V05 = "0.5-0.6"
     """Raw files are Faiss files under a date folder, no WAL (§8)."""
     SEGMENTED = "0.7-1.1"
 
@@ -189,7 +187,7 @@ def parse_catalog(raw: RawTables, *, kind: str, origin: str, findings: Iterable[
     return Catalog(
         kind=kind,
         origin=origin,
-        generation=Generation.DATED if dated else Generation.SEGMENTED,
+        generation=Generation.V05 if dated else Generation.SEGMENTED,
         tables=tuple(_checked_tables(tables, origin, notes)),
         files=tuple(_checked_files(files, origin, notes)),
         fields=tuple(field_rows),

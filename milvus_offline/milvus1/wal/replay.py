@@ -18,7 +18,7 @@ from ...model import DEFAULT_PARTITION, Schema, Severity
 from ..catalog.rows import Catalog, version_key
 from ..copies import hashes_of, matched
 from ..layout import ID, FileType
-from ..live import LiveCollection, Selection
+from ..live import LiveCollection, LiveSet
 from ..segment.files import Segment
 from .deletes import EVER, DeleteRecords, Deletes
 from .log import Kind, Log, LogRows, Record, SpanBuilder, Walk, is_new_numbering, schema_fits
@@ -78,7 +78,7 @@ class Replayer:
         self,
         log: Log,
         catalog: Catalog,
-        selection: Selection,
+        selection: LiveSet,
         schemas: Mapping[str, Schema],
         segments: Mapping[str, list[Segment]],
         *,

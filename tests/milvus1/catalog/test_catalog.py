@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from support.builder import StoreBuilder, bag, codes, content, rows
 from support.real import STORES
 
 from milvus_offline.errors import StoreError, UsageError
+from milvus_offline.milvus1.catalog.columns import SCHEMA
 from milvus_offline.milvus1.catalog.database import parse_mysql_url
+from milvus_offline.milvus1.catalog.rows import FieldRow, FileRow, TableRow
 from milvus_offline.milvus1.opening import open_store
 from milvus_offline.milvus1.salvage import collect
 
@@ -79,3 +82,8 @@ def test_the_password_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MILVUS_OFFLINE_CATALOG_PASSWORD", "s3cret")
     assert parse_mysql_url("mysql://u@db/m").password == "s3cret"
     assert parse_mysql_url("mysql://u:own@db/m").password == "own"
+
+
+@pytest.mark.parametrize(("table", "row"), [("Tables", TableRow), ("TableFiles", FileRow), ("Fields", FieldRow)])
+def test_what_is_read_of_a_row_are_columns_of_its_table(table: str, row: type) -> None:
+    assert {f.name for f in fields(row)} <= {c.name for c in SCHEMA[table]}

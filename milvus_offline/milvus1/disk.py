@@ -1,0 +1,85 @@
+"""The folders below `tables/` of all roots (FORMAT §1.2, §1.3), listed once for each store."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import DamageError, StoreError
+from .layout import ID, TABLES
+from .segment.files import read_header
+from .segment.opening import Folder, list_folder
+
+
+class Disk:
+    """The table and segment folders of one store: what there is, whatever the catalog says."""
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self.roots = roots
+        self._tables: list[str] | None = None
+        self._segments: dict[str, dict[str, list[Path]]] = {}
+
+    def tables(self) -> list[str]:
+        """Names of all table folders, sorted. Raises StoreError without the permission to look."""
+        if self._tables is None:
+            self._tables = sorted({e.name for root in self.roots for e in _scan(root / TABLES) if e.is_dir()})
+        return self._tables
+
+    def segments(self, table_id: str) -> dict[str, list[Path]]:
+        """Segment folders of a table (files in their place too): name -> one path per root that has it."""
+        if table_id not in self._segments:
+            found: dict[str, list[Path]] = defaultdict(list)
+            for root in self.roots:
+                for entry in _scan(root / TABLES / table_id):
+                    found[entry.name].append(Path(entry.path))
+            self._segments[table_id] = dict(found)
+        return self._segments[table_id]
+
+    def folder(self, table_id: str, segment_id: str) -> Folder | None:
+        """The folder of a segment; of several the one that holds the raw vectors. Raises DamageError."""
+        folders = [f for p in self.segments(table_id).get(segment_id, []) if (f := list_folder(p))]
+        return next((f for f in folders if f.raw), folders[0] if folders else None)
+
+    def complete(self, table_id: str, segment_id: str) -> Folder | None:
+        """The folder of a segment that was written to its end (`deleted_docs` is the last file, §3.3); None for any other."""
+        try:
+            folder = self.folder(table_id, segment_id)
+        except DamageError:
+            return None
+        return folder if folder and folder.raw and folder.ids and folder.has_deleted_docs else None
+
+    def index_file(self, table_id: str, segment_id: str, file_id: str) -> Path | None:
+        """An index file; raw and index files of one segment may be under different roots (§1.3)."""
+        candidates = (p / file_id for p in self.segments(table_id).get(segment_id, []))
+        return next((c for c in candidates if c.is_file()), None)
+
+    def payload_bytes(self, table_id: str, segment_id: str) -> int | None:
+        """Bytes of vectors and ids in a segment folder, None when it has no such files: what `TableFiles.file_size` counts."""
+        try:
+            folder = self.folder(table_id, segment_id)
+            if not folder or not folder.raw or not folder.ids:
+                return None
+            return sum(read_header(folder.path / names[0]).bytes for names in (folder.raw, folder.ids))
+        except DamageError:
+            return None
+
+    def rows(self, table_id: str, segment_id: str) -> int:
+        """Rows that a segment folder stores, by the header of its ids; 0 where there are no vectors for them."""
+        try:
+            folder = self.folder(table_id, segment_id)
+            if not folder or not folder.raw or not folder.ids:
+                return 0
+            return read_header(folder.path / folder.ids[0]).bytes // ID.itemsize
+        except DamageError:
+            return 0
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(folder))
+    except PermissionError as e:
+        raise StoreError(f"{folder}: no permission to look into this folder: run as a user who may, or copy the store") from e
+    except OSError:
+        return []
