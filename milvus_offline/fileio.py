@@ -1,4 +1,7 @@
-"""Files on any platform: positioned I/O, syncing, renaming, and names that every file system accepts.
+"""Files on any platform, and in buckets: positioned I/O, syncing, renaming, and names that every file system accepts.
+
+What a source is read through takes URLs of buckets, too (`buckets.py`): `as_path`, `open_read`, `read_into`, `open_binary`,
+`size_of`, `scan`, `status`, `warm`, and the methods of the paths that `as_path` gives.
 
 Linux and macOS have `preadv`/`pwritev`; elsewhere (or with POSITIONED = False) a seek and a read under a lock do the same.
 """
@@ -8,11 +11,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from types import ModuleType
+from typing import IO, Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from .errors import DamageError, TargetError, UsageError
 
@@ -24,14 +32,107 @@ _BINARY = getattr(os, "O_BINARY", 0)
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 
 
+def is_remote(path: object) -> bool:
+    """Whether `path` (a text, or what `as_path` gives) names something in a bucket."""
+    return type(path) is not _PLAIN and "://" in str(path) and _buckets().is_url(path)
+
+
+_PLAIN = type(Path())
+
+
+def _buckets() -> ModuleType:
+    from . import buckets  # rarely needed
+
+    return buckets
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a source; of a URL one whose methods ask the bucket, and whose text is the URL."""
+    if is_remote(path):
+        return cast(Path, _buckets().BucketPath(path))
+    return Path(path)
+
+
+def absolute(path: Path) -> Path:
+    """`path` from the root on."""
+    return path if is_remote(path) else Path(os.path.abspath(path))
+
+
+def list_once(path: Path) -> None:
+    """A folder in a bucket is listed with all below it; nothing otherwise."""
+    if is_remote(path):
+        _buckets().list_once(path)
+
+
+def scan(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """What is directly in a folder. Raises OSError."""
+    if is_remote(path):
+        return cast("list[os.DirEntry[str]]", _buckets().scan(path))
+    with os.scandir(path) as entries:
+        return list(entries)
+
+
+def status(path: str | os.PathLike[str]) -> os.stat_result:
+    """Size and time of a file. Raises OSError."""
+    return as_path(path).stat() if is_remote(path) else os.stat(path)
+
+
+def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file object for reading bytes. Raises OSError."""
+    if is_remote(path):
+        return cast(BinaryIO, _buckets().open_binary(os.fspath(path)))
+    return open(path, "rb")
+
+
+def read_array(path: str | os.PathLike[str], dtype: npt.DTypeLike, count: int, offset: int) -> npt.NDArray[Any]:
+    """Up to `count` values from byte `offset` of a file on, fewer where it ends before: [n]. Raises OSError."""
+    fd = open_read(path)
+    try:
+        kind = np.dtype(dtype)
+        there = max(0, size_of(fd) - offset) // kind.itemsize
+        values = np.empty(min(count, there), kind)
+        read_into(fd, values.view(np.uint8).data, offset, path)
+        return values
+    finally:
+        os.close(fd)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a small file of a source to a place of ours. Raises OSError."""
+    if not is_remote(source):
+        shutil.copyfile(source, target)
+    else:
+        with open_binary(source) as file, target.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+
+
+def warm(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Files that are about to be looked into: in a bucket their beginnings are fetched at once, many at a time."""
+    if remote := [os.fspath(p) for p in paths if is_remote(p)]:
+        _buckets().warm(remote)
+
+
 def open_read(path: str | os.PathLike[str]) -> int:
-    """A file descriptor for reading only; the caller closes it."""
+    """A file descriptor for `read_into` and `size_of`; the caller closes it (os.close)."""
+    if is_remote(path):
+        return cast(int, _buckets().open_read(os.fspath(path)))
     return os.open(path, os.O_RDONLY | _BINARY | _CLOEXEC)
+
+
+def size_of(fd: int) -> int:
+    """Bytes of a file that `open_read` opened."""
+    remote = getattr(fd, "file", None)
+    return os.fstat(fd).st_size if remote is None else int(remote.size)
 
 
 def read_into(fd: int, buffer: memoryview, offset: int, path: object = "file") -> None:
     """Fills `buffer` (bytes) from `offset` on, or raises DamageError when the file ends before."""
     done = 0
+    if (remote := getattr(fd, "file", None)) is not None:
+        done = remote.read_into(buffer, offset)
+        if done < len(buffer):
+            raise DamageError(path, f"expected {len(buffer)} bytes, the file ends after {done}", offset=offset + done)
+        return
     while done < len(buffer):
         if POSITIONED:
             got = os.preadv(fd, [buffer[done:]], offset + done)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import UsageError
+from ..fileio import is_remote
 from ..model import Source
 from ..selection import Selection
 from ..transfer import Progress, Silent
@@ -141,7 +142,7 @@ def open_given(
     from ..sources import SourceOptions, kind_of, open_source
     from ..sources.milvus1 import open_store_source
 
-    kind = kind_of(path) if os.path.exists(path) else "milvus1"
+    kind = kind_of(path) if is_remote(path) or os.path.exists(path) else "milvus1"
     faiss = faiss_arguments(kind, ids_file, first_id, lossy, follow_ondisk)
     if kind not in ("hdf5", "faiss"):
         _refuse({"into": into, "metric": metric}, "HDF5 files or a Faiss index")
@@ -176,6 +177,25 @@ def selection(collection: tuple[str, ...], partition: tuple[str, ...], exclude: 
 def print_json(document: Any) -> None:
     json.dump(document, sys.stdout, indent=1)
     sys.stdout.write("\n")
+
+
+def bucket_costs() -> dict[str, Any]:
+    """What this run has asked object stores for, as a part of its document; nothing where there were none."""
+    import sys
+
+    buckets = sys.modules.get("milvus_offline.buckets")
+    found = buckets.costs() if buckets is not None else None
+    return {"bucket": found} if found else {}
+
+
+def echo_costs(document: Mapping[str, Any]) -> None:
+    """The same for a person."""
+    if found := document.get("bucket"):
+        from ..report import size
+
+        again = f" ({found['retries']:,} of them repeated)" if found["retries"] else ""
+        written = f", {size(found['bytes_written'])} written" if found["bytes_written"] else ""
+        click.echo(f"Object store: {found['requests']:,} requests{again}, {size(found['bytes_read'])} read{written}")
 
 
 def set_up_log(verbose: int) -> None:

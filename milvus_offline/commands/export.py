@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from .common import (
+    bucket_costs,
+    echo_costs,
     file_options,
     open_given,
     output_options,
@@ -115,12 +117,13 @@ def command(
     )
     attention = needs_attention(report.findings)
     if as_json:
-        print_json({**report.to_json(), "out": os.path.abspath(out), "exit_code": 3 if attention else 0})
+        print_json({**report.to_json(), **bucket_costs(), "out": os.path.abspath(out), "exit_code": 3 if attention else 0})
     elif not quiet:
         click.echo(
             f"{amount(report.rows, report.collections)} ({size(report.bytes)}) in {report.seconds:.1f} s: "
             f"{os.path.abspath(out)}"
         )
+        echo_costs(bucket_costs())
         if report.salvaged_rows:
             click.echo(f"Salvaged apart from them: {count(report.salvaged_rows, 'row')}, see salvage/ in that folder")
         if report.findings:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
 
-from .common import file_options, open_given, output_options, print_json, set_up_log, store_options, store_words
+from ..fileio import as_path
+from .common import (
+    bucket_costs,
+    echo_costs,
+    file_options,
+    open_given,
+    output_options,
+    print_json,
+    set_up_log,
+    store_options,
+    store_words,
+)
 
 
 @click.command("inspect")
@@ -27,7 +37,7 @@ def command(path: str, html: str | None, as_json: bool, quiet: bool, verbose: in
     from ..sources.milvus1 import StoreSource
 
     set_up_log(verbose)
-    if os.path.isfile(path) and kind_of(path) == "faiss":
+    if as_path(path).is_file() and kind_of(path) == "faiss":
         o["lossy"] = True  # what is approximate is said, not refused
     source = open_given(path, **o)
     if isinstance(source, StoreSource):
@@ -36,6 +46,7 @@ def command(path: str, html: str | None, as_json: bool, quiet: bool, verbose: in
         raise UsageError(f"--html describes a store, {path} is none")
     else:
         document = source_document(source)
+    document |= bucket_costs()
     if html:
         from ..html import write_html
 
@@ -44,4 +55,5 @@ def command(path: str, html: str | None, as_json: bool, quiet: bool, verbose: in
         print_json(document)
     elif not quiet:
         click.echo(inspect_text(document))
+        echo_costs(document)
     return 3 if needs_attention(source.findings) else 0

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import click
 
+from .. import fileio
 from ..findings import Findings
 from ..model import Severity
-from .common import file_options, open_given, output_options, print_json, progress, set_up_log, store_options
+from .common import (
+    bucket_costs,
+    echo_costs,
+    file_options,
+    open_given,
+    output_options,
+    print_json,
+    progress,
+    set_up_log,
+    store_options,
+)
 
 
 class _Share(click.ParamType[float]):
@@ -46,14 +55,15 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
 
     set_up_log(verbose)
     shown = progress(quiet or as_json)
-    document: dict[str, Any] = {"format": "milvus-offline-verify", "version": 1, "path": str(Path(path).absolute())}
-    if os.path.isdir(path) and kind_of(path) == "export":
+    given = fileio.as_path(path)
+    document: dict[str, Any] = {"format": "milvus-offline-verify", "version": 1, "path": str(fileio.absolute(given))}
+    if given.is_dir() and kind_of(path) == "export":
         from ..verify import check_export
 
         if sample != 1.0:
             raise UsageError("--sample goes with a store; an export is always read through")
         source = open_given(against, **o) if against else None
-        result = check_export(Path(path), against=source, progress=shown)
+        result = check_export(given, against=source, progress=shown)
         findings, own = result.findings, result.findings
         summary = f"{count(result.rows, 'row')} in {count(result.files, 'file')} read" + (
             f", compared with {against}" if against else ""
@@ -65,10 +75,10 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
 
         if against:
             raise UsageError(f"--against goes with an export; {path} is none (no manifest.json in it)")
-        given = open_given(path, **o)
-        if not isinstance(given, StoreSource):
+        found = open_given(path, **o)
+        if not isinstance(found, StoreSource):
             raise UsageError(f"{path}: expected a store or an export; of this, an export can be compared: verify OUT --against")
-        opened = given.store
+        opened = found.store
         shown.start(opened.rows, sum(c.bytes for c in opened.collections), 0, 0)
         checked, own = check_store(opened, sample=sample, advance=shown.advance)
         shown.close()
@@ -85,11 +95,13 @@ def command(path: str, against: str | None, sample: float, as_json: bool, quiet:
             "wal_records": checked.records,
         }
     code = _exit_code(findings)
+    document |= bucket_costs()
     document |= {"findings": [f.to_json() for f in findings], "exit_code": code}
     if as_json:
         print_json(document)
     elif not quiet:
         click.echo(summary)
+        echo_costs(document)
         click.echo("\n".join(finding_lines(document["findings"])) if findings else "No difference found.")
     return code
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import fileio
 from ..errors import DamageError, StoreError
 from .layout import ID, TABLES
 from .segment.files import read_header
@@ -33,7 +34,7 @@ class Disk:
             found: dict[str, list[Path]] = defaultdict(list)
             for root in self.roots:
                 for entry in _scan(root / TABLES / table_id):
-                    found[entry.name].append(Path(entry.path))
+                    found[entry.name].append(fileio.as_path(entry.path))
             self._segments[table_id] = dict(found)
         return self._segments[table_id]
 
@@ -78,7 +79,7 @@ class Disk:
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        return list(os.scandir(folder))
+        return fileio.scan(folder)
     except PermissionError as e:
         raise StoreError(f"{folder}: no permission to look into this folder: run as a user who may, or copy the store") from e
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .. import fileio
 from ..errors import StoreError, UsageError
 from ..fileio import printable
 from ..findings import Findings
@@ -17,6 +19,8 @@ from .layout import CONFIG, DB, META, TABLES, WAL, WAL_META, WAL_SUFFIX
 
 _SEARCH_DEPTH = 3
 """How many folders below the given one a store is looked for."""
+_BUCKET_DEPTH = 8
+"""The same in a bucket, where keys may hold the whole path that a file had on the server (§1.4)."""
 _MAX_CONFIG = 1 << 20
 """Bytes of a configuration; real ones have a few thousand."""
 
@@ -67,13 +71,14 @@ def locate(
     Raises StoreError when there is none, when there are several, or when it belongs to another version of Milvus, and says what
     to do then; UsageError when `wal` or `secondary` name no folder.
     """
-    given = Path(path)
+    given = fileio.as_path(path)
+    fileio.list_once(given)
     if not given.exists():
         raise StoreError(f"{given}: there is no such file or folder")
     if not given.is_dir():
         raise StoreError(f"{given}: expected the data folder of a Milvus 1.x server (it holds `db/`), found a file")
-    given = Path(os.path.abspath(given))
-    log = Path(wal) if wal is not None else next((p for p in (given / WAL, given) if _holds_wal(p)), None)
+    given = fileio.absolute(given)
+    log = fileio.as_path(wal) if wal is not None else next((p for p in (given / WAL, given) if _holds_wal(p)), None)
     db = _find_db(given, log)
     root = db.parent if db.name == DB else db
     config = read_config(
@@ -86,7 +91,7 @@ def locate(
     if config.s3_bucket is not None:
         notes.append(_in_s3(config, db))
     roots = [db]
-    if extra := [Path(s) for s in secondary]:
+    if extra := [fileio.as_path(s) for s in secondary]:
         for folder in extra:
             if not (folder / TABLES).is_dir():
                 raise UsageError(f"{folder}: expected a secondary root, a folder that holds `tables/`")
@@ -95,7 +100,7 @@ def locate(
         roots += [r for s in config.secondary_paths if (r := _secondary(s, root, config, notes))]
     meta = db / META
     if wal is not None:
-        folder = Path(wal)
+        folder = fileio.as_path(wal)
         if not folder.is_dir():
             raise UsageError(f"{folder}: --wal must name the folder that holds the .wal files")
         wal_folder: Path | None = folder
@@ -121,14 +126,14 @@ def _find_db(given: Path, log: Path | None) -> Path:
             return candidate
     _refuse_others(given)
     level, found = [given], []
-    for _ in range(_SEARCH_DEPTH):
+    for _ in range(_BUCKET_DEPTH if fileio.is_remote(given) else _SEARCH_DEPTH):
         below: list[Path] = []
         for folder in level:
             try:
-                children = sorted(e.path for e in os.scandir(folder) if e.is_dir())
+                children = sorted(e.path for e in fileio.scan(folder) if e.is_dir())
             except OSError:
                 continue
-            below += map(Path, children)
+            below += map(fileio.as_path, children)
         found = [p for p in below if p.name == DB and _is_db(p)]
         if found:
             break
@@ -138,7 +143,7 @@ def _find_db(given: Path, log: Path | None) -> Path:
         raise StoreError(f"{given}: several stores are below this folder, name one of them:\n  {names}")
     if found:
         return found[0]
-    if not os.access(given, os.R_OK | os.X_OK):
+    if not fileio.is_remote(given) and not os.access(given, os.R_OK | os.X_OK):
         raise StoreError(f"{given}: no permission to look into this folder")
     if log == given and _is_db(given.parent / DB):
         raise StoreError(f"{given}: this is the write-ahead log of the store {given.parent}: name that folder")
@@ -151,7 +156,9 @@ def _find_db(given: Path, log: Path | None) -> Path:
 
 
 def _refuse_others(given: Path) -> None:
-    names = set(os.listdir(given)) if os.access(given, os.R_OK) else set()
+    names: set[str] = set()
+    with contextlib.suppress(OSError):
+        names = {e.name for e in fileio.scan(given)}
     if names & {"insert_log", "delta_log", "stats_log", "rdb_data", "rdb_data_meta_kv"} or {"etcd", "minio"} <= names:
         raise StoreError(
             f"{given}: this is data of Milvus 2.x (object storage with insert_log/, a standalone's rdb_data/, or container "
@@ -289,7 +296,7 @@ def _in_s3(config: Config, db: Path) -> Finding:
 
 def _holds_wal(folder: Path) -> bool:
     try:
-        return folder.is_dir() and any(n == WAL_META or n.endswith(WAL_SUFFIX) for n in os.listdir(folder))
+        return folder.is_dir() and any(e.name == WAL_META or e.name.endswith(WAL_SUFFIX) for e in fileio.scan(folder))
     except OSError:
         return False
 

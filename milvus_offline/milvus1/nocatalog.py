@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import fileio
 from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
 from ..findings import Findings
@@ -191,8 +192,8 @@ def _measure(table: _Table, folder: Folder, widths: Counter[int]) -> None:
     if not rows or raw.is_short or raw.bytes % rows:
         return
     widths[raw.bytes // rows] += rows
-    table.sample = Path(raw.path)
-    table.ids.append(np.fromfile(ids.path, ID, min(rows, _SAMPLED_IDS), offset=LENGTH.size))
+    table.sample = fileio.as_path(raw.path)
+    table.ids.append(fileio.read_array(ids.path, ID, min(rows, _SAMPLED_IDS), LENGTH.size))
 
 
 def _engine_of(path: Path) -> int | None:
@@ -356,7 +357,7 @@ def _guess_metric(collection: str, parts: list[_Table], row_bytes: int, log: _Lo
 
 def _looks_float(path: Path) -> bool:
     """Whether nearly all words are floats of an ordinary size; of random bits only about half are."""
-    words = np.abs(np.fromfile(path, "<f4", _SAMPLED_BYTES // 4, offset=LENGTH.size))
+    words = np.abs(fileio.read_array(path, "<f4", _SAMPLED_BYTES // 4, LENGTH.size))
     with np.errstate(invalid="ignore"):
         ordinary = (words == 0) | ((words > 1e-20) & (words < 1e20))
     return bool(len(words)) and float(ordinary.mean()) > 0.9

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import fileio
 from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
 from ..findings import Findings
@@ -108,14 +109,14 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
 
     if given is not None:
         text = os.fspath(given)
-        if "://" in text and not text.startswith("file:"):
+        if "://" in text and not text.startswith("file:") and not fileio.is_remote(text):
             if text.startswith("sqlite"):
                 return database.read_sqlite(Path(text.split(":///", 1)[-1]))
             return database.read_mysql(database.parse_mysql_url(text))
-        path, dumped = Path(text), None
+        path, dumped = fileio.as_path(text), None
         if not path.exists() and "#" in text:
             name, _, dumped = text.rpartition("#")
-            path = Path(name)
+            path = fileio.as_path(name)
         if path.is_dir():
             raise UsageError(f"{path}: --catalog must name a meta.sqlite, a mysqldump file or mysql://…, found a folder")
         if not path.exists():
@@ -177,6 +178,8 @@ def _is_running(location: Location) -> bool:
         return False
     for folder in filter(None, (location.root, location.wal)):
         try:
+            if fileio.is_remote(folder):
+                continue  # nobody runs in a bucket
             with open(folder / "lock", "rb") as f:
                 fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 fcntl.flock(f, fcntl.LOCK_UN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import fileio
 from ..fileio import printable
 from ..findings import Findings
 from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema
@@ -197,11 +197,11 @@ class Store(Mapping[str, Collection]):
                 for segment in partition.segments:
                     digest.update(f"{segment.id} {segment.rows} {segment.deleted}".encode())
                     for path in segment.paths:
-                        status = os.stat(path)
+                        status = fileio.status(path)
                         digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
                 for rows in partition.log:
                     for file in rows.files:
-                        status = os.stat(file.path)
+                        status = fileio.status(file.path)
                         digest.update(f"{file.number} {status.st_size} {status.st_mtime_ns}".encode())
                     digest.update(rows.spans.tobytes() + rows.dead.tobytes() + rows.first.to_bytes(8, "little"))
         return digest.hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .. import fileio
 from ..errors import DamageError, UsageError
 from ..findings import Findings
 from ..model import BATCH_BYTES, Array, Batch, VectorType
@@ -199,7 +200,7 @@ def _read_log_rows(store: Store, notes: Findings, advance: Advance | None) -> in
 def _bloom(segment: Segment, where: str, notes: Findings) -> BloomFilter | None:
     if isinstance(segment, RestoredSegment) or not segment.rows:
         return None
-    path = Path(segment.ids_path).with_name(BLOOM_FILTER)
+    path = fileio.as_path(segment.ids_path).with_name(BLOOM_FILTER)
     if not path.exists():
         notes.info("bloom-missing", where, "there is no bloom_filter; a server up to 1.1.0 needs one")
         return None

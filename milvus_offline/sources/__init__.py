@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import UsageError
+from ..fileio import as_path, is_remote, list_once, scan
 from ..manifest import LEDGER, is_export
 from ..model import Source
 
@@ -39,7 +40,8 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     Raises UsageError where nothing is, where a file is known not to be a source, where an export was not finished, and where a
     store lies beside HDF5 files.
     """
-    root = Path(path)
+    root = as_path(path)
+    list_once(root)
     if not root.exists():
         raise UsageError(f"{root}: there is no such file or folder")
     if root.is_file():
@@ -114,12 +116,12 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
         below: list[Path] = []
         for folder in level[:_MOST_FOLDERS]:
             try:
-                entries = sorted(os.scandir(folder), key=lambda e: e.name)
+                entries = sorted(scan(folder), key=lambda e: e.name)
             except OSError:
                 continue
             yield folder, [e.name for e in entries if not e.is_dir()]
             if not _is_store(folder):
-                below += [Path(e.path) for e in entries if e.is_dir()]
+                below += [as_path(e.path) for e in entries if e.is_dir()]
         level = below
 
 
@@ -135,6 +137,12 @@ def _faiss_index_in(folder: Path) -> Path | None:
     return None
 
 
+def require_local(path: str | os.PathLike[str], kind: str) -> None:
+    """Raises UsageError for what is not read from a bucket."""
+    if kind in ("hdf5", "faiss") and is_remote(path):
+        raise UsageError(f"{path}: HDF5 files and Faiss indexes are not read from a bucket: copy them to a disk first")
+
+
 def open_source(path: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:
     """The source at `path`: a store, an export folder, an HDF5 file or a folder of them, or a Faiss index.
 
@@ -146,6 +154,7 @@ def open_source(path: str | os.PathLike[str], options: SourceOptions | None = No
         from .export import open_export
 
         return open_export(path)
+    require_local(path, kind)
     if kind == "hdf5":
         from .hdf5 import open_hdf5
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DamageError
-from ..fileio import open_read, read_into
+from ..fileio import as_path, is_remote, open_binary, open_read, read_into, status
 from ..model import BATCH_BYTES, Batch, Schema, buffer
 
 
@@ -59,10 +59,9 @@ class ParquetPiece:
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(self.path) as file:
+            with _opened(self.path) as file:
                 yield from self._batches(file, max_bytes, start)
         except (OSError, pa.ArrowException, TypeError, ValueError) as e:  # a damaged file can hold what fits no array
             raise DamageError(self.path, f"cannot be read as Parquet: {e}") from e
@@ -87,11 +86,17 @@ class ParquetPiece:
             skip = 0
 
 
+def _opened(path: str) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(open_binary(path) if is_remote(path) else path)
+
+
 def column_pieces(path: str, schema: Schema, rows: int) -> Sequence[NpyPiece | ParquetPiece]:
     """The piece in a file of an export. Raises DamageError when it does not hold `rows` rows of `schema`."""
     if path.endswith(".parquet"):
         return [_parquet(path, schema, rows)]
-    ids = str(Path(path).with_name("id.npy"))
+    ids = str(as_path(path).with_name("id.npy"))
     at = _npy(path, schema.dtype, (rows, schema.width))
     return [NpyPiece(f"{Path(path).parent.name}", rows, schema, path, at, ids, _npy(ids, np.dtype("<i8"), (rows,)))]
 
@@ -99,9 +104,9 @@ def column_pieces(path: str, schema: Schema, rows: int) -> Sequence[NpyPiece | P
 def _npy(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     from numpy.lib import format as npy
 
-    if not os.path.isfile(path):
+    if not as_path(path).is_file():
         raise DamageError(path, "this file is missing")
-    with open(path, "rb") as f:
+    with open_binary(path) as f:
         try:
             version = npy.read_magic(f)
             if version != (1, 0):
@@ -113,17 +118,17 @@ def _npy(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     if found != (shape, False, dtype):
         raise DamageError(path, f"expected shape {shape} of {dtype}, found {found[0]} of {found[2]}", offset=0)
     nbytes = int(np.prod(shape)) * dtype.itemsize
-    if os.path.getsize(path) != at + nbytes:
-        raise DamageError(path, f"expected {at + nbytes} bytes, found {os.path.getsize(path)}", offset=at)
+    size = status(path).st_size
+    if size != at + nbytes:
+        raise DamageError(path, f"expected {at + nbytes} bytes, found {size}", offset=at)
     return at
 
 
 def _parquet(path: str, schema: Schema, rows: int) -> ParquetPiece:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with _opened(path) as file:
             found, names = file.metadata.num_rows, file.schema_arrow.names
     except (OSError, pa.ArrowException) as e:
         raise DamageError(path, f"not a Parquet file: {e}") from e

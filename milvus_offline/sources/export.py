@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import fileio
 from ..errors import DamageError
 from ..findings import Findings
 from ..manifest import MANIFEST, dataset_names, read_manifest, schema_of
@@ -40,7 +41,8 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
     Raises UsageError for an export that was not finished or is of a later version, DamageError when a file is missing or
     does not hold what the manifest says.
     """
-    root = Path(os.path.abspath(path))
+    root = fileio.absolute(fileio.as_path(path))
+    fileio.list_once(root)
     manifest = read_manifest(root)
     files: list[str] = []
     collections = []
@@ -70,10 +72,10 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
 
 
 def _inside(root: Path, relative: Any) -> str:
-    path = os.path.abspath(root / str(relative))
-    if os.path.commonpath([path, root]) != str(root):
+    path = str(root / str(relative)) if fileio.is_remote(root) else os.path.abspath(root / str(relative))
+    if ".." in path.split("/") or os.path.commonpath([path, root]) != os.path.commonpath([root]):
         raise DamageError(root / MANIFEST, f"names a file outside of the export: {relative}")
-    if not os.path.isfile(path):
+    if not fileio.as_path(path).is_file():
         raise DamageError(path, "the manifest names this file, it is missing")
     return path
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DamageError, MilvusOfflineError, UsageError
-from ..fileio import open_read, read_into
+from ..fileio import open_read, read_into, status
 from ..findings import Findings
 from ..model import (
     BATCH_BYTES,
@@ -140,8 +140,8 @@ def fingerprint_files(files: Sequence[str], options: str) -> str:
     """A digest that changes with `options`, and with the path, size or time of change of a file."""
     digest = hashlib.sha256(options.encode())
     for path in files:
-        status = os.stat(path)
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+        found = status(path)
+        digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

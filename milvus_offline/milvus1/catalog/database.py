@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from ... import fileio
 from ...errors import StoreError, UsageError
 from .columns import canonical_table, is_misspelt
 from .rows import Catalog, RawTables, parse_catalog
@@ -46,7 +46,7 @@ def read_sqlite(path: Path) -> Catalog:
             for suffix in ("", *_SIDECARS):
                 original = path.with_name(path.name + suffix)
                 if original.is_file():
-                    shutil.copyfile(original, copy.with_name(copy.name + suffix))
+                    fileio.copy_file(original, copy.with_name(copy.name + suffix))
         except PermissionError as e:
             raise StoreError(f"{e.filename}: no permission to read the catalog: run as a user who may, or copy it") from e
         except OSError as e:
@@ -61,7 +61,7 @@ def read_sqlite(path: Path) -> Catalog:
             for suffix in ("", "-wal"):
                 original = path.with_name(path.name + suffix)
                 if original.is_file():
-                    shutil.copyfile(original, fresh.with_name(fresh.name + suffix))
+                    fileio.copy_file(original, fresh.with_name(fresh.name + suffix))
             return rescue_sqlite(fresh, origin=path, reason=reason)
 
 

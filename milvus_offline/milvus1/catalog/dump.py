@@ -17,6 +17,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from ... import fileio
 from ...errors import DamageError, StoreError
 from .columns import canonical_columns, canonical_table, decode, is_milvus, repair_double_encoding
 from .dumprows import Dump, Found
@@ -44,7 +45,7 @@ _SQL_START = re.compile(
 def looks_like_dump(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins like a dump of SQL or mysqldump's XML; False also for what cannot be read."""
     try:
-        head = next(_chunks(Path(path), []), b"")[: 1 << 16]
+        head = next(_chunks(fileio.as_path(path), []), b"")[: 1 << 16]
     except OSError:
         return False
     return bool(_XML_START.match(head) or _BANNER.match(head) or _SQL_START.match(_LEADING_COMMENTS.sub(b"", head)))
@@ -56,7 +57,7 @@ def read_dump(path: str | os.PathLike[str], database: str | None = None) -> Dump
     Raises UsageError when the choice is missing or wrong, StoreError when the dump cannot be read or has no Milvus tables,
     DamageError for what no dump holds (an entity declaration in XML, a string of more than 16 MiB where a row is expected).
     """
-    path = Path(path)
+    path = fileio.as_path(path)
     notes: list[str] = []
     found = Found(path)
     source = _chunks(path, notes)
@@ -75,7 +76,7 @@ def read_dump(path: str | os.PathLike[str], database: str | None = None) -> Dump
 
 def _chunks(path: Path, notes: list[str]) -> Generator[bytes]:
     """The unpacked bytes as they are; UTF-16 (a dump made with PowerShell's `>`) becomes UTF-8."""
-    with open(path, "rb") as file:
+    with fileio.open_binary(path) as file:
         magic = file.read(6)
         file.seek(0)
         packer = next((p for m, p in _PACKERS.items() if magic.startswith(m)), None)

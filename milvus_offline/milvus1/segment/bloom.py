@@ -20,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from ... import fileio
 from ...errors import DamageError
 
 MAGIC = 0x00305F6D6F6F6C62
@@ -110,8 +111,9 @@ class BloomFilter:
 
 def read_filter(path: str | os.PathLike[str]) -> BloomFilter:
     """Reads a filter of either form. Raises DamageError where the file is not one."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with fileio.open_binary(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         head = file.read(HEADER.size)
         if len(head) >= 8 and int.from_bytes(head[:8], "little") == MAGIC:
             if len(head) < HEADER.size:

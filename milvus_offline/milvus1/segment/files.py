@@ -6,6 +6,7 @@ All four share one shape: uint64 N, then N bytes of payload; bytes behind the pa
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,9 +48,13 @@ def read_header(path: str | os.PathLike[str]) -> Payload:
     A file shorter than the header has an empty payload that is declared longer. Raises DamageError when it cannot be opened.
     """
     try:
-        with open(path, "rb") as f:
-            head = f.read(LENGTH.size)
-            size = os.fstat(f.fileno()).st_size
+        fd = fileio.open_read(path)
+        try:
+            size = fileio.size_of(fd)
+            head = bytearray(min(LENGTH.size, size))
+            fileio.read_into(fd, memoryview(head), 0, path)
+        finally:
+            os.close(fd)
     except OSError as e:
         raise DamageError(path, f"cannot be read: {e.strerror}") from e
     if len(head) < LENGTH.size:
@@ -261,10 +266,10 @@ def read_deleted(path: str | None) -> Iterator[npt.NDArray[np.int32]]:
     if path is None:
         return
     entries = read_header(path).bytes // OFFSET.itemsize
-    with open(path, "rb") as f:
+    with fileio.open_binary(path) as f:
         f.seek(LENGTH.size)
         while entries > 0:
-            chunk = np.fromfile(f, OFFSET, min(entries, _CHUNK))
+            chunk = np.frombuffer(f.read(min(entries, _CHUNK) * OFFSET.itemsize), OFFSET)
             if not len(chunk):
                 raise DamageError(path, f"ends {entries} entries early; did it change while it was read?")
             entries -= len(chunk)
@@ -274,6 +279,8 @@ def read_deleted(path: str | None) -> Iterator[npt.NDArray[np.int32]]:
 def _map(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     if 0 in shape:
         return np.empty(shape, dtype)
+    if fileio.is_remote(path):
+        return fileio.read_array(path, dtype, math.prod(shape), LENGTH.size).reshape(shape)
     return np.memmap(path, dtype, "r", LENGTH.size, shape)
 
 

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from ...errors import DamageError, UsageError
 from ...faissfile import Cursor, Index, Rows, UnknownKind, milvus_metric, read_index, rows_of, single_run
 from ...faissfile.runs import ID_BYTES, Int64s
-from ...fileio import open_read
+from ...fileio import open_read, size_of
 from ...model import BATCH_BYTES, Array, VectorType
 
 INDEX_TYPES = {
@@ -158,7 +158,7 @@ def type_of(path: str | os.PathLike[str]) -> str:
     """The type of an index file, from its first bytes. Raises DamageError, OSError."""
     fd = open_read(path)
     try:
-        return INDEX_TYPES[_read_type(Cursor(fd, os.fspath(path), 0, os.fstat(fd).st_size))]
+        return INDEX_TYPES[_read_type(Cursor(fd, os.fspath(path), 0, size_of(fd)))]
     finally:
         os.close(fd)
 
@@ -174,7 +174,7 @@ def read_container(path: str | os.PathLike[str], *, partial: bool = False) -> Co
     """The parts of an index file. With `partial` the last one may be cut. Raises DamageError."""
     fd = open_read(path)
     try:
-        cursor = Cursor(fd, os.fspath(path), 0, os.fstat(fd).st_size)
+        cursor = Cursor(fd, os.fspath(path), 0, size_of(fd))
         kind = _read_type(cursor)
         blobs: list[Blob] = []
         while cursor.left:
@@ -233,7 +233,7 @@ def read_raw_file(path: str | os.PathLike[str]) -> tuple[StoredVectors, list[str
     """
     fd = open_read(path)
     try:
-        cursor = Cursor(fd, os.fspath(path), 0, os.fstat(fd).st_size)
+        cursor = Cursor(fd, os.fspath(path), 0, size_of(fd))
         if (found := INDEX_TYPES[_read_type(cursor)]) != "FLAT":
             raise cursor.damage(f"expected a raw file of Milvus 0.5 or 0.6, found an index of type {found}", 0)
         if cursor.take(len(_RAW_PART), "the name of a part") != _RAW_PART:

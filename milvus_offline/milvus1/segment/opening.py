@@ -43,8 +43,7 @@ def list_folder(path: Path) -> Folder | None:
     Folders, pipes and links to nowhere in place of a file count as missing.
     """
     try:
-        with os.scandir(path) as entries:
-            names = sorted(e.name for e in entries if e.is_file())
+        names = sorted(e.name for e in fileio.scan(path) if e.is_file())
     except FileNotFoundError:
         return None
     except NotADirectoryError:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ... import fileio
 from ...errors import DamageError, UsageError
 from ...model import Array, Batch, Schema
+from ..layout import LENGTH
 from .files import DeadRows, Segment
 from .indexfile import StoredVectors, read_index_file
 
@@ -75,7 +77,7 @@ def restore(segment: Segment, found: StoredVectors, readable: int, raw_path: Pat
     known = None
     if raw_path is not None and readable:
         rows = min(readable, _COMPARED_ROWS)
-        known = np.fromfile(raw_path, np.uint8, rows * segment.schema.row_bytes, offset=8).reshape(rows, -1)
+        known = fileio.read_array(raw_path, np.uint8, rows * segment.schema.row_bytes, LENGTH.size).reshape(rows, -1)
     for offsets, vectors in found.batches():
         covered.add(offsets)
         count += len(offsets)

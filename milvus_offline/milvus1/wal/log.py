@@ -96,7 +96,7 @@ def open_log(folder: Path) -> Log:
     """Lists a WAL folder and reads `mxlog.meta` (§5.1, §5.2). Raises DamageError when the folder cannot be listed."""
     files = []
     try:
-        for entry in os.scandir(folder):
+        for entry in fileio.scan(folder):
             match = re.fullmatch(r"(0|[1-9]\d{0,9})" + re.escape(WAL_SUFFIX), entry.name)
             if match and entry.is_file() and int(match[1]) < 1 << 32:
                 files.append(LogFile(int(match[1]), entry.path, entry.stat().st_size))
@@ -105,7 +105,8 @@ def open_log(folder: Path) -> Log:
     files.sort(key=lambda f: f.number)
     acknowledged, torn = None, False
     try:
-        data = (folder / WAL_META).open("rb").read(WAL_META_STRUCT.size)
+        with fileio.open_binary(folder / WAL_META) as file:
+            data = file.read(WAL_META_STRUCT.size)
         if len(data) == WAL_META_STRUCT.size:
             first, second, third = WAL_META_STRUCT.unpack(data)
             torn = second != third
