@@ -105,11 +105,12 @@ def open_store(
 
 def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Catalog:
     """Reads the catalog that was named, or the one that belongs to the store. Raises StoreError, UsageError."""
+    from ..buckets import SCHEMES
     from .catalog import database
 
     if given is not None:
         text = os.fspath(given)
-        if "://" in text and not text.startswith("file:") and not fileio.is_remote(text):
+        if "://" in text and not text.startswith("file:") and text.partition("://")[0] not in SCHEMES:
             if text.startswith("sqlite"):
                 return database.read_sqlite(Path(text.split(":///", 1)[-1]))
             return database.read_mysql(database.parse_mysql_url(text))
