@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .milvus1.opening import open_store as open_store
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "open_store"]
 
 

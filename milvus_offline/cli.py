@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from . import __version__
+from ._version import __version__
 
 COMMANDS = {
     "inspect": "What is in a store, how healthy it is, what a copy would bring.",

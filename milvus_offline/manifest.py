@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, fileio
+from . import fileio
+from ._version import __version__
 from .errors import DamageError, UsageError
 from .model import Array, Attribute, Batch, Finding, IndexSpec, Schema, Source, VectorType
 

@@ -71,3 +71,25 @@ def test_the_findings_document_is_current() -> None:
     for document in update_docs.DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         assert update_docs.updated(text) == text, f"{document.name} is stale: run scripts/update_docs.py"
+
+
+def paragraphs() -> set[str]:
+    """What docs/format.md can be cited by: its headings, and the numbered points of a paragraph as `11.3`."""
+    found, heading = set(), ""
+    for line in (ROOT / "docs" / "format.md").read_text(encoding="utf-8").splitlines():
+        if m := re.match(r"#{2,3} ([0-9]+(?:\.[0-9]+)?)\.? ", line):
+            heading = m[1]
+            found.add(heading)
+        elif (m := re.match(r"([0-9]+)\. ", line)) and heading:
+            found.add(f"{heading}.{m[1]}")
+    return found
+
+
+def test_every_cited_paragraph_of_the_format_exists() -> None:
+    cited: dict[str, list[str]] = defaultdict(list)
+    for folder in ("milvus_offline", "tests", "scripts", "docs"):
+        for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.md")]:
+            for number in re.findall(r"§ ?([0-9]+(?:\.[0-9]+)*)", path.read_text(encoding="utf-8")):
+                cited[number].append(path.name)
+    assert len(cited) > 40
+    assert {number: where for number, where in cited.items() if number not in paragraphs()} == {}

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__, fileio
+from .. import fileio
+from .._version import __version__
 from ..errors import TargetError, UsageError
 from ..manifest import EMBEDDINGS, IDS, OutFile, dataset_names
 
