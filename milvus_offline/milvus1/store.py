@@ -89,6 +89,15 @@ class Partition:
                 break
         return result
 
+    def to_reader(self, batch_rows: int | None = None, *, with_name: bool = False) -> Any:
+        """All live rows as a pyarrow.RecordBatchReader, streamed (engines.arrow); `with_name` adds a column `partition`."""
+        from ..engines.arrow import to_reader
+
+        return to_reader(self.schema, [(printable(self.name) if with_name else None, self.pieces)], batch_rows)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.to_reader().__arrow_c_stream__(requested_schema)
+
     def __repr__(self) -> str:
         return f"<Partition {self.name!r}: {self.rows:,} rows>"
 
@@ -147,6 +156,16 @@ class Collection(Mapping[str, Partition]):
         """All live rows of all partitions, see Partition.batches."""
         for partition in self.partitions:
             yield from partition.batches(max_bytes)
+
+    def to_reader(self, batch_rows: int | None = None, *, with_name: bool = True) -> Any:
+        """All live rows of all partitions, with the column `partition`, see Partition.to_reader."""
+        from ..engines.arrow import to_reader
+
+        parts = [(printable(p.name) if with_name else None, p.pieces) for p in self.partitions]
+        return to_reader(self.schema, parts, batch_rows)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.to_reader().__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
         s = self.schema
