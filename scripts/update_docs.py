@@ -7,6 +7,7 @@ python scripts/update_docs.py
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,12 @@ def updated(text: str) -> str:
 if __name__ == "__main__":
     for document in DOCUMENTS:
         document.write_text(updated(document.read_text(encoding="utf-8")), encoding="utf-8")
+    if "--run" in sys.argv[1:]:  # what the documents' commands print
+        sys.path.insert(0, str(DOCS.parent / "tests"))
+        from support.consoles import rewritten
+
+        for document in (*DOCS.parent.glob("*.md"), *DOCS.rglob("*.md")):
+            text = document.read_text(encoding="utf-8")
+            if "```console\n" in text and (now := rewritten(text)) != text:
+                document.write_text(now, encoding="utf-8")
+                print(f"{document.relative_to(DOCS.parent)}: written anew")
