@@ -1,8 +1,8 @@
 """Runs what the documents show: their console blocks, in a sandbox, and what came out of them.
 
 A block is fenced as `console`; a line that begins with `$ ` is a command, what follows is its output. A line
-`<!-- set up: COMMAND -->` before a block runs unseen. The documents speak of /mnt/… and /data/…; a run puts folders of its own under
-names of the same length in their place, so that every line breaks where the reader sees it break.
+`<!-- set up: COMMAND -->` before a block runs unseen. The documents speak of /mnt/… and /data/…; a run puts folders of
+its own under names of the same length in their place, so that every line breaks where the reader sees it break.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ class Sandbox:
 
     def __init__(self) -> None:
         key = uuid.uuid4().hex
-        # /mnt has 4 characters, /data has 5: the stand-ins are of the same length, /tmp/ab would be longer, so links are made
         self._home = Path("/tmp") / f"milvus-offline-{key[:12]}"
         self._home.mkdir()
         self.names = {"/mnt/milvus": f"/tmp/{key[:6]}", "/data/out": f"/tmp/{key[6:10]}", "/data/new": f"/tmp/{key[10:14]}"}
