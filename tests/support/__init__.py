@@ -6,6 +6,7 @@ mutate           damages real stores and judges what the reader made of them
 history          a model of the server: random histories with crashes, and what a restarted server would serve
 lives            whole histories of that model, read after each crash
 real, healthy    the real stores under fixtures/stores with their truth; whole copies of them, and what is right for each
+certificates     an authority and its certificates, for TLS
 consoles         runs the console blocks of the documents
 command          the command line in this process or in one of its own, and what it left behind
 faiss_indexes    small Faiss indexes, and what comes out of them

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from ...model import Array, IndexSpec, VectorType
 from . import wire
 from .connection import Connection, check_lite_path, lite_facts
 from .plan import CollectionPlan, Existing, TargetFacts
+from .probe import check_reachable
 
 T = TypeVar("T")
 
@@ -49,35 +51,28 @@ class Unclear(Exception):
 class Client:
     """One connection, shared by all threads of a load. Use as a context manager."""
 
-    def __init__(self, connection: Connection, *, public: bool = False) -> None:
-        """`public`: rows go through `MilvusClient.insert` even if the faster way works."""
+    def __init__(self, connection: Connection, *, public: bool = False, patience: float = CONNECT_SECONDS) -> None:
+        """`public`: rows go through `MilvusClient.insert` even if the faster way works. `patience`: seconds to connect."""
         self.connection = connection
-        from pymilvus import MilvusClient
-
         _hush()
+        from pymilvus import MilvusClient
 
         c = connection
         if c.lite:
             check_lite_path(Path(c.uri))
-        tls = {
-            "server_pem_path": c.server_pem,
-            "server_name": c.server_name,
-            "ca_pem_path": c.ca_pem,
-            "client_pem_path": c.client_pem,
-            "client_key_path": c.client_key,
-        }
-        tls = {k: v for k, v in tls.items() if v}
         for path in (c.server_pem, c.ca_pem, c.client_pem, c.client_key):
             if path and not Path(path).is_file():
                 raise UsageError(f"{path}: no such file (TLS)")
-        options: dict[str, Any] = {**tls, "secure": True} if tls else {}
-        if c.lite:  # it takes pymilvus' question every 10 s whether it is there for an attack, and closes the connection
+        options = _tls_options(c)
+        if not c.lite:
+            check_reachable(c, min(CONNECT_SECONDS, patience))
+        if c.lite:  # it mistakes pymilvus' keepalive every 10 s for an attack, and drops the connection
             options["grpc_options"] = {"grpc.keepalive_time_ms": 2**31 - 1}
         self.patience = 0.0
         """Seconds for which calls wait for a server that went away; none until a load is under way."""
 
         def connect() -> Any:
-            return MilvusClient(c.uri, token=c.token, db_name=c.database, timeout=CONNECT_SECONDS, **options)
+            return MilvusClient(c.uri, token=c.token, db_name=c.database, timeout=min(CONNECT_SECONDS, patience), **options)
 
         self.raw = self.call("connect", connect)
         self.version = str(self.call("connect", self.raw.get_server_version))
@@ -527,7 +522,23 @@ def _columns(found: Any, layout: wire.Layout, id_field: str) -> tuple[npt.NDArra
     return ids, np.frombuffer(whole, "u1").reshape(-1, width)
 
 
+def _tls_options(c: Connection) -> dict[str, Any]:
+    """Keyword arguments of MilvusClient. pymilvus ignores a lone `ca_pem_path`; here it is what checks the server."""
+    if not c.tls:
+        return {}
+    both = bool(c.client_pem and c.client_key and c.ca_pem)
+    files = {
+        "server_pem_path": c.server_pem or ("" if both else c.ca_pem),
+        "server_name": c.server_name,
+        "ca_pem_path": c.ca_pem if both else "",
+        "client_pem_path": c.client_pem,
+        "client_key_path": c.client_key,
+    }
+    return {**{k: v for k, v in files.items() if v}, "secure": True}
+
+
 def _hush() -> None:
-    """These libraries log what they raise, and pymilvus prints a warning of its own."""
+    """These libraries log what they raise, gRPC's C++ part straight to stderr, and pymilvus prints a warning of its own."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for name in ("pymilvus", "milvus_lite", "grpc", "pymilvus.client.iterator.query_iterator"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

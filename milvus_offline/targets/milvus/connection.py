@@ -41,6 +41,13 @@ class Connection:
         return "://" not in self.uri and self.uri.endswith(".db")
 
     @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted: asked for by the address or by a file that only makes sense with it."""
+        return not self.lite and (
+            urlsplit(self.uri).scheme == "https" or bool(self.server_pem or self.server_name or self.ca_pem or self.client_pem)
+        )
+
+    @property
     def name(self) -> str:
         """The address without what may be secret."""
         if "://" not in self.uri:

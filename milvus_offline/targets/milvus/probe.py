@@ -1,0 +1,135 @@
+"""Before pymilvus opens a connection: can the address be reached at all, and does it speak what the target's URL says?
+
+pymilvus has the same words for a name that nobody knows, a closed port, a web server, a wrong certificate and a hanging
+machine. A few bytes on a socket of our own tell them apart. What goes through a proxy is not probed.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from ...errors import TargetError
+from .connection import Connection
+
+HTTPS_PORT, MILVUS_PORT = 443, 19530
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""What an HTTP/2 client begins with, and an empty SETTINGS frame (RFC 9113, 3.4); a server answers with its SETTINGS."""
+_SETTINGS = 4
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_MESSAGE", "PACKET_LENGTH_TOO_LONG")
+_NAME, _EXPIRED, _NOT_YET = 62, 10, 9
+"""OpenSSL's verify codes; 18 to 21 are the forms of an authority that is not known."""
+
+
+def check_reachable(connection: Connection, seconds: float) -> None:
+    """Raises TargetError, with what to do, when no Milvus server can be behind the address. Takes `seconds` at most."""
+    parts = urlsplit(connection.uri)
+    host, tls = parts.hostname or "", connection.tls
+    port = parts.port or (HTTPS_PORT if parts.scheme == "https" else MILVUS_PORT)
+    if {"http", "https", "grpc", "all"} & getproxies().keys() and not proxy_bypass(host):
+        return
+    until = time.monotonic() + seconds
+    stream = _connect(connection.name, host, port, seconds)
+    try:
+        if tls:
+            stream.settimeout(max(0.1, until - time.monotonic()))
+            stream = _encrypted(connection, stream, host)
+        _speaks_http2(connection, stream, until)
+    finally:
+        stream.close()
+
+
+def _connect(name: str, host: str, port: int, seconds: float) -> socket.socket:
+    try:
+        return socket.create_connection((host, port), timeout=seconds)
+    except socket.gaierror as e:
+        raise TargetError(f"{name}: the name {host!r} is not known on this machine ({e.strerror}): check its spelling") from e
+    except ConnectionRefusedError as e:
+        raise TargetError(
+            f"{name}: nobody listens on port {port} of {host}: start the server, or name its gRPC port (usually 19530)"
+        ) from e
+    except TimeoutError as e:
+        raise TargetError(
+            f"{name}: no answer from {host}:{port} within {seconds:.0f} s: check the address, and firewalls in between"
+        ) from e
+    except OSError as e:
+        raise TargetError(f"{name}: {host}:{port} cannot be reached: {e.strerror or e}") from e
+
+
+def _encrypted(connection: Connection, stream: socket.socket, host: str) -> ssl.SSLSocket:
+    name = connection.name
+    authority = connection.server_pem or connection.ca_pem
+    try:
+        context = ssl.create_default_context(cafile=authority or None)
+        if connection.client_pem:
+            context.load_cert_chain(connection.client_pem, connection.client_key or None)
+    except (ssl.SSLError, OSError) as e:
+        which = connection.client_pem if authority == "" else f"{authority} {connection.client_pem}".strip()
+        raise TargetError(f"{which}: cannot be read as certificates and key in PEM form: {e}") from e
+    context.set_alpn_protocols(["h2"])
+    try:
+        return context.wrap_socket(stream, server_hostname=connection.server_name or host)
+    except ssl.SSLCertVerificationError as e:
+        raise TargetError(f"{name}: {_refused_certificate(e, connection, host)}") from e
+    except ssl.SSLError as e:
+        if e.reason in _NO_TLS:
+            raise TargetError(f"{name}: the server speaks without TLS: use http://{urlsplit(connection.uri).netloc}") from e
+        raise TargetError(f"{name}: TLS fails: {e.reason or e}{_client_hint(connection)}") from e
+    except (TimeoutError, ConnectionError, EOFError) as e:
+        raise TargetError(
+            f"{name}: accepts the connection, but does not speak TLS ({e or 'no answer'}): if the server has none, use http://"
+        ) from e
+
+
+def _refused_certificate(e: ssl.SSLCertVerificationError, connection: Connection, host: str) -> str:
+    if e.verify_code == _NAME:
+        return (
+            f"the server's certificate is for another name than {connection.server_name or host!r}: use its name "
+            "in the address, or give it with --server-name"
+        )
+    if e.verify_code in (_EXPIRED, _NOT_YET):
+        state = "out of date" if e.verify_code == _EXPIRED else "not valid yet"
+        return f"the server's certificate is {state}: renew it, or set this machine's clock"
+    file = connection.server_pem or connection.ca_pem
+    known = f"{file} does not hold" if file else "this machine does not know"
+    return f"{known} the authority of the server's certificate ({e.verify_message}): name that authority's file with --ca-pem"
+
+
+def _client_hint(connection: Connection) -> str:
+    if connection.client_pem:
+        return ": does the server know the authority that signed --client-pem?"
+    return ": the server may ask for a certificate of ours; name it with --client-pem and --client-key"
+
+
+def _speaks_http2(connection: Connection, stream: socket.socket, until: float) -> None:
+    """Raises TargetError unless the server answers as a gRPC server does."""
+    name = connection.name
+    answer = b""
+    try:
+        stream.sendall(_PREFACE)
+        while len(answer) < 9:
+            stream.settimeout(max(0.1, until - time.monotonic()))
+            if not (more := stream.recv(512)):
+                break
+            answer += more
+    except ssl.SSLError as e:
+        raise TargetError(f"{name}: TLS fails: {e.reason or e}{_client_hint(connection)}") from e
+    except TimeoutError as e:
+        raise TargetError(
+            f"{name}: accepts connections and does not answer: it is starting or hanging, or another program has this port"
+        ) from e
+    except ConnectionError:
+        answer = b""
+    if len(answer) >= 9 and answer[3] == _SETTINGS and int.from_bytes(answer[:3], "big") % 6 == 0:
+        return
+    netloc = urlsplit(connection.uri).netloc
+    if answer.startswith(b"HTTP/"):
+        raise TargetError(f"{name}: an HTTP server answers there that is not Milvus' gRPC service: is 19530 the port?")
+    if answer[:2] == b"\x15\x03":
+        raise TargetError(f"{name}: the server asks for TLS: use https://{netloc}")
+    if connection.tls:
+        raise TargetError(f"{name}: the server closes the connection{_client_hint(connection)}")
+    raise TargetError(f"{name}: the server closes the connection: it may ask for TLS (https://{netloc}), or it is not Milvus")
