@@ -180,6 +180,11 @@ def copy_range(source: int, offset: int, target: int, nbytes: int, path: object 
             part = part[os.write(target, part) :]
 
 
+def upload(path: str) -> IO[bytes]:
+    """A new object in a bucket, for `with`: it appears at its end, and not at all after an error."""
+    return cast("IO[bytes]", _buckets().Upload(path))
+
+
 WRITEBACK_BYTES = 4 << 20
 """Vectors after which the system is told to write them to disk."""
 
@@ -191,7 +196,11 @@ def begin_writeback(fd: int, offset: int, length: int) -> None:
 
 
 def sizes(paths: Iterable[str | os.PathLike[str]]) -> list[int] | None:
-    """The sizes of all these files; None when one of them is not there."""
+    """The sizes of all these files as they are now; None when one of them is not there."""
+    paths = list(paths)
+    if any(map(is_remote, paths)):
+        found = [_buckets().size_now(os.fspath(path)) for path in paths]
+        return None if None in found else found
     try:
         return [os.stat(path).st_size for path in paths]
     except OSError:
@@ -272,8 +281,13 @@ def keep_out(path: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
     for root in about.get("roots", ()):
         with contextlib.suppress(OSError), os.scandir(os.path.join(root, "tables")) as entries:
             places += [os.path.join(root, "tables"), *(e.path for e in entries if e.is_symlink())]
+    if is_remote(path):
+        for place in filter(is_remote, places):
+            if f"{path}/".startswith(f"{place}/"):
+                raise UsageError(f"{path}: lies inside the source {place}, which is never written to; choose another place")
+        return
     real = Path(os.path.realpath(path))
-    for place in places:
+    for place in (p for p in places if not is_remote(p)):
         if real.is_relative_to(os.path.realpath(place)):
             raise UsageError(f"{path}: lies inside the source {place}, which is never written to; choose another place")
 

@@ -68,7 +68,7 @@ class Ledger:
                 ours = False
             if not ours:
                 return cls._begin(path, file, key)
-            _require_same(path, head["key"], key)
+            require_same(path, head["key"], key)
             done = {}
             for line in whole[1:]:
                 try:
@@ -120,7 +120,8 @@ def _open_alone(path: Path) -> BinaryIO:
         file.close()
 
 
-def _require_same(path: Path, earlier: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+def require_same(path: Path, earlier: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+    """Raises UsageError when the earlier run, whose ledger is at `path`, was another one."""
     differing = sorted(k for k in {*earlier, *key} if earlier.get(k) != key.get(k))
     if differing:
         raise UsageError(

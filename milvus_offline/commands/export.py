@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..fileio import absolute, as_path, is_remote
 from .common import (
     bucket_costs,
     echo_costs,
@@ -97,6 +98,8 @@ def command(
         raise UsageError("--resume and --overwrite contradict each other")
     if file_format != "hdf5" and (link or compression != "none"):
         raise UsageError("--link and --compression only go with --format hdf5")
+    if file_format == "hdf5" and is_remote(out):
+        raise UsageError(f"{out}: HDF5 files are not made in a bucket: add --format parquet or --format npy")
     opened = SelectedSource(open_given(path, salvage=salvage, **source), selection(collection, partition, exclude))
     target: ExportTarget
     if file_format == "hdf5":
@@ -117,11 +120,13 @@ def command(
     )
     attention = needs_attention(report.findings)
     if as_json:
-        print_json({**report.to_json(), **bucket_costs(), "out": os.path.abspath(out), "exit_code": 3 if attention else 0})
+        print_json(
+            {**report.to_json(), **bucket_costs(), "out": str(absolute(as_path(out))), "exit_code": 3 if attention else 0}
+        )
     elif not quiet:
         click.echo(
             f"{amount(report.rows, report.collections)} ({size(report.bytes)}) in {report.seconds:.1f} s: "
-            f"{os.path.abspath(out)}"
+            f"{absolute(as_path(out))!s}"
         )
         echo_costs(bucket_costs())
         if report.salvaged_rows:

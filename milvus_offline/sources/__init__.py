@@ -54,7 +54,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
         return "hdf5" if _is_hdf5(root.name) else "faiss"
     if is_export(root):
         return "export"
-    if (root / LEDGER).is_file():
+    if (root / LEDGER).exists():
         raise UsageError(f"{root}: what was begun here is not finished: run the same command again with --resume")
     if _is_store(root):
         return "milvus1"

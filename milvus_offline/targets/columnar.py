@@ -118,18 +118,23 @@ class WriteChunk:
                     advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
 
         parts = [Path(p + ".part") for p in self.paths]
+        remote = fileio.is_remote(self.paths[0])
+
+        def create(number: int) -> IO[bytes]:
+            return fileio.upload(self.paths[number]) if remote else parts[number].open("wb")
+
         with fileio.explained("write", self.paths[0]):
-            parts[0].parent.mkdir(parents=True, exist_ok=True)
-            written = write_chunk(
-                batches(), self.rows, self.schema, self.file_format, self.fields, lambda i: parts[i].open("wb")
-            )
+            if not remote:
+                parts[0].parent.mkdir(parents=True, exist_ok=True)
+            written = write_chunk(batches(), self.rows, self.schema, self.file_format, self.fields, create)
             if written != self.rows:
                 raise TargetError(
                     f"{self.paths[0]}: the source gave {written} rows, {self.rows} were announced; did it change meanwhile?"
                 )
             for part, path in zip(parts, self.paths, strict=True):
-                fileio.publish(part, Path(path))
-            sizes = [os.path.getsize(p) for p in self.paths]
+                if not remote:
+                    fileio.publish(part, Path(path))
+            sizes = fileio.sizes(self.paths)
         return {"parts": [{"rows": self.rows, **sums.result()}], "sizes": sizes}
 
 
@@ -161,7 +166,7 @@ class ColumnarExport:
     def __init__(self, out: str | os.PathLike[str], *, file_format: str, overwrite: bool = False) -> None:
         if file_format not in FORMATS:
             raise UsageError(f"format {file_format!r} is unknown; there are: {', '.join(FORMATS)}")
-        self.out = Path(os.path.abspath(out))
+        self.out = fileio.absolute(fileio.as_path(out))
         self.file_format = file_format
         self.overwrite = overwrite
         self.ledger: Ledger | None = None

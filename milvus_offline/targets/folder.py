@@ -26,6 +26,11 @@ def begin_export(out: Path, source: Source, key: Mapping[str, Any], *, overwrite
     """
     if not fileio.is_syncing():
         key = {**key, "sync": False}
+    if fileio.is_remote(out):
+        from . import bucket
+
+        fileio.keep_out(out, source.describe())
+        return bucket.begin_export(out, key, overwrite=overwrite, resume=resume)
     begun = _check(out, source, overwrite=overwrite, resume=resume)
     with fileio.explained("create", out):
         out.mkdir(parents=True, exist_ok=True)
@@ -40,7 +45,12 @@ def begin_export(out: Path, source: Source, key: Mapping[str, Any], *, overwrite
 
 def end_export(out: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
     """The manifest comes last; with it the ledger goes."""
-    write_manifest(out, manifest)
+    if fileio.is_remote(out):
+        from . import bucket
+
+        bucket.write_manifest(out, manifest)
+    else:
+        write_manifest(out, manifest)
     ledger.remove()
 
 

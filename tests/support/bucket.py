@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class S3Server:
         self.url = f"http://127.0.0.1:{port}"
         self.requests: list[tuple[str, str]] = []
         self.busy_each = 0
+        self.refuse: Callable[[str, str], bool] | None = None
+        """Which requests (method, path) are answered with 403."""
         self._app = app
         self._numbers = itertools.count(1)
 
@@ -34,6 +36,10 @@ class S3Server:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("503 Slow Down", [("Content-Type", "application/xml")])
             return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
+        if self.refuse is not None and self.refuse(*self.requests[-1]):
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response("403 Forbidden", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
         return self._app(environ, start_response)
 
     @property

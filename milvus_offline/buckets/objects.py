@@ -1,28 +1,20 @@
-"""Files in a bucket of an object store (`s3://bucket/backup/milvus`), read in place through fsspec.
-
-`fileio` sends here whatever names a URL; nothing else has to know. A folder is listed once, with all below it. Files are
-read by ranged requests of some MiB, several in flight where they are read from front to back, and retried. Credentials and the
-endpoint come the SDK's usual ways (environment, configuration files, instance roles); nothing here takes or shows one.
-"""
+"""Object stores through fsspec: their listings, small files, requests that are tried again, costs, errors in words."""
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import re
 import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
-from .errors import StoreError, UsageError
+from ..errors import StoreError
 
 SCHEMES = {
     "s3": ("s3", "s3fs"),
@@ -34,29 +26,17 @@ SCHEMES = {
 }
 """The extra and its package by scheme."""
 
-BLOCK_BYTES = 4 << 20
-"""One ranged request of a file that is read from front to back."""
-AHEAD = 2
-"""Blocks of one file that are on their way while one is used."""
-_GAP = 16 << 20
-"""Bytes that may be left out of a file that is still said to be read from front to back."""
-_SMALL = 1 << 18
+SMALL = 1 << 18
 """Bytes of a file that is fetched whole."""
 _KEPT = 32 << 20
 """Bytes of small files that are kept."""
-_HEAD = 64
+HEAD = 64
 """Bytes that are kept of the beginning of a larger file: its header."""
 _IN_FLIGHT = 32
 _ATTEMPTS = 6
 """Of one request, on top of what the SDK tries by itself."""
 
 T = TypeVar("T")
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-
-
-def is_url(path: object) -> bool:
-    """Whether `path` names something in a bucket, not in the file system."""
-    return isinstance(path, BucketPath) or (isinstance(path, str) and _URL.match(path) is not None)
 
 
 @dataclass
@@ -87,78 +67,7 @@ def count(*, requests: int = 0, retries: int = 0, read: int = 0, written: int = 
         _costs.bytes_written += written
 
 
-# Paths ---------------------------------------------------------------------------------------------------------------
-
-if TYPE_CHECKING:
-    _Plain = Path
-else:
-    _Plain = type(Path())
-
-
-class BucketPath(_Plain):
-    """A path in a bucket that answers as one in the file system does. `str` of it is the URL."""
-
-    def __str__(self) -> str:
-        return super().__str__().replace(":/", "://", 1)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return BucketPath, (str(self),)
-
-    @property
-    def scheme(self) -> str:
-        return self.parts[0].removesuffix(":")
-
-    @property
-    def key(self) -> str:
-        """Bucket and key as fsspec names them."""
-        return "/".join(self.parts[1:])
-
-    def _item(self) -> _Item | None:
-        return objects(self.scheme).item(self.key)
-
-    def exists(self, **_: Any) -> bool:
-        return self._item() is not None
-
-    def is_file(self, **_: Any) -> bool:
-        return (found := self._item()) is not None and not found.is_dir
-
-    def is_dir(self, **_: Any) -> bool:
-        return (found := self._item()) is not None and found.is_dir
-
-    def is_symlink(self) -> bool:
-        return False
-
-    def stat(self, **_: Any) -> os.stat_result:
-        found = self._item()
-        if found is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
-        return found.stat()
-
-    def absolute(self) -> BucketPath:
-        return self
-
-    def resolve(self, strict: bool = False) -> BucketPath:
-        return self
-
-    def iterdir(self) -> Iterator[BucketPath]:  # type: ignore[override]
-        return (BucketPath(entry.path) for entry in scan(self))
-
-    def glob(self, pattern: str, **_: Any) -> Iterator[BucketPath]:  # type: ignore[override]
-        """For patterns of one part."""
-        with_names = ((entry.name, entry.path) for entry in scan(self)) if self.is_dir() else ()
-        return (BucketPath(path) for name, path in with_names if fnmatchcase(name, pattern))
-
-    def open(self, mode: str = "r", *args: Any, **more: Any) -> Any:
-        if mode not in ("rb", "br"):
-            raise io.UnsupportedOperation(f"{self}: only read as bytes")
-        return open_binary(str(self))
-
-    def read_bytes(self) -> bytes:
-        with open_binary(str(self)) as file:
-            return file.read()
-
-
-class _Item(NamedTuple):
+class Item(NamedTuple):
     """What a listing says of one name."""
 
     key: str
@@ -178,44 +87,12 @@ class _Item(NamedTuple):
         return os.stat_result((*values, self.mtime_ns, self.mtime_ns, self.mtime_ns))
 
 
-class Entry(NamedTuple):
-    """One name in a folder, with the methods of os.DirEntry."""
-
-    name: str
-    path: str
-    item: _Item
-
-    def is_dir(self, **_: Any) -> bool:
-        return self.item.is_dir
-
-    def is_file(self, **_: Any) -> bool:
-        return not self.item.is_dir
-
-    def is_symlink(self) -> bool:
-        return False
-
-    def stat(self, **_: Any) -> os.stat_result:
-        return self.item.stat()
-
-
-def scan(path: str | os.PathLike[str]) -> list[Entry]:
-    """What is directly in a folder. Raises OSError where there is none."""
-    place = BucketPath(path)
-    below = objects(place.scheme).folder(place.key)
-    if below is None:
-        code = errno.ENOTDIR if place.exists() else errno.ENOENT
-        raise OSError(code, os.strerror(code), str(place))
-    return [Entry(name, f"{place}/{name}", item) for name, item in below.items()]
-
-
-# Object stores -------------------------------------------------------------------------------------------------------
-
 _opened: dict[str, Objects] = {}
 _opening = threading.RLock()
 
 
 def objects(scheme: str) -> Objects:
-    """The object store that URLs of this scheme lead to. Raises UsageError, also where a package is missing."""
+    """The object store that URLs of this scheme lead to. Raises StoreError, also where a package is missing."""
     with _opening:
         if scheme not in _opened:
             _opened[scheme] = Objects(scheme, _file_system(scheme))
@@ -238,7 +115,7 @@ def _file_system(scheme: str) -> Any:
     import fsspec
 
     if scheme not in SCHEMES:
-        raise UsageError(f"{scheme}://: this scheme is unknown; there are: {', '.join(f'{s}://' for s in SCHEMES)}")
+        raise StoreError(f"{scheme}://: this scheme is unknown; there are: {', '.join(f'{s}://' for s in SCHEMES)}")
     extra, package = SCHEMES[scheme]
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme == "s3":
@@ -246,7 +123,7 @@ def _file_system(scheme: str) -> Any:
     try:
         made = fsspec.filesystem(scheme, **options)
     except ImportError as e:
-        raise UsageError(f"{scheme}:// needs the package {package}: pip install 'milvus-offline[{extra}]' ({e})") from None
+        raise StoreError(f"{scheme}:// needs the package {package}: pip install 'milvus-offline[{extra}]' ({e})") from None
     if scheme == "s3":
         made.connect()
         made.s3.meta.events.register("before-send.s3", _count_sent)
@@ -270,9 +147,9 @@ class Objects:
         self.scheme, self.fs = scheme, fs
         self._counts = scheme != "s3"  # where the SDK does not tell of each attempt
         self._mounted: set[str] = set()
-        self._tree: dict[str, dict[str, _Item]] = {}
+        self._tree: dict[str, dict[str, Item]] = {}
         """All that is below `_mounted`: folder -> name -> item."""
-        self._shallow: dict[str, dict[str, _Item] | None] = {}
+        self._shallow: dict[str, dict[str, Item] | None] = {}
         """Folders elsewhere."""
         self._small: OrderedDict[str, bytes] = OrderedDict()
         self._small_bytes = 0
@@ -291,7 +168,7 @@ class Objects:
             if self._is_mounted(key):
                 return
             if not key:
-                raise UsageError(f"{self.scheme}://: the name of a bucket is missing")
+                raise StoreError(f"{self.scheme}://: the name of a bucket is missing")
             found = self.call(lambda: self.fs.find(key, detail=True), key)
             if not found:  # an empty folder, or no bucket
                 self.call(lambda: self.fs.ls(key.partition("/")[0], detail=False), key)
@@ -308,9 +185,9 @@ class Objects:
             place = place.rpartition("/")[0]
         return False
 
-    def _add(self, tree: dict[str, dict[str, _Item]], name: str, info: dict[str, Any]) -> None:
+    def _add(self, tree: dict[str, dict[str, Item]], name: str, info: dict[str, Any]) -> None:
         parts = [p for p in name.split("/") if p]
-        item = _Item(name, int(info.get("size") or 0), _modified(info))
+        item = Item(name, int(info.get("size") or 0), _modified(info))
         while len(parts) > 1:
             last = parts.pop()
             folder = "/".join(parts)
@@ -319,9 +196,9 @@ class Objects:
                 known[last] = item
                 return
             tree[folder] = {last: item}
-            item = _Item(folder, -1)
+            item = Item(folder, -1)
 
-    def folder(self, key: str) -> dict[str, _Item] | None:
+    def folder(self, key: str) -> dict[str, Item] | None:
         """What is directly in a folder; None where there is none."""
         with self._lock:
             if self._is_mounted(key):
@@ -330,7 +207,7 @@ class Objects:
                 self._shallow[key] = self._list(key)
             return self._shallow[key]
 
-    def _list(self, key: str) -> dict[str, _Item] | None:
+    def _list(self, key: str) -> dict[str, Item] | None:
         try:
             infos = self.call(lambda: self.fs.ls(key, detail=True), key, missing_is_fine="/" in key)
         except (FileNotFoundError, NotADirectoryError):
@@ -340,18 +217,18 @@ class Objects:
             name = info["name"].rstrip("/")
             if name.strip("/") != key:
                 size = -1 if info["type"] == "directory" else int(info.get("size") or 0)
-                found[name.rpartition("/")[2]] = _Item(name, size, _modified(info))
+                found[name.rpartition("/")[2]] = Item(name, size, _modified(info))
         return found or None
 
-    def item(self, key: str) -> _Item | None:
+    def item(self, key: str) -> Item | None:
         """What is known of a file or folder; None where nothing is there."""
         above, _, name = key.rpartition("/")
         with self._lock:
             mounted = self._is_mounted(key)
             if mounted and key in self._tree:
-                return _Item(key, -1)
+                return Item(key, -1)
             if not above:
-                return None if mounted or self.folder(key) is None else _Item(key, -1)
+                return None if mounted or self.folder(key) is None else Item(key, -1)
             below = self._tree.get(above) if mounted else self.folder(above)
             return below.get(name) if below else None
 
@@ -363,13 +240,13 @@ class Objects:
         count(read=len(data))
         return data
 
-    def begin(self, item: _Item) -> bytes:
+    def begin(self, item: Item) -> bytes:
         """A small file as a whole, the header of a larger one; both are kept."""
-        kept = self._small if item.size <= _SMALL else self._heads
+        kept = self._small if item.size <= SMALL else self._heads
         with self._lock:
             if item.key in kept:
                 return kept[item.key]
-        data = self.fetch(item.key, 0, min(item.size, _SMALL if item.size <= _SMALL else _HEAD)) if item.size else b""
+        data = self.fetch(item.key, 0, min(item.size, SMALL if item.size <= SMALL else HEAD)) if item.size else b""
         with self._lock:
             if item.key not in kept:
                 kept[item.key] = data
@@ -439,125 +316,3 @@ def explain(e: Exception, url: str) -> str:
         where = " (AWS_ENDPOINT_URL names another address than Amazon's)" if scheme == "s3" else ""
         return f"{url}: cannot reach the object store{where}: {text}"
     return f"{url}: the object store does not answer as it should: {text}"
-
-
-# Reading -------------------------------------------------------------------------------------------------------------
-
-
-class BucketFd(int):
-    """The descriptor of a file in a bucket: a real one, of an empty file. So `os.close` works, and code that reads from it
-    without `fileio` finds nothing there, never other bytes."""
-
-    file: ObjectFile
-
-
-def open_read(url: str) -> BucketFd:
-    """A descriptor for `fileio.read_into`. Raises OSError where there is no such file."""
-    place = BucketPath(url)
-    store = objects(place.scheme)
-    item = store.item(place.key)
-    if item is None or item.is_dir:
-        code = errno.ENOENT if item is None else errno.EISDIR
-        raise OSError(code, os.strerror(code), str(url))
-    fd = BucketFd(os.open(os.devnull, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
-    fd.file = ObjectFile(store, item)
-    return fd
-
-
-class ObjectFile:
-    """An open file in a bucket. One thread uses it."""
-
-    def __init__(self, store: Objects, item: _Item) -> None:
-        self._store, self._item = store, item
-        self.size = item.size
-        self._end = -1
-        self._run = 0
-        """Reads in a row that went on where the one before ended."""
-        self._blocks: dict[int, Future[bytes]] = {}
-
-    def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fills `buffer` from `offset` on; returns how many bytes there were."""
-        length = max(0, min(len(buffer), self.size - offset))
-        done = 0
-        while done < length:
-            data = self._some(offset + done, length - done)
-            if not data:
-                break
-            buffer[done : done + len(data)] = data
-            done += len(data)
-        return done
-
-    def _some(self, at: int, wanted: int) -> bytes | memoryview:
-        if self.size <= _SMALL or at + wanted <= _HEAD:
-            return memoryview(self._store.begin(self._item))[at : at + wanted]
-        goes_on = 0 <= at - self._end <= _GAP and self._end > 0
-        self._run = self._run + 1 if goes_on else 0
-        self._end = at + wanted
-        if not goes_on and at // BLOCK_BYTES not in self._blocks:
-            return self._store.fetch(self._item.key, at, min(at + wanted, self.size))
-        number, within = divmod(at, BLOCK_BYTES)
-        for old in [n for n in self._blocks if n < number]:
-            self._blocks.pop(old).cancel()
-        last = (self.size - 1) // BLOCK_BYTES
-        for n in range(number, min(number + min(self._run, AHEAD), last) + 1):
-            if n not in self._blocks:
-                first = n * BLOCK_BYTES
-                end = min(first + BLOCK_BYTES, self.size)
-                self._blocks[n] = self._store.pool.submit(self._store.fetch, self._item.key, first, end)
-        self._end = at + min(wanted, BLOCK_BYTES - within)
-        return memoryview(self._blocks[number].result())[within : within + wanted]
-
-
-class _Raw(io.RawIOBase):
-    """The same as a file object."""
-
-    def __init__(self, file: ObjectFile) -> None:
-        self._file, self._at = file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        got = self._file.read_into(memoryview(buffer).cast("B"), self._at)
-        self._at += got
-        return got
-
-
-def open_binary(url: str) -> BinaryIO:
-    """The file for reading, with a buffer."""
-    place = BucketPath(url)
-    store = objects(place.scheme)
-    item = store.item(place.key)
-    if item is None or item.is_dir:
-        code = errno.ENOENT if item is None else errno.EISDIR
-        raise OSError(code, os.strerror(code), str(url))
-    return cast(BinaryIO, io.BufferedReader(_Raw(ObjectFile(store, item)), 1 << 16))
-
-
-def list_once(path: Path) -> None:
-    """Lists a folder in a bucket with all below it: from then on nothing is asked for what is where. For a `db` the folder that
-    holds it."""
-    if isinstance(path, BucketPath):
-        place = path.parent if path.name == "db" and len(path.parts) > 3 else path
-        objects(path.scheme).mount(place.key)
-
-
-def warm(urls: Iterable[str]) -> None:
-    """Fetches the beginnings of many files at once."""
-    by_scheme: dict[str, list[str]] = {}
-    for url in urls:
-        scheme, _, key = url.partition("://")
-        by_scheme.setdefault(scheme, []).append(key)
-    for scheme, keys in by_scheme.items():
-        objects(scheme).warm(keys)

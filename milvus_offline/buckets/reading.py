@@ -1,0 +1,140 @@
+"""Files in a bucket, read by ranged requests; from front to back with several in flight."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections.abc import Iterable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from .objects import HEAD, SMALL, Item, Objects, objects
+from .paths import BucketPath
+
+BLOCK_BYTES = 4 << 20
+"""One ranged request of a file that is read from front to back."""
+AHEAD = 2
+"""Blocks of one file that are on their way while one is used."""
+_GAP = 16 << 20
+"""Bytes that may be left out of a file that is still said to be read from front to back."""
+
+
+class BucketFd(int):
+    """The descriptor of a file in a bucket: a real one, of an empty file. So `os.close` works, and code that reads from it
+    without `fileio` finds nothing there, never other bytes."""
+
+    file: ObjectFile
+
+
+def open_read(url: str) -> BucketFd:
+    """A descriptor for `fileio.read_into`. Raises OSError where there is no such file."""
+    place = BucketPath(url)
+    store = objects(place.scheme)
+    item = store.item(place.key)
+    if item is None or item.is_dir:
+        code = errno.ENOENT if item is None else errno.EISDIR
+        raise OSError(code, os.strerror(code), str(url))
+    fd = BucketFd(os.open(os.devnull, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+    fd.file = ObjectFile(store, item)
+    return fd
+
+
+class ObjectFile:
+    """An open file in a bucket. One thread uses it."""
+
+    def __init__(self, store: Objects, item: Item) -> None:
+        self._store, self._item = store, item
+        self.size = item.size
+        self._end = -1
+        self._run = 0
+        """Reads in a row that went on where the one before ended."""
+        self._blocks: dict[int, Future[bytes]] = {}
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fills `buffer` from `offset` on; returns how many bytes there were."""
+        length = max(0, min(len(buffer), self.size - offset))
+        done = 0
+        while done < length:
+            data = self._some(offset + done, length - done)
+            if not data:
+                break
+            buffer[done : done + len(data)] = data
+            done += len(data)
+        return done
+
+    def _some(self, at: int, wanted: int) -> bytes | memoryview:
+        if self.size <= SMALL or at + wanted <= HEAD:
+            return memoryview(self._store.begin(self._item))[at : at + wanted]
+        goes_on = 0 <= at - self._end <= _GAP and self._end > 0
+        self._run = self._run + 1 if goes_on else 0
+        self._end = at + wanted
+        if not goes_on and at // BLOCK_BYTES not in self._blocks:
+            return self._store.fetch(self._item.key, at, min(at + wanted, self.size))
+        number, within = divmod(at, BLOCK_BYTES)
+        for old in [n for n in self._blocks if n < number]:
+            self._blocks.pop(old).cancel()
+        last = (self.size - 1) // BLOCK_BYTES
+        for n in range(number, min(number + min(self._run, AHEAD), last) + 1):
+            if n not in self._blocks:
+                first = n * BLOCK_BYTES
+                end = min(first + BLOCK_BYTES, self.size)
+                self._blocks[n] = self._store.pool.submit(self._store.fetch, self._item.key, first, end)
+        self._end = at + min(wanted, BLOCK_BYTES - within)
+        return memoryview(self._blocks[number].result())[within : within + wanted]
+
+
+class _Raw(io.RawIOBase):
+    """The same as a file object."""
+
+    def __init__(self, file: ObjectFile) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        got = self._file.read_into(memoryview(buffer).cast("B"), self._at)
+        self._at += got
+        return got
+
+
+def open_binary(url: str) -> BinaryIO:
+    """The file for reading, with a buffer."""
+    place = BucketPath(url)
+    store = objects(place.scheme)
+    item = store.item(place.key)
+    if item is None or item.is_dir:
+        code = errno.ENOENT if item is None else errno.EISDIR
+        raise OSError(code, os.strerror(code), str(url))
+    return cast(BinaryIO, io.BufferedReader(_Raw(ObjectFile(store, item)), 1 << 16))
+
+
+def list_once(path: Path) -> None:
+    """Lists a folder in a bucket with all below it: from then on nothing is asked for what is where. For a `db` the folder that
+    holds it."""
+    if isinstance(path, BucketPath):
+        place = path.parent if path.name == "db" and len(path.parts) > 3 else path
+        objects(path.scheme).mount(place.key)
+
+
+def warm(urls: Iterable[str]) -> None:
+    """Fetches the beginnings of many files at once."""
+    by_scheme: dict[str, list[str]] = {}
+    for url in urls:
+        scheme, _, key = url.partition("://")
+        by_scheme.setdefault(scheme, []).append(key)
+    for scheme, keys in by_scheme.items():
+        objects(scheme).warm(keys)

@@ -1,0 +1,164 @@
+"""Exports into a bucket: what is there is what a disk would have, also after a stopped run; nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.bucket import BUCKET, ENVIRONMENT, S3Server, s3_server
+from support.builder import StoreBuilder, rows
+from support.command import call, files
+from support.real import STORES
+
+from milvus_offline import buckets
+from milvus_offline.targets import columnar
+
+OUT = f"s3://{BUCKET}/out"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[S3Server]:
+    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        for key, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url}.items():
+            patch.setenv(key, value)
+        buckets.forget()
+        yield server
+    buckets.forget()
+
+
+@pytest.fixture
+def server(running: S3Server) -> Iterator[S3Server]:
+    yield running
+    running.busy_each = 0
+    running.refuse = None
+    for name in list(running.keys("")):
+        running.client.delete_object(Bucket=BUCKET, Key=name)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=8)
+    builder.partition("faces", "a/b")
+    for n in range(4):
+        builder.segment("faces", rows(range(100 * n, 100 * n + 100), dim=8), deleted=[n])
+    return builder.write()
+
+
+def exported(server: S3Server, prefix: str = "out/") -> dict[str, bytes]:
+    return {k.removeprefix(prefix): v for k, v in server.keys(prefix).items()}
+
+
+def without_manifest(found: dict[str, bytes]) -> dict[str, bytes]:
+    return {k: v for k, v in found.items() if k != "manifest.json"}
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_the_objects_are_the_files_of_a_disk(form: str, server: S3Server, store: Path, tmp_path: Path) -> None:
+    done = call("export", store, OUT, "--format", form, "--json")
+    assert done.code == 0, done.err
+    call("export", store, tmp_path / "plain", "--format", form)
+    here, there = files(tmp_path / "plain"), exported(server)
+    assert without_manifest(there) == without_manifest(here)
+    assert json.loads(there["manifest.json"])["collections"] == json.loads(here["manifest.json"])["collections"]
+    assert done.json["out"] == OUT
+    assert done.json["bucket"]["bytes_written"] >= sum(map(len, without_manifest(there).values()))
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_what_was_exported_into_a_bucket_is_verified_inspected_and_loaded_from_there(
+    form: str, server: S3Server, store: Path, tmp_path: Path
+) -> None:
+    call("export", store, OUT, "--format", form)
+    verified = call("verify", OUT, "--against", store, "--json")
+    assert (verified.code, verified.json["rows"]) == (0, 2 * 396) or verified.json["rows"] == 396, verified.err
+    assert sum(c["rows"] for c in call("inspect", OUT, "--json").json["collections"]) == 396
+    loaded = call("load", OUT, f"milvus1:{tmp_path / 'again'}")
+    assert loaded.code == 0, loaded.err
+    assert call("inspect", tmp_path / "again", "--json").json["totals"]["rows"] == 396
+    name = next(k for k in server.keys("out/") if k.endswith((".parquet", "vector.npy")))
+    broken = bytearray(server.keys(name)[name])
+    broken[len(broken) // 2] ^= 1
+    server.client.put_object(Bucket=BUCKET, Key=name, Body=bytes(broken))
+    buckets.forget()
+    assert call("verify", OUT).code == 4
+
+
+def test_an_interrupted_export_goes_on_where_it_stopped(
+    server: S3Server, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columnar, "CHUNK_BYTES", 100 * 32)
+    server.refuse = lambda method, path: method == "PUT" and "/00002/" in path
+    broken = call("export", store, OUT, "--format", "npy", "--jobs", "1")
+    assert broken.code == 1
+    assert len(broken.err.strip().splitlines()) == 1
+    assert "manifest.json" not in exported(server)
+    server.refuse = None
+    assert "--resume" in call("export", store, OUT, "--format", "npy").err
+    server.requests.clear()
+    done = call("export", store, OUT, "--format", "npy", "--resume", "--jobs", "1")
+    assert done.code == 0, done.err
+    put = [path for method, path in server.requests if method == "PUT"]
+    assert not [p for p in put if "_default/00000/" in p or "_default/00001/" in p], "finished chunks are not written again"
+    call("export", store, tmp_path / "plain", "--format", "npy")
+    assert without_manifest(exported(server)) == without_manifest(files(tmp_path / "plain"))
+    assert not [k for k in server.keys("out/") if "ledger" in k]
+    assert "complete export" in call("export", store, OUT, "--format", "npy", "--resume").err
+
+
+def test_overwrite_removes_what_the_earlier_export_wrote_and_nothing_else(server: S3Server, store: Path) -> None:
+    call("export", store, OUT, "--format", "npy")
+    server.client.put_object(Bucket=BUCKET, Key="out/notes.txt", Body=b"mine")
+    refused = call("export", store, OUT, "--format", "parquet")
+    assert refused.code == 2 and "--overwrite" in refused.err
+    done = call("export", store, OUT, "--format", "parquet", "--overwrite")
+    assert done.code == 0, done.err
+    found = exported(server)
+    assert found.pop("notes.txt") == b"mine"
+    assert Counter(k.rpartition(".")[2] for k in found) == {"parquet": 2, "json": 1}
+
+
+def test_objects_larger_than_a_part_are_sent_in_parts(server: S3Server, tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=1024)
+    builder.segment("faces", rows(range(10_000), dim=1024))
+    done = call("export", builder.write(), OUT, "--format", "npy", "--json")
+    assert done.code == 0, done.err
+    call("export", tmp_path / "store", tmp_path / "plain", "--format", "npy")
+    assert without_manifest(exported(server)) == without_manifest(files(tmp_path / "plain"))
+    assert len([1 for method, path in server.requests if method == "PUT" and path.endswith("vector.npy")]) >= 3
+
+
+def test_a_busy_server_costs_repeated_requests_only(server: S3Server, store: Path, tmp_path: Path) -> None:
+    server.busy_each = 5
+    done = call("export", store, OUT, "--format", "npy", "--json")
+    server.busy_each = 0
+    assert done.code == 0, done.err
+    assert done.json["bucket"]["retries"] > 0
+    call("export", store, tmp_path / "plain", "--format", "npy")
+    assert without_manifest(exported(server)) == without_manifest(files(tmp_path / "plain"))
+
+
+def refused(done: Any, *words: str) -> None:
+    assert done.code in (1, 2), done
+    (line,) = done.err.strip().splitlines()
+    assert all(w in line for w in words), line
+
+
+def test_what_cannot_be_written_is_refused_in_one_sentence(server: S3Server, store: Path) -> None:
+    refused(call("export", store, OUT), "--format parquet")
+    refused(call("export", store, "s3://no-such-bucket/out", "--format", "npy"), "no bucket 'no-such-bucket'")
+    refused(call("export", store, "s3://", "--format", "npy"), "name of a bucket is missing")
+    server.client.put_object(Bucket=BUCKET, Key="out/notes.txt", Body=b"mine")
+    refused(call("export", store, OUT, "--format", "npy"), "is not empty and holds no export")
+    assert server.buckets() == [BUCKET]
+    assert list(server.keys()) == ["out/notes.txt"]
+
+
+def test_an_export_never_goes_into_its_source(server: S3Server) -> None:
+    server.upload(STORES / "flat_basic" / "store", "cold/")
+    refused(call("export", f"s3://{BUCKET}/cold", f"s3://{BUCKET}/cold/db/out", "--format", "npy"), "lies inside the source")
