@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .. import fileio
 from ..errors import DamageError, StoreError
-from .layout import ID, TABLES
+from .layout import DELETED_DOCS, ID, TABLES
 from .segment.files import read_header
 from .segment.opening import Folder, list_folder
 
@@ -42,6 +42,20 @@ class Disk:
         """The folder of a segment; of several the one that holds the raw vectors. Raises DamageError."""
         folders = [f for p in self.segments(table_id).get(segment_id, []) if (f := list_folder(p))]
         return next((f for f in folders if f.raw), folders[0] if folders else None)
+
+    def warm(self, segments: Iterable[tuple[str, str]]) -> None:
+        """Says which segments are about to be opened: in a bucket the beginnings of their files come at once."""
+        if fileio.is_remote(self.roots[0]):
+            fileio.warm(path for table_id, segment_id in segments for path in self._beginnings(table_id, segment_id))
+
+    def _beginnings(self, table_id: str, segment_id: str) -> Iterator[Path]:
+        try:
+            folder = self.folder(table_id, segment_id)
+        except DamageError:  # whoever opens it says so
+            return
+        if folder is not None:
+            names = (*folder.raw, *folder.ids, *folder.attributes, *((DELETED_DOCS,) if folder.has_deleted_docs else ()))
+            yield from (folder.path / name for name in names)
 
     def complete(self, table_id: str, segment_id: str) -> Folder | None:
         """The folder of a segment that was written to its end (`deleted_docs` is the last file, §3.3); None for any other."""

@@ -289,8 +289,9 @@ def _in_s3(config: Config, db: Path) -> Finding:
         Severity.INFO,
         "s3-storage",
         str(config.path),
-        f"the server kept .rv, .uid and index files in the S3 bucket {printable(config.s3_bucket)!r} and not on its disk. Copy "
-        f"the objects whose keys contain db/{TABLES}/ to {db / TABLES}: a key is the path that the file had on the server",
+        f"the server kept .rv, .uid and index files in the S3 bucket {printable(config.s3_bucket)!r} and not on its disk. Read "
+        f"them there: s3://{printable(config.s3_bucket)} in place of {db.parent}, with --catalog {db / META} (and --wal); "
+        "AWS_ENDPOINT_URL names the server's s3_address and s3_port",
     )
 
 

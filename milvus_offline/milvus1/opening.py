@@ -78,6 +78,7 @@ def open_store(
 
         collections = open_collections(known, selection, schemas, location.roots, findings)
         return Store(location.root, location, known, collections, tuple(findings), selection, disk)
+    disk.warm((x.table_id, x.segment_id) for c in selection.collections for p in c.partitions for x in p.choices)
     segments: dict[str, list[Segment]] = {}
     damage: dict[str, Findings] = {}
     for c in selection.collections:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.bucket import BUCKET, ENVIRONMENT, S3Server, s3_server
+from support.builder import StoreBuilder, rows
 from support.command import call, exported, manifest
 from support.real import STORES, truth
 
-from milvus_offline import buckets
+from milvus_offline import buckets, fileio
+from milvus_offline.buckets.reading import BLOCK_BYTES
+from milvus_offline.errors import DamageError
 
 NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json"))
 
@@ -71,3 +78,166 @@ def test_export_equals_the_server(name: str, tmp_path: Path) -> None:
     assert manifest(tmp_path / "out")["source"]["path"].startswith("s3://")
     assert done.json["bucket"]["requests"] > 0
     assert done.json["bucket"]["retries"] == 0
+
+
+def test_a_busy_server_costs_repeated_requests_only(server: S3Server, tmp_path: Path) -> None:
+    buckets.forget()
+    server.busy_each = 5
+    try:
+        done = call("export", url("indexed"), tmp_path / "out", "--json")
+    finally:
+        server.busy_each = 0
+    assert done.code == 0, done.err
+    assert exported(tmp_path / "out") == truth("indexed")
+    spent = done.json["bucket"]
+    assert 0 < spent["retries"] <= spent["requests"] // 3
+
+
+def test_a_folder_is_listed_once(server: S3Server) -> None:
+    buckets.forget()
+    server.requests.clear()
+    assert call("inspect", url("partitions")).code == 0
+    listings = [path for method, path in server.requests if method == "GET" and path.rstrip("/") == f"/{BUCKET}"]
+    assert len(listings) <= 2  # the store, and what lies beside it, where a configuration may be
+
+
+def test_large_files_are_read_by_a_few_ranged_requests(server: S3Server, tmp_path: Path) -> None:
+    buckets.forget()
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=512)
+    made = builder.segment("faces", rows(range(15_000), dim=512), deleted=range(3000, 9000))
+    builder.write()
+    server.upload(tmp_path / "store", "large/")
+    server.requests.clear()
+    done = call("export", f"s3://{BUCKET}/large", tmp_path / "out", "--jobs", "1", "--json")
+    assert done.code == 0, done.err
+    call("export", tmp_path / "store", tmp_path / "plain")
+    assert exported(tmp_path / "out") == exported(tmp_path / "plain")
+    size = made.raw.stat().st_size
+    asked = [path for method, path in server.requests if method == "GET" and path.endswith(".rv")]
+    assert size > 28 << 20
+    assert len(asked) <= size // BLOCK_BYTES + 4
+    assert done.json["bucket"]["bytes_read"] < 1.1 * sum(p.stat().st_size for p in (tmp_path / "store").rglob("*.*"))
+
+
+def test_any_part_of_a_file_can_be_read(server: S3Server) -> None:
+    data = np.random.default_rng(3).bytes((20 << 20) + 77)
+    server.client.put_object(Bucket=BUCKET, Key="parts/data", Body=data)
+    fd = fileio.open_read(f"s3://{BUCKET}/parts/data")
+    try:
+        assert fileio.size_of(fd) == len(data)
+        assert os.pread(fd, 10, 0) == b"", "code that knows nothing of buckets finds nothing, never other bytes"
+        at = 0
+        for step in [8, 100, 1 << 20, 1 << 20, 3 << 20, 9 << 20, 5, 1 << 20, -(14 << 20), 1 << 20, 1 << 20, 6 << 20]:
+            at, length = at + min(0, step), max(step, 1 << 16) if step > 1000 else abs(step) % 1000 + 1
+            buffer = bytearray(length)
+            fileio.read_into(fd, memoryview(buffer), at)
+            assert buffer == data[at : at + length]
+            at += length
+        with pytest.raises(DamageError, match="expected 100 bytes, the file ends after 77"):
+            fileio.read_into(fd, memoryview(bytearray(100)), 20 << 20)
+    finally:
+        os.close(fd)
+    with fileio.open_binary(f"s3://{BUCKET}/parts/data") as file:
+        assert file.read() == data
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_server_that_kept_its_segments_in_a_bucket(slash: str, server: S3Server, tmp_path: Path) -> None:
+    """Keys are the paths that the files had on the server, with or without the slash before; catalog and log stayed there."""
+    buckets.forget()
+    builder = StoreBuilder(tmp_path / "milvus")
+    builder.collection("faces")
+    builder.segment("faces", rows(range(50)), deleted=[7])
+    builder.wal.insert("faces", rows(range(100, 120)))
+    builder.config("version: 0.5\nstorage:\n  s3_enabled: true\n  s3_bucket: segments\n")
+    root = builder.write()
+    call("export", root, tmp_path / "plain")
+    server.client.create_bucket(Bucket="segments")
+    try:
+        for path in sorted((root / "db" / "tables").rglob("*")):
+            if path.is_file():
+                key = f"{slash}var/lib/milvus/{path.relative_to(root).as_posix()}"
+                server.client.put_object(Bucket="segments", Key=key, Body=path.read_bytes())
+        shutil.rmtree(root / "db" / "tables")
+        hint = call("inspect", root)
+        assert "s3://segments" in hint.out and "--catalog" in hint.out
+        where = ["--catalog", root / "db" / "meta.sqlite", "--wal", root / "wal"]
+        done = call("export", "s3://segments", tmp_path / "out", *where)
+        assert done.code == 0, done.err
+        assert exported(tmp_path / "out") == exported(tmp_path / "plain")
+        assert call("verify", "s3://segments", *where).code == 0
+    finally:
+        for item in server.client.list_objects_v2(Bucket="segments").get("Contents", []):
+            server.client.delete_object(Bucket="segments", Key=item["Key"])
+        server.client.delete_bucket(Bucket="segments")
+
+
+def test_a_store_is_loaded_from_a_bucket(tmp_path: Path) -> None:
+    done = call("load", url("partitions"), f"milvus1:{tmp_path / 'again'}")
+    assert done.code == 0, done.err
+    call("export", tmp_path / "again", tmp_path / "out")
+    assert exported(tmp_path / "out") == truth("partitions")
+
+
+# Wrong calls: one sentence each, and no bucket is made ---------------------------------------------------------------
+
+
+def sentence(*arguments: object) -> str:
+    buckets.forget()
+    done = call(*arguments)
+    assert done.code == 1, done
+    (line,) = done.err.strip().splitlines()
+    assert "secret-of-reader" not in line
+    return line
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    assert "this scheme is unknown; there are: s3://" in sentence("inspect", "ftp://somewhere/milvus")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    assert "pip install 'milvus-offline[gcs]'" in sentence("inspect", "gs://backup/milvus")
+
+
+def test_a_bucket_that_is_not_there_stays_so(server: S3Server) -> None:
+    for command in ("inspect", "verify"):
+        assert "no bucket 'bakcup'" in sentence(command, "s3://bakcup/milvus")
+    assert server.buckets() == [BUCKET]
+
+
+def test_a_folder_that_is_not_there(server: S3Server) -> None:
+    buckets.forget()
+    done = call("inspect", f"s3://{BUCKET}/nowhere")
+    assert done.code in (1, 2) and "nowhere: there is no such file or folder" in done.err
+
+
+def test_missing_credentials_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    assert "no credentials were found" in sentence("inspect", url("flat_basic"))
+
+
+def test_wrong_credentials_are_said(server: S3Server) -> None:
+    server.refuse = lambda method, path: True
+    try:
+        assert "no permission" in sentence("inspect", url("flat_basic"))
+    finally:
+        server.refuse = None
+
+
+def test_an_endpoint_that_nobody_listens_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert "cannot reach the object store" in sentence("inspect", url("flat_basic"))
+
+
+@pytest.mark.parametrize("name", ["rows.h5", "index.faiss"])
+def test_what_is_not_read_from_a_bucket_is_said(name: str, server: S3Server) -> None:
+    buckets.forget()
+    server.client.put_object(Bucket=BUCKET, Key=f"other/{name}", Body=b"\x89HDF\r\n\x1a\n" if name[0] == "r" else b"IxF2")
+    done = call("inspect", f"s3://{BUCKET}/other/{name}")
+    assert done.code in (1, 2) and "copy them to a disk first" in done.err
