@@ -126,6 +126,30 @@ SECTIONS = (
                 "A segment is newer than all that the catalog knows: is its `-wal` missing?",
                 "`--salvage orphans` exports its rows.",
             ),
+            Code(
+                "table-missing",
+                (WARNING,),
+                "The catalog lists live segments of a table that it does not describe: it has lost a row.",
+                "Look for an older copy of the catalog; `--salvage orphans` exports the rows.",
+            ),
+            Code(
+                "folder-unknown",
+                (WARNING,),
+                "A folder holds segments of a collection or partition that the catalog has never known: is it that of these "
+                "files, and of the same day?",
+                "`--catalog` names another one, `--no-catalog` reads the files alone, `--salvage orphans` exports the rows.",
+            ),
+            Code(
+                "segment-unknown",
+                (WARNING,),
+                "A complete segment that the catalog does not list, with rows that are nowhere else.",
+                "`--salvage orphans` exports its rows.",
+            ),
+            Code(
+                "copied-while-running",
+                (WARNING,),
+                "Catalog and folders are of two moments with a merge between them; each row is read once, from what is here.",
+            ),
             Code("partition-twice", (WARNING,), "Two live partitions have one tag; their rows are put together."),
             Code("tag-encoding", (INFO,), "A tag that was encoded twice is repaired."),
             Code("zombie-partition", (INFO,), "A partition of a dropped collection; it counts as dropped."),

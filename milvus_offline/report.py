@@ -19,6 +19,7 @@ WIDTH = 100
 def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any]:
     """The document of `inspect --json` (a contract, see docs/commands.md); `options` are words of the command line."""
     from .milvus1.salvage import survey
+    from .milvus1.unexplained import headline
 
     log, replay = store.log, store.replay
     return {
@@ -75,6 +76,7 @@ def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any
         },
         "salvage": {k: n for k, n in survey(store).items() if n},
         "findings": [f.to_json() for f in store.findings],
+        "headline": headline(store.findings),
         "story": story(store),
         "next": next_steps(store, options),
     }
@@ -83,6 +85,7 @@ def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any
 def story(store: Store) -> list[str]:
     """What happened to the store, in sentences for a person."""
     from .milvus1.layout import FileType
+    from .milvus1.unexplained import headline
 
     types = Counter(row.file_type for row in store.catalog.files)
     codes = Counter(f.code for f in store.findings)
@@ -93,7 +96,7 @@ def story(store: Store) -> list[str]:
         (codes["flush-unrecorded"], "in the middle of a flush"),
     ]
     reasons = [text for count, text in killed if count]
-    lines = []
+    lines = [first] if (first := headline(store.findings)) else []
     if reasons:
         lines.append(f"The server was killed or crashed {', and '.join(reasons)}.")
     wal_rows = sum(c.wal_rows for c in store.collections)
@@ -167,6 +170,7 @@ def source_document(source: Source) -> dict[str, Any]:
         },
         "salvage": {},
         "findings": [f.to_json() for f in source.findings],
+        "headline": None,
         "story": [],
         "next": [],
     }
@@ -191,8 +195,12 @@ def inspect_text(document: Mapping[str, Any]) -> str:
             lines.append(f"{'Kind':<12}{store['index']}")
     else:
         lines = _store_lines(store)
-    if document["story"]:
-        lines += ["", *(_fold(sentence, 0) for sentence in document["story"])]
+    sentences = document["story"]
+    if document["headline"]:  # whose catalog it is comes before all that is read out of it
+        lines = [_fold(document["headline"], 0), "", *lines]
+        sentences = sentences[1:]
+    if sentences:
+        lines += ["", *(_fold(sentence, 0) for sentence in sentences)]
     for collection in document["collections"]:
         lines += ["", *_collection_lines(collection)]
     lines += [

@@ -53,6 +53,16 @@ def hashes_of(batches: Iterable[Batch]) -> Hashes:
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
+def hashes_among(pieces: Iterable[Piece], ids: npt.NDArray[np.int64]) -> Hashes:
+    """The hashes of those rows that have one of `ids` (sorted), sorted; the others are read and forgotten."""
+    found = [np.empty(0, np.uint64)]
+    for batch in (b for piece in pieces for b in piece.batches()):
+        same = among(batch.ids, ids)
+        if same.any():
+            found.append(row_hashes(batch.ids[same], batch.vectors[same]))
+    return np.sort(np.concatenate(found))
+
+
 def contains(whole: Hashes, part: Hashes, *, is_sorted: bool = False) -> bool:
     """Whether `whole`, as a multiset, holds all of `part`; `is_sorted`, when `whole` is."""
     values, counts = np.unique(part, return_counts=True)
@@ -90,16 +100,18 @@ P = TypeVar("P", bound=Piece)
 
 
 class Contents:
-    """The rows of the pieces of one table by content. Each piece is read once; 8 bytes a row are kept, sorted."""
+    """The rows of the pieces of one table by content, or by what else `read` makes of a piece. Each piece is read once; 8 bytes
+    a row are kept, sorted."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[Piece], Hashes] = lambda piece: hashes_of(piece.batches())) -> None:
+        self._read = read
         self._live: dict[str, Hashes] = {}
         self._stored: dict[str, Hashes] = {}
 
     def live(self, piece: Piece) -> Hashes:
         """The hashes of the piece's live rows, sorted."""
         if piece.id not in self._live:
-            self._live[piece.id] = np.sort(hashes_of(piece.batches()))
+            self._live[piece.id] = np.sort(self._read(piece))
         return self._live[piece.id]
 
     def stored(self, piece: Piece) -> Hashes:
@@ -108,7 +120,7 @@ class Contents:
             return self.live(piece)
         if piece.id not in self._stored:
             whole = replace(piece, deleted_path=None, deleted=0)
-            self._stored[piece.id] = np.sort(hashes_of(whole.batches()))
+            self._stored[piece.id] = np.sort(self._read(whole))
         return self._stored[piece.id]
 
 

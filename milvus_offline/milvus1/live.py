@@ -6,8 +6,8 @@ What a catalog row says is a hint, what the folders hold is evidence; every plac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from ..findings import Findings
 from ..model import DEFAULT_PARTITION
@@ -62,6 +62,8 @@ class LiveSet:
     leftovers: list[Leftover]
     dropped: list[TableRow]
     findings: Findings
+    unknown: dict[str, list[Choice]]
+    """Live segments whose table is not in the catalog, by table_id."""
     has_unflushed: bool
     """Whether the catalog holds NEW segments: rows that were in memory and must be in the log (§3.3)."""
 
@@ -86,7 +88,7 @@ def select(catalog: Catalog, disk: Disk) -> LiveSet:
             if catalog.generation is Generation.V05:
                 choices = _select_v05(table, files[table.table_id], leftovers)
             else:
-                choices = _select_table(table, files[table.table_id], disk, findings, leftovers)
+                choices = _select_table(table.table_id, files[table.table_id], disk, findings, leftovers)
             partitions.append(LivePartition(tag, table, tuple(choices)))
         collections.append(LiveCollection(owner, tuple(partitions)))
     for table in alive:
@@ -97,39 +99,60 @@ def select(catalog: Catalog, disk: Disk) -> LiveSet:
                 f"{table.owner_table}/{table.partition_tag}",
                 "the partition's collection was dropped; a crash left the partition in the catalog. It counts as dropped",
             )
+    unknown: dict[str, list[Choice]] = {}
     if catalog.generation is Generation.SEGMENTED:
+        unknown = _select_unknown(catalog, files, disk, leftovers)
         _find_orphans(catalog, collections, disk, leftovers)
     return LiveSet(
         collections=collections,
         leftovers=leftovers,
         dropped=dropped,
         findings=findings,
+        unknown=unknown,
         has_unflushed=any(r.file_type == FileType.NEW for t in alive for r in files[t.table_id]),
     )
 
 
+def _select_unknown(
+    catalog: Catalog, files: Mapping[str, list[FileRow]], disk: Disk, leftovers: list[Leftover]
+) -> dict[str, list[Choice]]:
+    """Segments of tables that are not in the catalog: those of dropped tables wait there for their end (§3.5), live ones are of
+    tables that the catalog has lost."""
+    known = {t.table_id for t in catalog.tables}
+    result: dict[str, list[Choice]] = {}
+    for table_id in sorted(set(files) - known):
+        rest: list[Leftover] = []
+        choices = _select_table(table_id, files[table_id], disk, Findings(), rest)
+        if choices:
+            result[table_id] = choices
+            reason = "the catalog lists it as live, but has lost its collection"
+            leftovers += [Leftover("orphans", table_id, c.segment_id, reason) for c in choices]
+        for x in rest:
+            dropped = x.kind == "to-delete" and not choices
+            leftovers.append(replace(x, kind="dropped", reason="its collection or partition was dropped") if dropped else x)
+    return result
+
+
 def _select_table(
-    table: TableRow, rows: Iterable[FileRow], disk: Disk, findings: Findings, leftovers: list[Leftover]
+    table_id: str, rows: Iterable[FileRow], disk: Disk, findings: Findings, leftovers: list[Leftover]
 ) -> list[Choice]:
     groups: dict[str, list[FileRow]] = defaultdict(list)
     choices: list[Choice] = []
     raced: set[str] = set()
     for row in rows:
         if row.file_type in _RAW_TYPES and row.file_id != row.segment_id:
-            choice = _repair_race(table, row, disk, findings)
+            choice = _repair_race(table_id, row, disk, findings)
             choices.append(choice)
             raced.add(choice.segment_id)
             if choice.segment_id != row.segment_id:
-                victim = Leftover(
-                    "orphans", table.table_id, row.segment_id, "its catalog row was overwritten by another segment's"
-                )
+                victim = Leftover("orphans", table_id, row.segment_id, "its catalog row was overwritten by another segment's")
                 leftovers.append(victim)
         else:
             groups[row.segment_id].append(row)
     for segment_id, group in groups.items():
         if segment_id in raced:
             continue
-        choice_or_none = _select_segment(table, segment_id, group, findings, leftovers)
+        choice_or_none = _select_segment(table_id, segment_id, group, findings, leftovers)
         if choice_or_none:
             choices.append(choice_or_none)
     return sorted(choices, key=lambda c: c.row.id)
@@ -147,11 +170,11 @@ def _select_v05(table: TableRow, rows: Iterable[FileRow], leftovers: list[Leftov
 
 
 def _select_segment(
-    table: TableRow, segment_id: str, group: list[FileRow], findings: Findings, leftovers: list[Leftover]
+    table_id: str, segment_id: str, group: list[FileRow], findings: Findings, leftovers: list[Leftover]
 ) -> Choice | None:
     """The decision table of §3.7 for the rows of one segment."""
     types = {r.file_type for r in group}
-    where = f"{table.table_id}/{segment_id}"
+    where = f"{table_id}/{segment_id}"
     indexes = tuple(r.file_id for r in group if r.file_type == FileType.INDEX)
     raw = next((r for r in group if r.file_type in _RAW_TYPES), None)
     if raw is not None:
@@ -169,28 +192,28 @@ def _select_segment(
                 where,
                 "the catalog lists the segment and its index both as searchable; its rows are taken once",
             )
-        return Choice(table.table_id, segment_id, FileType(raw.file_type).name, raw, indexes)
+        return Choice(table_id, segment_id, FileType(raw.file_type).name, raw, indexes)
     if indexes:
         row = next(r for r in group if r.file_type == FileType.INDEX)
         findings.warning("raw-row-missing", where, "only the index of this segment is in the catalog; its rows are taken")
-        return Choice(table.table_id, segment_id, FileType.INDEX.name, row, indexes)
+        return Choice(table_id, segment_id, FileType.INDEX.name, row, indexes)
     if FileType.NEW_MERGE in types:
-        leftovers.append(Leftover("unfinished", table.table_id, segment_id, "a merge was writing it", is_merge=True))
+        leftovers.append(Leftover("unfinished", table_id, segment_id, "a merge was writing it", is_merge=True))
     elif FileType.NEW in types:
-        leftovers.append(Leftover("unfinished", table.table_id, segment_id, "a flush was to write it"))
+        leftovers.append(Leftover("unfinished", table_id, segment_id, "a flush was to write it"))
     elif FileType.TO_DELETE in types:
-        leftovers.append(Leftover("to-delete", table.table_id, segment_id, "the server had put it aside for deletion"))
+        leftovers.append(Leftover("to-delete", table_id, segment_id, "the server had put it aside for deletion"))
     unknown = sorted(t for t in types if t not in FileType._value2member_map_)
     if unknown:
         findings.error("file-type-unknown", where, f"file_type {unknown[0]} is unknown; the segment is left out")
     return None
 
 
-def _repair_race(table: TableRow, row: FileRow, disk: Disk, findings: Findings) -> Choice:
+def _repair_race(table_id: str, row: FileRow, disk: Disk, findings: Findings) -> Choice:
     """A raw row whose file_id is another segment's: the data meant are under `file_id`, if the row's size agrees (§3.6)."""
     rows = row.row_count if 0 <= row.row_count < 1 << 31 else None
-    meant = disk.payload_bytes(table.table_id, row.file_id)
-    if meant is not None and (meant == row.file_size or disk.payload_bytes(table.table_id, row.segment_id) is None):
+    meant = disk.payload_bytes(table_id, row.file_id)
+    if meant is not None and (meant == row.file_size or disk.payload_bytes(table_id, row.segment_id) is None):
         message = (
             f"the catalog row was overwritten by that of segment {row.file_id} (a bug of 0.10.4-1.1.1); the rows are read "
             f"from its folder. A 1.x server would answer with those of {row.segment_id}"
@@ -200,8 +223,8 @@ def _repair_race(table: TableRow, row: FileRow, disk: Disk, findings: Findings) 
         found = "is not there" if meant is None else f"holds {meant} bytes, not the row's {row.file_size}"
         message = f"the catalog row names file {row.file_id}, whose folder {found}; the rows of {row.segment_id} are taken"
         segment_id = row.segment_id
-    findings.warning("row-id-race", f"{table.table_id}/{row.segment_id}", message, rows)
-    return Choice(table.table_id, segment_id, FileType(row.file_type).name, row)
+    findings.warning("row-id-race", f"{table_id}/{row.segment_id}", message, rows)
+    return Choice(table_id, segment_id, FileType(row.file_type).name, row)
 
 
 def _find_orphans(catalog: Catalog, live: Iterable[LiveCollection], disk: Disk, leftovers: list[Leftover]) -> None:

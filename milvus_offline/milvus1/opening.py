@@ -6,29 +6,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from .. import fileio
 from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
 from ..findings import Findings
 from ..model import Schema, Severity
-from .catalog.rows import Catalog, Generation, TableRow, version_key
-from .copies import Contents, all_in, drop_contained, end_compactions, end_merges, hashes_of
+from .catalog.rows import Catalog, Generation, TableRow
+from .choices import Choices
 from .disk import Disk
-from .layout import FileType
-from .live import Choice, LiveSet, select
+from .live import LiveSet, select
 from .location import Location, locate
 from .segment.files import Segment, attribute_schema
-from .segment.opening import open_segment
 from .store import Collection, Partition, Store
+from .unexplained import Unexplained
 
 if TYPE_CHECKING:
     from .nocatalog import Assumptions
@@ -79,18 +75,14 @@ def open_store(
         collections = open_collections(known, selection, schemas, location.roots, findings)
         return Store(location.root, location, known, collections, tuple(findings), selection, disk)
     disk.warm((x.table_id, x.segment_id) for c in selection.collections for p in c.partitions for x in p.choices)
-    segments: dict[str, list[Segment]] = {}
-    damage: dict[str, Findings] = {}
-    for c in selection.collections:
-        for p in c.partitions:
-            notes = Findings()
-            schema = schemas[c.table.table_id]
-            segments[p.table.table_id] = _open_segments(p.table, p.choices, schema, known, selection, disk, notes)
-            if lost := Findings(f for f in notes if f.severity is Severity.ERROR):
-                damage[p.table.table_id] = lost
-            findings += notes
-    _compare_age(known, selection, disk, schemas, segments, findings)
-    log, replay = _read_log(location, known, selection, schemas, segments, damage, replay_wal, findings)
+    choices = Choices(known, disk, selection, findings)
+    segments = {
+        p.table.table_id: choices.open(p.table, p.choices, schemas[c.table.table_id])
+        for c in selection.collections
+        for p in c.partitions
+    }
+    log, replay = _read_log(location, known, selection, schemas, segments, choices.damage, replay_wal, findings)
+    Unexplained(known, selection, disk, schemas, segments, replay.rows if replay else {}).compare(findings)
     opened = []
     for c in selection.collections:
         schema = schemas[c.table.table_id]
@@ -204,127 +196,6 @@ def _schema(table: TableRow, catalog: Catalog) -> Schema:
         auto_id=table.auto_id,
         attributes=attribute_schema(fields),
     )
-
-
-def _open_segments(
-    table: TableRow,
-    choices: Sequence[Choice],
-    schema: Schema,
-    catalog: Catalog,
-    selection: LiveSet,
-    disk: Disk,
-    findings: Findings,
-) -> list[Segment]:
-    segments, created_on = [], {}
-    for choice in choices:
-        before = len(findings)
-        segment = _open_choice(choice, schema, disk, findings)
-        if segment is not None:
-            if all(f.severity is Severity.INFO for f in findings[before:]):
-                _compare_size(segment, choice, table, findings)
-            segments.append(segment)
-            created_on[segment.id] = choice.row.created_on
-    contents = Contents()
-
-    def where(segment: Segment) -> str:
-        return f"{table.table_id}/{segment.id}"
-
-    if catalog.kind == "none":
-        return drop_contained(segments, contents, where, findings)
-    if catalog.statements_commit_alone:
-        segments = end_compactions(segments, created_on, contents, where, findings)
-        merges = [x.segment_id for x in selection.leftovers if x.is_merge and x.table_id == table.table_id]
-        segments = end_merges(segments, _open_merges(table, merges, schema, disk), contents, where, findings)
-        taken = {s.id for s in segments}
-        selection.leftovers[:] = [x for x in selection.leftovers if x.table_id != table.table_id or x.segment_id not in taken]
-    return segments
-
-
-def _open_merges(table: TableRow, merges: Iterable[str], schema: Schema, disk: Disk) -> Iterator[Segment]:
-    """The complete ones of the segments that merges were writing."""
-    for segment_id in merges:
-        with contextlib.suppress(DamageError):
-            folder = disk.folder(table.table_id, segment_id)
-            if folder and folder.raw and folder.ids:
-                target, notes = open_segment(folder, segment_id, schema, state=FileType.NEW_MERGE.name)
-                if target is not None and not notes:
-                    yield target
-
-
-def _open_choice(choice: Choice, schema: Schema, disk: Disk, findings: Findings) -> Segment | None:
-    where = f"{choice.table_id}/{choice.segment_id}"
-    hint = choice.row.row_count if 0 <= choice.row.row_count < 1 << 31 else None
-    try:
-        folder = disk.folder(choice.table_id, choice.segment_id)
-        if folder is None:
-            expected = disk.roots[0] / "tables" / choice.table_id / choice.segment_id
-            findings.error(
-                "segment-missing",
-                where,
-                f"the catalog lists this segment, but the folder {expected} is not there; its rows are lost",
-                hint,
-            )
-            return None
-        indexes = [p for i in choice.index_ids if (p := disk.index_file(choice.table_id, choice.segment_id, i))]
-        segment, notes = open_segment(
-            folder, choice.segment_id, schema, state=choice.state, indexes=indexes, file_size=choice.row.file_size
-        )
-    except DamageError as e:
-        findings.error("segment-unreadable", where, str(e), hint)
-        return None
-    findings += notes
-    return segment
-
-
-def _compare_size(segment: Segment, choice: Choice, table: TableRow, findings: Findings) -> None:
-    """`file_size` of a raw file is the payload of `.rv` and `.uid` since 0.8 (§2.2)."""
-    row = choice.row
-    if row.file_id != segment.id or not row.file_size or segment.schema.attributes or version_key(table.version) < (0, 8):
-        return
-    if row.file_size != segment.bytes:
-        findings.error(
-            "size-differs",
-            f"{choice.table_id}/{choice.segment_id}",
-            f"the catalog says {row.file_size} bytes of vectors and ids, the files hold {segment.bytes}: catalog and files "
-            "are of different age, or a file was cut",
-            segment.rows,
-        )
-
-
-def _compare_age(
-    catalog: Catalog,
-    selection: LiveSet,
-    disk: Disk,
-    schemas: Mapping[str, Schema],
-    segments: Mapping[str, list[Segment]],
-    findings: Findings,
-) -> None:
-    """Notices folders newer than all the catalog knows, with rows of their own: then the catalog is the older one."""
-    newest = max((int(f.segment_id) for f in catalog.files if f.segment_id.isdigit()), default=0)
-    owners = {p.table.table_id: c.table.table_id for c in selection.collections for p in c.partitions}
-    for leftover in selection.leftovers:
-        if leftover.kind != "orphans" or not leftover.segment_id.isdigit() or int(leftover.segment_id) <= newest:
-            continue
-        table_id = leftover.table_id
-        if table_id not in owners:
-            continue
-        try:
-            folder = disk.folder(table_id, leftover.segment_id)
-            if folder is None or not folder.raw or not folder.ids or not folder.has_deleted_docs:
-                continue
-            segment, notes = open_segment(folder, leftover.segment_id, schemas[owners[table_id]])
-            if segment is None or notes or not segment.rows:
-                continue
-            if not all_in(hashes_of(segment.batches()), (np.sort(hashes_of(s.batches())) for s in segments[table_id])):
-                findings.warning(
-                    "catalog-older",
-                    f"{table_id}/{leftover.segment_id}",
-                    "the segment is newer than all that the catalog knows, and its rows are in no live segment: the "
-                    "catalog may be older than the files (is its -wal missing?). --salvage orphans brings them",
-                    segment.rows,
-                )
-        except (DamageError, OSError):
-            continue
 
 
 def _read_log(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ..fileio import printable
 from ..findings import Findings
 from ..model import BATCH_BYTES, DEFAULT_PARTITION, Batch, Finding, Salvaged, Schema, Severity, VectorType
 from .catalog.rows import Generation
-from .copies import Hashes, contains, hashes_of
+from .copies import Contents, Hashes, contains, hashes_among, newest_of
 from .layout import ID
 from .live import Leftover
 from .opening import Store
@@ -93,32 +94,7 @@ def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], Finding
             result.append(
                 Salvaged(rescued.kind, _schema(store, rescued.rows.schema), rescued.partition, [rescued.rows], rescued.reason)
             )
-    places = _places(store)
-    grouped: dict[tuple[str, str, str, str], list[Segment | LegacyRawFile]] = {}
-    schemas: dict[tuple[str, str, str, str], Schema] = {}
-    live = _Live(store)
-    for leftover in _leftovers(store):
-        if leftover.kind not in wanted:
-            continue
-        segment = _open(store, leftover, notes)
-        if segment is None or not segment.rows:
-            continue
-        collection, partition = places.get(leftover.table_id, (leftover.table_id, DEFAULT_PARTITION))
-        if live.hold(collection, segment):
-            notes.append(
-                _note(
-                    "salvage-copy",
-                    leftover,
-                    "all of its rows are live elsewhere; not exported again",
-                    segment.rows,
-                    printable(collection),
-                )
-            )
-            continue
-        key = (leftover.kind, collection, partition, leftover.reason)
-        grouped.setdefault(key, []).append(segment)
-        schemas[key] = replace(segment.schema, name=collection)
-    result += [Salvaged(k[0], schemas[k], k[2], segments, k[3]) for k, segments in grouped.items()]
+    result += _segments(store, wanted, notes)
     if "deleted" in wanted:
         for collection_ in store.collections:
             for part in collection_.partitions:
@@ -127,8 +103,13 @@ def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], Finding
                     result.append(
                         Salvaged("deleted", collection_.schema, part.name, pieces, "deleted, not yet removed from disk")
                     )
+    return _put_together(result), notes
+
+
+def _put_together(items: Iterable[Salvaged]) -> list[Salvaged]:
+    """One of each kind and partition, but for rows of another schema."""
     merged: dict[tuple[str, str, str], Salvaged] = {}
-    for item in result:
+    for item in items:
         place = (item.kind, item.schema.name, item.partition)
         if place in merged and merged[place].schema == item.schema:
             before = merged[place]
@@ -136,7 +117,65 @@ def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], Finding
             merged[place] = replace(before, pieces=[*before.pieces, *item.pieces], reason=reason)
         else:
             merged[place if place not in merged else (*place[:2], f"{item.partition} {item.schema.dimension}")] = item
-    return list(merged.values()), notes
+    return list(merged.values())
+
+
+def _segments(store: Store, wanted: Sequence[str], notes: Findings) -> list[Salvaged]:
+    """The segments beside the live ones, without those whose rows are live, or are in a newer one of these."""
+    places = _places(store)
+    opened: dict[str, list[tuple[Leftover, Segment | LegacyRawFile]]] = defaultdict(list)
+    for leftover in _leftovers(store):
+        if leftover.kind in wanted:
+            segment = _open(store, leftover, notes)
+            if segment is not None and segment.rows:
+                collection, _ = places.get(leftover.table_id, (leftover.table_id, DEFAULT_PARTITION))
+                opened[collection].append((leftover, segment))
+    result = []
+    for collection, members in opened.items():  # one after the other: the hashes of a collection's rows are kept meanwhile
+        held = _live_among(store, collection, [s for _, s in members])
+        tables: dict[str, list[tuple[Leftover, Segment | LegacyRawFile]]] = defaultdict(list)
+        for leftover, segment in members:
+            tables[leftover.table_id].append((leftover, segment))
+        for table_id, parts in tables.items():
+            _, partition = places.get(table_id, (table_id, DEFAULT_PARTITION))
+            for leftover, segment in _each_once(parts, held, printable(collection), notes):
+                schema = replace(segment.schema, name=collection)
+                result.append(Salvaged(leftover.kind, schema, partition, [segment], leftover.reason))
+    return result
+
+
+def _live_among(store: Store, collection: str, segments: Sequence[Segment | LegacyRawFile]) -> Hashes:
+    """The hashes of those live rows of a collection whose ids are in these segments, sorted; each live row is read once."""
+    found = store.get(collection)
+    if found is None:
+        return np.empty(0, np.uint64)
+    ids = np.unique(np.concatenate([b.ids for s in segments for b in map(_copied, s.batches())]))
+    return hashes_among([piece for p in found.partitions for piece in p.pieces], ids)
+
+
+def _copied(batch: Batch) -> Batch:
+    return Batch(batch.ids.copy(), batch.vectors[:0])
+
+
+def _each_once(
+    parts: Sequence[tuple[Leftover, Segment | LegacyRawFile]], held: Hashes, collection: str, notes: Findings
+) -> list[tuple[Leftover, Segment | LegacyRawFile]]:
+    """Those of a table's segments whose rows are neither all live (`held`) nor all in a newer one of them."""
+    contents = Contents()
+    left = []
+    for leftover, segment in parts:
+        if contains(held, contents.live(segment), is_sorted=True):
+            text = "all of its rows are live elsewhere; not exported again"
+            notes.append(_note("salvage-copy", leftover, text, segment.rows, collection))
+        else:
+            left.append((leftover, segment))
+    _, older = newest_of([s for _, s in left], contents)
+    newer = {s.id: n.id for s, n in older}
+    for leftover, segment in left:
+        if segment.id in newer:
+            text = f"all of its rows are in the newer segment {newer[segment.id]} as well; not exported again"
+            notes.append(_note("salvage-copy", leftover, text, segment.rows, collection))
+    return [(x, s) for x, s in left if s.id not in newer]
 
 
 def _leftovers(store: Store) -> list[Leftover]:
@@ -244,25 +283,6 @@ def _guess(name: str, raw_bytes: int, rows: int, known: Schema | None) -> Schema
     if width % 4:
         return Schema(name, 8 * width, VectorType.BINARY)
     return replace(known, dimension=width // 4) if known is not None else Schema(name, width // 4)
-
-
-class _Live:
-    """The rows of one collection after the other, to tell copies of them: 8 bytes a row, hashed once."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._name: str | None = None
-        self._hashes: Hashes
-
-    def hold(self, collection: str, segment: Segment | LegacyRawFile) -> bool:
-        """Whether all rows of the segment are live in the collection."""
-        found: Any = self._store.get(collection)
-        if found is None or found.schema.row_bytes != segment.schema.row_bytes:
-            return False
-        if self._name != collection:
-            self._name = collection
-            self._hashes = np.sort(hashes_of(found.batches()))
-        return contains(self._hashes, hashes_of(segment.batches()), is_sorted=True)
 
 
 def _note(code: str, leftover: Leftover, message: str, rows: int | None = None, where: str | None = None) -> Finding:

@@ -1,0 +1,121 @@
+"""Opening the segments that the catalog calls live: what of them is here, what stands in for the rest (FORMAT §3.4, §4.7)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import DamageError
+from ..findings import Findings
+from ..model import Finding, Schema, Severity
+from .catalog.rows import Catalog, TableRow, version_key
+from .copies import Contents, drop_contained, end_compactions, end_merges
+from .disk import Disk
+from .layout import FileType
+from .live import Choice, LiveSet
+from .running_copy import RunningCopy
+from .segment.files import Segment
+from .segment.opening import open_segment
+
+
+@dataclass
+class Choices:
+    """Opens the live segments of one table after the other; what a person should know goes to `findings`."""
+
+    catalog: Catalog
+    disk: Disk
+    live: LiveSet
+    findings: Findings
+    damage: dict[str, Findings] = field(default_factory=dict)
+    """By table_id: the errors about its segments. Records of the log may still hold what they have lost."""
+
+    def open(self, table: TableRow, choices: Sequence[Choice], schema: Schema) -> list[Segment]:
+        """The table's live segments in the order of the catalog, each row in one of them."""
+        notes = Findings()
+        segments = self._open_table(table, choices, schema, notes)
+        if lost := Findings(f for f in notes if f.severity is Severity.ERROR):
+            self.damage[table.table_id] = lost
+        self.findings += notes
+        return segments
+
+    def _open_table(self, table: TableRow, choices: Sequence[Choice], schema: Schema, notes: Findings) -> list[Segment]:
+        segments: list[Segment] = []
+        missing: list[tuple[Choice, Finding]] = []
+        for choice in choices:
+            before = len(notes)
+            found = self._open(choice, schema, notes)
+            if isinstance(found, Finding):
+                missing.append((choice, found))
+                continue
+            if all(f.severity is Severity.INFO for f in notes[before:]):
+                _compare_size(found, choice, table, notes)
+            segments.append(found)
+        contents = Contents()
+
+        def where(segment: Segment) -> str:
+            return f"{table.table_id}/{segment.id}"
+
+        if self.catalog.kind == "none":
+            notes += [f for _, f in missing]
+            return drop_contained(segments, contents, where, notes)
+        if self.catalog.statements_commit_alone:
+            created_on = {c.segment_id: c.row.created_on for c in choices}
+            segments = end_compactions(segments, created_on, contents, where, notes)
+            merges = [x.segment_id for x in self.live.leftovers if x.is_merge and x.table_id == table.table_id]
+            segments = end_merges(segments, self._open_merges(table, merges, schema), contents, where, notes)
+        if missing:
+            running = RunningCopy(table, schema, self.catalog, self.live, self.disk)
+            segments = running.stand_ins(missing, segments, notes)
+        taken = {s.id for s in segments}
+        leftovers = self.live.leftovers
+        leftovers[:] = [x for x in leftovers if x.table_id != table.table_id or x.segment_id not in taken]
+        return segments
+
+    def _open(self, choice: Choice, schema: Schema, notes: Findings) -> Segment | Finding:
+        """The segment, or why none of its rows can be read."""
+        where = f"{choice.table_id}/{choice.segment_id}"
+        hint = choice.row.row_count if 0 <= choice.row.row_count < 1 << 31 else None
+        try:
+            folder = self.disk.folder(choice.table_id, choice.segment_id)
+            if folder is None:
+                expected = self.disk.roots[0] / "tables" / choice.table_id / choice.segment_id
+                text = f"the catalog lists this segment, but the folder {expected} is not there; its rows are lost"
+                return Finding(Severity.ERROR, "segment-missing", where, text, hint)
+            indexes = [p for i in choice.index_ids if (p := self.disk.index_file(choice.table_id, choice.segment_id, i))]
+            segment, found = open_segment(
+                folder, choice.segment_id, schema, state=choice.state, indexes=indexes, file_size=choice.row.file_size
+            )
+        except DamageError as e:
+            return Finding(Severity.ERROR, "segment-unreadable", where, str(e), hint)
+        if segment is not None:
+            notes += found
+            return segment
+        worst = next(f for f in found if f.severity is Severity.ERROR)
+        notes += [f for f in found if f is not worst]
+        return worst
+
+    def _open_merges(self, table: TableRow, merges: Iterable[str], schema: Schema) -> Iterator[Segment]:
+        """The complete ones of the segments that merges were writing."""
+        for segment_id in merges:
+            with contextlib.suppress(DamageError):
+                folder = self.disk.folder(table.table_id, segment_id)
+                if folder and folder.raw and folder.ids:
+                    target, found = open_segment(folder, segment_id, schema, state=FileType.NEW_MERGE.name)
+                    if target is not None and not found:
+                        yield target
+
+
+def _compare_size(segment: Segment, choice: Choice, table: TableRow, findings: Findings) -> None:
+    """`file_size` of a raw file is the payload of `.rv` and `.uid` since 0.8 (§2.2)."""
+    row = choice.row
+    if row.file_id != segment.id or not row.file_size or segment.schema.attributes or version_key(table.version) < (0, 8):
+        return
+    if row.file_size != segment.bytes:
+        findings.error(
+            "size-differs",
+            f"{choice.table_id}/{choice.segment_id}",
+            f"the catalog says {row.file_size} bytes of vectors and ids, the files hold {segment.bytes}: catalog and files "
+            "are of different age, or a file was cut",
+            segment.rows,
+        )

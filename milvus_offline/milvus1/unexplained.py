@@ -1,0 +1,207 @@
+"""What the folders hold and the catalog does not explain, and the other way round: is this the catalog of these files?
+
+A catalog can be older than the files, new and empty, a leftover of a server that moved to MySQL, or have lost rows. Compared
+in both directions:
+
+- live rows of `TableFiles` whose table is not in `Tables`. No server leaves them: it puts a dropped table's files aside before
+  it removes the table's row (§3.3, §3.5).
+- folders of tables that are not in `Tables`, with complete segments that no row of `TableFiles` lists. A dropped collection's
+  rows stay, as TO_DELETE, as long as its folders (§3.5); without rows a crash in the middle of a flush or a merge leaves one
+  segment, and then the collection must have been dropped. In no real store seen is there such a folder.
+- complete segments of live tables that no row lists. A crash leaves these too, but their rows are then in other segments or in
+  the log (§3.2, §11.4). So they count if they are newer than all that the catalog knows and have rows of their own, or if not
+  one of their ids is anywhere else, or if they were live for sure (deletes were applied to them, or an index was built) and
+  have rows of their own. Segments older than their table are of a namesake that was dropped (§16).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DamageError
+from ..findings import Findings
+from ..model import Finding, Piece, Schema, Severity
+from .catalog.rows import Catalog, TableRow
+from .copies import Contents, among, contains, hashes_among, hashes_of, newest_of
+from .disk import Disk
+from .layout import DELETED_DOCS, ID
+from .live import LiveSet
+from .segment.files import Column, Segment, read_columns, read_header
+from .segment.opening import Folder, open_segment
+
+Ids = npt.NDArray[np.int64]
+_CHUNK_BYTES = 1 << 20
+_FOREIGN = ("table-missing", "folder-unknown", "catalog-older", "segment-unknown")
+"""Codes of the findings that speak against the catalog as a whole."""
+
+
+def count(n: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def headline(findings: Iterable[Finding]) -> str | None:
+    """One sentence for the first line of a report when the catalog is not that of these files, or not all of it."""
+    found = [f for f in findings if f.code in _FOREIGN]
+    if not found:
+        return None
+    rows = count(sum(f.rows or 0 for f in found), "row")
+    folders = count(len({f.where.split("/")[0] for f in found}), "folder")
+    return (
+        f"This catalog is not that of these files, or not all of it: {rows} in {folders} below tables/ are not in it. Name the "
+        "right one with --catalog (mysql://user@host/database, a mysqldump file, a meta.sqlite), read the files without one "
+        "with --no-catalog, or export these rows apart with --salvage orphans."
+    )
+
+
+@dataclass
+class Unexplained:
+    """Compares one catalog with the folders. `segments` are the live ones, `logged` pieces of the log, by table_id."""
+
+    catalog: Catalog
+    live: LiveSet
+    disk: Disk
+    schemas: Mapping[str, Schema]
+    segments: Mapping[str, Sequence[Segment]]
+    logged: Mapping[str, Sequence[Piece]]
+
+    def compare(self, findings: Findings) -> None:
+        """Adds what contradicts to `findings`; reads ids of tables that have unknown segments, and few vectors."""
+        if self.catalog.kind == "none":
+            return
+        self._tables(findings)
+        unknown: dict[str, list[str]] = defaultdict(list)
+        named = {(r.table_id, name) for r in self.catalog.files for name in (r.segment_id, r.file_id)}
+        for x in self.live.leftovers:
+            if x.kind == "orphans" and (x.table_id, x.segment_id) not in named:  # of a row-id race more is said elsewhere
+                unknown[x.table_id].append(x.segment_id)
+        for c in self.live.collections:
+            for p in c.partitions:
+                if wanted := unknown.get(p.table.table_id):
+                    self._segments(p.table, wanted, self.schemas[c.table.table_id], findings)
+
+    def _tables(self, findings: Findings) -> None:
+        listed = {(r.table_id, r.segment_id) for r in self.catalog.files}
+        known = {t.table_id for t in self.catalog.tables}
+        for table_id, choices in self.live.unknown.items():
+            rows, _ = self._rows(table_id, [c.segment_id for c in choices])
+            findings.warning(
+                "table-missing",
+                table_id,
+                f"the catalog lists {count(len(choices), 'live segment')} of this table, but no collection or partition of "
+                "this name: it has lost a row. --salvage orphans exports the rows apart",
+                rows,
+            )
+        for table_id in self.disk.tables():
+            if table_id in known:
+                continue
+            rows, segments = self._rows(table_id, [s for s in self.disk.segments(table_id) if (table_id, s) not in listed])
+            if rows:
+                findings.warning(
+                    "folder-unknown",
+                    table_id,
+                    f"the folder holds {count(segments, 'segment')} of a collection or partition that this catalog does not "
+                    "know and has never dropped: is it the catalog of these files, and of the same day? --catalog names "
+                    "another one, --no-catalog reads the files without, --salvage orphans exports the rows",
+                    rows,
+                )
+
+    def _rows(self, table_id: str, segment_ids: Iterable[str]) -> tuple[int, int]:
+        """Rows in these segments, and in how many of them: but for deleted rows, and for segments that a newer one holds, by
+        their ids. Only complete segments count."""
+        segments = [s for x in segment_ids if (s := _ids_alone(self.disk.complete(table_id, x), x)) is not None]
+        newest, _ = newest_of(segments, Contents(lambda s: np.concatenate([np.empty(0, ID), *_live_ids(s)]).view(np.uint64)))
+        return sum(s.rows for s in newest), sum(1 for s in newest if s.rows)
+
+    def _segments(self, table: TableRow, unknown: Sequence[str], schema: Schema, findings: Findings) -> None:
+        newest = max((int(r.segment_id) for r in self.catalog.files if r.segment_id.isdecimal()), default=0)
+        opened = [s for x in unknown if (s := self._open(table, x, schema)) is not None]
+        if not opened:
+            return
+        ids = {s.id: np.concatenate([np.empty(0, ID), *_ids(s)]) for s in opened}
+        wanted = np.unique(np.concatenate(list(ids.values())))
+        held, near = self._held(table.table_id, wanted)
+        twins = [ids[s.id] for s in opened if held[np.searchsorted(wanted, ids[s.id])].all()]
+        hashes = hashes_among(near, np.unique(np.concatenate(twins))) if twins else np.empty(0, np.uint64)
+        for s in opened:
+            there = held[np.searchsorted(wanted, ids[s.id])]
+            where = f"{table.table_id}/{s.id}"
+            newer = int(s.id) > newest
+            if there.all() and contains(hashes, hashes_of(s.batches()), is_sorted=True):
+                continue
+            if newer:
+                findings.warning(
+                    "catalog-older",
+                    where,
+                    "the segment is newer than all that the catalog knows, and its rows are in no live segment: the catalog "
+                    "may be older than the files (is its -wal missing?). --salvage orphans brings them",
+                    s.rows,
+                )
+            elif not there.any() or (not there.all() and self._was_live(table.table_id, s)):
+                findings.warning(
+                    "segment-unknown",
+                    where,
+                    "the catalog lists all other segments of this time, but not this one, and its rows are nowhere else: the "
+                    "catalog has lost a row, or is not that of these files. --salvage orphans brings them",
+                    s.rows,
+                )
+
+    def _open(self, table: TableRow, segment_id: str, schema: Schema) -> Segment | None:
+        if not segment_id.isdecimal() or int(segment_id) // 1000 < table.created_on:
+            return None
+        folder = self.disk.complete(table.table_id, segment_id)
+        try:
+            segment, found = open_segment(folder, segment_id, schema) if folder else (None, Findings())
+        except DamageError:
+            return None
+        return segment if segment is not None and segment.rows and all(f.severity is Severity.INFO for f in found) else None
+
+    def _held(self, table_id: str, wanted: Ids) -> tuple[npt.NDArray[np.bool_], list[Piece]]:
+        """Which of the ids `wanted` (sorted) are in a live segment, deleted or not, or in the log; and in which pieces."""
+        held = np.zeros(len(wanted), np.bool_)
+        near: list[Piece] = []
+        for piece in (*self.segments[table_id], *self.logged.get(table_id, ())):
+            before = len(near)
+            for ids in _ids(piece):
+                hits = among(ids, wanted)
+                if hits.any():
+                    held[np.searchsorted(wanted, ids[hits])] = True
+                    near[before:] = [piece]
+        return held, near
+
+    def _was_live(self, table_id: str, segment: Segment) -> bool:
+        """Deletes are applied to live segments only, and indexes are built for these (§3.3)."""
+        folder = self.disk.folder(table_id, segment.id)
+        return bool(segment.deleted or (folder and any(n.isdecimal() for n in folder.others)))
+
+
+def _ids_alone(folder: Folder | None, segment_id: str) -> Segment | None:
+    """A segment whose ids and deleted rows can be read, whatever its vectors are."""
+    if folder is None:
+        return None
+    ids = folder.path / folder.ids[0]
+    try:
+        stored = read_header(ids).bytes // ID.itemsize
+        schema = Schema(segment_id, ID.itemsize // 4)  # the ids stand for the vectors
+        segment = Segment(segment_id, "", schema, str(ids), str(ids), str(folder.path / DELETED_DOCS), stored, 0, 0)
+        return segment.recounted()
+    except DamageError:
+        return None
+
+
+def _live_ids(piece: Piece) -> Iterator[Ids]:
+    return (batch.ids.copy() for batch in piece.batches(_CHUNK_BYTES))
+
+
+def _ids(piece: Piece) -> Iterator[Ids]:
+    """The ids of a segment's stored rows, or of another piece's rows, in parts that are arrays of their own."""
+    if isinstance(piece, Segment):
+        for (ids,) in read_columns([Column(piece.ids_path, ID, 1)], piece.stored, 0, _CHUNK_BYTES, None):
+            yield ids[:, 0].copy()
+    else:
+        yield from _live_ids(piece)

@@ -1,0 +1,173 @@
+"""Is this the catalog of these files: what the folders hold and the catalog does not describe, and the other way round."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from support.builder import StoreBuilder, bag, codes, content, pieces_bag, rows
+from support.command import call
+from support.real import copy_store, truth
+
+from milvus_offline.milvus1.catalog.columns import SCHEMA
+from milvus_offline.milvus1.layout import FileType
+from milvus_offline.milvus1.opening import open_store
+from milvus_offline.milvus1.salvage import collect
+from milvus_offline.milvus1.unexplained import headline
+
+NEW, RAW, TO_DELETE, NEW_MERGE = FileType.NEW, FileType.RAW, FileType.TO_DELETE, FileType.NEW_MERGE
+
+
+@pytest.fixture
+def b(tmp_path: Path) -> StoreBuilder:
+    builder = StoreBuilder(tmp_path / "s")
+    builder.collection("c")
+    return builder
+
+
+def sql(root: Path, *statements: str) -> None:
+    with sqlite3.connect(root / "db/meta.sqlite") as connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+def orphans(store: object) -> dict[str, object]:
+    found, _ = collect(store, ["orphans"])  # type: ignore[arg-type]
+    return {s.schema.name: pieces_bag(s.pieces) for s in found}
+
+
+# Tables that the catalog has lost ----------------------------------------------------------------------------------------
+
+
+def test_live_rows_of_a_table_that_is_not_there_are_told_and_salvaged(b: StoreBuilder) -> None:
+    b.collection("lost")
+    b.segment("lost", rows(1, 2, 3), deleted=[0])
+    b.segment("lost", rows(7), TO_DELETE)
+    b.segment("c", rows(4))
+    b.tables = [t for t in b.tables if t["table_id"] != "lost"]
+    store = open_store(b.write())
+    assert content(store) == {("c", "_default"): bag(rows(4))}
+    assert [(f.code, f.where, f.rows) for f in store.findings] == [("table-missing", "lost", 2)]
+    assert orphans(store) == {"lost": bag(rows(2, 3))}
+
+
+def test_files_of_a_dropped_collection_wait_for_their_end(b: StoreBuilder) -> None:
+    """Its row goes first, its files stay for seconds, or for good on a stopped server (§3.5): nothing to worry about."""
+    b.collection("gone")
+    b.segment("gone", rows(1, 2), TO_DELETE)
+    b.tables = [t for t in b.tables if t["table_id"] != "gone"]
+    store = open_store(b.write())
+    assert codes(store) == []
+    found, _ = collect(store, ["dropped"])
+    assert [(s.kind, s.schema.name, pieces_bag(s.pieces)) for s in found] == [("dropped", "gone", bag(rows(1, 2)))]
+
+
+def test_the_catalog_of_a_real_store_that_lost_a_collection(tmp_path: Path) -> None:
+    root = copy_store("flat_basic", tmp_path)
+    sql(root, "DELETE FROM Tables WHERE table_id = 'books'")
+    store = open_store(root)
+    assert [(f.code, f.where, f.rows) for f in store.findings] == [("table-missing", "books", 4707)]
+    assert orphans(store) == {"books": truth("flat_basic")["books", "_default"]}
+
+
+# Folders that the catalog has never known ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", ["autoid_parts", ""])
+def test_an_older_catalog_and_a_new_empty_one(kept: str, tmp_path: Path) -> None:
+    root = copy_store("partitions", tmp_path)
+    known = f"SELECT table_id FROM Tables WHERE table_id = '{kept}' OR (owner_table = '{kept}' AND owner_table != '')"
+    sql(
+        root,
+        f"DELETE FROM TableFiles WHERE table_id NOT IN ({known})",
+        f"DELETE FROM Tables WHERE table_id NOT IN ({known})",
+    )
+    for file in (root / "wal").iterdir():
+        file.unlink()
+    expected = sum(b.total() for (name, _), b in truth("partitions").items() if name != kept)
+    store = open_store(root)
+    assert sum(f.rows or 0 for f in store.findings if f.code == "folder-unknown") == expected
+    result = call("inspect", root)
+    assert result.code == 3
+    assert result.out.startswith(f"This catalog is not that of these files, or not all of it: {expected:,} rows")
+    assert "--catalog (mysql://" in result.out and "--no-catalog" in result.out and "--salvage" in result.out
+    assert sum(b.total() for b in orphans(store).values()) == expected  # type: ignore[attr-defined]
+
+
+def test_a_catalog_without_tables_beside_no_folders_is_only_empty(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    store = open_store(b.write())
+    assert codes(store) == [] and headline(store.findings) is None
+
+
+def test_unfinished_segments_of_unknown_tables_are_nothing(b: StoreBuilder) -> None:
+    """A crash in the middle of a flush, then a drop: without deleted_docs it was never whole (§3.3)."""
+    made = b.folder("dropped_later", b.new_id(), rows(1, 2))
+    made.deleted.unlink()
+    assert codes(open_store(b.write())) == []
+
+
+# Segments of known tables that the catalog does not list ----------------------------------------------------------------------
+
+
+def test_a_segment_whose_row_is_gone(b: StoreBuilder) -> None:
+    b.segment("c", rows(1, 2))
+    b.folder("c", b.new_id(), rows(3, 4, 5))
+    b.segment("c", rows(6))
+    store = open_store(b.write())
+    assert [(f.code, f.rows) for f in store.findings] == [("segment-unknown", 3)]
+    assert orphans(store) == {"c": bag(rows(3, 4, 5))}
+
+
+def test_a_merge_that_a_restart_forgot_is_no_loss_though_rows_were_deleted_since(b: StoreBuilder) -> None:
+    b.segment("c", rows(1, 2))
+    b.segment("c", rows(3), deleted=[0])
+    b.folder("c", b.new_id(), rows(1, 2, 3))
+    b.segment("c", rows(9))
+    assert codes(open_store(b.write())) == []
+
+
+def test_a_flush_that_a_restart_forgot_is_in_the_log(b: StoreBuilder) -> None:
+    """Its row was NEW and went; the log brings the rows back into memory, and the server was killed once more."""
+    b.folder("c", b.new_id(), rows(1, 2, 3))
+    b.segment("c", rows(), NEW)
+    b.wal.insert("c", rows(1, 2, 3))
+    store = open_store(b.write())
+    assert content(store) == {("c", "_default"): bag(rows(1, 2, 3))}
+    assert codes(store) == ["wal-rows"]
+
+
+def test_a_segment_that_was_live_for_sure(b: StoreBuilder) -> None:
+    """Deletes are applied to live segments only: half of its ids are elsewhere, and yet its row is missing."""
+    b.segment("c", rows(1, 2))
+    b.folder("c", b.new_id(), rows(2, 3, 4), deleted=[2])
+    b.segment("c", rows(6))
+    assert [(f.code, f.rows) for f in open_store(b.write()).findings] == [("segment-unknown", 2)]
+
+
+def test_segments_of_a_namesake_that_was_dropped(b: StoreBuilder) -> None:
+    old = b.new_id()
+    b.folder("c", old, rows(1, 2))
+    b.tables[0]["created_on"] = int(b.new_id()) // 1000
+    b.segment("c", rows(6))
+    assert codes(open_store(b.write())) == []
+
+
+def test_forty_copies_of_live_rows_are_compared_in_one_reading(b: StoreBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from milvus_offline.milvus1.segment import files
+
+    live = b.segment("c", rows(range(1000)))
+    for i in range(40):
+        b.folder("c", b.new_id(), rows(i))
+    b.segment("c", rows(5000))
+    read = []
+    original = files.read_columns
+    monkeypatch.setattr(files, "read_columns", lambda c, *a: (read.append(c[-1].path), original(c, *a))[1])
+    assert codes(open_store(b.write())) == []
+    assert read.count(str(live.raw)) == 1
+
+
+def test_what_is_read_has_the_columns_that_are_written() -> None:
+    assert [c.name for c in SCHEMA["Environment"]] == ["global_lsn"]
