@@ -19,7 +19,6 @@ WIDTH = 100
 def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any]:
     """The document of `inspect --json` (a contract, see docs/commands.md); `options` are words of the command line."""
     from .milvus1.salvage import survey
-    from .milvus1.unexplained import headline
 
     log, replay = store.log, store.replay
     return {
@@ -76,7 +75,6 @@ def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any
         },
         "salvage": {k: n for k, n in survey(store).items() if n},
         "findings": [f.to_json() for f in store.findings],
-        "headline": headline(store.findings),
         "story": story(store),
         "next": next_steps(store, options),
     }
@@ -170,7 +168,6 @@ def source_document(source: Source) -> dict[str, Any]:
         },
         "salvage": {},
         "findings": [f.to_json() for f in source.findings],
-        "headline": None,
         "story": [],
         "next": [],
     }
@@ -187,6 +184,8 @@ def size(nbytes: float) -> str:
 
 def inspect_text(document: Mapping[str, Any]) -> str:
     """The same document for a person, in at most 100 columns."""
+    from .milvus1.unexplained import FOREIGN
+
     store, totals = document["store"], document["totals"]
     if "kind" in store:
         names = {"faiss": "Faiss index", "export": "Export", "hdf5": "HDF5 files"}
@@ -196,8 +195,8 @@ def inspect_text(document: Mapping[str, Any]) -> str:
     else:
         lines = _store_lines(store)
     sentences = document["story"]
-    if document["headline"]:  # whose catalog it is comes before all that is read out of it
-        lines = [_fold(document["headline"], 0), "", *lines]
+    if any(f["code"] in FOREIGN for f in document["findings"]):  # whose catalog it is comes before all that is read out of it
+        lines = [_fold(sentences[0], 0), "", *lines]
         sentences = sentences[1:]
     if sentences:
         lines += ["", *(_fold(sentence, 0) for sentence in sentences)]

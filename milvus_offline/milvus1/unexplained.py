@@ -36,7 +36,7 @@ from .segment.opening import Folder, open_segment
 
 Ids = npt.NDArray[np.int64]
 _CHUNK_BYTES = 1 << 20
-_FOREIGN = ("table-missing", "folder-unknown", "catalog-older", "segment-unknown")
+FOREIGN = ("table-missing", "folder-unknown", "catalog-older", "segment-unknown")
 """Codes of the findings that speak against the catalog as a whole."""
 
 
@@ -47,7 +47,7 @@ def count(n: int, noun: str) -> str:
 
 def headline(findings: Iterable[Finding]) -> str | None:
     """One sentence for the first line of a report when the catalog is not that of these files, or not all of it."""
-    found = [f for f in findings if f.code in _FOREIGN]
+    found = [f for f in findings if f.code in FOREIGN]
     if not found:
         return None
     rows = count(sum(f.rows or 0 for f in found), "row")
