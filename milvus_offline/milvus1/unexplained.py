@@ -76,9 +76,9 @@ class Unexplained:
             return
         self._tables(findings)
         unknown: dict[str, list[str]] = defaultdict(list)
-        named = {(r.table_id, name) for r in self.catalog.files for name in (r.segment_id, r.file_id)}
+        named = {name for r in self.catalog.files for name in (r.segment_id, r.file_id)}
         for x in self.live.leftovers:
-            if x.kind == "orphans" and (x.table_id, x.segment_id) not in named:  # of a row-id race more is said elsewhere
+            if x.kind == "orphans" and x.segment_id not in named:  # of a row-id race more is said elsewhere
                 unknown[x.table_id].append(x.segment_id)
         for c in self.live.collections:
             for p in c.partitions:
