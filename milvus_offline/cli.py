@@ -21,10 +21,33 @@ COMMANDS = {
     "export": "Write a store's rows to files.",
     "load": "Bring a store, an export, HDF5 files or a Faiss index into Milvus.",
     "run": "Do what a MilvusDM task file says.",
+    "rows": "Look at rows, find ids.",
+    "search": "Exact nearest neighbours, straight from the files.",
+    "serve": "Answer as a read-only Milvus 1.x server over a dead store.",
+    "explain": "What a finding means, and what helps.",
     "dump": "Export everything (the same as export).",
     "restore": "Load an export (the same as load).",
 }
 _ALIASES = {"dump": "export", "restore": "load"}
+_MEANT = {
+    "ls": "inspect",
+    "list": "inspect",
+    "info": "inspect",
+    "show": "inspect",
+    "stat": "inspect",
+    "check": "verify",
+    "fsck": "verify",
+    "backup": "export",
+    "copy": "export",
+    "cp": "export",
+    "import": "load",
+    "migrate": "load",
+    "get": "rows",
+    "head": "rows",
+    "cat": "rows",
+    "query": "search",
+}
+"""What other programs call a command."""
 
 
 class _Commands(click.Group):
@@ -40,6 +63,42 @@ class _Commands(click.Group):
         module = importlib.import_module(f"{__package__}.commands.{target}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(self._meant(ctx, args[0], args[1:]), ctx)
+        return super().resolve_command(ctx, args)
+
+    def _meant(self, ctx: click.Context, word: str, rest: list[str]) -> str:
+        """What to type instead of a command that there is not."""
+        import difflib
+        import shlex
+
+        from .fileio import printable
+
+        there = self.list_commands(ctx)
+        if word in ("help", "-?", "/?"):
+            topic = rest[0] if rest and rest[0] in there else None
+            return f"there is no command help: milvus-offline {f'{topic} ' if topic else ''}--help"
+        if os.path.exists(word) or word.startswith(("./", "../", "/", "~")):
+            return (
+                f"no command before the path {printable(word)}: milvus-offline inspect {shlex.quote(word)} says what is in it"
+            )
+        near = [m for m in (_MEANT.get(word.lower()),) if m in there] or difflib.get_close_matches(word.lower(), there, 2, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(there)}"
+        return f"there is no command {printable(word)}: {hint}"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as e:
+            commands = [(n, self.get_command(ctx, n)) for n in self.list_commands(ctx) if n not in _ALIASES]
+            having = [n for n, c in commands if c and any(e.option_name in (*p.opts, *p.secondary_opts) for p in c.params)]
+            if not having:
+                raise click.UsageError(f"there is no option {e.option_name}: milvus-offline --help", ctx) from e
+            of = having[0] if len(having) == 1 else "COMMAND"
+            where = f"milvus-offline {of} ... {e.option_name}"
+            raise click.UsageError(f"{e.option_name} stands behind the command: {where}", ctx) from e
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -71,6 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     What is imported lives until the end: looking through it for garbage, also at the end, would take a fifth of the start.
     """
     gc.set_threshold(100_000)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would log, we say
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would spin beside the first second of the copy
     _open_standard_streams()
     with contextlib.suppress(ValueError):  # not the main thread
@@ -106,8 +166,7 @@ def run(arguments: list[str] | None = None) -> int:
     except click.exceptions.Exit as e:
         return e.exit_code
     except click.ClickException as e:
-        e.show()
-        return _document(words, e.format_message(), 2)
+        return _say(words, _sentence(e), 2)
     except MilvusOfflineError as e:
         return _say(words, str(e), e.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -120,6 +179,23 @@ def run(arguments: list[str] | None = None) -> int:
         return _say(words, "out of memory: run with fewer --jobs, or on a machine with more memory", 1)
     except OSError as e:
         return _say(words, f"{e.filename or 'file system'}: {e.strerror or e}", 1)
+
+
+def _sentence(error: click.ClickException) -> str:
+    """A wrong call in one sentence, with what to do about it."""
+    argument = isinstance(error, click.BadParameter) and isinstance(error.param, click.Argument)
+    missing = isinstance(error, click.MissingParameter)
+    text = error.message if argument and not missing else error.format_message()
+    context = getattr(error, "ctx", None)
+    name = context.info_name if context is not None and context.parent is not None else None
+    if missing and context is not None:
+        usage = " ".join(context.command.collect_usage_pieces(context))
+        return f"{text.rstrip('.')}: milvus-offline {name} {usage}"
+    if isinstance(error, click.BadParameter):
+        return text
+    if "--help" in text or not name or "did you mean" in text:
+        return text
+    return f"{text.rstrip('.')}: milvus-offline {name} --help"
 
 
 def _can_resume(words: list[str]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .fileio import explained, keep_out, printable, write_text
 from .milvus1.salvage import KINDS
-from .report import size
+from .text import size
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff }
@@ -20,7 +20,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } code { over
 """
 
 
-def write_html(path: str, document: Mapping[str, Any]) -> None:
+def write_html(path: str, document: Mapping[str, Any], places: Any = None, *, verified: Any = None) -> None:
     """Writes the document of `inspect --json` as a page. Raises UsageError when `path` lies inside the store."""
     store = document["store"]
     keep_out(path, {**store, "wal": store["wal"] and store["wal"]["path"]})

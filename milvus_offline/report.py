@@ -1,19 +1,109 @@
-"""What `inspect` says of a store: one document, as JSON and as text for a person."""
+"""What the commands say, as documents: of a store, of another source, and the verdict of a run; `text` shows it to people."""
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__
 from .fileio import printable
 from .manifest import describe_schema
 from .model import Finding, Severity, Source
+from .text import Places, Screen, amount, count, finding_lines, named, needs_attention, size
 
 if TYPE_CHECKING:
     from .milvus1.opening import Store
 
-WIDTH = 100
+__all__ = [
+    "amount",
+    "attention_sums",
+    "count",
+    "finding_lines",
+    "inspect_document",
+    "inspect_text",
+    "needs_attention",
+    "places_of",
+    "show_inspect",
+    "size",
+    "source_document",
+    "verdict",
+]
+
+_RESTORED = frozenset({"vectors-restored", "rows-from-log"})
+_NOT_LOST = frozenset({"size-differs", "attribute-short", "attribute-missing", "bloom-misses", "rows-differ", "vectors-differ"})
+"""Errors whose rows are there, but not as they should be."""
+_LOST_SEGMENTS = frozenset({"segment-missing", "segment-unreadable", "segment-incomplete", "segment-ambiguous"})
+
+
+# The verdict ------------------------------------------------------------------------------------------------------------
+
+
+def attention_sums(findings: Iterable[Finding]) -> dict[str, int]:
+    """Rows by what became of them: `lost_rows` cannot be had, `restored_rows` came from an index file or the log instead of
+    their own files, `doubtful_rows` are there and may be wrong. Lost rows whose number nothing tells are not in it."""
+    sums = {"lost_rows": 0, "restored_rows": 0, "doubtful_rows": 0}
+    for f in findings:
+        if f.rows is None:
+            continue
+        if f.code in _RESTORED:
+            sums["restored_rows"] += f.rows
+        elif f.severity is Severity.ERROR:
+            sums["doubtful_rows" if f.code in _NOT_LOST else "lost_rows"] += f.rows
+        elif f.severity is Severity.WARNING and f.code != "segment-missing":  # then its rows are among those from the log
+            sums["doubtful_rows"] += f.rows
+    return sums
+
+
+def verdict(rows: int, findings: Sequence[Finding], done: str, *, log_rows: int = 0) -> dict[str, str]:
+    """`{"level": "good" | "doubt" | "loss", "text"}`: how many of how many rows, what is lost or in doubt, in one line.
+
+    `done` is what can be or was done with the rows, such as `can be exported`.
+    """
+    sums = attention_sums(findings)
+    kinds = Counter(f.severity for f in findings)
+    errors, warnings = kinds[Severity.ERROR], kinds[Severity.WARNING]
+    level = "loss" if errors else "doubt" if warnings else "good"
+    lost = sums["lost_rows"]
+    if rows or errors:
+        text = f"{'All ' if rows > 1 and not errors else ''}{count(rows, 'row')} {done}"
+    else:
+        text = "There are no live rows"
+    if from_log := min(log_rows, rows):
+        text += f"; {'all' if from_log == rows else f'{from_log:,}'} of them only from the write-ahead log"
+    elif sums["restored_rows"]:
+        text += f"; {sums['restored_rows']:,} of them restored from other files"
+    if lost:
+        text += f"; {count(lost, 'row')} {'is' if lost == 1 else 'are'} lost"
+    elif errors:
+        text += "; something is lost or damaged"
+    if sums["doubtful_rows"]:
+        text += f"; {count(sums['doubtful_rows'], 'row')} in doubt"
+    notes = [count(n, noun) for n, noun in ((errors, "error"), (warnings, "warning")) if n]
+    text += f". {', '.join(notes).capitalize()}." if notes else "."
+    return {"level": level, "text": text}
+
+
+def explained_code(code: int) -> str:
+    """What an exit code that is not 0 means, for the screen."""
+    return {
+        3: "Exit code 3: finished, but rows are lost, or in doubt; the findings name them.",
+        4: "Exit code 4: verification found a difference; the findings name it.",
+    }.get(code, "")
+
+
+def places_of(source: Source) -> Places:
+    """How the places in a source's findings are called for a person."""
+    about = source.describe()
+    roots = [str(r) for r in (*about.get("roots", ()), about.get("path")) if r]
+    return Places(roots, getattr(source, "tables", {}))
+
+
+# A store ----------------------------------------------------------------------------------------------------------------
 
 
 def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any]:
@@ -21,9 +111,40 @@ def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any
     from .milvus1.salvage import survey
 
     log, replay = store.log, store.replay
+    health = _Health(store.findings)
+    collections = [
+        {
+            **describe_schema(c.schema),
+            **{key: getattr(c, key) for key in ("rows", "deleted", "wal_rows", "bytes")},
+            "partitions": [
+                {
+                    "name": p.name,
+                    **{key: getattr(p, key) for key in ("rows", "deleted", "wal_rows", "bytes")},
+                    "segments": [health.describe(s) for s in p.segments],
+                }
+                for p in c.partitions
+            ],
+        }
+        for c in store.collections
+    ]
+    totals = {
+        "collections": len(store.collections),
+        "partitions": sum(len(c.partitions) for c in store.collections),
+        "segments": sum(len(p.segments) for c in store.collections for p in c.partitions),
+        "rows": store.rows,
+        "deleted": sum(c.deleted for c in store.collections),
+        "wal_rows": sum(c.wal_rows for c in store.collections),
+        "bytes": sum(c.bytes for c in store.collections),
+        "export_bytes": sum(c.rows * (c.schema.row_bytes + 8) for c in store.collections),
+        **attention_sums(store.findings),
+        "lost_segments": len({f.where for f in store.findings if f.code in _LOST_SEGMENTS}),
+    }
+    waiting = {k: n for k, n in survey(store).items() if n}
     return {
         "format": "milvus-offline-inspect",
         "version": 1,
+        "made": {"by": f"milvus_offline {__version__}", "options": list(options)},
+        "verdict": _verdict_of_store(store, totals["wal_rows"]),
         "store": {
             "path": str(store.path),
             "version": store.catalog.version or None,
@@ -39,45 +160,90 @@ def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any
             },
             "roots": [str(r) for r in store.location.roots],
         },
-        "collections": [
-            {
-                **describe_schema(c.schema),
-                "rows": c.rows,
-                "deleted": c.deleted,
-                "wal_rows": c.wal_rows,
-                "bytes": c.bytes,
-                "partitions": [
-                    {
-                        "name": p.name,
-                        "rows": p.rows,
-                        "deleted": p.deleted,
-                        "wal_rows": p.wal_rows,
-                        "bytes": p.bytes,
-                        "segments": [
-                            {"id": s.id, "state": s.state, "rows": s.rows, "deleted": s.deleted, "bytes": s.bytes}
-                            for s in p.segments
-                        ],
-                    }
-                    for p in c.partitions
-                ],
-            }
-            for c in store.collections
-        ],
-        "totals": {
-            "collections": len(store.collections),
-            "partitions": sum(len(c.partitions) for c in store.collections),
-            "segments": sum(len(p.segments) for c in store.collections for p in c.partitions),
-            "rows": store.rows,
-            "deleted": sum(c.deleted for c in store.collections),
-            "wal_rows": sum(c.wal_rows for c in store.collections),
-            "bytes": sum(c.bytes for c in store.collections),
-            "export_bytes": sum(c.rows * (c.schema.row_bytes + 8) for c in store.collections),
-        },
-        "salvage": {k: n for k, n in survey(store).items() if n},
+        "collections": collections,
+        "totals": totals,
+        "salvage": waiting,
+        "timeline": timeline(store),
         "findings": [f.to_json() for f in store.findings],
         "story": story(store),
-        "next": next_steps(store, options),
+        "next": next_steps(store, options, waiting),
+        "exit_code": 3 if needs_attention(store.findings) else 0,
     }
+
+
+def _verdict_of_store(store: Store, log_rows: int) -> dict[str, str]:
+    """Whose catalog it is comes before all that is read out of it."""
+    from .milvus1.unexplained import headline
+
+    told = verdict(store.rows, store.findings, "can be exported", log_rows=log_rows)
+    first = headline(store.findings)
+    return {**told, "text": f"{first} {told['text']}"} if first else told
+
+
+class _Health:
+    """What the findings say of each segment."""
+
+    def __init__(self, findings: Iterable[Finding]) -> None:
+        self._worst: dict[str, str] = {}
+        order = ["ok", "doubtful", "restored", "damaged"]
+        for f in findings:
+            if f.severity is Severity.INFO:
+                continue
+            found = "restored" if f.code in _RESTORED else "damaged" if f.severity is Severity.ERROR else "doubtful"
+            for part in re.split(r"[/\\]", f.where):
+                if order.index(found) > order.index(self._worst.get(part, "ok")):
+                    self._worst[part] = found
+
+    def describe(self, segment: Any) -> dict[str, Any]:
+        return {
+            **{key: getattr(segment, key) for key in ("id", "state", "rows", "deleted", "bytes")},
+            "health": self._worst.get(segment.id, "ok"),
+        }
+
+
+def timeline(store: Store) -> list[dict[str, Any]]:
+    """The store's life as its catalog dates it: `{"at", "event", "count", "rows"}`, the times in UTC, in order.
+
+    Events: created, flushed, merged away, indexed, dropped, and unfinished: what a crash cut off. Many of one kind are put
+    together, so that there are at most some hundred entries.
+    """
+    from .milvus1.layout import FileType
+
+    events: list[tuple[int, str, int]] = [(t.created_on, "created", 0) for t in store.catalog.tables]
+    names = {
+        FileType.TO_DELETE: "put aside",
+        FileType.NEW: "unfinished",
+        FileType.NEW_MERGE: "unfinished",
+        FileType.NEW_INDEX: "unfinished",
+        FileType.INDEX: "indexed",
+    }
+    for row in store.catalog.files:
+        rows = row.row_count if 0 <= row.row_count < 1 << 31 else 0
+        event = names.get(row.file_type, "flushed")  # type: ignore[call-overload]
+        events.append((row.updated_time if event == "put aside" else row.created_on, event, rows))
+    dated = sorted(e for e in events if _FIRST_YEAR <= e[0] < _LAST_YEAR)
+    if not dated:
+        return []
+    step = max(1, (dated[-1][0] - dated[0][0]) // _BINS + 1)
+    bins: dict[tuple[int, str], list[int]] = {}
+    for at, event, rows in dated:
+        entry = bins.setdefault(((at - dated[0][0]) // step, event), [at, 0, 0])
+        entry[1] += 1
+        entry[2] += rows
+    return [
+        {
+            "at": datetime.fromtimestamp(at / 1e6, timezone.utc).isoformat(timespec="seconds"),
+            "event": e,
+            "count": n,
+            "rows": rows,
+        }
+        for (_, e), (at, n, rows) in bins.items()
+    ]
+
+
+_FIRST_YEAR, _LAST_YEAR = 1_514_764_800_000_000, 4_102_444_800_000_000
+"""2018 and 2100, in microseconds: other times are damage."""
+_BINS = 120
 
 
 def story(store: Store) -> list[str]:
@@ -98,15 +264,17 @@ def story(store: Store) -> list[str]:
     if reasons:
         lines.append(f"The server was killed or crashed {', and '.join(reasons)}.")
     wal_rows = sum(c.wal_rows for c in store.collections)
-    if wal_rows:
-        lines.append(f"{count(wal_rows, 'acknowledged row')} stood in the write-ahead log only; an export brings them.")
+    again = min(wal_rows, sum(f.rows or 0 for f in store.findings if f.code == "rows-from-log"))
+    if wal_rows > again:
+        lines.append(f"{count(wal_rows - again, 'acknowledged row')} stood in the write-ahead log only; an export brings them.")
+    if again:
+        lines.append(f"{count(again, 'row')} of damaged segments still stood in the write-ahead log; an export brings them.")
     damage = Counter(f.severity for f in store.findings)
-    lost = [f for f in store.findings if f.severity is Severity.ERROR]
-    if lost:
-        known = sum(f.rows or 0 for f in lost)
+    lost = attention_sums(store.findings)["lost_rows"]
+    if damage[Severity.ERROR]:
         lines.append(
-            f"Something is damaged or missing, see the {count(len(lost), 'finding')} marked ERROR"
-            + (f": {count(known, 'row')} cannot be recovered." if known else ".")
+            f"Something is damaged or missing, see the {count(damage[Severity.ERROR], 'finding')} marked ERROR"
+            + (f": {count(lost, 'row')} cannot be recovered." if lost else ".")
         )
     if damage[Severity.WARNING]:
         lines.append("Some state was repaired or ambiguous, see the findings marked WARN.")
@@ -119,19 +287,36 @@ def story(store: Store) -> list[str]:
     return lines
 
 
-def next_steps(store: Store, options: Sequence[str] = ()) -> list[str]:
-    """The commands that a person would run next; `options` are those that opened the store."""
-    import shlex
-
-    place = shlex.join([str(store.path), *options])
-    return [
-        f"milvus-offline verify {place}",
-        f"milvus-offline export {place} OUT",
-        f"milvus-offline verify OUT --against {place}",
-    ]
+_WORTH_SALVAGING = ("unseen", "orphans")
+"""Kinds that hold rows which were meant to be live."""
 
 
-def source_document(source: Source) -> dict[str, Any]:
+def next_steps(store: Store, options: Sequence[str] = (), waiting: Mapping[str, int] | None = None) -> list[str]:
+    """The commands that a person would run next, ready to be pasted; `options` are those that opened the store."""
+    place = [str(store.path), *options]
+    out = "./milvus-export"
+    errors = [f.code for f in store.findings if f.severity is Severity.ERROR]
+    salvage = [word for k in _WORTH_SALVAGING if (waiting or {}).get(k) for word in ("--salvage", k)]
+    steps = [["explain", errors[0]]] if errors else []
+    steps.append(["verify", *place])
+    if store.rows or salvage:
+        steps += [["export", *place[:1], out, *options, *salvage], ["verify", out, "--against", *place]]
+    if store.rows and "--no-catalog" not in options:  # names that are inferred want a person's eye, and --rename
+        steps += [["load", place[0], "http://localhost:19530", *options]]
+        steps += [["load", place[0], "milvus1:./milvus-repaired", *options]]
+    return [shlex.join(["milvus-offline", *words]) for words in steps]
+
+
+def _base(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", os.path.splitext(name)[0]).strip("._-") or "milvus"
+
+
+# Other sources ----------------------------------------------------------------------------------------------------------
+
+KINDS = {"faiss": "Faiss index", "export": "Export", "hdf5": "HDF5 files"}
+
+
+def source_document(source: Source, options: Sequence[str] = ()) -> dict[str, Any]:
     """The document of `inspect --json` for a source that is no store: an export, HDF5 files, a Faiss index."""
     collections = []
     for c in source.collections:
@@ -147,6 +332,8 @@ def source_document(source: Source) -> dict[str, Any]:
     return {
         "format": "milvus-offline-inspect",
         "version": 1,
+        "made": {"by": f"milvus_offline {__version__}", "options": list(options)},
+        "verdict": verdict(rows, source.findings, "can be read"),
         "store": {
             "path": about.get("path"),
             "kind": source.kind,
@@ -165,98 +352,131 @@ def source_document(source: Source) -> dict[str, Any]:
             "wal_rows": 0,
             "bytes": nbytes,
             "export_bytes": nbytes,
+            **attention_sums(source.findings),
+            "lost_segments": 0,
         },
         "salvage": {},
+        "timeline": [],
         "findings": [f.to_json() for f in source.findings],
         "story": [],
-        "next": [],
+        "next": _next_for(source, str(about.get("path")), options) if rows else [],
+        "exit_code": 3 if needs_attention(source.findings) else 0,
     }
 
 
-def size(nbytes: float) -> str:
-    """Bytes for a person: `1.4 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if nbytes < 1024:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1024
-    return f"{nbytes:.1f} TiB"
+def _next_for(source: Source, path: str, options: Sequence[str]) -> list[str]:
+    base = _base(os.path.basename(path))
+    steps = [["verify", path]] if source.kind == "export" else [["export", path, f"./{base}-export", *options]]
+    steps.append(["load", path, f"./{base}.db", *options])
+    steps.append(["load", path, "http://localhost:19530", *options])
+    return [shlex.join(["milvus-offline", *words]) for words in steps]
 
 
-def inspect_text(document: Mapping[str, Any]) -> str:
-    """The same document for a person, in at most 100 columns."""
-    from .milvus1.unexplained import FOREIGN
+# For a person -----------------------------------------------------------------------------------------------------------
 
-    store, totals = document["store"], document["totals"]
+
+def inspect_text(document: Mapping[str, Any], places: Places | None = None) -> str:
+    """The document of `inspect` as plain text."""
+    import io
+
+    buffer = io.StringIO()
+    show_inspect(Screen(buffer), document, places or Places())
+    return buffer.getvalue().rstrip("\n")
+
+
+def show_inspect(screen: Screen, document: Mapping[str, Any], places: Places, *, verbose: bool = False) -> None:
+    """The document of `inspect` for a person: verdict, numbers, findings, what next, and the verdict again."""
+    store, totals, told = document["store"], document["totals"], document["verdict"]
+    screen.verdict(told["level"], told["text"])
+    screen.say()
     if "kind" in store:
-        names = {"faiss": "Faiss index", "export": "Export", "hdf5": "HDF5 files"}
-        lines = [f"{names.get(store['kind'], store['kind']):<12}{printable(store['path'])}"]
+        facts = [(KINDS.get(store["kind"], store["kind"]), printable(store["path"]))]
         if "index" in store:
-            lines.append(f"{'Kind':<12}{store['index']}")
+            facts.append(("Kind", store["index"]))
     else:
-        lines = _store_lines(store)
-    sentences = document["story"]
-    if any(f["code"] in FOREIGN for f in document["findings"]):  # whose catalog it is comes before all that is read out of it
-        lines = [_fold(sentences[0], 0), "", *lines]
-        sentences = sentences[1:]
+        facts = _store_facts(store, totals)
+    wide = max(len(k) for k, _ in facts) + 2
+    for key, value in facts:
+        screen.verbatim(f"{key:<{wide}}{value}")
+    sentences = [s for s in document["story"] if s not in told["text"]]
     if sentences:
-        lines += ["", *(_fold(sentence, 0) for sentence in sentences)]
+        screen.say()
+    for sentence in sentences:
+        screen.say(sentence)
     for collection in document["collections"]:
-        lines += ["", *_collection_lines(collection)]
-    lines += [
-        "",
-        f"In all: {count(totals['collections'], 'collection')}, {count(totals['partitions'], 'partition')}, "
-        f"{count(totals['segments'], 'segment')}, {size(totals['bytes'])} of data",
-        f"An export brings {count(totals['rows'], 'row')} ({size(totals['export_bytes'])})"
-        + (f", {totals['wal_rows']:,} of them from the write-ahead log" if totals["wal_rows"] else ""),
-    ]
-    if document["salvage"]:
-        from .milvus1.salvage import KINDS
-
-        lines += ["", "Not live, but still there (export --salvage KIND brings them, apart from the live rows)."]
-        lines += ["Rows that are live elsewhere as well are counted here, and left out by the export:"]
-        lines += [_fold(f"  {k:<14} {n:>12,} rows  {KINDS[k]}", 34) for k, n in document["salvage"].items()]
-    lines += ["", *finding_lines(document["findings"])]
-    if document["next"]:
-        lines += [
-            "",
-            "Next (inspect does not read the rows; verify reads them all):",
-            *(f"  {step}" for step in document["next"]),
-        ]
-    return "\n".join(lines)
+        screen.say()
+        _show_collection(screen, collection, "kind" not in store)
+    screen.say()
+    whole = f"In all: {count(totals['collections'], 'collection')}, {count(totals['partitions'], 'partition')}"
+    if "kind" in store:
+        screen.say(f"{whole}, {count(totals['rows'], 'row')}, {size(totals['bytes'])} of data")
+    else:
+        screen.say(f"{whole}, {count(totals['segments'], 'segment')}, {size(totals['bytes'])} of data")
+        log = f", {totals['wal_rows']:,} of them from the write-ahead log" if totals["wal_rows"] else ""
+        screen.say(f"An export brings {count(totals['rows'], 'row')} ({size(totals['export_bytes'])}){log}")
+    _show_salvage(screen, document["salvage"])
+    screen.say()
+    screen.findings(document["findings"], places, verbose=verbose)
+    title = "Next:" if "kind" in store else "Next (inspect does not read the rows; verify reads them all):"
+    screen.steps(document["next"], title)
+    end(screen, told, document["exit_code"])
 
 
-def _store_lines(store: Mapping[str, Any]) -> list[str]:
+def end(screen: Screen, told: Mapping[str, str], exit_code: int) -> None:
+    """The last lines of every report: the verdict once more, and what the exit code means."""
+    screen.say()
+    screen.verdict(told["level"], told["text"])
+    if meaning := explained_code(exit_code):
+        screen.say(meaning, "dim")
+
+
+def _show_salvage(screen: Screen, waiting: Mapping[str, int]) -> None:
+    if not waiting:
+        return
+    from .milvus1.salvage import KINDS as SALVAGE
+
+    screen.say()
+    screen.say("Not live, but still there (export --salvage KIND brings them, apart from the live rows).")
+    screen.say("Rows that are live elsewhere as well are counted here, and left out by the export:")
+    for k, n in waiting.items():
+        screen.say(f"{k}: {count(n, 'row')}, {SALVAGE[k]}", indent=2, hang=6)
+
+
+def _store_facts(store: Mapping[str, Any], totals: Mapping[str, int]) -> list[tuple[str, str]]:
     wal = store["wal"]
     log = "none found"
     if wal:
-        held = f"{count(wal['files'], 'file')}, {size(wal['bytes'])}, {count(wal['rows'], 'unflushed row')}"
-        log = f"{printable(wal['path'])}: {held}"
+        held = [count(wal["files"], "file"), size(wal["bytes"])] if wal["files"] else ["no files"]
+        log = f"{printable(wal['path'])}: {', '.join([*held, count(wal['rows'], 'unflushed row')])}"
     return [
-        f"Store      {printable(store['path'])}",
-        f"Written by Milvus {store['version'] or '(unknown version)'}",
-        f"Catalog    {printable(store['catalog'])}",
-        f"WAL        {log}",
+        ("Store", printable(store["path"])),
+        ("Written by", f"Milvus {store['version'] or '(unknown version)'}"),
+        ("Catalog", printable(store["catalog"])),
+        ("WAL", log),
     ]
 
 
-def _collection_lines(c: Mapping[str, Any]) -> list[str]:
+def _show_collection(screen: Screen, c: Mapping[str, Any], is_store: bool) -> None:
     index = c["index"]["type"] + (f" {_params(c['index']['params'])}" if c["index"]["params"] else "")
     ids = {True: "automatic ids", False: "ids by the user", None: "id mode unknown"}[c["auto_id"]]
-    head = (
-        f"{printable(c['name'])}: {c['vector_type']} {c['dimension']}, {c['metric_type'] or 'metric unknown'}, {index}, {ids}"
-    )
-    lines = [_fold(head, 4)]
-    width = min(30, max([len("partition"), *(len(printable(p["name"])) for p in c["partitions"])]))
-    lines.append(f"    {'partition':<{width}} {'rows':>13} {'deleted':>11} {'in WAL':>10} {'segments':>9} {'data':>10}")
-    for p in c["partitions"]:
-        name = printable(p["name"])
-        if len(name) > width:
-            name = name[: width - 1] + "…"
-        lines.append(
-            f"    {name:<{width}} {p['rows']:>13,} {p['deleted']:>11,} {p['wal_rows']:>10,} {len(p['segments']):>9,} "
-            f"{size(p['bytes']):>10}{_states(p['segments'])}"
-        )
-    return lines
+    facts = [f"{c['vector_type']} {c['dimension']}", c["metric_type"] or "metric unknown"]
+    facts += [index, ids] if is_store or c["auto_id"] is not None else [index]
+    screen.parts([(named(c["name"]), "bold"), (f": {', '.join(facts)}", "")], hang=4)
+    if not is_store:
+        rows = [[named(p["name"]), f"{p['rows']:,}", size(p["bytes"])] for p in c["partitions"]]
+        screen.table([f"{'partition':<16}", f"{'rows':>13}", f"{'data':>10}"], rows, indent=4)
+        return
+    rows = [
+        [
+            named(p["name"]),
+            *(f"{p[key]:,}" for key in ("rows", "deleted", "wal_rows")),
+            f"{len(p['segments']):,}",
+            size(p["bytes"]) + _states(p["segments"]),
+        ]
+        for p in c["partitions"]
+    ]
+    head = [f"{'partition':<16}", f"{'rows':>11}", f"{'deleted':>9}", f"{'in WAL':>8}", "segments", f"{'data':>10}"]
+    screen.table(head, rows, indent=4)
 
 
 def _states(segments: Sequence[Mapping[str, Any]]) -> str:
@@ -267,52 +487,3 @@ def _states(segments: Sequence[Mapping[str, Any]]) -> str:
 
 def _params(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in params.items())
-
-
-def count(n: int, noun: str) -> str:
-    """`1 row`, `2,000 rows`."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def amount(rows: int, collections: int) -> str:
-    """`2,000 rows of 1 collection`."""
-    return f"{count(rows, 'row')} of {count(collections, 'collection')}"
-
-
-def _fold(line: str, indent: int) -> str:
-    import textwrap
-
-    indented = " " * indent  # a path is not broken, so that it can be copied
-    return (
-        "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent=indented, break_long_words=False, break_on_hyphens=False))
-        or line
-    )
-
-
-_MARKS = {Severity.ERROR.value: "ERROR", Severity.WARNING.value: "WARN ", Severity.INFO.value: "info "}
-_SHOWN = 8
-
-
-def finding_lines(findings: Iterable[Mapping[str, Any]], *, limit: int = _SHOWN) -> list[str]:
-    """Findings for a person, the worst first; many of one kind are summed up."""
-    order = [s.value for s in (Severity.ERROR, Severity.WARNING, Severity.INFO)]
-    entries = sorted(findings, key=lambda f: order.index(f["severity"]))
-    if not entries:
-        return ["No findings."]
-    lines = ["Findings:"]
-    shown: dict[str, int] = {}
-    for f in entries:
-        shown[f["code"]] = shown.get(f["code"], 0) + 1
-        if shown[f["code"]] > limit:
-            continue
-        rows = f" ({count(f['rows'], 'row')})" if f["rows"] is not None else ""
-        lines.append(
-            _fold(f"  {_MARKS[f['severity']]}  {f['code']}: {printable(f['where'])}: {printable(f['message'])}{rows}", 8)
-        )
-    lines += [f"        … and {n - limit} more {code}; --json lists them all" for code, n in shown.items() if n > limit]
-    return lines
-
-
-def needs_attention(findings: Iterable[Finding]) -> bool:
-    """Whether a run with these findings ends with exit code 3."""
-    return any(f.severity is not Severity.INFO for f in findings)

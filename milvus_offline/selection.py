@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from .errors import UsageError
 from .fileio import printable
-from .model import Finding, Salvaged, Source, SourceCollection
+from .model import DEFAULT_PARTITION, Finding, Salvaged, Source, SourceCollection
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,10 @@ def _require(what: str, patterns: tuple[str, ...], names: Sequence[str]) -> None
             raise UsageError(f"no {what} matches {printable(pattern)!r}; there are: {there or 'none'}")
 
 
+_TABLES = re.compile(r"^.*/tables/")
+_SEGMENT = re.compile(r"\d+(/|$)")
+
+
 class SelectedSource:
     """A source reduced to a selection."""
 
@@ -80,8 +85,27 @@ class SelectedSource:
         self._selection = selection
         self.kind = source.kind
         self.collections: Sequence[SourceCollection] = selection.apply(source.collections)
-        self.findings: Sequence[Finding] = source.findings
+        self.tables: Mapping[str, str] = getattr(source, "tables", {})
+        places = [(c.schema.name, p.name) for c in source.collections for p in c.partitions]
+        self.findings: Sequence[Finding] = [f for f in source.findings if self._concerns(f, places)]
         self.salvage: Sequence[Salvaged] = [s for s in source.salvage if selection.takes(s.schema.name, s.partition)]
+
+    def _concerns(self, finding: Finding, places: Sequence[tuple[str, str]]) -> bool:
+        """Whether a finding tells of something that was chosen; what tells of no partition concerns all."""
+        if not self._selection.describe():
+            return True
+        where = _TABLES.sub("", finding.where)
+        table, _, rest = where.partition("/")
+        where = (
+            f"{self.tables[table]}/{rest}" if table in self.tables and self.tables[table].partition("/")[0] != table else where
+        )
+        for collection, partition in sorted(places, key=lambda place: -len(place[1])):
+            if f"{where}/".startswith(f"{collection}/{partition}/"):
+                return self._selection.takes(collection, partition)
+        mine = [p for c, p in places if c == table]
+        if rest and table in self.tables and _SEGMENT.match(rest):
+            return self._selection.takes(table, DEFAULT_PARTITION)
+        return not mine or any(self._selection.takes(table, p) for p in mine)
 
     def describe(self) -> dict[str, Any]:
         chosen = self._selection.describe()

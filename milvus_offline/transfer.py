@@ -51,6 +51,7 @@ class Progress(Protocol):
 
     def start(self, rows: int, nbytes: int, done_rows: int, done_bytes: int) -> None: ...
     def advance(self, rows: int, nbytes: int) -> None: ...
+    def now(self, what: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -59,6 +60,7 @@ class Silent:
 
     def start(self, rows: int, nbytes: int, done_rows: int, done_bytes: int) -> None: ...
     def advance(self, rows: int, nbytes: int) -> None: ...
+    def now(self, what: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -124,10 +126,21 @@ def execute(
                 noted = time.monotonic()
     finally:
         try:
+            if finished and settle:
+                progress.now(WAITING)
             note()
         finally:
             progress.close()
     return results
+
+
+WAITING = "waiting for the disk"
+"""What a run does whose rows are all copied, and not yet durable."""
+
+
+def _place(task: Task) -> str:
+    """What a task works on, for a person."""
+    return task.id.partition(":")[0].removesuffix(".h5")
 
 
 Done = list[tuple[Task, Result]]
@@ -136,13 +149,20 @@ Done = list[tuple[Task, Result]]
 def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress, ahead: int) -> Iterator[Done]:
     """What is done, whenever something is; at most `ahead` tasks are begun beyond what was taken."""
     if jobs == 1 or not todo:
-        return ([(task, task.run(progress.advance))] for task in todo)
+        return _in_turn(todo, progress)
     return _in_processes(todo, jobs, progress) if processes else _in_threads(todo, jobs, progress, ahead)
+
+
+def _in_turn(todo: Sequence[Task], progress: Progress) -> Iterator[Done]:
+    for task in todo:
+        progress.now(_place(task))
+        yield [(task, task.run(progress.advance))]
 
 
 def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress, ahead: int) -> Iterator[Done]:
     counter = _Counter(threading.Lock(), _Number(), _Number(), threading.Event())
     waiting = deque(todo)
+    begun: deque[Task] = deque(maxlen=1)
     finished: SimpleQueue[tuple[Task, Result | BaseException]] = SimpleQueue()
     begin, room = threading.Lock(), threading.Semaphore(ahead)
 
@@ -152,6 +172,7 @@ def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress, ahead: int)
                 with begin:  # in their order
                     room.acquire()
                     task = waiting.popleft()
+                    begun.append(task)
                 try:
                     finished.put((task, task.run(counter.advance)))
                 except BaseException as e:  # raised in the thread that waits
@@ -169,6 +190,8 @@ def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress, ahead: int)
                 found = [finished.get(timeout=_POLL_SECONDS)]
             except Empty:
                 progress.advance(*counter.take())
+                if begun:
+                    progress.now(_place(begun.pop()))
                 continue
             progress.advance(*counter.take())
             while not finished.empty():
@@ -205,6 +228,7 @@ def _in_processes(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterat
         while queue or waiting:
             while queue and len(waiting) < 2 * jobs:
                 task = queue.popleft()
+                progress.now(_place(task))
                 waiting[pool.submit(_run_in_process, task)] = task
             finished, _ = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             progress.advance(*counter.take())

@@ -63,21 +63,38 @@ def check_export(out: Path, *, against: Source | None = None, progress: Progress
     except (DamageError, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         result.differs("manifest-damaged", str(out / MANIFEST), f"is not what was written: {e}")
         return result
-    progress.start(rows * (2 if against else 1), nbytes * (2 if against else 1), 0, 0)
+    progress.start(rows, nbytes * (2 if against else 1), 0, 0)
     try:
         for part in (*parts, *rescued):
             for entry in part.files:
                 result.files += 1
+                progress.now(part.where)
+                count = _Count(progress.advance)
                 try:
-                    _check_file(out, part, entry, result, progress.advance)
+                    _check_file(out, part, entry, result, count.advance)
                 except (MilvusOfflineError, OSError, KeyError, ValueError, TypeError) as e:
                     part.damaged = True
                     result.differs("file-unreadable", part.where, str(e), entry.get("rows"))
+                progress.advance(entry["rows"] - count.rows, entry["bytes"] - count.bytes)  # headers, and what is damaged
         if against is not None:
-            _compare(out, collections, parts, against, selected, result, progress.advance)
+            _compare(out, collections, parts, against, selected, result, progress)
     finally:
         progress.close()
     return result
+
+
+@dataclass
+class _Count:
+    """What was told of one file, to tell the rest when it is done."""
+
+    tell: Advance
+    rows: int = 0
+    bytes: int = 0
+
+    def advance(self, rows: int, nbytes: int) -> None:
+        self.rows += rows
+        self.bytes += nbytes
+        self.tell(rows, nbytes)
 
 
 @dataclass
@@ -209,7 +226,7 @@ def _compare(
     source: Source,
     selected: bool,
     result: ExportCheck,
-    advance: Advance,
+    progress: Progress,
 ) -> None:
     theirs = {(c.schema.name, p.name): p for c in source.collections for p in c.partitions}
     schemas = {c.schema.name: c.schema for c in source.collections}
@@ -217,6 +234,8 @@ def _compare(
         if other := schemas.get(collection.schema.name):
             _compare_schemas(collection.schema, other, result)
     for part in parts:
+        progress.now(part.where)
+        count = _Count(lambda rows, nbytes: progress.advance(0, nbytes))
         partition = theirs.pop((part.collection, part.partition), None)
         if partition is None:
             rows = sum(f["rows"] for f in part.files)
@@ -226,11 +245,12 @@ def _compare(
                 pieces = [p for f in part.files for p in file_pieces(str(out / f["path"]), part.schema, f["rows"])]
                 ours = SourcePartition(part.partition, pieces)
                 names = sorted(_attributes(part.schema) & _attributes(schemas[part.collection]))
-                if not _same_order(ours, partition, names, advance):
+                if not _same_order(ours, partition, names, count.advance):
                     _compare_sets(part.where, ours, partition, names, result)
                 result.rows += sum(f["rows"] for f in part.files if f.get("linked"))
             except (DamageError, OSError) as e:
                 result.differs("file-unreadable", part.where, str(e))
+        progress.advance(0, sum(f["bytes"] for f in part.files) - count.bytes)
     left_out = {f"{c}/{p}": partition.rows for (c, p), partition in theirs.items()}
     if selected and left_out:
         text = f"{len(left_out)} partitions of the source were not selected for this export"
@@ -284,7 +304,10 @@ def _compare_sets(where: str, ours: SourcePartition, other: SourcePartition, nam
     here, there = (np.sort(hashes_of(rows(p))) for p in (ours, other))
     missing, extra = _surplus(there, here), _surplus(here, there)
     if missing or extra:
-        message = f"{missing} rows of the store are not in the export, {extra} rows of the export are not in the store"
+        message = (
+            f"{missing:,} row{'' if missing == 1 else 's'} of the store {'is' if missing == 1 else 'are'} not in the export, "
+            f"{extra:,} row{'' if extra == 1 else 's'} of the export {'is' if extra == 1 else 'are'} not in the store"
+        )
         result.differs("rows-differ", where, message, missing + extra)
 
 

@@ -6,52 +6,92 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
-from ..fileio import is_remote
+from ..fileio import is_remote, keep_out, printable
 from ..model import Source
 from ..selection import Selection
 from ..transfer import Progress, Silent
+from .command import chain, read_config
 
 if TYPE_CHECKING:
+    from logging.handlers import MemoryHandler
+
     from ..milvus1.opening import Store
+    from ..text import Screen
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    def apply(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
+_SETTINGS = "milvus_offline.settings"
 
 
-output_options = _chain(
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Options of the output are kept for `progress` and `set_up_log`: no command has to hand them around."""
+    ctx.meta.setdefault(_SETTINGS, {})[param.name] = value
+
+
+def _setting(name: str) -> Any:
+    context = click.get_current_context(silent=True)
+    return context.meta.get(_SETTINGS, {}).get(name) if context else None
+
+
+output_options = chain(
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no report, only errors."),
     click.option("-v", "--verbose", count=True, help="Say on stderr what is opened and finished; -vv: each segment, too."),
+    click.option(
+        "--stats",
+        type=click.FloatRange(0),
+        metavar="SECONDS",
+        expose_value=False,
+        callback=_keep,
+        help="Without a terminal: a line on stderr each so many seconds, 0 for none. [default: 30]",
+    ),
+    click.option("--json-progress", is_flag=True, expose_value=False, callback=_keep, help="Progress as JSON lines on stderr."),
+    click.option(
+        "--log-file",
+        type=click.Path(),
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep,
+        help="Also write what -v says to this file, with the date.",
+    ),
+    click.option(
+        "--config",
+        type=click.Path(),
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=read_config,
+        help="A YAML or JSON file of options, as in `jobs: 2`.",
+    ),
+    group="Output",
 )
 
-store_options = _chain(
+store_options = chain(
     click.option(
         "--catalog",
+        type=click.Path(),
         metavar="URL|FILE",
         help="Metadata database elsewhere: mysql://user@host/db, a meta.sqlite, a mysqldump .sql[.gz] "
         "(FILE#DATABASE where it holds several). "
         "The password comes from MILVUS_OFFLINE_CATALOG_PASSWORD.",
     ),
-    click.option("--wal", metavar="DIR", help="The folder of the write-ahead log, where it is not found by itself."),
+    click.option(
+        "--wal", type=click.Path(), metavar="DIR", help="The folder of the write-ahead log, where it is not found by itself."
+    ),
     click.option("--no-wal", is_flag=True, help="Leave out unflushed rows in the write-ahead log (they are counted)."),
-    click.option("--secondary", metavar="DIR", multiple=True, help="A secondary root (Milvus up to 0.9); repeatable."),
+    click.option(
+        "--secondary", type=click.Path(), metavar="DIR", multiple=True, help="A secondary root (Milvus up to 0.9); repeatable."
+    ),
     click.option("--no-catalog", is_flag=True, help="Work from the files alone, when the metadata database is lost."),
     click.option(
-        "--partition-map", metavar="FILE", help="With --no-catalog: JSON or YAML that names folders and their collections."
+        "--partition-map",
+        type=click.Path(),
+        metavar="FILE",
+        help="With --no-catalog: JSON or YAML that names folders and their collections.",
     ),
     click.option(
         "--assume",
@@ -59,29 +99,64 @@ store_options = _chain(
         multiple=True,
         help="With --no-catalog: a collection's metric (L2, IP, HAMMING, ...), which also says float or binary; repeatable.",
     ),
+    group="The store",
 )
 
-faiss_options = _chain(
+faiss_options = chain(
     click.option(
         "--first-id", type=int, metavar="N", help="Faiss: the id of the first row, where the index has no ids. [default: 0]"
     ),
     click.option("--lossy", is_flag=True, help="Faiss: also read kinds that hold approximate vectors only (PQ, SQ8, ...)."),
     click.option("--follow-ondisk", is_flag=True, help="Faiss: follow inverted lists to a file outside of the index's folder."),
+    group="HDF5 files and Faiss indexes",
 )
 
-file_options = _chain(
+file_options = chain(
     click.option("--into", metavar="NAME", help="HDF5 and Faiss: the collection's name."),
     click.option("--metric", metavar="NAME", help="HDF5 and Faiss: the collection's metric."),
-    click.option("--ids", "ids_file", metavar="FILE", help="Faiss: the rows' ids, an int64 array in a .npy or .uid file."),
+    click.option(
+        "--ids",
+        "ids_file",
+        type=click.Path(),
+        metavar="FILE",
+        help="Faiss: the rows' ids, an int64 array in a .npy or .uid file.",
+    ),
     faiss_options,
+    group="HDF5 files and Faiss indexes",
 )
 
-selection_options = _chain(
+selection_options = chain(
     click.option("-c", "--collection", metavar="NAME", multiple=True, help="Only this collection; a glob is fine; repeatable."),
     click.option("-p", "--partition", metavar="TAG", multiple=True, help="Only this partition; a glob is fine; repeatable."),
     click.option(
         "--exclude", metavar="NAME", multiple=True, help="Leave out a collection or collection/partition; repeatable."
     ),
+    group="What is taken",
+)
+
+
+def bucket_costs() -> dict[str, Any]:
+    """What this run has asked object stores for, as a part of its document; nothing where there were none."""
+    buckets = sys.modules.get("milvus_offline.buckets")
+    found = buckets.costs() if buckets is not None else None
+    return {"bucket": found} if found else {}
+
+
+def say_costs(screen: Screen, document: Mapping[str, Any]) -> None:
+    """The same for a person."""
+    if found := document.get("bucket"):
+        from ..text import size
+
+        again = f" ({found['retries']:,} of them repeated)" if found["retries"] else ""
+        written = f", {size(found['bytes_written'])} written" if found["bytes_written"] else ""
+        screen.say(f"Object store: {found['requests']:,} requests{again}, {size(found['bytes_read'])} read{written}")
+
+
+lost_ids_option = click.option(
+    "--lost-ids",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write the ids of rows that are known and cannot be recovered to a CSV file: what is to be embedded again.",
 )
 
 
@@ -148,11 +223,14 @@ def open_given(
         _refuse({"into": into, "metric": metric}, "HDF5 files or a Faiss index")
     if kind == "milvus1":
         opened = open_store_source(path, salvage=salvage, **store_arguments(**store))
-        if _verbose:
+        _begin_log_file(opened)
+        if logging_asked():
             _log_store(opened.store)
         return opened
     _refuse({"salvage": salvage, **store}, "a store")
-    return open_source(path, SourceOptions(collection=into, metric=metric, faiss=faiss))
+    other = open_source(path, SourceOptions(collection=into, metric=metric, faiss=faiss))
+    _begin_log_file(other)
+    return other
 
 
 def _refuse(options: Mapping[str, Any], what: str) -> None:
@@ -174,53 +252,95 @@ def selection(collection: tuple[str, ...], partition: tuple[str, ...], exclude: 
     return Selection(collection, partition, exclude)
 
 
+def write_lost_ids(path: str, source: Source) -> int:
+    """Writes `collection,partition,id` of the rows of a store that are known and lost; how many they are.
+
+    Raises UsageError for another source, and for a file in the store.
+    """
+    import csv
+
+    from ..fileio import explained
+    from ..milvus1.lost import lost_ids
+    from ..sources.milvus1 import StoreSource
+
+    if not isinstance(source, StoreSource):
+        raise UsageError("--lost-ids goes with a store")
+    keep_out(path, source.describe())
+    found = 0
+    with (
+        explained("write the lost ids", path),
+        open(path, "w", encoding="utf-8", newline="", errors="backslashreplace") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["collection", "partition", "id"])
+        for collection, partition, ids in lost_ids(source.store):
+            writer.writerows((collection, partition, i) for i in ids.tolist())
+            found += len(ids)
+    return found
+
+
 def print_json(document: Any) -> None:
     json.dump(document, sys.stdout, indent=1)
     sys.stdout.write("\n")
 
 
-def bucket_costs() -> dict[str, Any]:
-    """What this run has asked object stores for, as a part of its document; nothing where there were none."""
-    import sys
-
-    buckets = sys.modules.get("milvus_offline.buckets")
-    found = buckets.costs() if buckets is not None else None
-    return {"bucket": found} if found else {}
-
-
-def echo_costs(document: Mapping[str, Any]) -> None:
-    """The same for a person."""
-    if found := document.get("bucket"):
-        from ..report import size
-
-        again = f" ({found['retries']:,} of them repeated)" if found["retries"] else ""
-        written = f", {size(found['bytes_written'])} written" if found["bytes_written"] else ""
-        click.echo(f"Object store: {found['requests']:,} requests{again}, {size(found['bytes_read'])} read{written}")
-
-
 def set_up_log(verbose: int) -> None:
-    """What happens, and messages of libraries, go to stderr when asked for."""
-    global _verbose
-    _verbose = verbose > 0
+    """What happens, and messages of libraries, go to stderr when asked for, and to --log-file."""
+    global _verbose, _log_file
+    _verbose, _log_file = verbose > 0, None
+    path = _setting("log_file")
+    if not verbose and not path:
+        return
+    import logging
+    from logging.handlers import MemoryHandler
+
+    class Lines(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return "\n".join(map(printable, super().format(record).splitlines()))
+
+    handlers: list[logging.Handler] = []
     if verbose:
-        import logging
+        handlers.append(logging.StreamHandler(sys.stderr))
+        handlers[-1].setFormatter(Lines("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+    if path:  # nothing is written before it is known that the file does not lie in the source
+        _log_file = path, MemoryHandler(1 << 20, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+        handlers.append(_log_file[1])
+    logging.basicConfig(level=logging.DEBUG if verbose > 1 else logging.INFO, handlers=handlers, force=True)
 
-        from ..fileio import printable
 
-        class Lines(logging.Formatter):
-            def format(self, record: logging.LogRecord) -> str:
-                return "\n".join(map(printable, super().format(record).splitlines()))
+def _begin_log_file(source: Source) -> None:
+    global _log_file
+    if _log_file is None:
+        return
+    import logging
 
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(Lines("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
-        logging.basicConfig(level=logging.INFO if verbose == 1 else logging.DEBUG, handlers=[handler], force=True)
+    path, memory = _log_file
+    keep_out(path, source.describe())
+    try:
+        file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as e:
+        raise UsageError(f"--log-file {path}: cannot be written: {e.strerror}") from e
+    file.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    memory.setTarget(file)
+    memory.flush()
+    logging.getLogger().removeHandler(memory)
+    logging.getLogger().addHandler(file)
+    _log_file = None
 
 
 _verbose = False
+_log_file: tuple[str, MemoryHandler] | None = None
+
+
+def logging_asked() -> bool:
+    """Whether --verbose or --log-file want to know what is done."""
+    return _verbose or bool(_setting("log_file"))
 
 
 def _log_store(store: Store) -> None:
     import logging
+
+    from ..text import count
 
     log = logging.getLogger("milvus_offline")
     log.info("store %s, roots %s", store.path, ", ".join(map(str, store.location.roots)))
@@ -229,44 +349,27 @@ def _log_store(store: Store) -> None:
         log.info("no write-ahead log")
     else:
         log.info(
-            "write-ahead log %s, %d files, acknowledged LSN %s", store.log.folder, len(store.log.files), store.log.acknowledged
+            "write-ahead log %s, %s, acknowledged LSN %s",
+            store.log.folder,
+            count(len(store.log.files), "file"),
+            store.log.acknowledged,
         )
     for c in store.collections:
         for p in c.partitions:
-            log.info("%s/%s: %d segments, %d rows", c.schema.name, p.name, len(p.segments), p.rows)
+            log.info("%s/%s: %s, %s", c.schema.name, p.name, count(len(p.segments), "segment"), count(p.rows, "row"))
             for s in p.segments:
                 log.debug("%s/%s: segment %s, %s, %d rows, %d deleted", c.schema.name, p.name, s.id, s.state, s.rows, s.deleted)
 
 
-class Bar:
-    """Rows, bytes, rate and time left on stderr; quiet when that is no terminal."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._rows = self._total_rows = 0
-
-    def start(self, rows: int, nbytes: int, done_rows: int, done_bytes: int) -> None:
-        from tqdm import tqdm
-
-        self._rows, self._total_rows = done_rows, rows
-        self._bar = tqdm(
-            total=nbytes, initial=done_bytes, unit="B", unit_scale=True, unit_divisor=1024, disable=None, file=sys.stderr
-        )
-        self._show()
-
-    def advance(self, rows: int, nbytes: int) -> None:
-        self._rows += rows
-        self._bar.update(nbytes)
-        self._show()
-
-    def _show(self) -> None:
-        if not self._bar.disable:
-            self._bar.set_postfix_str(f"{self._rows:,}/{self._total_rows:,} rows", refresh=False)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
 def progress(quiet: bool) -> Progress:
-    """The bar of this run: none beside the lines of --verbose."""
-    return Silent() if quiet or _verbose or not sys.stderr.isatty() else Bar()
+    """How this run shows how far it is: nothing beside the lines of --verbose."""
+    from ..progress import STATS_SECONDS, Bar, Lines
+
+    every = _setting("stats")
+    if _setting("json_progress"):
+        return Lines(every or 1.0, as_json=True)
+    if quiet or _verbose or every == 0:
+        return Silent()
+    if sys.stderr.isatty() and every is None:
+        return Bar()
+    return Lines(every or STATS_SECONDS)

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from ..errors import TargetError, UsageError
 from ..fileio import absolute, as_path, is_remote
+from ..model import Source
+from .command import Command, OutFolder, SourcePath
 from .common import (
     bucket_costs,
-    echo_costs,
     file_options,
+    lost_ids_option,
     open_given,
     output_options,
     print_json,
     progress,
+    say_costs,
     selection,
     selection_options,
     set_up_log,
     store_options,
+    store_words,
+    write_lost_ids,
 )
+from .inspect import several
 
 
-@click.command("export")
-@click.argument("path", metavar="STORE")
-@click.argument("out", metavar="OUT")
+@click.command(
+    "export",
+    cls=Command,
+    examples=[
+        "milvus-offline export /var/lib/milvus ./milvus-export",
+        "milvus-offline export /var/lib/milvus ./faces -c faces -p '2021*' --format parquet",
+        "milvus-offline export /var/lib/milvus ./milvus-export --resume",
+        "milvus-offline export /mnt/node1 /mnt/node2 ./both",
+    ],
+)
+@click.argument("paths", metavar="STORE...", nargs=-1, required=True, type=SourcePath())
+@click.argument("out", metavar="OUT", type=OutFolder())
 @click.option(
     "--format",
     "file_format",
@@ -42,6 +63,7 @@ from .common import (
     help="HDF5: compress. Only gzip can be read everywhere; the others need hdf5plugin.",
 )
 @click.option("--link", is_flag=True, help="HDF5 files that point into the store's files instead of copying them.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be written, and whether there is room; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in OUT.")
 @click.option("--resume", is_flag=True, help="Go on with an export that was interrupted.")
 @click.option(
@@ -56,6 +78,7 @@ from .common import (
     help="Also rescue rows that are not live, apart from the others: unseen, unacknowledged, orphans, unfinished, to-delete, "
     "dropped, deleted, or all; repeatable.",
 )
+@lost_ids_option
 @click.option(
     "--jobs", type=click.IntRange(1, 64), default=None, metavar="N", help="Tasks at the same time. [default: cores, at most 4]"
 )
@@ -64,75 +87,213 @@ from .common import (
 @store_options
 @output_options
 def command(
-    path: str,
+    paths: Sequence[str],
     out: str,
-    file_format: str,
-    compression: str,
-    link: bool,
-    overwrite: bool,
-    resume: bool,
-    no_sync: bool,
-    salvage: tuple[str, ...],
-    jobs: int | None,
     collection: tuple[str, ...],
     partition: tuple[str, ...],
     exclude: tuple[str, ...],
     as_json: bool,
     quiet: bool,
     verbose: int,
-    **source: Any,
+    **o: Any,
 ) -> int:
     """Write the live rows of STORE to files in the folder OUT.
 
     One HDF5 file per partition with the datasets `embeddings` and `ids`, and a manifest.json. STORE may also be a Faiss index,
-    HDF5 files, or an earlier export.
+    HDF5 files, or an earlier export. Each of several STOREs gets a folder of its own in OUT.
     """
-    from ..errors import UsageError
-    from ..export import run_export
-    from ..report import amount, count, finding_lines, needs_attention, size
-    from ..selection import SelectedSource
-    from ..targets import ExportTarget
-
     set_up_log(verbose)
-    if resume and overwrite:
+    if o["resume"] and o["overwrite"]:
         raise UsageError("--resume and --overwrite contradict each other")
-    if file_format != "hdf5" and (link or compression != "none"):
+    if o["file_format"] != "hdf5" and (o["link"] or o["compression"] != "none"):
         raise UsageError("--link and --compression only go with --format hdf5")
-    if file_format == "hdf5" and is_remote(out):
+    if o["file_format"] == "hdf5" and is_remote(out):
         raise UsageError(f"{out}: HDF5 files are not made in a bucket: add --format parquet or --format npy")
-    opened = SelectedSource(open_given(path, salvage=salvage, **source), selection(collection, partition, exclude))
-    target: ExportTarget
-    if file_format == "hdf5":
-        from ..targets.hdf5 import Hdf5Export
+    if len(paths) > 1 and o["lost_ids"]:
+        raise UsageError("--lost-ids goes with one store")
+    chosen = selection(collection, partition, exclude)
+    documents = []
+    for number, (path, place) in enumerate(zip(paths, _places(paths, out), strict=True)):
+        document, show = _export(path, place, chosen, quiet or as_json, **o)
+        documents.append(document)
+        if not (quiet or as_json):
+            from ..text import Screen
 
-        target = Hdf5Export(out, compression=compression, overwrite=overwrite, link=link)
-    else:
-        from ..targets.columnar import ColumnarExport
+            screen = Screen()
+            if number:
+                screen.rule()
+            show(screen, verbose > 0)
+    code: int = max(d["exit_code"] for d in documents)
+    if as_json:
+        print_json(documents[0] if len(paths) == 1 else several(documents, code))
+    elif quiet and code:
+        click.echo("finished with findings, see manifest.json", err=True)
+    return code
 
-        target = ColumnarExport(out, file_format=file_format, overwrite=overwrite)
+
+def _places(paths: Sequence[str], out: str) -> list[str]:
+    """A folder for each store: OUT, or one in it named as the store's folder."""
+    if len(paths) == 1:
+        return [out]
+    from ..fileio import file_names
+
+    bases = [Path(p).resolve().name or "store" for p in paths]
+    if len(set(map(os.path.realpath, paths))) < len(paths):
+        raise UsageError("the same store is named twice")
+    numbered = [f"{b}-{i + 1}" if bases.count(b) > 1 else b for i, b in enumerate(bases)]
+    names = file_names(numbered)
+    return [f"{out.rstrip('/')}/{names[n]}" if is_remote(out) else os.path.join(out, names[n]) for n in numbered]
+
+
+def _export(path: str, out: str, chosen: Any, silent: bool, **o: Any) -> tuple[dict[str, Any], Any]:
+    """The document of one export, and what shows it on a screen."""
+    from ..export import run_export
+    from ..report import attention_sums, end, needs_attention, places_of, verdict
+    from ..selection import SelectedSource
+    from ..text import amount, count, size
+
+    o = dict(o)
+    own = {
+        k: o.pop(k)
+        for k in ("file_format", "compression", "link", "dry_run", "overwrite", "resume", "no_sync", "lost_ids", "jobs")
+    }
+    given = open_given(path, **o)
+    opened = SelectedSource(given, chosen)
+    room = _room(opened, out, own, silent)
+    base = {"out": str(absolute(as_path(out))), "free_bytes": room[1]}
+    if own["dry_run"]:
+        return _dry_run(opened, out, own, base)
     report = run_export(
         opened,
-        target,
-        jobs=jobs or min(4, os.cpu_count() or 1),
-        resume=resume,
-        sync=not no_sync,
-        progress=progress(quiet or as_json),
+        _target(out, own),
+        jobs=own["jobs"] or min(4, os.cpu_count() or 1),
+        resume=own["resume"],
+        sync=not own["no_sync"],
+        progress=progress(silent),
     )
-    attention = needs_attention(report.findings)
-    if as_json:
-        print_json(
-            {**report.to_json(), **bucket_costs(), "out": str(absolute(as_path(out))), "exit_code": 3 if attention else 0}
+    told = verdict(
+        report.rows, report.findings, f"{'was' if report.rows == 1 else 'were'} exported", log_rows=_log_rows(opened)
+    )
+    code = 3 if needs_attention(report.findings) else 0
+    document = {
+        **report.to_json(),
+        **attention_sums(report.findings),
+        "verdict": told,
+        **bucket_costs(),
+        **base,
+        "exit_code": code,
+    }
+    if own["lost_ids"]:
+        document["lost_ids"] = write_lost_ids(own["lost_ids"], given)
+
+    def show(screen: Any, verbose: bool) -> None:
+        screen.verdict(told["level"], told["text"])
+        screen.verbatim(
+            f"{amount(report.rows, report.collections)} ({size(report.bytes)}) in {report.seconds:.1f} s: {base['out']}"
         )
-    elif not quiet:
-        click.echo(
-            f"{amount(report.rows, report.collections)} ({size(report.bytes)}) in {report.seconds:.1f} s: "
-            f"{absolute(as_path(out))!s}"
-        )
-        echo_costs(bucket_costs())
+        say_costs(screen, document)
         if report.salvaged_rows:
-            click.echo(f"Salvaged apart from them: {count(report.salvaged_rows, 'row')}, see salvage/ in that folder")
+            screen.say(f"Salvaged apart from them: {count(report.salvaged_rows, 'row')}, see salvage/ in that folder")
         if report.findings:
-            click.echo("\n".join(finding_lines([f.to_json() for f in report.findings])))
-    elif attention:
-        click.echo("finished with findings, see manifest.json", err=True)
-    return 3 if attention else 0
+            screen.say()
+            screen.findings(document["findings"], places_of(opened), verbose=verbose)
+        if report.rows:
+            screen.steps([shlex.join(["milvus-offline", *words]) for words in _next(path, out, store_words(o))])
+        end(screen, told, code)
+
+    return document, show
+
+
+def _next(path: str, out: str, options: Sequence[str]) -> list[list[str]]:
+    return [["verify", out, "--against", path, *options], ["load", out, "http://localhost:19530"]]
+
+
+def _log_rows(source: Any) -> int:
+    from ..milvus1.wal.log import LogRows
+
+    pieces = (x for c in source.collections for p in c.partitions for x in p.pieces)
+    return sum(x.rows for x in pieces if isinstance(x, LogRows))
+
+
+def _target(out: str, own: dict[str, Any]) -> Any:
+    if own["file_format"] == "hdf5":
+        from ..targets.hdf5 import Hdf5Export
+
+        return Hdf5Export(out, compression=own["compression"], overwrite=own["overwrite"], link=own["link"])
+    from ..targets.columnar import ColumnarExport
+
+    return ColumnarExport(out, file_format=own["file_format"], overwrite=own["overwrite"])
+
+
+def _room(source: Source, out: str, own: dict[str, Any], silent: bool) -> tuple[int, int | None]:
+    """Bytes that the export writes and that are free there; says so on a terminal. Raises TargetError when there is no room."""
+    from ..text import size
+
+    needed = sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections)
+    needed += sum(s.rows * (s.schema.row_bytes + 8) for s in source.salvage)
+    if is_remote(out):
+        return needed, None
+    there = Path(os.path.abspath(out))
+    while not there.is_dir() and there != there.parent:
+        there = there.parent
+    try:
+        free = shutil.disk_usage(there).free
+    except OSError:
+        return needed, None
+    plain = own["file_format"] != "parquet" and own["compression"] == "none" and not own["link"]
+    if plain and needed > free and not own["resume"] and not own["overwrite"] and not own["dry_run"]:
+        raise TargetError(
+            f"{out}: the disk is full: the export takes {size(needed)}, {size(free)} are free there: free some space, then run "
+            "the same command with --resume; or choose another place"
+        )
+    if not silent and sys.stderr.isatty():
+        click.echo(f"{'At most ' if not plain else ''}{size(needed)} to write, {size(free)} free in {there}", err=True)
+    return needed, free
+
+
+def _dry_run(source: Any, out: str, own: dict[str, Any], base: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """What an export would write; nothing is written."""
+    from ..report import attention_sums, end, needs_attention, places_of, verdict
+    from ..text import amount, count, named, size
+
+    rows = sum(c.rows for c in source.collections)
+    nbytes = sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections)
+    salvaged = sum(s.rows for s in source.salvage)
+    told = verdict(rows, source.findings, "would be exported", log_rows=_log_rows(source))
+    code = 3 if needs_attention(source.findings) else 0
+    document = {
+        "format": "milvus-offline-report",
+        "version": 1,
+        "command": "export",
+        "dry_run": True,
+        "collections": len(source.collections),
+        "rows": rows,
+        "bytes": nbytes,
+        "salvaged_rows": salvaged,
+        "seconds": 0.0,
+        "findings": [f.to_json() for f in source.findings],
+        **attention_sums(source.findings),
+        "verdict": told,
+        **base,
+        "exit_code": code,
+    }
+
+    def show(screen: Any, verbose: bool) -> None:
+        screen.verdict(told["level"], told["text"])
+        screen.verbatim(f"Would write {amount(rows, len(source.collections))} ({size(nbytes)}) to {base['out']}")
+        if base["free_bytes"] is not None:
+            screen.say(f"{size(base['free_bytes'])} are free there" + (", too little" if base["free_bytes"] < nbytes else ""))
+        table = [
+            [f"{named(c.schema.name)}/{named(p.name)}", f"{p.rows:,}", size(p.rows * (c.schema.row_bytes + 8))]
+            for c in source.collections
+            for p in c.partitions
+        ]
+        screen.table(["partition", "rows", "bytes"], table, indent=2)
+        if salvaged:
+            screen.say(f"Salvaged apart from them: {count(salvaged, 'row')}")
+        if source.findings:
+            screen.say()
+            screen.findings(document["findings"], places_of(source), verbose=verbose)
+        end(screen, told, code)
+
+    return document, show

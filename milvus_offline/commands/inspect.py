@@ -2,58 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..fileio import as_path
+from .command import Command, SourcePath
 from .common import (
     bucket_costs,
-    echo_costs,
     file_options,
     open_given,
     output_options,
     print_json,
+    say_costs,
     set_up_log,
     store_options,
     store_words,
 )
 
+if TYPE_CHECKING:
+    from ..text import Places
 
-@click.command("inspect")
-@click.argument("path", metavar="STORE")
-@click.option("--html", metavar="FILE", help="Also write a report that a browser shows.")
+
+@click.command(
+    "inspect",
+    cls=Command,
+    examples=[
+        "milvus-offline inspect /var/lib/milvus",
+        "milvus-offline inspect /mnt/volume --html report.html",
+        "milvus-offline inspect /var/lib/milvus --catalog dump.sql.gz --json",
+    ],
+)
+@click.argument("paths", metavar="STORE...", nargs=-1, required=True, type=SourcePath())
+@click.option("--html", type=click.Path(), metavar="FILE", help="Also write a report that a browser shows.")
 @file_options
 @store_options
 @output_options
-def command(path: str, html: str | None, as_json: bool, quiet: bool, verbose: int, **o: Any) -> int:
+def command(paths: Sequence[str], html: str | None, as_json: bool, quiet: bool, verbose: int, **o: Any) -> int:
     """What is in STORE, how healthy it is, and what an export would bring.
 
-    STORE is the Milvus root, its db/ folder, or a folder above it; or a Faiss index, HDF5 files, or an export.
+    STORE is the Milvus root, its db/ folder, or a folder above it; or a Faiss index, HDF5 files, or an export. With several
+    of them the document of --json is a list of documents.
     """
     from ..errors import UsageError
-    from ..report import inspect_document, inspect_text, needs_attention, source_document
+    from ..report import show_inspect
+
+    set_up_log(verbose)
+    if html and len(paths) > 1:
+        raise UsageError("--html writes one page: name one store")
+    found = [_inspect(path, dict(o)) for path in paths]
+    documents = [document for document, _ in found]
+    documents[-1] |= bucket_costs()
+    if html:
+        from ..html import write_html
+
+        write_html(html, documents[0], found[0][1])
+    code: int = max(d["exit_code"] for d in documents)
+    if as_json:
+        print_json(documents[0] if len(paths) == 1 else several(documents, code))
+    elif not quiet:
+        from ..text import Screen
+
+        screen = Screen()
+        for number, (document, places) in enumerate(found):
+            if number:
+                screen.rule()
+            show_inspect(screen, document, places, verbose=verbose > 0)
+        say_costs(screen, documents[-1])
+    return code
+
+
+def several(documents: Sequence[dict[str, Any]], code: int) -> dict[str, Any]:
+    """The document of a run on several stores."""
+    return {"format": "milvus-offline-several", "version": 1, "documents": list(documents), "exit_code": code}
+
+
+def _inspect(path: str, o: dict[str, Any]) -> tuple[dict[str, Any], Places]:
+    from ..report import inspect_document, places_of, source_document
     from ..sources import kind_of
     from ..sources.milvus1 import StoreSource
 
-    set_up_log(verbose)
     if as_path(path).is_file() and kind_of(path) == "faiss":
         o["lossy"] = True  # what is approximate is said, not refused
     source = open_given(path, **o)
     if isinstance(source, StoreSource):
-        document = inspect_document(source.store, store_words(o))
-    elif html:
-        raise UsageError(f"--html describes a store, {path} is none")
-    else:
-        document = source_document(source)
-    document |= bucket_costs()
-    if html:
-        from ..html import write_html
-
-        write_html(html, document)
-    if as_json:
-        print_json(document)
-    elif not quiet:
-        click.echo(inspect_text(document))
-        echo_costs(document)
-    return 3 if needs_attention(source.findings) else 0
+        return inspect_document(source.store, store_words(o)), places_of(source)
+    return source_document(source), places_of(source)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import fileio
-from ..findings import Findings
-from ..model import Severity
+from ..model import Finding, Severity
+from .command import Command, SourcePath
 from .common import (
     bucket_costs,
-    echo_costs,
     file_options,
+    lost_ids_option,
     open_given,
     output_options,
     print_json,
     progress,
+    say_costs,
     set_up_log,
     store_options,
+    store_words,
+    write_lost_ids,
 )
+from .inspect import several
+
+if TYPE_CHECKING:
+    from ..text import Places
 
 
 class _Share(click.ParamType[float]):
@@ -36,77 +44,174 @@ class _Share(click.ParamType[float]):
         return share
 
 
-@click.command("verify")
-@click.argument("path", metavar="STORE|EXPORT")
-@click.option("--against", metavar="STORE", help="With an export: compare every id and vector with this store or other source.")
+@click.command(
+    "verify",
+    cls=Command,
+    examples=[
+        "milvus-offline verify /var/lib/milvus",
+        "milvus-offline verify /var/lib/milvus --sample 5%",
+        "milvus-offline verify ./milvus-export --against /var/lib/milvus",
+    ],
+)
+@click.argument("paths", metavar="STORE|EXPORT...", nargs=-1, required=True, type=SourcePath())
+@click.option(
+    "--against",
+    type=SourcePath(),
+    metavar="STORE",
+    help="With an export: compare every id and vector with this store or other source.",
+)
 @click.option("--sample", type=_Share(), default=1.0, metavar="SHARE", help="Read only this share of the segments, e.g. 5%.")
+@click.option("--html", type=click.Path(), metavar="FILE", help="Also write a report that a browser shows.")
+@lost_ids_option
 @file_options
 @store_options
 @output_options
-def command(path: str, against: str | None, sample: float, as_json: bool, quiet: bool, verbose: int, **o: Any) -> int:
+def command(
+    paths: Sequence[str], html: str | None, lost_ids: str | None, as_json: bool, quiet: bool, verbose: int, **o: Any
+) -> int:
     """Read everything, believe nothing.
 
     For a STORE: lengths, ids against bloom filters, vectors against index files, catalog against disk, the log's records.
     For an EXPORT (a folder with manifest.json): checksums and counts, and with --against every row.
     """
     from ..errors import UsageError
-    from ..report import count, finding_lines
-    from ..sources import kind_of
 
     set_up_log(verbose)
-    shown = progress(quiet or as_json)
-    given = fileio.as_path(path)
-    document: dict[str, Any] = {"format": "milvus-offline-verify", "version": 1, "path": str(fileio.absolute(given))}
-    if given.is_dir() and kind_of(path) == "export":
-        from ..verify import check_export
+    if len(paths) > 1 and (html or lost_ids or o["against"]):
+        raise UsageError("--html, --lost-ids and --against go with one path")
+    found = [_verify(path, quiet=quiet or as_json, lost_ids=lost_ids, **o) for path in paths]
+    documents = [document for document, _, _ in found]
+    documents[-1] |= bucket_costs()
+    code: int = max(d["exit_code"] for d in documents)
+    if html:
+        from ..html import write_html
 
-        if sample != 1.0:
-            raise UsageError("--sample goes with a store; an export is always read through")
-        source = open_given(against, **o) if against else None
-        result = check_export(given, against=source, progress=shown)
-        findings, own = result.findings, result.findings
-        summary = f"{count(result.rows, 'row')} in {count(result.files, 'file')} read" + (
-            f", compared with {against}" if against else ""
-        )
-        document |= {"kind": "export", "rows": result.rows, "files": result.files, "against": against}
-    else:
-        from ..milvus1.verify import check_store
-        from ..sources.milvus1 import StoreSource
-
-        if against:
-            raise UsageError(f"--against goes with an export; {path} is none (no manifest.json in it)")
-        found = open_given(path, **o)
-        if not isinstance(found, StoreSource):
-            raise UsageError(f"{path}: expected a store or an export; of this, an export can be compared: verify OUT --against")
-        opened = found.store
-        shown.start(opened.rows, sum(c.bytes for c in opened.collections), 0, 0)
-        checked, own = check_store(opened, sample=sample, advance=shown.advance)
-        shown.close()
-        findings = Findings([*opened.findings, *own])
-        summary = (
-            f"{count(checked.rows, 'row')} in {count(checked.segments, 'segment')}, "
-            f"{count(checked.index_files, 'index file')} and {count(checked.records, 'log record')} read"
-        )
-        document |= {
-            "kind": "store",
-            "rows": checked.rows,
-            "segments": checked.segments,
-            "index_files": checked.index_files,
-            "wal_records": checked.records,
-        }
-    code = _exit_code(findings)
-    document |= bucket_costs()
-    document |= {"findings": [f.to_json() for f in findings], "exit_code": code}
+        document, places, inspected = found[0]
+        write_html(html, inspected, places, verified=document)
     if as_json:
-        print_json(document)
+        print_json(documents[0] if len(paths) == 1 else several(documents, code))
     elif not quiet:
-        click.echo(summary)
-        echo_costs(document)
-        click.echo("\n".join(finding_lines(document["findings"])) if findings else "No difference found.")
+        from ..text import Screen
+
+        screen = Screen()
+        for number, (document, places, _) in enumerate(found):
+            if number:
+                screen.rule()
+            _show(screen, document, places, verbose=verbose > 0)
+        say_costs(screen, documents[-1])
     return code
 
 
-def _exit_code(findings: Findings) -> int:
+def _verify(path: str, **o: Any) -> tuple[dict[str, Any], Places, dict[str, Any]]:
+    """The document of one path, how its places are called, and what `inspect` says of it."""
+    from ..sources import kind_of
+
+    if fileio.as_path(path).is_dir() and kind_of(path) == "export":
+        return _verify_export(path, **o)
+    return _verify_store(path, **o)
+
+
+def _verify_export(
+    path: str, *, against: str | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
+) -> tuple[dict[str, Any], Places, dict[str, Any]]:
+    from ..errors import MilvusOfflineError, UsageError
+    from ..report import places_of, source_document
+    from ..sources.export import open_export
+    from ..text import Places, count
+    from ..verify import check_export
+
+    if sample != 1.0:
+        raise UsageError("--sample goes with a store; an export is always read through")
+    if lost_ids:
+        raise UsageError("--lost-ids goes with a store: an export does not know the rows that it lacks")
+    source = open_given(against, **o) if against else None
+    result = check_export(fileio.as_path(path), against=source, progress=progress(quiet))
+    summary = f"{count(result.rows, 'row')} in {count(result.files, 'file')} read" + (
+        f", compared with {against}" if against else ""
+    )
+    document = _document(path, "export", result.rows, result.findings, summary)
+    document |= {"files": result.files, "against": against}
+    try:
+        inspected = source_document(open_export(path))
+    except MilvusOfflineError:  # the findings tell
+        inspected = {}
+    return document, places_of(source) if source else Places([str(fileio.absolute(fileio.as_path(path)))]), inspected
+
+
+def _verify_store(
+    path: str, *, against: str | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
+) -> tuple[dict[str, Any], Places, dict[str, Any]]:
+    from ..errors import UsageError
+    from ..milvus1.verify import check_store, weigh
+    from ..report import inspect_document, places_of
+    from ..sources import kind_of
+    from ..sources.milvus1 import StoreSource
+    from ..text import count
+
+    if against:
+        raise UsageError(f"--against goes with an export; {path} is none (no manifest.json in it)")
+    given = open_given(path, **o)
+    if not isinstance(given, StoreSource):
+        kind = {"hdf5": "HDF5 files", "faiss": "a Faiss index"}.get(kind_of(path), "another kind of source")
+        raise UsageError(
+            f"{path}: {kind} of others, which hold nothing to verify them by: export them, and verify that export --against "
+            f"{path}"
+        )
+    opened = given.store
+    shown = progress(quiet)
+    shown.start(*weigh(opened, sample), 0, 0)
+    try:
+        checked, own = check_store(opened, sample=sample, advance=shown.advance)
+    finally:
+        shown.close()
+    findings = [*opened.findings, *own]
+    summary = (
+        f"{count(checked.rows, 'row')} in {count(checked.segments, 'segment')}, "
+        f"{count(checked.index_files, 'index file')} and {count(checked.records, 'log record')} read"
+    )
+    document = _document(path, "store", checked.rows, findings, summary)
+    document |= {"segments": checked.segments, "index_files": checked.index_files, "wal_records": checked.records}
+    if lost_ids:
+        document["lost_ids"] = write_lost_ids(lost_ids, given)
+    return document, places_of(given), inspect_document(opened, store_words(o))
+
+
+def _document(path: str, kind: str, rows: int, findings: Sequence[Finding], summary: str) -> dict[str, Any]:
+    from ..report import attention_sums, verdict
+
+    code = _exit_code(findings)
+    told = verdict(rows, findings, "were read")
+    if code == 0:
+        told["text"] = f"No difference found: {summary}."
+    elif code == 4:
+        told["text"] = f"DIFFERENCES FOUND: {told['text'][0].lower()}{told['text'][1:]}"
+    return {
+        "format": "milvus-offline-verify",
+        "version": 1,
+        "path": str(fileio.absolute(fileio.as_path(path))),
+        "kind": kind,
+        "verdict": told,
+        "summary": summary,
+        "rows": rows,
+        **attention_sums(findings),
+        "findings": [f.to_json() for f in findings],
+        "exit_code": code,
+    }
+
+
+def _show(screen: Any, document: dict[str, Any], places: Places, *, verbose: bool) -> None:
+    from ..report import end
+
+    told = document["verdict"]
+    screen.verdict(told["level"], told["text"])
+    screen.say(document["summary"])
+    if document["findings"]:
+        screen.say()
+        screen.findings(document["findings"], places, verbose=verbose)
+        end(screen, told, document["exit_code"])
+
+
+def _exit_code(findings: Sequence[Finding]) -> int:
     """4 when something is not as it must be; 3 when state was ambiguous."""
     severities = {f.severity for f in findings}
     return 4 if Severity.ERROR in severities else 3 if Severity.WARNING in severities else 0

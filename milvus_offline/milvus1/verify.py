@@ -56,7 +56,9 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
     chosen = _chosen(store, sample)
     for partition, segment, table_id in _segments(store):
         if isinstance(segment, LegacyRawFile):
-            rows += _read_rows(partition, segment, notes, advance)[0]
+            told = _Told(advance)
+            rows += _read_rows(partition, segment, notes, told.advance)[0]
+            told.rest(segment)
             segments += 1
             nbytes += segment.bytes
             continue
@@ -65,7 +67,9 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
         if segment.id not in chosen:
             continue
         segments += 1
-        done, id_sum = _read_rows(partition, segment, notes, advance)
+        told = _Told(advance)
+        done, id_sum = _read_rows(partition, segment, notes, told.advance)
+        told.rest(segment)
         _find_lost_blocks(partition, segment, notes)
         _find_twin(partition, segment, alike.setdefault((table_id, done, id_sum), []), notes)
         rows += done
@@ -83,6 +87,32 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
         first = min((f.number for f in store.log.files), default=0) << 32
         records = sum(1 for _ in walk.records(min(first, start)))
     return Checked(segments, rows, nbytes, indexes, records), notes
+
+
+class _Told:
+    """Tells the progress of one segment, and in the end that all of it was looked at, deleted rows too."""
+
+    def __init__(self, tell: Advance | None) -> None:
+        self._tell = tell
+        self._rows = self._bytes = 0
+
+    def advance(self, rows: int, nbytes: int) -> None:
+        self._rows += rows
+        self._bytes += nbytes
+        if self._tell is not None:
+            self._tell(rows, nbytes)
+
+    def rest(self, segment: Segment | LegacyRawFile) -> None:
+        if self._tell is not None:
+            self._tell(segment.rows - self._rows, segment.bytes - self._bytes)
+
+
+def weigh(store: Store, sample: float) -> tuple[int, int]:
+    """Rows and bytes that `check_store` reads of a store, for its progress."""
+    chosen = _chosen(store, sample)
+    read = [s for _, s, _ in _segments(store) if s.id in chosen or isinstance(s, LegacyRawFile)]
+    logs = [rows for c in store.collections for p in c.partitions for rows in p.log]
+    return sum(x.rows for x in (*read, *logs)), sum(x.bytes for x in (*read, *logs))
 
 
 def _segments(store: Store) -> Iterator[tuple[Partition, Segment | LegacyRawFile, str]]:

@@ -20,6 +20,10 @@ class StoreSource:
         self.collections: Sequence[SourceCollection] = [
             SourceCollection(c.schema, [SourcePartition(p.name, p.pieces) for p in c.partitions]) for c in store.collections
         ]
+        self.tables = {
+            p.table.table_id: f"{c.table.table_id}/{p.tag}" for c in store.selection.collections for p in c.partitions
+        }
+        """Tables of the catalog, of which findings tell, by their `collection/partition`."""
         self.findings: Sequence[Finding] = store.findings
         self.salvage: Sequence[Salvaged] = []
         if salvage:
