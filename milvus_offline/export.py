@@ -65,11 +65,12 @@ def run_export(
         finally:
             if target.ledger is not None:
                 target.ledger.close()
+    rows = [sum(p["rows"] for p in c["partitions"]) for c in target.manifest["collections"]]
     return ExportReport(
-        rows=sum(c.rows for c in source.collections),
-        bytes=sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections),
+        rows=sum(rows),
+        bytes=sum(n * (c.schema.row_bytes + 8) for n, c in zip(rows, source.collections, strict=True)),
         collections=len(source.collections),
-        salvaged_rows=sum(s.rows for s in source.salvage),
+        salvaged_rows=sum(s["rows"] for s in target.manifest["salvage"]),
         seconds=clock.seconds,
         findings=(*source.findings, *notes),
     )

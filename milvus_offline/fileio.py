@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,13 @@ POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")
 _seek_lock = threading.Lock()
 _BINARY = getattr(os, "O_BINARY", 0)
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_UNREADABLE = (errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO), getattr(errno, "EREMOTEIO", errno.EIO))
+"""What a disk, or a file system with checksums, answers for a place that cannot be read; other errors are of the whole file."""
+
+SECTOR = 512
+"""The least that a disk loses."""
 
 
 def is_remote(path: object) -> bool:
@@ -113,10 +121,35 @@ def warm(paths: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def open_read(path: str | os.PathLike[str]) -> int:
-    """A file descriptor for `read_into` and `size_of`; the caller closes it (os.close)."""
+    """A file descriptor for `read_into`, `read_around` and `size_of`; the caller closes it (os.close).
+
+    Raises OSError, and DamageError for what is no file: a pipe would wait for ever for somebody who writes into it, a device
+    may never end.
+    """
     if is_remote(path):
         return cast(int, _buckets().open_read(os.fspath(path)))
-    return os.open(path, os.O_RDONLY | _BINARY | _CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | _BINARY | _CLOEXEC | _NONBLOCK)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            raise DamageError(path, f"expected a file, found {_KINDS.get(stat.S_IFMT(mode), 'something else')}")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def pread(fd: int, view: memoryview, offset: int) -> int:
+    """Reads into `view` what the system gives at once; 0 at the file's end. Every byte of a source passes through here."""
+    if (remote := getattr(fd, "file", None)) is not None:
+        return int(remote.read_into(view, offset))
+    if POSITIONED:
+        return os.preadv(fd, [view], offset)
+    with _seek_lock:
+        os.lseek(fd, offset, os.SEEK_SET)
+        piece = os.read(fd, min(len(view), 1 << 20))
+    view[: len(piece)] = piece
+    return len(piece)
 
 
 def size_of(fd: int) -> int:
@@ -126,25 +159,71 @@ def size_of(fd: int) -> int:
 
 
 def read_into(fd: int, buffer: memoryview, offset: int, path: object = "file") -> None:
-    """Fills `buffer` (bytes) from `offset` on, or raises DamageError when the file ends before."""
+    """Fills `buffer` (bytes) from `offset` on.
+
+    Raises DamageError when the file ends before, or cannot be read: what the source refuses is no fault of the target.
+    """
     done = 0
-    if (remote := getattr(fd, "file", None)) is not None:
-        done = remote.read_into(buffer, offset)
-        if done < len(buffer):
-            raise DamageError(path, f"expected {len(buffer)} bytes, the file ends after {done}", offset=offset + done)
-        return
     while done < len(buffer):
-        if POSITIONED:
-            got = os.preadv(fd, [buffer[done:]], offset + done)
-        else:
-            with _seek_lock:
-                os.lseek(fd, offset + done, os.SEEK_SET)
-                piece = os.read(fd, min(len(buffer) - done, 1 << 20))
-            got = len(piece)
-            buffer[done : done + got] = piece
+        try:
+            got = pread(fd, buffer[done:], offset + done)
+        except OSError as e:
+            raise DamageError(path, f"cannot be read: {e.strerror}", offset=offset + done) from e
         if got == 0:
             raise DamageError(path, f"expected {len(buffer)} bytes, the file ends after {done}", offset=offset)
         done += got
+
+
+Ranges = list[tuple[int, int]]
+"""Byte ranges of a file, each up to but without its second number."""
+
+
+def read_around(fd: int, buffer: memoryview, offset: int, path: object = "file") -> Ranges:
+    """Fills `buffer` (bytes) as `read_into` does, around what the disk refuses; returns the ranges that are unreadable.
+
+    Those bytes are zero in `buffer`. A refused piece is tried in halves, down to a sector; what was read is never read again,
+    for each attempt may be the last one of a failing disk. Raises DamageError when the file ends before.
+    """
+    done, size = 0, len(buffer)
+    lost: Ranges = []
+    while done < len(buffer):
+        at = offset + done
+        try:
+            got = pread(fd, buffer[done : done + size], at)
+        except OSError as e:
+            if e.errno not in _UNREADABLE:
+                raise DamageError(path, f"cannot be read: {e.strerror}", offset=at) from e
+            to_boundary = SECTOR - at % SECTOR
+            size = min(size, len(buffer) - done)
+            if size > to_boundary:
+                size = max(to_boundary, (at + size // 2) // SECTOR * SECTOR - at)
+                continue
+            buffer[done : done + size] = bytes(size)
+            if lost and lost[-1][1] == at:
+                lost[-1] = (lost[-1][0], at + size)
+            else:
+                lost.append((at, at + size))
+            done, size = done + size, SECTOR
+            continue
+        if got == 0:
+            raise DamageError(path, f"expected {len(buffer)} bytes, the file ends after {done}", offset=offset)
+        done, size = done + got, size if not lost else 2 * size
+    return lost
+
+
+def read_start(path: str | os.PathLike[str], nbytes: int) -> tuple[bytes, int, Ranges]:
+    """The first bytes of a file, fewer where it ends before; its size; which of them are unreadable (and zero here).
+
+    Raises OSError when it cannot be opened, DamageError for what is no file.
+    """
+    fd = open_read(path)
+    try:
+        size = size_of(fd)
+        buffer = bytearray(min(nbytes, size))
+        lost = read_around(fd, memoryview(buffer), 0, path)
+    finally:
+        os.close(fd)
+    return bytes(buffer), size, lost
 
 
 def write_at(fd: int, buffer: memoryview, offset: int) -> None:

@@ -57,7 +57,12 @@ SECTIONS = (
                 "Is a volume or a secondary root not mounted? Name it with `--secondary`.",
             ),
             Code("secondary-missing", (WARNING,), "The configuration names a secondary root that is not there. `--secondary`"),
-            Code("segment-unreadable", (ERROR,), "No row of a segment can be read; the message has the reason."),
+            Code(
+                "segment-unreadable",
+                (ERROR,),
+                "A segment cannot be read, or rows of it: the disk refuses the places that the message names. All others came.",
+                "Copy the disk with ddrescue before it gets worse, and read the copy.",
+            ),
             Code("segment-incomplete", (ERROR,), "A segment lacks its ids or its vectors, and no index file has them."),
             Code(
                 "segment-ambiguous",

@@ -62,7 +62,9 @@ def build_manifest(
             {
                 **describe_schema(c.schema if attributes else replace(c.schema, attributes=())),
                 "partitions": [
-                    {"name": p.name, "rows": p.rows, "files": by_place[None, c.schema.name, p.name]} for p in c.partitions
+                    {"name": p.name, "rows": sum(f["rows"] for f in found), "files": found}
+                    for p in c.partitions
+                    for found in (by_place[None, c.schema.name, p.name],)
                 ],
             }
             for c in source.collections

@@ -104,15 +104,36 @@ class Schema:
         return self.width * self.dtype.itemsize
 
 
+Places = npt.NDArray[np.int64]
+NOWHERE: Places = np.empty(0, np.int64)
+
+
 class Batch(NamedTuple):
     """Some rows. `ids` int64 [n]; `vectors` float32 [n, d] or uint8 [n, d/8]; `attributes` name -> [n].
 
-    Arrays may be views of a buffer that the next batch overwrites: copy what is to be kept.
+    `lost`: rows that cannot be read and are left out, by their places, sorted, among the n + len(lost) that the batch would
+    have; there are none but while somebody watches (`watch.py`). Arrays may be views of a buffer that the next batch
+    overwrites: copy what is to be kept.
     """
 
     ids: npt.NDArray[np.int64]
     vectors: Array
     attributes: Mapping[str, Array] = {}
+    lost: Places = NOWHERE
+
+    @property
+    def span(self) -> int:
+        """Rows, those that are left out as well."""
+        return len(self.ids) + len(self.lost)
+
+    def part(self, first: int, last: int) -> Batch:
+        """The batch's rows from the place `first` up to `last`; a place is as in `lost`."""
+        a, b = first, last
+        if len(self.lost):
+            a, b = (place - int(np.searchsorted(self.lost, place)) for place in (first, last))
+        attributes = {name: values[a:b] for name, values in self.attributes.items()}
+        inside = self.lost[(self.lost >= first) & (self.lost < last)] - first if len(self.lost) else NOWHERE
+        return Batch(self.ids[a:b], self.vectors[a:b], attributes, inside)
 
 
 @runtime_checkable
@@ -125,7 +146,7 @@ class Piece(Protocol):
 
     @property
     def rows(self) -> int:
-        """Rows that `batches` gives, exactly."""
+        """Rows that `batches` gives, exactly, but for those that are `Batch.lost`."""
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """All rows in a stable order from the `start`-th on; a batch holds at most `max_bytes` of vectors (at least a row)."""

@@ -25,12 +25,13 @@ from .manifest import (
     schema_of,
 )
 from .milvus1.copies import Hashes, hashes_of
-from .model import Batch, Piece, Schema, Source, SourcePartition
+from .model import NOWHERE, Batch, Piece, Schema, Source, SourcePartition
 from .sources.export import file_pieces
 from .sources.hdf5 import damage, open_file
 from .targets.folder import SALVAGE
 from .targets.hdf5file import description
 from .transfer import Advance, Progress, Silent
+from .watch import watching
 
 
 @dataclass
@@ -77,7 +78,9 @@ def check_export(out: Path, *, against: Source | None = None, progress: Progress
                     result.differs("file-unreadable", part.where, str(e), entry.get("rows"))
                 progress.advance(entry["rows"] - count.rows, entry["bytes"] - count.bytes)  # headers, and what is damaged
         if against is not None:
-            _compare(out, collections, parts, against, selected, result, progress)
+            with watching() as met:
+                _compare(out, collections, parts, against, selected, result, progress)
+            result.findings += met.findings()
     finally:
         progress.close()
     return result
@@ -205,15 +208,11 @@ class _Stream:
             batch = self._rest or next(self._batches, None)
             if batch is None:
                 return
+            batch = batch._replace(lost=NOWHERE)
             n = min(rows, len(batch.ids))
-            self._rest = _part(batch, n, len(batch.ids)) if n < len(batch.ids) else None
-            yield _part(batch, 0, n)
+            self._rest = batch.part(n, len(batch.ids)) if n < len(batch.ids) else None
+            yield batch.part(0, n)
             rows -= n
-
-
-def _part(batch: Batch, first: int, last: int) -> Batch:
-    attributes = {name: values[first:last] for name, values in batch.attributes.items()}
-    return Batch(batch.ids[first:last], batch.vectors[first:last], attributes)
 
 
 # Against the source ----------------------------------------------------------------------------------------------------
@@ -280,7 +279,7 @@ def _same_order(ours: SourcePartition, other: SourcePartition, names: Sequence[s
         done = 0
         for there in stream.take(len(batch.ids)):
             n = len(there.ids)
-            here = _part(batch, done, done + n)
+            here = batch.part(done, done + n)
             pairs = [(here.ids, there.ids), (here.vectors, there.vectors)]
             pairs += [(here.attributes[name], there.attributes[name]) for name in names]
             if any(octets(a) != octets(b) for a, b in pairs):

@@ -171,6 +171,7 @@ def _verify_store(
     )
     document = _document(path, "store", checked.rows, findings, summary)
     document |= {"segments": checked.segments, "index_files": checked.index_files, "wal_records": checked.records}
+    document["checked"] = checked.to_json()
     if lost_ids:
         document["lost_ids"] = write_lost_ids(lost_ids, given)
     return document, places_of(given), inspect_document(opened, store_words(o))
@@ -209,6 +210,20 @@ def _show(screen: Any, document: dict[str, Any], places: Places, *, verbose: boo
         screen.say()
         screen.findings(document["findings"], places, verbose=verbose)
         end(screen, told, document["exit_code"])
+    if "checked" in document:
+        screen.say()
+        screen.say(_reach(document["checked"]))
+
+
+def _reach(checked: dict[str, int]) -> str:
+    """What silence proves, and what not."""
+    from ..text import count
+
+    return (
+        f"Of {count(checked['rows'], 'row')} read, the ids of {checked['ids_in_bloom_filters']:,} are in bloom filters, the "
+        f"vectors of {checked['vectors_in_index_files']:,} in index files; {checked['rows_on_nothing']:,} rest on nothing. A "
+        "flipped bit in what nothing else holds cannot be seen."
+    )
 
 
 def _exit_code(findings: Sequence[Finding]) -> int:

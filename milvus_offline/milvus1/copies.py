@@ -6,7 +6,6 @@ Rows are compared whatever their order, by a 64-bit hash per (id, vector bytes).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -49,7 +48,7 @@ def row_hashes(ids: npt.NDArray[np.int64], vectors: Array) -> Hashes:
 
 def hashes_of(batches: Iterable[Batch]) -> Hashes:
     """The hashes of all rows, in their order: 8 bytes a row."""
-    parts = [row_hashes(b.ids, b.vectors) for b in batches]
+    parts = [row_hashes(b.ids, b.vectors) for b in batches if len(b.ids)]
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
@@ -119,8 +118,7 @@ class Contents:
         if not isinstance(piece, Segment) or not piece.deleted:
             return self.live(piece)
         if piece.id not in self._stored:
-            whole = replace(piece, deleted_path=None, deleted=0)
-            self._stored[piece.id] = np.sort(self._read(whole))
+            self._stored[piece.id] = np.sort(self._read(piece.undeleted))
         return self._stored[piece.id]
 
 

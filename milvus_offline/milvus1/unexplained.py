@@ -201,7 +201,7 @@ def _live_ids(piece: Piece) -> Iterator[Ids]:
 def _ids(piece: Piece) -> Iterator[Ids]:
     """The ids of a segment's stored rows, or of another piece's rows, in parts that are arrays of their own."""
     if isinstance(piece, Segment):
-        for (ids,) in read_columns([Column(piece.ids_path, ID, 1)], piece.stored, 0, _CHUNK_BYTES, None):
+        for (ids,), _ in read_columns([Column(piece.ids_path, ID, 1)], piece.stored, 0, _CHUNK_BYTES, None):
             yield ids[:, 0].copy()
     else:
         yield from _live_ids(piece)

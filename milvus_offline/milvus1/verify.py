@@ -13,10 +13,11 @@ import numpy.typing as npt
 from .. import fileio
 from ..errors import DamageError, UsageError
 from ..findings import Findings
-from ..model import BATCH_BYTES, Array, Batch, VectorType
+from ..model import Array, Batch, VectorType
+from ..watch import watching
 from .catalog.rows import Catalog, FileRow
 from .copies import hashes_of, row_hashes
-from .layout import BLOOM_FILTER, ID, FileType
+from .layout import BLOOM_FILTER, FileType
 from .opening import Partition, Store
 from .segment.bloom import BloomFilter, read_filter
 from .segment.files import Segment
@@ -24,21 +25,35 @@ from .segment.indexfile import check as check_index
 from .segment.indexfile import read_index_file
 from .segment.rawfile import LegacyRawFile
 from .segment.restored import RestoredSegment
-from .segment.zeros import SECTOR, lost_blocks
 from .wal.log import Walk
 
 Advance = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checked:
-    """What was looked at."""
+    """What was looked at, and what of it something else could be held against."""
 
-    segments: int
-    rows: int
-    bytes: int
-    index_files: int
-    records: int
+    segments: int = 0
+    rows: int = 0
+    bytes: int = 0
+    index_files: int = 0
+    records: int = 0
+    ids_in_filters: int = 0
+    """Rows whose id was looked for in a bloom filter."""
+    vectors_in_indexes: int = 0
+    """Rows whose vector was compared with one that an index file holds as it was."""
+    on_nothing: int = 0
+    """Rows with neither: a flipped bit in them cannot be seen."""
+
+    def to_json(self) -> dict[str, int]:
+        """What could be checked, as `verify --json` has it."""
+        return {
+            "rows": self.rows,
+            "ids_in_bloom_filters": self.ids_in_filters,
+            "vectors_in_index_files": self.vectors_in_indexes,
+            "rows_on_nothing": self.on_nothing,
+        }
 
 
 def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = None) -> tuple[Checked, Findings]:
@@ -48,45 +63,59 @@ def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = 
     each time); lengths and the log are always looked at. Findings are those beyond the store's own.
     """
     notes = Findings()
+    with watching() as met:
+        done = _check(store, sample, advance, notes)
+    return done, Findings([*notes, *met.findings()])
+
+
+def _check(store: Store, sample: float, advance: Advance | None, notes: Findings) -> Checked:
     by_segment: dict[tuple[str, str], list[FileRow]] = {}
     for row in store.catalog.files:
         by_segment.setdefault((row.table_id, row.segment_id), []).append(row)
     alike: dict[tuple[str, int, int], list[Segment]] = {}
-    segments = rows = nbytes = indexes = 0
+    done = Checked()
     chosen = _chosen(store, sample)
     for partition, segment, table_id in _segments(store):
         if isinstance(segment, LegacyRawFile):
             told = _Told(advance)
-            rows += _read_rows(partition, segment, notes, told.advance)[0]
+            rows = _read_rows(partition, segment, None, notes, told.advance)[0]
             told.rest(segment)
-            segments += 1
-            nbytes += segment.bytes
+            done.segments += 1
+            done.rows += rows
+            done.on_nothing += rows
+            done.bytes += segment.bytes
             continue
         catalog_rows = by_segment.get((table_id, segment.id), [])
         _compare_counts(store.catalog, segment, table_id, catalog_rows, notes)
         if segment.id not in chosen:
             continue
-        segments += 1
+        done.segments += 1
+        done.bytes += segment.bytes
+        bloom = _bloom(segment, f"{partition.schema.name}/{partition.name}/{segment.id}", notes)
         told = _Told(advance)
-        done, id_sum = _read_rows(partition, segment, notes, told.advance)
+        rows, id_sum = _read_rows(partition, segment, bloom, notes, told.advance)
         told.rest(segment)
-        _find_lost_blocks(partition, segment, notes)
-        _find_twin(partition, segment, alike.setdefault((table_id, done, id_sum), []), notes)
-        rows += done
-        nbytes += segment.bytes
-        for row in catalog_rows:
-            path = store.disk.index_file(table_id, segment.id, row.file_id) if row.file_type == FileType.INDEX else None
-            if row.file_type == FileType.INDEX:
-                indexes += 1
-                _check_index(path, segment, row, notes)
-    rows += _read_log_rows(store, notes, advance)
-    records = 0
+        compared = 0
+        with watching():  # what is met by reading again was said
+            _find_twin(partition, segment, alike.setdefault((table_id, rows, id_sum), []), notes)
+            for row in catalog_rows:
+                if row.file_type == FileType.INDEX:
+                    done.index_files += 1
+                    path = store.disk.index_file(table_id, segment.id, row.file_id)
+                    compared = max(compared, min(rows, _check_index(path, segment, row, notes)))
+        done.rows += rows
+        done.ids_in_filters += rows if bloom is not None else 0
+        done.vectors_in_indexes += compared
+        done.on_nothing += 0 if bloom is not None else rows - compared
+    logged = _read_log_rows(store, notes, advance)
+    done.rows += logged
+    done.on_nothing += logged
     if store.log is not None:
         walk = Walk(store.log, Findings())
         start = (store.replay.start if store.replay else 0) if store.log.files else 0
         first = min((f.number for f in store.log.files), default=0) << 32
-        records = sum(1 for _ in walk.records(min(first, start)))
-    return Checked(segments, rows, nbytes, indexes, records), notes
+        done.records = sum(1 for _ in walk.records(min(first, start)))
+    return done
 
 
 class _Told:
@@ -143,15 +172,18 @@ def _compare_counts(catalog: Catalog, segment: Segment, table_id: str, rows: lis
 
 
 def _read_rows(
-    partition: Partition, segment: Segment | LegacyRawFile, notes: Findings, advance: Advance | None
+    partition: Partition,
+    segment: Segment | LegacyRawFile,
+    bloom: BloomFilter | None,
+    notes: Findings,
+    advance: Advance | None,
 ) -> tuple[int, int]:
     """How many rows came, and the sum of their ids modulo 2^64."""
     where = f"{partition.schema.name}/{partition.name}/{segment.id}"
-    bloom = _bloom(segment, where, notes) if isinstance(segment, Segment) else None
     rows = absent = strange = id_sum = 0
     try:
         for batch in segment.batches():
-            rows += len(batch.ids)
+            rows += batch.span
             id_sum = (id_sum + int(batch.ids.sum())) % (1 << 64)
             if bloom is not None:
                 absent += int((~bloom.contains(batch.ids)).sum())
@@ -173,25 +205,6 @@ def _read_rows(
     if strange:
         notes.info("not-finite", where, "vectors hold NaN or infinity; Milvus 2.x refuses them", strange)
     return rows, id_sum
-
-
-def _find_lost_blocks(partition: Partition, segment: Segment, notes: Findings) -> None:
-    if isinstance(segment, RestoredSegment):
-        return
-    vectors = segment.raw_path, segment.schema.row_bytes, 4
-    for path, row_bytes, value_bytes in (vectors, (segment.ids_path, ID.itemsize, ID.itemsize)):
-        try:
-            lost = lost_blocks(path, segment.stored, row_bytes, value_bytes=value_bytes)
-        except (DamageError, OSError):  # said by who read the rows
-            continue
-        if lost is not None:
-            text = (
-                f"{path}: {lost.sectors * SECTOR} bytes are zeros, in blocks as a disk has them, the first at byte "
-                f"{lost.first}: is this the copy of a disk that failed? What stood there is lost and these rows are wrong; is "
-                "there an older copy?"
-            )
-            where = f"{partition.schema.name}/{partition.name}/{segment.id}"
-            notes.error("blocks-lost", where, text, lost.rows)
 
 
 def _find_twin(partition: Partition, segment: Segment, alike: list[Segment], notes: Findings) -> None:
@@ -250,45 +263,53 @@ def _not_finite(batch: Batch, partition: Partition) -> int:
     return int((~np.isfinite(batch.vectors).all(axis=1)).sum())
 
 
-def _check_index(path: Path | None, segment: Segment, row: FileRow, notes: Findings) -> None:
+def _check_index(path: Path | None, segment: Segment, row: FileRow, notes: Findings) -> int:
+    """How many of the segment's vectors were compared with this index file's."""
     where = f"{row.table_id}/{segment.id}/{row.file_id}"
     if path is None:
         notes.warning("index-missing", where, "the catalog lists this index file, it is not there")
-        return
+        return 0
     try:
         report = check_index(path)
         size = path.stat().st_size
-        wrong = 0 if isinstance(segment, RestoredSegment) else _compare_vectors(path, segment)
+        compared, wrong = (0, 0) if isinstance(segment, RestoredSegment) else _compare_vectors(path, segment)
     except (DamageError, OSError) as e:
         notes.warning("index-damaged", where, f"{e}; the rows do not depend on it")
-        return
+        return 0
     if report.rows is not None and report.rows != segment.stored:
         message = f"the index has {report.rows} rows, the segment {segment.stored}"
         notes.warning("index-differs", where, message)
     elif row.file_size and size != row.file_size:
         message = f"the catalog says {row.file_size} bytes, the file has {size}"
         notes.warning("index-differs", where, message)
-    elif not isinstance(segment, RestoredSegment) and (wrong := _compare_vectors(path, segment)):
+    elif wrong:
         message = (
             f"{wrong} of {segment.stored} vectors in {segment.raw_path} are not those of this index: one of both is damaged"
         )
         notes.error("vectors-differ", where, message, wrong)
+    return compared
 
 
-def _compare_vectors(path: Path, segment: Segment) -> int:
-    """How many vectors of the segment are others in an index file that holds them as they were (§4.6); 8 bytes a row."""
+def _compare_vectors(path: Path, segment: Segment) -> tuple[int, int]:
+    """How many vectors of the segment were compared with an index file that holds them as they were (§4.6), and how many are
+    others there; 9 bytes a row."""
     try:
         index = read_index_file(path)
     except UsageError:  # one that holds none, or approximations
-        return 0
+        return 0, 0
     if index.rows != segment.stored:
-        return 0
+        return 0, 0
     if index.vector_type is not segment.schema.vector_type or index.dimension != segment.schema.dimension:
-        return 0
-    step = max(1, BATCH_BYTES // segment.schema.row_bytes)
-    parts = [row_hashes(_numbers(v), v) for i in range(0, segment.stored, step) for v in (segment.vectors[i : i + step],)]
-    stored = np.concatenate([np.empty(0, np.uint64), *parts])
-    return sum(int((row_hashes(_numbers(v), v) != stored[at]).sum()) for at, v in index.batches())
+        return 0, 0
+    stored, known, row = np.zeros(segment.stored, np.uint64), np.ones(segment.stored, np.bool_), 0
+    for batch in segment.undeleted.batches():
+        known[row + batch.lost] = False
+        stored[row + np.delete(np.arange(batch.span), batch.lost)] = row_hashes(_numbers(batch.vectors), batch.vectors)
+        row += batch.span
+    wrong = 0
+    for offsets, vectors in index.batches():
+        wrong += int(((row_hashes(_numbers(vectors), vectors) != stored[offsets]) & known[offsets]).sum())
+    return int(known.sum()), wrong
 
 
 def _numbers(vectors: Array) -> npt.NDArray[np.int64]:

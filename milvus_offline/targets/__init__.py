@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..ledger import Ledger
 from ..model import Finding, Source
@@ -35,6 +35,9 @@ class Target(Protocol):
 
 class ExportTarget(Target, Protocol):
     """A target of `export`: files in a folder."""
+
+    manifest: dict[str, Any]
+    """What was written; there after `finish`."""
 
     def settle(self, tasks: Sequence[Task]) -> None:
         """Makes durable what these tasks, which are finished, have written."""

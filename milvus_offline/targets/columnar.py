@@ -23,6 +23,7 @@ from ..ledger import Ledger
 from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, columns_of, octets
 from ..model import BATCH_BYTES, Batch, Finding, Schema, Severity, Source, VectorType
 from ..transfer import Advance, Result, Task
+from ..watch import Watch, watching
 from .folder import begin_export, end_export
 from .slices import Slice, cut
 
@@ -51,15 +52,24 @@ def write_npy(batches: Iterable[Batch], rows: int, schema: Schema, vectors: IO[b
     """Writes a pair of `.npy` files (`ids` None: only the vectors); returns the rows written."""
     from numpy.lib import format as npy
 
-    for file, shape, dtype in ((vectors, (rows, schema.width), schema.dtype), (ids, (rows,), np.dtype("<i8"))):
-        if file:
-            npy.write_array_header_1_0(file, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    def write_headers(rows: int) -> None:
+        for file, shape, dtype in ((vectors, (rows, schema.width), schema.dtype), (ids, (rows,), np.dtype("<i8"))):
+            if file:
+                npy.write_array_header_1_0(file, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+
+    write_headers(rows)
     written = 0
     for batch in batches:
         vectors.write(octets(batch.vectors))
         if ids:
             ids.write(octets(batch.ids))
         written += len(batch.vectors)
+    if written != rows:  # some could not be read; numpy's header leaves room for any number of rows
+        for file in filter(None, (vectors, ids)):
+            if not file.seekable():
+                raise TargetError("some rows cannot be read, and the upload has begun: export into a folder, and upload that")
+            file.seek(0)
+        write_headers(written)
     return written
 
 
@@ -110,11 +120,16 @@ class WriteChunk:
     def run(self, advance: Advance) -> Result:
         sums = Checksums()
 
+        lost = 0
+
         def batches() -> Iterator[Batch]:
+            nonlocal lost
             for piece in self.slices:
                 for batch in piece.batches(batch_bytes(self.file_format)):
                     sums.add(columns_of(batch, ()))
-                    yield batch
+                    lost += len(batch.lost)
+                    if len(batch.ids):
+                        yield batch
                     advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
 
         parts = [Path(p + ".part") for p in self.paths]
@@ -123,11 +138,11 @@ class WriteChunk:
         def create(number: int) -> IO[bytes]:
             return fileio.upload(self.paths[number]) if remote else parts[number].open("wb")
 
-        with fileio.explained("write", self.paths[0]):
+        with fileio.explained("write", self.paths[0]), watching() as seen:
             if not remote:
                 parts[0].parent.mkdir(parents=True, exist_ok=True)
             written = write_chunk(batches(), self.rows, self.schema, self.file_format, self.fields, create)
-            if written != self.rows:
+            if written + lost != self.rows:
                 raise TargetError(
                     f"{self.paths[0]}: the source gave {written} rows, {self.rows} were announced; did it change meanwhile?"
                 )
@@ -135,7 +150,7 @@ class WriteChunk:
                 if not remote:
                     fileio.publish(part, Path(path))
             sizes = fileio.sizes(self.paths)
-        return {"parts": [{"rows": self.rows, **sums.result()}], "sizes": sizes}
+        return {"parts": [{"rows": written, **sums.result()}], "sizes": sizes, **seen.result()}
 
 
 def write_chunk(
@@ -232,12 +247,13 @@ class ColumnarExport:
             for c in self._source.collections
             if (names := [fileio.printable(a.name) for a in c.schema.attributes])
         ]
+        notes += Watch.of(results.values()).findings()
         with fileio.explained("finish", self.out):
             for file, paths, _ in self._chunks:
                 parts = results[file.path]["parts"]
                 entries[file.path] = {
                     "path": file.path,
-                    "rows": file.rows,
+                    "rows": sum(p["rows"] for p in parts),
                     "bytes": sum(results[file.path]["sizes"]),
                     "checksum": checksum_of_parts(parts),
                     "parts": parts,

@@ -19,16 +19,19 @@ from ..ledger import Ledger
 from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, columns_of, octets
 from ..model import Finding, Piece, Schema, Source
 from ..transfer import Advance, Result, Task
+from ..watch import Watch, watching
 from .folder import SALVAGE, begin_export, end_export
 from .hdf5file import (
     CHUNK_BYTES,
     COMPRESSIONS,
     Place,
+    close_gaps,
     create_compressed,
     filters,
     is_reserved,
     places_of,
     reserve,
+    shorten,
     write_frame,
     write_link,
 )
@@ -70,9 +73,10 @@ class WriteRows:
     def run(self, advance: Advance) -> Result:
         sums = Checksums(self.schema.attributes)
         row = begun = self.first
+        lost = 0
         vectors = self.places[0]
         per_write = max(1, fileio.WRITEBACK_BYTES // vectors.row_bytes)
-        with fileio.explained("write", self.path):
+        with fileio.explained("write", self.path), watching() as seen:
             fd = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
             writers = [_Writer(fd, place.offset + row * place.row_bytes) for place in self.places]
             try:
@@ -84,17 +88,18 @@ class WriteRows:
                             writer.add(octets(values))
                         sums.add(columns)
                         row += n
+                        lost += len(batch.lost)
                         if row - begun >= per_write:
                             at = vectors.offset + begun * vectors.row_bytes
                             fileio.begin_writeback(fd, at, (row - begun) * vectors.row_bytes)
                             begun = row
                         advance(n, batch.vectors.nbytes + batch.ids.nbytes)
-                _require_rows(self.path, row - self.first, self.rows)
+                _require_rows(self.path, row - self.first + lost, self.rows)
                 for writer in writers:
                     writer.flush()
             finally:
                 os.close(fd)
-        return {"parts": [{"rows": self.rows, **sums.result()}]}
+        return {"parts": [{"rows": row - self.first, **sums.result()}], **seen.result()}
 
 
 class _Writer:
@@ -136,9 +141,13 @@ class WriteCompressed:
     compression: str
 
     def run(self, advance: Advance) -> Result:
-        parts, row = [], 0
+        parts, row, lost = [], 0, 0
         schema = self.file.schema
-        with fileio.explained("write", self.path), create_compressed(self.path, self.file, self.compression) as (made, check):
+        with (
+            fileio.explained("write", self.path),
+            watching() as seen,
+            create_compressed(self.path, self.file, self.compression) as (made, check),
+        ):
             for group in self.groups:
                 sums, before = Checksums(schema.attributes), row
                 for piece in group:
@@ -150,10 +159,13 @@ class WriteCompressed:
                         check()
                         sums.add(columns)
                         row += n
+                        lost += len(batch.lost)
                         advance(n, batch.vectors.nbytes + batch.ids.nbytes)
                 parts.append({"rows": row - before, **sums.result()})
-            _require_rows(self.path, row, self.rows)
-        return {"parts": parts, "sizes": [os.path.getsize(self.path)]}
+            _require_rows(self.path, row + lost, self.rows)
+            if lost:
+                shorten(made, row)
+        return {"parts": parts, "sizes": [os.path.getsize(self.path)], **seen.result()}
 
 
 def _require_rows(path: str, written: int, expected: int) -> None:
@@ -276,13 +288,16 @@ class Hdf5Export:
                 linked = file.path in self._linked
                 if linked:
                     fileio.sync_file(part)  # the others are settled
+                elif part.exists() and self.compression == "none":
+                    self._close_gaps(part, file, groups, results)
                 if part.exists():
                     part.replace(final)
                 folders |= {final.parent, final.parent.parent}
                 parts = [] if linked else [p for i in self._task_ids(file, groups) for p in results[i]["parts"]]
+                rows = file.rows if linked else sum(p["rows"] for p in parts)
                 entries[file.path] = {
                     "path": file.path,
-                    "rows": file.rows,
+                    "rows": rows,
                     "bytes": final.stat().st_size,
                     "checksum": None if linked else checksum_of_parts(parts),
                     "parts": parts,
@@ -299,10 +314,20 @@ class Hdf5Export:
                     )
             for folder in sorted(folders):
                 fileio.sync_folder(folder)
+            notes += Watch.of(results.values()).findings()
             self.manifest = build_manifest(self._source, entries, [f for f, _ in self._files], notes)
             assert self.ledger is not None
             end_export(self.out, self.ledger, self.manifest)
         return notes
+
+    def _close_gaps(self, part: Path, file: OutFile, groups: Sequence[Sequence[Slice]], results: Mapping[str, Result]) -> None:
+        """Where rows could not be read, those that came move together."""
+        ids = self._task_ids(file, groups)[1:]
+        announced = [sum(s.rows for s in group) for group in groups]
+        came = [sum(p["rows"] for p in results[i]["parts"]) for i in ids]
+        if came != announced:
+            firsts = [sum(announced[:n]) for n in range(len(groups))]
+            close_gaps(part, file, list(zip(firsts, came, strict=True)))
 
 
 def _linkable(groups: list[list[Slice]]) -> list[Any] | None:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,25 @@ def is_reserved(path: Path, file: OutFile) -> bool:
     return path.is_file() and path.stat().st_size >= places_of(file)[-1].offset
 
 
+def close_gaps(path: Path, file: OutFile, runs: Sequence[tuple[int, int]]) -> None:
+    """Replaces a file of which only some `runs` of rows (first, number) were written by one that holds these alone."""
+    shorter = replace(file, rows=sum(rows for _, rows in runs))
+    beside = path.with_name(path.name + FRAME_SUFFIX)
+    try:
+        reserve(beside, shorter)
+        with path.open("rb") as old, beside.open("r+b", buffering=0) as new:
+            for before, after in zip(places_of(file)[:-1], places_of(shorter)[:-1], strict=True):
+                new.seek(after.offset)
+                for first, rows in runs:
+                    at = before.offset + first * before.row_bytes
+                    fileio.copy_range(old.fileno(), at, new.fileno(), rows * before.row_bytes, path)
+        beside.replace(path)
+        write_frame(path, shorter)
+        fileio.sync_file(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def write_frame(path: Path, file: OutFile) -> None:
     """Makes a reserved file an HDF5 file; its rows, which others may be writing meanwhile, are not touched.
 
@@ -147,6 +166,13 @@ def create_compressed(
                 created.append(_create_contiguous(h, dataset))
         describe(h, file)
         yield created, check
+
+
+def shorten(made: Sequence[Any], rows: int) -> None:
+    """Gives the datasets of a compressed file another number of rows: some could not be read."""
+    for dataset in made:
+        dataset.resize(rows, axis=0)
+    made[0].file.attrs["rows"] = rows
 
 
 def chunk_rows(row_bytes: int) -> int:

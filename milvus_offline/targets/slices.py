@@ -19,10 +19,10 @@ class Slice:
     def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
         left = self.rows
         for batch in self.piece.batches(max_bytes, self.start):
-            if len(batch.ids) > left:
-                batch = Batch(batch.ids[:left], batch.vectors[:left], {n: a[:left] for n, a in batch.attributes.items()})
+            if batch.span > left:
+                batch = batch.part(0, left)
             yield batch
-            left -= len(batch.ids)
+            left -= batch.span
             if not left:
                 return
 

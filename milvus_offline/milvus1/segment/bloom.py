@@ -185,23 +185,22 @@ def build_filter(batches: Iterable[npt.ArrayLike], capacity: int, *, legacy: boo
     return result
 
 
-def write_new_filter(file: IO[bytes], batches: Iterable[npt.ArrayLike], rows: int, scratch: IO[bytes]) -> int:
+def write_new_filter(file: IO[bytes], batches: Iterable[npt.ArrayLike], scratch: IO[bytes]) -> int:
     """Writes what `build_filter(batches, rows).write(file)` would, in flat memory, and returns the size.
 
-    `rows` ids come in batches (int64 [n]): as many as the capacity, so one filter takes them all, in any order. `scratch` is
-    an empty file for reading and writing (8 bytes per id). Raises ValueError when the ids are not `rows`.
+    The ids come in batches (int64 [n]). As many as there are is the capacity, so one filter takes them all, in any order.
+    `scratch` is an empty file for reading and writing (8 bytes per id).
     """
-    empty = BloomFilter(rows)
-    functions, per_function = filter_shape(rows, empty.error_rate, 0)
     max_id = 0
     sizes: list[int] = []
     for chunk in _chunks(batches):
         max_id = max(max_id, int(chunk.view(np.uint64).max()))
         scratch.write(np.stack(_hashes(chunk)).data)
         sizes.append(len(chunk))
-    if sum(sizes) != rows:
-        raise ValueError(f"expected {rows} ids, got {sum(sizes)}")
     scratch.flush()
+    rows = sum(sizes)
+    empty = BloomFilter(rows)
+    functions, per_function = filter_shape(rows, empty.error_rate, 0)
     nbytes = (functions * per_function + 1) // 2
     file.write(HEADER.pack(MAGIC, rows, empty.error_rate, BITMAP.size + FILTER.size + nbytes))
     file.write(BITMAP.pack(max_id, rows + 1, 0))

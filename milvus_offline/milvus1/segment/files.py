@@ -6,6 +6,7 @@ All four share one shape: uint64 N, then N bytes of payload; bytes behind the pa
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,8 +19,11 @@ import numpy.typing as npt
 
 from ... import fileio
 from ...errors import DamageError
-from ...model import BATCH_BYTES, Array, Attribute, Batch, Schema, buffer
+from ...fileio import Ranges
+from ...model import BATCH_BYTES, NOWHERE, Array, Attribute, Batch, Places, Schema, buffer
+from ...watch import watch
 from ..layout import ATTRIBUTE_DTYPES, ATTRIBUTE_SUFFIX, DELETED_DOCS, ID, IDS_SUFFIX, LENGTH, OFFSET, RAW_SUFFIX
+from .zeros import Finder
 
 _CHUNK = 1 << 18
 """Entries of `deleted_docs` looked at in one go."""
@@ -32,6 +36,8 @@ class Payload:
     path: str
     declared: int
     present: int
+    is_unreadable: bool = False
+    """Whether the disk refused the header."""
 
     @property
     def bytes(self) -> int:
@@ -45,20 +51,17 @@ class Payload:
 def read_header(path: str | os.PathLike[str]) -> Payload:
     """Reads the length header of a `.rv`, `.uid`, `deleted_docs` or `.ra` file (§4.1).
 
-    A file shorter than the header has an empty payload that is declared longer. Raises DamageError when it cannot be opened.
+    A file shorter than the header has an empty payload that is declared longer. Where the disk refuses the header, the file's
+    size stands for it. Raises DamageError when the file cannot be opened.
     """
     try:
-        fd = fileio.open_read(path)
-        try:
-            size = fileio.size_of(fd)
-            head = bytearray(min(LENGTH.size, size))
-            fileio.read_into(fd, memoryview(head), 0, path)
-        finally:
-            os.close(fd)
+        head, size, lost = fileio.read_start(path, LENGTH.size)
     except OSError as e:
         raise DamageError(path, f"cannot be read: {e.strerror}") from e
     if len(head) < LENGTH.size:
         return Payload(str(path), LENGTH.size, 0)
+    if lost:
+        return Payload(str(path), size - LENGTH.size, size - LENGTH.size, True)
     return Payload(str(path), LENGTH.unpack(head)[0], size - LENGTH.size)
 
 
@@ -133,10 +136,17 @@ class Segment:
     attribute_paths: tuple[tuple[str, str, str], ...] = ()
     """(name, numpy dtype, path) of each `.ra` file."""
     wal_deleted: npt.NDArray[np.int64] | None = None
+    deletes: npt.NDArray[np.int64] | None = None
+    """Deleted offsets (sorted) in place of those in `deleted_docs`, where that file lost what it held."""
     absent: npt.NDArray[np.int64] | None = None
     """Offsets whose vectors are lost (only in a restored segment)."""
     lost_live: int = 0
     """How many of them are not deleted."""
+
+    @property
+    def where(self) -> str:
+        """How findings name it."""
+        return f"{self.schema.name}/{self.id}"
 
     @property
     def rows(self) -> int:
@@ -159,6 +169,18 @@ class Segment:
         """The ids of all stored rows: a read-only memory map, int64 [stored] (§4.2)."""
         return _map(self.ids_path, ID, (self.stored,))
 
+    def ids_in_chunks(self, max_rows: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        """(row of the first one, ids) of all stored rows, a piece at a time: views of a buffer that is used again.
+
+        Read as `batches` reads; ids in unreadable places are 0 here. Raises DamageError.
+        """
+        ids = buffer((min(max_rows, self.stored),), ID)
+        with _Reader(Column(self.ids_path, ID, 1), self.where) as reader:
+            for first in range(0, self.stored, max_rows):
+                part = ids[: min(max_rows, self.stored - first)]
+                reader.read(part, first)
+                yield first, part
+
     @property
     def live(self) -> npt.NDArray[np.bool_]:
         """Which of the stored rows are live: bool [stored] (§4.3)."""
@@ -168,6 +190,8 @@ class Segment:
         dead = DeadRows(self.stored)
         for offsets in read_deleted(self.deleted_path):
             dead.add(offsets)
+        if self.deletes is not None:
+            dead.add(self.deletes)
         if self.wal_deleted is not None:
             dead.add(self.wal_deleted)
         if self.absent is not None:
@@ -183,6 +207,11 @@ class Segment:
         gone = len(self._dead())
         deleted = gone if self.absent is None else len(replace(self, absent=None)._dead())
         return replace(self, deleted=deleted, lost_live=gone - deleted)
+
+    @property
+    def undeleted(self) -> Segment:
+        """The same segment with all stored rows live."""
+        return replace(self, deleted_path=None, deletes=None, wal_deleted=None, deleted=0)
 
     @property
     def deleted_rows(self) -> int:
@@ -206,9 +235,8 @@ class Segment:
         columns += [Column(path, np.dtype(dtype), 1) for _, dtype, path in self.attribute_paths]
         first = start if dead is None else dead.row_of_live(start)
         names = [name for name, _, _ in self.attribute_paths]
-        for arrays in read_columns(columns, self.stored, first, max_bytes, dead):
-            ids, vectors, *attributes = arrays
-            yield Batch(ids[:, 0], vectors, {n: a[:, 0] for n, a in zip(names, attributes, strict=True)})
+        for (ids, vectors, *attributes), lost in read_columns(columns, self.stored, first, max_bytes, dead, self.where):
+            yield Batch(ids[:, 0], vectors, {n: a[:, 0] for n, a in zip(names, attributes, strict=True)}, lost)
 
 
 @dataclass(frozen=True)
@@ -225,55 +253,109 @@ class Column:
 
 
 def read_columns(
-    columns: Sequence[Column], stored: int, first: int, max_bytes: int, dead: DeadRows | None
-) -> Iterator[list[Array]]:
+    columns: Sequence[Column], stored: int, first: int, max_bytes: int, dead: DeadRows | None, where: str = ""
+) -> Iterator[tuple[list[Array], Places]]:
     """Walks several files of equal row count together in windows of at most `max_bytes` of the widest one.
 
-    Each window's live rows are given as one array [k, width] per column, views of buffers that are used again.
+    Each window's live rows are given as one array [k, width] per column, views of buffers that are used again. While somebody
+    watches (`watch.py`), live rows that lie in unreadable places are left out: their places among the window's live rows come
+    along, and the watch is told (of `where`). Otherwise they raise DamageError.
     """
     step = max(1, max_bytes // max(c.row_bytes for c in columns))
     step = min(step - step % 8 if step >= 8 else step, max(1, stored - first))
     buffers = [buffer((step, c.width), c.dtype) for c in columns]
-    compacted = [buffer(b.shape, b.dtype) for b in buffers] if dead is not None else []
-    files = [fileio.open_read(c.path) for c in columns]
-    try:
+    compacted: list[Array] = []
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(_Reader(c, where)) for c in columns]
         while first < stored:
             count = min(step, stored - first)
-            survivors = None
+            alive = None
             if dead is not None:
                 gone = dead.window(first, first + count)
                 if gone.any():
-                    survivors = np.flatnonzero(~gone)
-            if survivors is None or len(survivors):
-                for column, fd, whole in zip(columns, files, buffers, strict=True):
-                    target = whole[:count].reshape(-1).view(np.uint8).data
-                    fileio.read_into(fd, target, LENGTH.size + first * column.row_bytes, column.path)
-                if survivors is None:
-                    yield [b[:count] for b in buffers]
+                    alive = np.flatnonzero(~gone)
+            if alive is None or len(alive):
+                lost = [reader.read(whole[:count], first) for reader, whole in zip(readers, buffers, strict=True)]
+                places = NOWHERE
+                if any(map(len, lost)):
+                    alive = np.arange(count) if alive is None else alive
+                    is_lost = np.isin(alive, np.concatenate(lost))
+                    for reader, rows in zip(readers, lost, strict=True):
+                        reader.tell(alive[np.isin(alive, rows)] + first)
+                    places, alive = np.flatnonzero(is_lost), alive[~is_lost]
+                if alive is None:
+                    yield [b[:count] for b in buffers], places
                 else:
-                    kept = len(survivors)
+                    compacted = compacted or [buffer(b.shape, b.dtype) for b in buffers]
                     for whole, dense in zip(buffers, compacted, strict=True):
-                        np.take(whole, survivors, axis=0, out=dense[:kept], mode="clip")
-                    yield [d[:kept] for d in compacted]
+                        np.take(whole, alive, axis=0, out=dense[: len(alive)], mode="clip")
+                    yield [d[: len(alive)] for d in compacted], places
             first += count
-    finally:
-        for fd in files:
-            os.close(fd)
+
+
+class _Reader:
+    """Reads rows of one column, around unreadable places while somebody watches."""
+
+    def __init__(self, column: Column, where: str) -> None:
+        self._column, self._where = column, where
+        self._watch = watch()
+        self._finder: Finder | None = None
+        self._places: Ranges = []
+
+    def __enter__(self) -> _Reader:
+        column = self._column
+        self._fd = fileio.open_read(column.path)
+        if self._watch is not None:
+            value_bytes = 4 if column.width > 1 else column.dtype.itemsize
+            self._finder = Finder(self._watch, self._where, column.path, column.row_bytes, value_bytes)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._finder is not None:
+            self._finder.close()
+        os.close(self._fd)
+
+    def read(self, rows: Array, first: int) -> Places:
+        """Fills `rows`, those from the row `first` on; which of them lie in places that cannot be read."""
+        column = self._column
+        octets = rows.reshape(-1).view(np.uint8)
+        at = LENGTH.size + first * column.row_bytes
+        if self._finder is None:
+            fileio.read_into(self._fd, octets.data, at, column.path)
+            return NOWHERE
+        self._places = fileio.read_around(self._fd, octets.data, at, column.path)
+        if not self._places:
+            self._finder.look(octets, at)
+            return NOWHERE
+        return rows_in(self._places, at, column.row_bytes)
+
+    def tell(self, lost: npt.NDArray[np.int64]) -> None:
+        """Tells the watch of the places met by the last `read`, and which live rows are left out for them."""
+        if self._places and self._watch is not None:
+            self._watch.note_unreadable(self._where, self._column.path, self._places, runs_of(lost))
+
+
+def rows_in(places: Ranges, start: int, row_bytes: int) -> Places:
+    """The rows, counted from the one that begins at byte `start` on, that lie in these places in whole or in part; sorted."""
+    parts = [np.arange((a - start) // row_bytes, (b - 1 - start) // row_bytes + 1) for a, b in places]
+    return np.unique(np.concatenate(parts))
+
+
+def runs_of(rows: npt.NDArray[np.int64]) -> Ranges:
+    """Sorted numbers as runs of adjacent ones."""
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    return [(int(part[0]), int(part[-1]) + 1) for part in np.split(rows, breaks) if len(part)]
 
 
 def read_deleted(path: str | None) -> Iterator[npt.NDArray[np.int32]]:
-    """The entries of a `deleted_docs` file in chunks, int32, as they stand there; nothing when there is no file (§4.3)."""
-    if path is None:
-        return
-    entries = read_header(path).bytes // OFFSET.itemsize
-    with fileio.open_binary(path) as f:
-        f.seek(LENGTH.size)
-        while entries > 0:
-            chunk = np.frombuffer(f.read(min(entries, _CHUNK) * OFFSET.itemsize), OFFSET)
-            if not len(chunk):
-                raise DamageError(path, f"ends {entries} entries early; did it change while it was read?")
-            entries -= len(chunk)
-            yield chunk
+    """The entries of a `deleted_docs` file in chunks, int32, as they stand there; nothing when there is no file (§4.3).
+
+    Raises DamageError.
+    """
+    if path is not None:
+        entries = read_header(path).bytes // OFFSET.itemsize
+        for (chunk,), _ in read_columns([Column(path, OFFSET, 1)], entries, 0, _CHUNK * OFFSET.itemsize, None):
+            yield chunk[:, 0]
 
 
 def _map(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
@@ -319,15 +401,6 @@ class SegmentWriter:
             _write_all(f, np.ascontiguousarray(array))
         self.rows += len(ids)
         self.payload_bytes += vectors.nbytes + ids.nbytes
-        self._begin_writeback()
-
-    def append_from(self, ids: npt.NDArray[np.int64], source: int, offset: int, nbytes: int, path: object) -> None:
-        """Adds rows without attributes whose vectors are `nbytes` bytes at `offset` of another open file (`path`)."""
-        raw, numbers = self._files
-        fileio.copy_range(source, offset, raw.fileno(), nbytes, path)
-        _write_all(numbers, np.ascontiguousarray(ids.astype(ID, copy=False)))
-        self.rows += len(ids)
-        self.payload_bytes += nbytes + ids.nbytes
         self._begin_writeback()
 
     def _begin_writeback(self) -> None:

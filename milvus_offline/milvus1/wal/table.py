@@ -172,9 +172,8 @@ def delete_from(segment: Segment, deleted: Ids) -> Segment:
     """The segment without rows whose id is in `deleted` (sorted): all of them, whatever their age (§5.7 b)."""
     if not len(deleted) or not segment.stored:
         return segment
-    offsets, all_ids = [], segment.ids
-    for first in range(0, segment.stored, IDS_CHUNK):
-        ids = np.asarray(all_ids[first : first + IDS_CHUNK])
+    offsets = []
+    for first, ids in segment.ids_in_chunks(IDS_CHUNK):
         at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
         offsets.append(np.flatnonzero(deleted[at] == ids) + first)
     hits = np.concatenate(offsets)

@@ -14,15 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-import numpy as np
-
 from ...errors import TargetError, UsageError
 from ...fileio import explained
 from ...model import Batch
 from ...transfer import Advance, Result
+from ...watch import Watch, watching
 from ..columnar import Fields, batch_bytes, file_paths, write_chunk
 from .client import Client
-from .tasks import LoadTask, Patience
+from .tasks import LoadTask, Patience, chosen
 
 POLL_SECONDS = 1.0
 JOBS_LISTED = 1000
@@ -90,9 +89,9 @@ class ImportTask:
     def run(self, advance: Advance) -> Result:
         inner = self.inner
         client, plan = inner.link.client, inner.job.plan
-        result: Result = {"rows": self.rows}
-        if not self.rows:
-            return result
+        rows = self.rows
+        if not rows:
+            return {"rows": 0}
         fields = Fields(plan.id_field, plan.vector_field)
         stem = posixpath.join(self.run_name, plan.name, f"{inner.position:015}")
         names = file_paths(stem, self.bucket.file_format, fields)
@@ -100,18 +99,20 @@ class ImportTask:
             names = names[:1]
         seen = [posixpath.join(self.bucket.seen_as, n) for n in names]
         job = find_job(client, plan.name, seen) if inner.doubtful else None
+        met = Watch()
         if job is None:
-            with explained("write import files", self.bucket.folder):
-                self._write(names, fields, advance)
+            with explained("write import files", self.bucket.folder), watching() as met:
+                rows = self._write(names, fields, advance, met)
             job = start_job(client, plan.name, "" if plan.key_field else inner.partition.target, seen)
         else:
             advance(self.rows, self.bytes)
-        follow_job(client, job, self.rows, inner.link.patience, advance)
+        follow_job(client, job, rows, inner.link.patience, advance)
         self.bucket.remove(names)
-        inner.link.done[self.id] = self.rows
-        return result
+        inner.link.done[self.id] = rows
+        return {"rows": rows, **(met.result() if met.is_incomplete else {})}
 
-    def _write(self, names: Sequence[str], fields: Fields, advance: Advance) -> None:
+    def _write(self, names: Sequence[str], fields: Fields, advance: Advance, met: Watch) -> int:
+        """The rows that are in the files: all but those that cannot be read any more, as `met` knows then."""
         inner = self.inner
         plan = inner.job.plan
         written = write_chunk(
@@ -123,8 +124,9 @@ class ImportTask:
             lambda number: self.bucket.open(names[number]),
             ids=not plan.auto_id,
         )
-        if written != self.rows:
+        if written != self.rows and not met.is_incomplete:
             raise TargetError(f"{inner.id}: {written} rows written, {self.rows} expected; did the source change meanwhile?")
+        return written
 
     def _batches(self, advance: Advance) -> Iterator[Batch]:
         inner = self.inner
@@ -133,18 +135,13 @@ class ImportTask:
         for span in inner.spans:
             left = span.rows
             for batch in span.piece.batches(batch_bytes(self.bucket.file_format), span.start):
-                n = min(left, len(batch.ids))
-                ids, vectors = batch.ids[:n], batch.vectors[:n]
-                low, high = np.searchsorted(dropped, (position, position + n))
-                if high > low:
-                    keep = np.ones(n, bool)
-                    keep[np.asarray(dropped[low:high]) - position] = False
-                    ids, vectors = ids[keep], vectors[keep]
+                batch = batch.part(0, min(left, batch.span))
+                ids, vectors = chosen(batch.ids, batch.vectors, batch.lost, dropped, position)
                 if len(ids):
                     yield Batch(ids, vectors)
                     advance(len(ids), vectors.nbytes + ids.nbytes)
-                position += n
-                left -= n
+                position += batch.span
+                left -= batch.span
                 if not left:
                     break
 

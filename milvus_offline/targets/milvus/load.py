@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from ...findings import Findings
 from ...ledger import Ledger
 from ...model import Finding, IndexSpec, Severity, Source, VectorType
 from ...transfer import UNNOTED_EACH, Clock, Progress, Task, execute
+from ...watch import Watch, watching
 from ..columnar import CHUNK_BYTES
 from .bulk import Bucket, ImportTask
 from .client import Client
@@ -193,16 +194,18 @@ def _decide(
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     scans: dict[str, Scan] = {}
-    for c in source.collections:
-        auto = options.ids == "auto" or not c.has_ids
-        scans[c.schema.name] = scan(
-            c,
-            ids=not auto,
-            drop_duplicates=None if auto else drop,
-            drop_nonfinite=options.nonfinite == "skip",
-            folder=folder,
-        )
+    with watching() as met:
+        for c in source.collections:
+            auto = options.ids == "auto" or not c.has_ids
+            scans[c.schema.name] = scan(
+                c,
+                ids=not auto,
+                drop_duplicates=None if auto else drop,
+                drop_nonfinite=options.nonfinite == "skip",
+                folder=folder,
+            )
     plan = make_plan(source.collections, scans, options, facts)
+    plan = replace(plan, findings=(*plan.findings, *met.findings()))
     return plan, [scans[c.schema.name].dropped for c in source.collections]
 
 
@@ -293,6 +296,8 @@ def _work(
         work = [ImportTask(t, run.bucket, name) for t in tasks]
     results = execute(work, jobs=inflight, ledger=ledger, progress=progress)
     report.rows = sum(r["rows"] for r in results.values())
+    if report.rows < sum(t.rows for t in tasks):  # what the pass before could still read
+        report.findings += Watch.of(results.values()).findings()
     report.rows_now = sum(t.rows for t in open_tasks)
     with ThreadPoolExecutor(_PARALLEL) as pool:  # the server lets a client wait seconds for each of these
         list(pool.map(lambda job: client.flush(job.plan.name), jobs))

@@ -26,7 +26,8 @@ EXAMPLES = 10
 
 @dataclass(frozen=True)
 class Scan:
-    """What the pass found. `dropped`: sorted positions of the rows that the chosen policies leave out."""
+    """What the pass found. `dropped`: sorted positions of the rows that the chosen policies leave out, or that cannot be read
+    (while somebody watches, see `watch.py`)."""
 
     rows: int
     duplicate_ids: int
@@ -60,6 +61,7 @@ def scan(
     bad_examples: list[int] = []
     norms: tuple[float, float] | None = None
     position = 0
+    unreadable: list[Positions] = []
     largest = -(2**63)
     with explained("compare ids", folder or tempfile.gettempdir()), _Buckets(collection.rows if ids else 0, folder) as buckets:
         for partition in collection.partitions:
@@ -67,7 +69,10 @@ def scan(
                 for number, batch in enumerate(piece.batches()):
                     n = len(batch.vectors)
                     good = slice(None)
-                    here = np.arange(position, position + n)
+                    here = np.arange(position, position + batch.span)
+                    if len(batch.lost):
+                        unreadable.append(here[batch.lost])
+                        here = np.delete(here, batch.lost)
                     if floating:
                         finite = finite_rows(batch.vectors)
                         if finite is not None:
@@ -81,10 +86,12 @@ def scan(
                         largest = max(largest, int(batch.ids[good].max(initial=largest)))
                         buckets.add(batch.ids[good], here[good])
                     advance(n, batch.vectors.nbytes)
-                    position += n
+                    position += batch.span
         found = buckets.resolve(drop_duplicates)
     nonfinite = np.concatenate([np.empty(0, np.int64), *bad_positions])
     dropped = np.union1d(found.dropped, nonfinite) if drop_nonfinite else found.dropped
+    if unreadable:
+        dropped = np.union1d(dropped, np.concatenate(unreadable))
     return Scan(
         position,
         found.ids,

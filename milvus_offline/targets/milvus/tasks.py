@@ -29,8 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import DamageError, TargetError
-from ...model import Array, Piece, Schema, SourceCollection
+from ...model import NOWHERE, Array, Piece, Places, Schema, SourceCollection
 from ...transfer import Advance, Result
+from ...watch import Watch, watching
 from .client import FIRST_WAIT, LONGEST_WAIT, Busy, Client, TooLarge, Unclear
 from .plan import CollectionPlan, PartitionPlan
 from .wire import Layout
@@ -106,6 +107,8 @@ class LoadTask:
     link: Link
     doubtful: bool = False
     """An earlier run may have sent it without writing that down."""
+    seen: Watch = field(default_factory=Watch)
+    """What the last `read` met."""
 
     @property
     def rows(self) -> int:
@@ -123,14 +126,9 @@ class LoadTask:
 
     def read(self) -> tuple[npt.NDArray[np.int64], Array]:
         """Ids int64 [n] and vectors of the rows to send; valid until the next read in this thread."""
-        ids, vectors = read_spans(self.spans, self.job.schema, self.link.max_bytes)
-        dropped = self.job.dropped
-        low, high = np.searchsorted(dropped, (self.position, self.position + self.source_rows))
-        if low == high:
-            return ids, vectors
-        keep = np.ones(len(ids), bool)
-        keep[np.asarray(dropped[low:high]) - self.position] = False
-        return ids[keep], vectors[keep]
+        with watching() as self.seen:
+            ids, vectors, lost = read_spans(self.spans, self.job.schema, self.link.max_bytes)
+        return chosen(ids, vectors, lost, self.job.dropped, self.position)
 
     def run(self, advance: Advance) -> Result:
         ids, vectors = self.read()
@@ -162,6 +160,8 @@ class LoadTask:
                 patience.wait(str(e), advance)
         if samples:
             result["ids"] = samples[:2] + samples[-1:]
+        if self.seen.is_incomplete:
+            result |= self.seen.result()
         self.link.done[self.id] = result["rows"]
         return result
 
@@ -270,33 +270,55 @@ class Patience:
         self._wait = min(2 * self._wait, LONGEST_WAIT)
 
 
-def read_spans(spans: Sequence[Span], schema: Schema, max_bytes: int) -> tuple[npt.NDArray[np.int64], Array]:
-    """All rows of `spans`: views of the piece's own buffer where one batch holds them, else copies.
+def chosen(
+    ids: npt.NDArray[np.int64], vectors: Array, lost: Places, dropped: npt.NDArray[np.int64], position: int
+) -> tuple[npt.NDArray[np.int64], Array]:
+    """The rows, of which the first place is `position` in the collection, without those that are `dropped`.
+
+    Those at the places `lost` are not there at all.
+    """
+    span = len(ids) + len(lost)
+    low, high = np.searchsorted(dropped, (position, position + span))
+    if low == high:
+        return ids, vectors
+    keep = np.ones(span, bool)
+    keep[np.asarray(dropped[low:high]) - position] = False
+    keep = np.delete(keep, lost)
+    return ids[keep], vectors[keep]
+
+
+def read_spans(spans: Sequence[Span], schema: Schema, max_bytes: int) -> tuple[npt.NDArray[np.int64], Array, Places]:
+    """All rows of `spans`: views of the piece's own buffer where one batch holds them, else copies; and the places, among all
+    of them, of those that cannot be read (`Batch.lost`).
 
     Raises DamageError when a piece has fewer rows than it promised.
     """
     total = sum(s.rows for s in spans)
     ids = vectors = None
-    filled = 0
+    lost: list[Places] = []
+    filled = done = 0
     for span in spans:
         left = span.rows
         for batch in span.piece.batches(max(max_bytes, schema.row_bytes), span.start):
-            n = min(left, len(batch.ids))
-            if n == total:
-                return batch.ids[:n], batch.vectors[:n]
+            batch = batch.part(0, min(left, batch.span))
+            n = len(batch.ids)
+            if batch.span == total:
+                return batch.ids, batch.vectors, batch.lost
             if ids is None or vectors is None:
                 ids, vectors = np.empty(total, np.int64), np.empty((total, schema.width), schema.dtype)
             ids[filled : filled + n] = batch.ids[:n]
             vectors[filled : filled + n] = batch.vectors[:n]
+            lost.append(batch.lost + done)
             filled += n
-            left -= n
+            done += batch.span
+            left -= batch.span
             if not left:
                 break
         if left:
             raise DamageError(span.piece.id, f"expected {span.rows} rows from row {span.start} on, found {span.rows - left}")
     if ids is None or vectors is None:
-        return np.empty(0, np.int64), np.empty((0, schema.width), schema.dtype)
-    return ids, vectors
+        return np.empty(0, np.int64), np.empty((0, schema.width), schema.dtype), NOWHERE
+    return ids[:filled], vectors[:filled], np.concatenate(lost)
 
 
 def same_rows(

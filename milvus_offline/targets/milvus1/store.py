@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,18 @@ from ...ledger import Ledger
 from ...manifest import LEDGER
 from ...milvus1.catalog import write as create
 from ...milvus1.catalog.rows import FileRow, TableRow
-from ...milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_ID, ID, LENGTH, META, TABLES, WAL
+from ...milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_ID, ID, META, TABLES, WAL
 from ...milvus1.segment.bloom import write_new_filter
-from ...milvus1.segment.files import Column, Segment, SegmentWriter, read_columns
+from ...milvus1.segment.files import SegmentWriter
 from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, SourcePartition
 from ...transfer import Advance, Result, Task
+from ...watch import Watch, watching
 from ..slices import Slice, cut
 from .names import Settings, check_names, describe, settings_of
 
 UNFINISHED = "db.part"
 MYSQL_CATALOG = "meta.sql"
 _PLAN = "plan"
-_COPY_BYTES = 4 << 20
-"""Vectors that are copied in one go where the operating system does it."""
 _MAX_ROWS = (1 << 31) - 1
 _STEP = 1000
 """Generated numbers are microseconds times 1000 (§1.2)."""
@@ -78,13 +76,13 @@ class WriteSegment:
 
     def run(self, advance: Advance) -> Result:
         folder = Path(self.folder)
-        with fileio.explained("write", folder), ThreadPoolExecutor(1) as disk:
+        with fileio.explained("write", folder), watching() as seen, ThreadPoolExecutor(1) as disk:
             folder.mkdir(parents=True, exist_ok=True)
             writer = SegmentWriter(folder, self.segment_id)
             closing: list[Future[None]] = []
             try:
                 with (folder / BLOOM_FILTER).open("wb") as bloom, tempfile.TemporaryFile(dir=folder) as scratch:
-                    write_new_filter(bloom, self._copy(writer, disk, closing, advance), self.rows, scratch)
+                    write_new_filter(bloom, self._copy(writer, disk, closing, advance), scratch)
                     bloom.flush()
                     fileio.sync(bloom.fileno())
             finally:
@@ -92,48 +90,28 @@ class WriteSegment:
                     closing.append(disk.submit(writer.close))
                 closing[0].result()
             fileio.sync_folder(folder)
-        return {"file_size": writer.payload_bytes}
+        return {"file_size": writer.payload_bytes, "rows": writer.rows, **seen.result()}
 
     def _copy(
         self, writer: SegmentWriter, disk: Executor, closing: list[Future[None]], advance: Advance
     ) -> Iterator[npt.NDArray[np.int64]]:
         """Writes all rows, and gives their ids to who counts them while the disk is busy."""
+        lost = 0
         for piece in self.slices:
-            for ids, nbytes, append in _appends(writer, piece):
+            for batch in piece.batches():
+                ids = batch.ids
                 if self.first_id is not None:
                     ids = np.arange(writer.rows, writer.rows + len(ids), dtype=ID) + self.first_id
-                if writer.rows + len(ids) > self.rows:
-                    raise _changed(self.folder, writer.rows + len(ids), self.rows)
-                writing = disk.submit(append, ids)
+                lost += len(batch.lost)
+                if writer.rows + lost + len(ids) > self.rows:
+                    raise _changed(self.folder, writer.rows + lost + len(ids), self.rows)
+                writing = disk.submit(writer.append, ids, batch.vectors)
                 yield ids
                 writing.result()
-                advance(len(ids), nbytes + ids.nbytes)
-        if writer.rows != self.rows:
-            raise _changed(self.folder, writer.rows, self.rows)
+                advance(len(ids), batch.vectors.nbytes + ids.nbytes)
+        if writer.rows + lost != self.rows:
+            raise _changed(self.folder, writer.rows + lost, self.rows)
         closing.append(disk.submit(writer.close, sync=True))
-
-
-def _appends(writer: SegmentWriter, piece: Slice) -> Iterator[tuple[npt.NDArray[np.int64], int, Callable[..., None]]]:
-    """(ids, bytes of vectors, what writes both when called with the ids) of each batch.
-
-    Vectors of a segment without deletes never pass through this process.
-    """
-    segment = piece.piece
-    if not isinstance(segment, Segment) or segment.deleted or segment.schema.attributes:
-        for batch in piece.batches():
-            yield batch.ids, batch.vectors.nbytes, partial(writer.append, vectors=batch.vectors)
-        return
-    width = segment.schema.row_bytes
-    columns = [Column(segment.ids_path, ID, 1)]
-    row, end = piece.start, piece.start + piece.rows
-    fd = fileio.open_read(segment.raw_path)
-    try:
-        for (ids,) in read_columns(columns, end, row, ID.itemsize * max(1, _COPY_BYTES // width), None):
-            at, nbytes = LENGTH.size + row * width, len(ids) * width
-            yield ids[:, 0], nbytes, partial(writer.append_from, source=fd, offset=at, nbytes=nbytes, path=segment.raw_path)
-            row += len(ids)
-    finally:
-        os.close(fd)
 
 
 def _changed(path: str, found: int, expected: int) -> TargetError:
@@ -293,7 +271,7 @@ class Milvus1Store:
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Writes the catalog and the configuration, and gives the store its name."""
         assert self.ledger is not None
-        notes = Findings(self._notes)
+        notes = Findings([*self._notes, *Watch.of(results.values()).findings()])
         mysql = self.options.catalog == "mysql"
         with fileio.explained("finish", self.path):
             db = self._db
@@ -331,9 +309,9 @@ class Milvus1Store:
                     segment_id=segment.id,
                     engine_type=table.row.engine_type,
                     file_id=segment.id,
-                    file_type=create.file_type_for(table.row.engine_type, segment.rows),
+                    file_type=create.file_type_for(table.row.engine_type, int(results[segment.task_id]["rows"])),
                     file_size=int(results[segment.task_id]["file_size"]),
-                    row_count=segment.rows,
+                    row_count=int(results[segment.task_id]["rows"]),
                     updated_time=created_on,
                     created_on=created_on,
                     date=create.date_of(created_on),

@@ -1,0 +1,142 @@
+"""Stores on a disk that refuses some sectors: everything else comes, what does not is named, and nothing else is blamed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.badsectors import PAGE, refusing
+from support.builder import StoreBuilder
+from support.command import Outcome, call, exported, manifest
+from support.real import copy_store, truth
+
+from milvus_offline import fileio
+from milvus_offline.errors import DamageError
+from milvus_offline.milvus1.opening import open_store
+from milvus_offline.model import Batch
+
+ROWS = 2000
+
+
+def numbers(rows: int, width: int) -> np.ndarray:
+    return np.random.default_rng(1).uniform(1, 2, (rows, width)).astype("<f4")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two segments of 2000 rows of 512 bytes, of which each third row is deleted, in one."""
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c", dim=128)
+    for first in (1, ROWS + 1):
+        deleted = list(range(0, ROWS, 3)) if first > 1 else []
+        b.segment("c", Batch(np.arange(first, first + ROWS), numbers(ROWS, 128)), bloom=True, deleted=deleted)
+    return b.write()
+
+
+def segment_file(root: Path, suffix: str, number: int = 0) -> Path:
+    return sorted(root.rglob(f"*{suffix}"))[number]
+
+
+def lost_of(outcome: Outcome) -> list[tuple[str, int]]:
+    found = [f for f in outcome.json["findings"] if f["code"] == "segment-unreadable"]
+    return [(re.search(r"[0-9]+(\.rv|\.uid)", f["message"])[1], f["rows"]) for f in found]
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--jobs", "1"], ["--compression", "gzip"], ["--format", "npy"], ["--format", "parquet"]]
+)
+@pytest.mark.parametrize(("suffix", "rows"), [(".rv", 9), (".uid", 512)])
+def test_an_export_leaves_out_what_cannot_be_read(
+    root: Path, tmp_path: Path, suffix: str, rows: int, options: list[str]
+) -> None:
+    """A page of 4096 bytes: nine vectors of 512 bytes (behind a header of 8), or 512 ids."""
+    bad = segment_file(root, suffix)
+    with refusing({bad: [(PAGE, PAGE + 1)]}):
+        done = call("export", root, tmp_path / "out", "--json", *options)
+    assert (done.code, done.err) == (3, "")
+    assert lost_of(done) == [(suffix, rows)]
+    assert f"{bad}: the disk refuses bytes 4096 to 8191" in str(done.json["findings"])
+    assert done.json["rows"] == ROWS + ROWS - 667 - rows
+    (collection,) = manifest(tmp_path / "out")["collections"]
+    assert [p["rows"] for p in collection["partitions"]] == [done.json["rows"]]
+    assert call("verify", tmp_path / "out").code == 0
+    with refusing({bad: [(PAGE, PAGE + 1)]}):
+        again = call("verify", tmp_path / "out", "--against", root, "--json")
+    assert again.code == 4 and lost_of(again) == [(suffix, rows)]
+    assert [f["code"] for f in again.json["findings"]] == ["segment-unreadable"]
+
+
+def test_the_right_rows_are_left_out(root: Path, tmp_path: Path) -> None:
+    """Also where some of them are deleted: these are not counted as lost."""
+    bad = segment_file(root, ".rv", 1)
+    with refusing({bad: [(8 * PAGE, 9 * PAGE), (100 * PAGE, 100 * PAGE + 1)]}):
+        done = call("export", root, tmp_path / "out", "--json")
+    first = {ROWS + 1 + i for a in (8, 100) for i in range(8 * a - 1, 8 * a + 8)}
+    lost = {i for i in first if (i - ROWS - 1) % 3}
+    assert lost_of(done) == [(".rv", len(lost))]
+    ids = {i for i, _ in exported(tmp_path / "out")["c", "_default"]}
+    assert ids == {i for i in range(1, 2 * ROWS + 1) if i <= ROWS or (i - ROWS - 1) % 3} - lost
+
+
+def test_nothing_is_read_twice(root: Path, tmp_path: Path) -> None:
+    """Of a failing disk every attempt may be the last. `.uid` is not read before, as no delete in the log asks for it."""
+    bad = segment_file(root, ".rv")
+    with refusing({bad: [(50 * PAGE, 51 * PAGE), (70 * PAGE, 71 * PAGE)]}) as reads:
+        assert call("export", root, tmp_path / "out", "--jobs", "1").code == 3
+    covered = np.zeros(bad.stat().st_size, np.int64)
+    for offset, got in reads:
+        covered[offset : offset + got] += 1
+    assert covered[8:].max() == 1  # the header tells how much there is
+    assert (covered == 0).sum() == 2 * PAGE
+
+
+def test_a_sector_is_the_least_that_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    data = bytes(np.random.default_rng(0).integers(1, 256, 100_000, dtype="u1"))
+    path.write_bytes(data)
+    buffer = bytearray(90_003)
+    fd = fileio.open_read(path)
+    with refusing({path: [(1000, 1001), (50_000, 51_000), (90_010, 90_011)]}, page=512):
+        lost = fileio.read_around(fd, memoryview(buffer), 8, path)
+        assert lost == [(512, 1024), (49_664, 51_200), (89_600, 90_011)]
+        expected = bytearray(data[8:90_011])
+        for a, b in lost:
+            expected[a - 8 : b - 8] = bytes(b - a)
+        assert buffer == expected
+        with pytest.raises(DamageError, match="x at byte 512: cannot be read: Input/output error"):
+            fileio.read_into(fd, memoryview(buffer), 8, path)
+
+
+def test_who_does_not_watch_is_told_at_once(root: Path) -> None:
+    with refusing({segment_file(root, ".rv"): [(PAGE, PAGE + 1)]}):
+        store = open_store(root)
+        with pytest.raises(DamageError, match="cannot be read"):
+            store["c"]["_default"].read()
+
+
+def test_verify_names_the_rows(root: Path) -> None:
+    with refusing({segment_file(root, ".rv"): [(PAGE, PAGE + 1)], segment_file(root, ".uid", 1): [(0, 1)]}):
+        done = call("verify", root, "--json")
+    assert done.code == 4
+    assert lost_of(done) == [(".rv", 9), (".uid", 511 * 2 // 3)]
+
+
+def test_a_new_store_gets_the_rest(root: Path, tmp_path: Path) -> None:
+    with refusing({segment_file(root, ".rv"): [(PAGE, PAGE + 1)]}):
+        done = call("load", root, f"milvus1:{tmp_path / 'new'}", "--json", "--yes")
+    assert done.code == 3 and "segment-unreadable" in done.out
+    assert open_store(tmp_path / "new").rows == 2 * ROWS - 667 - 9
+    assert call("verify", tmp_path / "new").code == 0
+
+
+def test_a_real_store(tmp_path: Path) -> None:
+    store = copy_store("flat_basic", tmp_path)
+    bad = max(store.rglob("*.rv"), key=lambda p: p.stat().st_size)
+    with refusing({bad: [(PAGE, 3 * PAGE)]}):
+        done = call("export", store, tmp_path / "out", "--json")
+    rows = exported(tmp_path / "out")
+    missing = {where: here - rows[where] for where, here in truth("flat_basic").items()}
+    assert done.code == 3 and sum(n for _, n in lost_of(done)) == sum(m.total() for m in missing.values()) > 0
+    assert all(not rows[where] - here for where, here in truth("flat_basic").items())
