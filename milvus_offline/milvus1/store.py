@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import fileio
 from ..fileio import printable
@@ -22,6 +23,7 @@ from .location import Location
 from .segment.files import Segment
 
 if TYPE_CHECKING:
+    from ..search import Found, Hits
     from .segment.rawfile import LegacyRawFile
     from .wal.log import Log, LogRows
     from .wal.replay import Replay
@@ -151,6 +153,33 @@ class Collection(Mapping[str, Partition]):
 
     def __len__(self) -> int:
         return len(self.partitions)
+
+    @overload
+    def get(self, key: str, default: Any = None, /) -> Any: ...
+    @overload
+    def get(self, key: npt.ArrayLike, default: None = None, /) -> Found: ...
+    def get(self, key: Any, default: Any = None, /) -> Any:
+        """All live rows with one of some ids (int64 [n]), see search.Found; with a name, the partition of that name as in any
+        mapping. Raises DamageError for rows that cannot be read."""
+        if isinstance(key, str):
+            return super().get(key, default)
+        from ..search import find_rows
+
+        return find_rows(self.schema, self.partitions, key)
+
+    def search(
+        self, queries: npt.ArrayLike, k: int = 10, partitions: Sequence[str] | None = None, *, jobs: int | None = None
+    ) -> Hits:
+        """The `k` nearest live rows for each query (float32 [n, d] or uint8 [n, d/8]), exactly, see search.Hits.
+
+        `partitions` names those to be searched, `jobs` is the number of threads (all processors, at most 4). Raises KeyError
+        for an unknown partition, UsageError for queries of another shape, DamageError for rows that cannot be read.
+        """
+        from ..search import search
+        from ..search.blocks import opened_of
+
+        chosen = self.partitions if partitions is None else [self[name] for name in partitions]
+        return search(self.schema, chosen, queries, k, jobs=jobs, opened=opened_of(self))
 
     def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
         """All live rows of all partitions, see Partition.batches."""

@@ -109,8 +109,8 @@ class BloomFilter:
         return self.bitmap_bytes + (0 if self.legacy else HEADER.size)
 
 
-def read_filter(path: str | os.PathLike[str]) -> BloomFilter:
-    """Reads a filter of either form. Raises DamageError where the file is not one."""
+def read_filter(path: str | os.PathLike[str], *, counters: bool = True) -> BloomFilter:
+    """Reads a filter of either form, its counters only if asked to. Raises DamageError where the file is not one."""
     with fileio.open_binary(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -141,13 +141,67 @@ def read_filter(path: str | os.PathLike[str]) -> BloomFilter:
                     break  # bytes behind the last filter mean nothing
                 raise DamageError(path, f"expected {nbytes} bytes of counters, found {end - at - FILTER.size}", offset=at)
             first_id, count = FILTER.unpack(file.read(FILTER.size))
-            counters = np.frombuffer(bytearray(file.read(nbytes)), np.uint8)
-            if len(counters) != nbytes:
-                raise DamageError(path, f"expected {nbytes} bytes of counters, found {len(counters)}", offset=at)
-            result.filters.append(CountingFilter(first_id, count, functions, per_function, counters))
+            octets = np.frombuffer(bytearray(file.read(nbytes)), np.uint8) if counters else np.empty(0, np.uint8)
+            if counters and len(octets) != nbytes:
+                raise DamageError(path, f"expected {nbytes} bytes of counters, found {len(octets)}", offset=at)
+            if not counters:
+                file.seek(at + FILTER.size + nbytes)
+            result.filters.append(CountingFilter(first_id, count, functions, per_function, octets))
             at += FILTER.size + nbytes
         if not result.filters:
             raise DamageError(path, "expected at least one filter, found none", offset=at)
+        return result
+
+
+class FilterFile:
+    """A `bloom_filter` file that is asked about few ids: only the counters concerned are read.
+
+    Raises DamageError where the file is not a filter.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._filter = read_filter(path, counters=False)
+
+    @property
+    def count(self) -> int:
+        """Ids that it holds."""
+        return sum(one.count for one in self._filter.filters)
+
+    def contains(self, ids: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """See BloomFilter.contains. Raises OSError, and DamageError when the file has become shorter."""
+        array = np.ascontiguousarray(ids, np.int64)
+        result = np.zeros(len(array), np.bool_)
+        if not len(array):
+            return result
+        h1, h2 = _hashes(array)
+        at = BITMAP.size + (0 if self._filter.legacy else HEADER.size)
+        fd = fileio.open_read(self._path)
+        try:
+            for one in self._filter.filters:
+                at += FILTER.size
+                nbytes = (one.functions * one.per_function + 1) // 2
+                if one.per_function:
+                    result |= self._member(fd, one, at, h1, h2)
+                at += nbytes
+        finally:
+            os.close(fd)
+        return result
+
+    def _member(self, fd: int, one: CountingFilter, at: int, h1: _U32, h2: _U32) -> npt.NDArray[np.bool_]:
+        """One byte a function and id, as long as all before it spoke for the id."""
+        left = np.arange(len(h1))
+        octet = bytearray(1)
+        for i in range(one.functions):
+            counter = _index(h1[left], h2[left], i, one.per_function) + i * one.per_function
+            octets = np.empty(len(left), np.uint8)
+            for place, offset in enumerate((counter >> 1).tolist()):
+                fileio.read_into(fd, memoryview(octet), at + offset, self._path)
+                octets[place] = octet[0]
+            shift = ((counter & 1) ^ 1).astype(np.uint8) << 2  # even counters are the high nibbles
+            left = left[(octets >> shift) & 15 != 0]
+        result = np.zeros(len(h1), np.bool_)
+        result[left] = True
         return result
 
 

@@ -186,6 +186,10 @@ class Segment:
         """Which of the stored rows are live: bool [stored] (§4.3)."""
         return ~self._dead().window(0, self.stored)
 
+    def dead_rows(self) -> DeadRows | None:
+        """The rows that are not live; None when all are."""
+        return self._dead() if self.rows < self.stored else None
+
     def _dead(self) -> DeadRows:
         dead = DeadRows(self.stored)
         for offsets in read_deleted(self.deleted_path):
@@ -220,7 +224,7 @@ class Segment:
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """Live rows in file order; see model.Piece. Reads into buffers that every batch reuses."""
-        return self._read(self._dead() if self.rows < self.stored else None, max_bytes, start)
+        return self._read(self.dead_rows(), max_bytes, start)
 
     def deleted_batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """The same of deleted rows."""

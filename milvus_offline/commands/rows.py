@@ -1,0 +1,84 @@
+"""`milvus-offline rows`."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import (
+    file_options,
+    open_given,
+    output_options,
+    print_json,
+    selection,
+    selection_options,
+    set_up_log,
+    store_options,
+)
+
+if TYPE_CHECKING:
+    from ..look import Look
+
+
+@click.command("rows")
+@click.argument("path", metavar="SOURCE")
+@click.option("-n", "--rows", "limit", type=click.IntRange(0), default=10, show_default=True, help="Rows of each partition.")
+@click.option("--id", "ids", type=int, multiple=True, metavar="ID", help="The rows with this id; repeatable.")
+@click.option(
+    "--ids-file", "ids_path", metavar="FILE", help="The rows with these ids: one a line, or an int64 array in a .npy file."
+)
+@click.option("--deleted", is_flag=True, help="Deleted rows that are still in the files, instead of the live ones (stores).")
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values: id, partition, from, norm, the vector.")
+@click.option("--npy", metavar="FILE", help="Write the vectors to FILE and their ids to FILE with .ids.npy at its end.")
+@file_options
+@selection_options
+@store_options
+@output_options
+def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool, quiet: bool, verbose: int, **o: Any) -> int:
+    """Look at rows: the first ones of each partition, or those with the ids that are asked for.
+
+    SOURCE is a store, an export, HDF5 files or a Faiss index. Each row is shown with its id, its partition, where it comes
+    from (a segment, the write-ahead log, a file), the first and last components of its vector, and the vector's length.
+    Ids are found by the segments' bloom filters and id files; vectors are read of the rows that are shown only.
+    """
+    from ..errors import UsageError
+    from ..look import document, look_at, look_up, read_ids, table, write_npy
+    from ..report import needs_attention
+    from ..selection import SelectedSource
+
+    set_up_log(verbose)
+    if as_csv + as_json + bool(npy) > 1:
+        raise UsageError("--json, --csv and --npy are three ways to say the same: choose one")
+    ids, ids_path, deleted = o.pop("ids"), o.pop("ids_path"), o.pop("deleted")
+    chosen = selection(o.pop("collection"), o.pop("partition"), o.pop("exclude"))
+    wanted = read_ids(ids, ids_path)
+    if wanted is not None and deleted:
+        raise UsageError("--deleted shows the first deleted rows; ids are looked for among the live ones only")
+    source = SelectedSource(open_given(path, **o), chosen)
+    looks: list[Look] = []
+    for collection in source.collections:
+        looks.append(look_up(collection, wanted) if wanted is not None else look_at(collection, limit, deleted))
+    if npy:
+        write_npy(npy, looks)
+    elif as_csv:
+        _print_csv(looks)
+    elif as_json:
+        print_json(document(os.path.abspath(path), looks, wanted))
+    if not quiet and not as_csv and not as_json:
+        click.echo(f"{sum(len(look.rows) for look in looks)} vectors: {npy}" if npy else table(looks, wanted))
+    return 3 if needs_attention(source.findings) else 0
+
+
+def _print_csv(looks: list[Look]) -> None:
+    from ..look import components
+
+    writer = csv.writer(sys.stdout)
+    width = max((look.schema.width for look in looks), default=0)
+    writer.writerow(["collection", "partition", "id", "from", "norm", *(f"v{i}" for i in range(width))])
+    for look in looks:
+        for row in look.rows:
+            writer.writerow([look.schema.name, row.partition, row.id, row.origin, row.norm, *components(row.vector)])

@@ -1,0 +1,265 @@
+"""Pieces as blocks of rows for several threads: what lies in segment files is seen in place, all else comes in batches.
+
+A page that cannot be read (a failing disk, a file that was cut) would end the process in the middle of a memory map. So the
+pages of a block are asked for first (`MADV_POPULATE_READ`, Linux 5.14), which says so instead; where the system cannot do
+that, rows are read into a buffer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DamageError
+from ..fileio import open_read, read_into
+from ..milvus1.layout import LENGTH
+from ..milvus1.segment.files import DeadRows, Segment
+from ..milvus1.segment.restored import RestoredSegment
+from ..model import Array, Piece, buffer
+
+BLOCK_BYTES = 32 << 20
+"""Vectors that one thread takes at a time."""
+BATCH_BYTES = 4 << 20
+
+_POPULATE_READ = 22
+_UNREADABLE = (errno.EFAULT, errno.EIO, getattr(errno, "EHWPOISON", errno.EIO))
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+class Named(Protocol):
+    """A partition: its name and its pieces."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def pieces(self) -> Sequence[Piece]: ...
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some rows: `ids` int64 [n], `vectors` [n, width], `dead` bool [n] or None. `first`: the number of the first one."""
+
+    ids: npt.NDArray[np.int64]
+    vectors: Array
+    first: int
+    dead: npt.NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one thread takes at a time. `tiles(rows)` gives it in tiles of at most so many rows."""
+
+    tiles: Callable[[int], Iterator[Tile]]
+
+
+@dataclass
+class Files:
+    """The files of one segment, opened once for all threads and requests: maps, and which rows are dead.
+
+    Raises DamageError where a file is shorter than it was when the store was opened.
+    """
+
+    segment: Segment
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _opened: tuple[Array, npt.NDArray[np.int64], DeadRows | None] | None = None
+    _populated: set[int] = field(default_factory=set, repr=False)
+
+    def get(self) -> tuple[Array, npt.NDArray[np.int64], DeadRows | None]:
+        """Vectors, ids (memory maps of all stored rows) and the dead ones."""
+        with self._lock:
+            if self._opened is None:
+                s = self.segment
+                self._check()
+                with _explained(s.raw_path):
+                    maps = np.asarray(s.vectors), np.asarray(s.ids)
+                self._opened = (*maps, s.dead_rows())
+            return self._opened
+
+    def _check(self) -> None:
+        s = self.segment
+        for path, row_bytes in ((s.raw_path, s.schema.row_bytes), (s.ids_path, 8)):
+            with _explained(path):
+                size = os.stat(path).st_size
+            if size < LENGTH.size + s.stored * row_bytes:
+                raise DamageError(
+                    path, f"expected {LENGTH.size + s.stored * row_bytes} bytes, found {size}: it was cut meanwhile"
+                )
+
+    def blocks(self, base: int) -> Iterator[Block]:
+        """All rows; the number of a row is `base` + its offset."""
+        s = self.segment
+        step = max(1, BLOCK_BYTES // s.schema.row_bytes)
+        for first in range(0, s.stored, step):
+            last = min(first + step, s.stored)
+            yield Block(partial(self._tiles, base, first, last))
+
+    def _tiles(self, base: int, first: int, last: int, rows: int) -> Iterator[Tile]:
+        vectors, ids, dead = self.get()
+        self._check()
+        seen = self._see(vectors[first:last], ids[first:last], first)
+        for at in range(first, last, rows):
+            end = min(at + rows, last)
+            gone = dead.window(at, end) if dead is not None else None
+            if gone is not None and not gone.any():
+                gone = None
+            if seen:
+                yield Tile(ids[at:end], vectors[at:end], base + at, gone)
+            else:
+                yield Tile(self.read(at, end, True)[:, 0], self.read(at, end, False), base + at, gone)
+
+    def _see(self, vectors: Array, ids: Array, first: int) -> bool:
+        """Whether the pages of a block can be looked at in place; asking is cheap where they have been there before."""
+        if first in self._populated and is_resident(vectors) and is_resident(ids):
+            return True
+        seen = populate(vectors, self.segment.raw_path) and populate(ids, self.segment.ids_path)
+        if seen and os.stat(self.segment.raw_path).st_uid == os.geteuid():  # of others' files the system says nothing
+            self._populated.add(first)
+        return seen
+
+    def read(self, first: int, last: int, of_ids: bool) -> Array:
+        """Rows first..last-1 of the ids [n, 1] or the vectors [n, width], read into memory of their own."""
+        s = self.segment
+        path, dtype, width = (s.ids_path, np.dtype("<i8"), 1) if of_ids else (s.raw_path, s.schema.dtype, s.schema.width)
+        out = buffer((last - first, width), dtype)
+        with _explained(path):
+            fd = open_read(path)
+            try:
+                read_into(fd, out.reshape(-1).view(np.uint8).data, LENGTH.size + first * width * dtype.itemsize, path)
+            finally:
+                os.close(fd)
+        return out
+
+    def at(self, offsets: npt.NDArray[np.int64]) -> Array:
+        """The vectors at some offsets: [n, width]."""
+        s = self.segment
+        self._check()
+        out = buffer((len(offsets), s.schema.width), s.schema.dtype)
+        with _explained(s.raw_path):
+            fd = open_read(s.raw_path)
+            try:
+                for row, offset in zip(out, offsets.tolist(), strict=True):
+                    read_into(fd, row.view(np.uint8).data, LENGTH.size + offset * s.schema.row_bytes, s.raw_path)
+            finally:
+                os.close(fd)
+        return out
+
+
+class _explained:
+    """The system's refusal to read a file becomes a DamageError."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            raise DamageError(self.path, f"cannot be read: {error.strerror}") from error
+
+
+class Opened:
+    """Files of segments, kept for the next search of the same store."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[str, str], Files] = {}
+        self._lock = threading.Lock()
+
+    def files(self, segment: Segment) -> Files:
+        with self._lock:
+            key = segment.raw_path, segment.id
+            found = self._files.get(key)
+            if found is None or found.segment is not segment:
+                found = self._files[key] = Files(segment)
+            return found
+
+
+_kept: weakref.WeakKeyDictionary[Any, Opened] = weakref.WeakKeyDictionary()
+
+
+def opened_of(owner: Any) -> Opened:
+    """The opened files of an object, kept as long as it lives: the second search of a collection finds its maps made."""
+    return _kept.setdefault(owner, Opened())
+
+
+def in_place(piece: Piece) -> bool:
+    """Whether a piece is a segment whose files can be looked at where they are."""
+    return isinstance(piece, Segment) and not isinstance(piece, RestoredSegment)
+
+
+def blocks_of(partitions: Sequence[Named], opened: Opened) -> tuple[list[Block], list[int]]:
+    """All rows of some partitions as blocks, and the number of the first row of each partition.
+
+    Rows are numbered in the order of the partitions, their pieces and their files; numbers are not without gaps.
+    """
+    blocks: list[Block] = []
+    firsts: list[int] = []
+    base = 0
+    for partition in partitions:
+        firsts.append(base)
+        for piece in partition.pieces:
+            if isinstance(piece, Segment) and in_place(piece):
+                blocks += opened.files(piece).blocks(base)
+                base += piece.stored
+            else:
+                blocks.append(Block(partial(_batches, piece, base)))
+                base += piece.rows
+    return blocks, firsts
+
+
+def _batches(piece: Piece, first: int, rows: int) -> Iterator[Tile]:
+    for batch in piece.batches(BATCH_BYTES):
+        for at in range(0, len(batch.ids), rows):
+            yield Tile(batch.ids[at : at + rows], batch.vectors[at : at + rows], first + at)
+        first += len(batch.ids)
+
+
+@cache
+def _libc() -> Any:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+    except (OSError, AttributeError):
+        return None
+    return libc
+
+
+def _pages(array: Array) -> tuple[int, int]:
+    """The pages of a part of a memory map, as address and bytes."""
+    start = array.ctypes.data
+    return start - start % _PAGE, array.nbytes + start % _PAGE
+
+
+def populate(array: Array, path: str) -> bool:
+    """Whether all pages of a part of a memory map are there now. Raises DamageError when one cannot be read."""
+    libc = _libc()
+    if not array.nbytes or libc is None:
+        return not array.nbytes
+    if libc.madvise(*_pages(array), _POPULATE_READ) == 0:
+        return True
+    if ctypes.get_errno() in _UNREADABLE:
+        raise DamageError(path, "a part of it cannot be read: the disk fails, or the file was cut meanwhile")
+    return False
+
+
+def is_resident(array: Array) -> bool:
+    """Whether all pages of a part of a memory map are in memory."""
+    libc = _libc()
+    if not array.nbytes or libc is None:
+        return not array.nbytes
+    start, nbytes = _pages(array)
+    pages = np.empty((nbytes + _PAGE - 1) // _PAGE, np.uint8)
+    return bool(libc.mincore(start, nbytes, pages.ctypes.data) == 0 and (pages & 1).all())
