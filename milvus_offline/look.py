@@ -68,15 +68,10 @@ def read_ids(given: Sequence[int], path: str | None) -> Ids | None:
 
 
 def _as_ids(values: Any, where: str) -> Ids:
-    try:
-        array = np.asarray(values)
-        if array.size and array.dtype.kind not in "iu":
-            raise UsageError(f"{where}: expected whole numbers, found {array.dtype}")
-        result = array.reshape(-1).astype(np.int64)
-    except OverflowError:
-        raise UsageError(f"{where}: an id is a whole number of 64 bits") from None
-    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise UsageError(f"{where}: an id is over 2**63 - 1")
+    array = np.asarray(values)
+    if array.size and (array.dtype.kind not in "iu" or int(array.max()) > np.iinfo(np.int64).max):
+        raise UsageError(f"{where}: expected whole numbers of 64 bits (-2**63 to 2**63 - 1), found {array.reshape(-1)[0]!r}")
+    result: Ids = array.reshape(-1).astype(np.int64)
     return result
 
 

@@ -24,6 +24,7 @@ from .segment.files import Segment
 
 if TYPE_CHECKING:
     from ..search import Found, Hits
+    from ..search.blocks import Opened
     from .segment.rawfile import LegacyRawFile
     from .wal.log import Log, LogRows
     from .wal.replay import Replay
@@ -165,7 +166,14 @@ class Collection(Mapping[str, Partition]):
             return super().get(key, default)
         from ..search import find_rows
 
-        return find_rows(self.schema, self.partitions, key)
+        return find_rows(self.schema, self.partitions, key, opened=self._opened)
+
+    @cached_property
+    def _opened(self) -> Opened:
+        """Files that one search leaves open for the next."""
+        from ..search.blocks import Opened
+
+        return Opened()
 
     def search(
         self, queries: npt.ArrayLike, k: int = 10, partitions: Sequence[str] | None = None, *, jobs: int | None = None
@@ -176,10 +184,9 @@ class Collection(Mapping[str, Partition]):
         for an unknown partition, UsageError for queries of another shape, DamageError for rows that cannot be read.
         """
         from ..search import search
-        from ..search.blocks import opened_of
 
         chosen = self.partitions if partitions is None else [self[name] for name in partitions]
-        return search(self.schema, chosen, queries, k, jobs=jobs, opened=opened_of(self))
+        return search(self.schema, chosen, queries, k, jobs=jobs, opened=self._opened)
 
     def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
         """All live rows of all partitions, see Partition.batches."""

@@ -12,18 +12,17 @@ import errno
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from .. import fileio
 from ..errors import DamageError
-from ..fileio import open_read, read_into
-from ..milvus1.layout import LENGTH
+from ..milvus1.layout import ID, LENGTH
 from ..milvus1.segment.files import DeadRows, Segment
 from ..milvus1.segment.restored import RestoredSegment
 from ..model import Array, Piece, buffer
@@ -71,30 +70,44 @@ class Files:
     """
 
     segment: Segment
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _opened: tuple[Array, npt.NDArray[np.int64], DeadRows | None] | None = None
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
     _populated: set[int] = field(default_factory=set, repr=False)
 
-    def get(self) -> tuple[Array, npt.NDArray[np.int64], DeadRows | None]:
-        """Vectors, ids (memory maps of all stored rows) and the dead ones."""
-        with self._lock:
-            if self._opened is None:
-                s = self.segment
-                self._check()
-                with _explained(s.raw_path):
-                    maps = np.asarray(s.vectors), np.asarray(s.ids)
-                self._opened = (*maps, s.dead_rows())
-            return self._opened
-
-    def _check(self) -> None:
+    @property
+    def vectors(self) -> Array:
+        """All stored vectors, a memory map [stored, width]."""
         s = self.segment
-        for path, row_bytes in ((s.raw_path, s.schema.row_bytes), (s.ids_path, 8)):
-            with _explained(path):
-                size = os.stat(path).st_size
-            if size < LENGTH.size + s.stored * row_bytes:
-                raise DamageError(
-                    path, f"expected {LENGTH.size + s.stored * row_bytes} bytes, found {size}: it was cut meanwhile"
-                )
+        return cast(Array, self._once("vectors", lambda: self._map(s.raw_path, s.schema.row_bytes, lambda: s.vectors)))
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The ids of all stored rows, a memory map [stored]."""
+        s = self.segment
+        return cast(Array, self._once("ids", lambda: self._map(s.ids_path, ID.itemsize, lambda: s.ids)))
+
+    @property
+    def dead(self) -> DeadRows | None:
+        """The rows that are not live; None when all are."""
+        return cast("DeadRows | None", self._once("dead", self.segment.dead_rows))
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        with self._lock:
+            if name not in self._kept:
+                self._kept[name] = make()
+            return self._kept[name]
+
+    def _map(self, path: str, row_bytes: int, make: Callable[[], Array]) -> Array:
+        self._check(path, row_bytes)
+        with _explained(path):
+            return np.asarray(make())
+
+    def _check(self, path: str, row_bytes: int) -> None:
+        with _explained(path):
+            size = fileio.status(path).st_size
+        expected = LENGTH.size + self.segment.stored * row_bytes
+        if size < expected:
+            raise DamageError(path, f"expected {expected} bytes, found {size}: the file was cut meanwhile")
 
     def blocks(self, base: int) -> Iterator[Block]:
         """All rows; the number of a row is `base` + its offset."""
@@ -105,8 +118,9 @@ class Files:
             yield Block(partial(self._tiles, base, first, last))
 
     def _tiles(self, base: int, first: int, last: int, rows: int) -> Iterator[Tile]:
-        vectors, ids, dead = self.get()
-        self._check()
+        vectors, ids, dead = self.vectors, self.ids, self.dead
+        self._check(self.segment.raw_path, self.segment.schema.row_bytes)
+        self._check(self.segment.ids_path, ID.itemsize)
         seen = self._see(vectors[first:last], ids[first:last], first)
         for at in range(first, last, rows):
             end = min(at + rows, last)
@@ -133,9 +147,9 @@ class Files:
         path, dtype, width = (s.ids_path, np.dtype("<i8"), 1) if of_ids else (s.raw_path, s.schema.dtype, s.schema.width)
         out = buffer((last - first, width), dtype)
         with _explained(path):
-            fd = open_read(path)
+            fd = fileio.open_read(path)
             try:
-                read_into(fd, out.reshape(-1).view(np.uint8).data, LENGTH.size + first * width * dtype.itemsize, path)
+                fileio.read_into(fd, out.reshape(-1).view(np.uint8).data, LENGTH.size + first * width * dtype.itemsize, path)
             finally:
                 os.close(fd)
         return out
@@ -143,13 +157,12 @@ class Files:
     def at(self, offsets: npt.NDArray[np.int64]) -> Array:
         """The vectors at some offsets: [n, width]."""
         s = self.segment
-        self._check()
         out = buffer((len(offsets), s.schema.width), s.schema.dtype)
         with _explained(s.raw_path):
-            fd = open_read(s.raw_path)
+            fd = fileio.open_read(s.raw_path)
             try:
                 for row, offset in zip(out, offsets.tolist(), strict=True):
-                    read_into(fd, row.view(np.uint8).data, LENGTH.size + offset * s.schema.row_bytes, s.raw_path)
+                    fileio.read_into(fd, row.view(np.uint8).data, LENGTH.size + offset * s.schema.row_bytes, s.raw_path)
             finally:
                 os.close(fd)
         return out
@@ -169,11 +182,14 @@ class _explained:
 
 
 class Opened:
-    """Files of segments, kept for the next search of the same store."""
+    """Files of segments, kept for the next search of the same store. What is pickled is empty again."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], Files] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Opened], tuple[()]]:
+        return Opened, ()
 
     def files(self, segment: Segment) -> Files:
         with self._lock:
@@ -184,16 +200,13 @@ class Opened:
             return found
 
 
-_kept: weakref.WeakKeyDictionary[Any, Opened] = weakref.WeakKeyDictionary()
-
-
-def opened_of(owner: Any) -> Opened:
-    """The opened files of an object, kept as long as it lives: the second search of a collection finds its maps made."""
-    return _kept.setdefault(owner, Opened())
-
-
-def in_place(piece: Piece) -> bool:
+def in_place(piece: Piece) -> TypeGuard[Segment]:
     """Whether a piece is a segment whose files can be looked at where they are."""
+    return has_files(piece) and not fileio.is_remote(piece.raw_path)
+
+
+def has_files(piece: Piece) -> TypeGuard[Segment]:
+    """Whether a piece is a segment with its vectors and ids in files of their own."""
     return isinstance(piece, Segment) and not isinstance(piece, RestoredSegment)
 
 
@@ -208,7 +221,7 @@ def blocks_of(partitions: Sequence[Named], opened: Opened) -> tuple[list[Block],
     for partition in partitions:
         firsts.append(base)
         for piece in partition.pieces:
-            if isinstance(piece, Segment) and in_place(piece):
+            if in_place(piece):
                 blocks += opened.files(piece).blocks(base)
                 base += piece.stored
             else:

@@ -238,8 +238,7 @@ class _Scan:
         for first in range(0, len(row), step):
             part = slice(first, first + step)
             score = made.exact(tile.vectors, scores, query[part], row[part])
-            good = np.flatnonzero(score <= limit[query[part]])
-            good = good[np.isfinite(score[good])]
+            good = np.flatnonzero((score <= limit[query[part]]) & (score < np.inf))
             collected.add(query[part][good] + at, score[good], row[part][good] + tile.first, tile.ids[row[part][good]])
 
 

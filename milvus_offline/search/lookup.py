@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DamageError
+from ..fileio import as_path
 from ..milvus1.layout import BLOOM_FILTER
 from ..milvus1.segment.bloom import FilterFile
 from ..milvus1.segment.files import Segment
 from ..model import Array, Piece, Schema
-from .blocks import BATCH_BYTES, Files, Named, Opened, in_place, populate
+from .blocks import BATCH_BYTES, Files, Named, Opened, has_files, populate
 
 Ids = npt.NDArray[np.int64]
 
@@ -78,7 +79,7 @@ class Filters:
 
     def possible(self, segment: Segment, ids: Ids) -> Ids:
         """Those of `ids` that the segment may hold."""
-        path = str(segment.raw_path).rpartition("/")[0] + "/" + BLOOM_FILTER
+        path = str(as_path(segment.raw_path).parent / BLOOM_FILTER)
         if path not in self._files:
             self._files[path] = _usable(path, segment)
         found = self._files[path]
@@ -159,8 +160,8 @@ class _Finder:
         self.missing = np.setdiff1d(ids, np.concatenate(seen)) if seen else np.unique(ids)
 
     def _rows_of(self, piece: Piece, ids: Ids, by_filter: bool) -> tuple[Ids, Array] | None:
-        if not isinstance(piece, Segment) or not in_place(piece):
-            return None if isinstance(piece, Segment) and not by_filter else _read(piece, Wanted(ids))
+        if not has_files(piece):
+            return _read(piece, Wanted(ids)) if by_filter else None
         if by_filter and len(ids) * _ROWS_PER_QUESTION < piece.stored:
             ids = self._filters.possible(piece, ids)
         if not len(ids):
@@ -169,7 +170,7 @@ class _Finder:
         offsets = _offsets(files, Wanted(ids))
         if not len(offsets):
             return None
-        return np.asarray(files.get()[1][offsets]), files.at(offsets)
+        return np.asarray(files.ids[offsets]), files.at(offsets)
 
     def found(self, asked: Ids) -> Found:
         """All that was found, in the order of `asked`."""
@@ -197,7 +198,7 @@ class _Finder:
 
 def _offsets(files: Files, wanted: Wanted) -> Ids:
     """Offsets of the segment's live rows with a wanted id."""
-    _, ids, dead = files.get()
+    ids, dead = files.ids, files.dead
     populate(ids, files.segment.ids_path)
     found = []
     for at in range(0, len(ids), _CHUNK):

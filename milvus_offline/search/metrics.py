@@ -74,7 +74,7 @@ class Kernel(Protocol):
         """Approximate scores of all rows of a tile. The arrays are used again by the next call."""
 
     def exact(self, tile: Array, scores: Scores, query: Ints, row: Ints) -> Floats:
-        """The true scores of pairs of query and row numbers; infinite or NaN where a row can be no hit."""
+        """The true scores of pairs of query and row numbers; infinite where a row can be no hit."""
 
     def distance(self, score: Floats) -> npt.NDArray[np.float32]:
         """What a server answers for these scores."""
