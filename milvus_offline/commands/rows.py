@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .command import Command, SourcePath
 from .common import (
     file_options,
     open_given,
@@ -24,8 +25,16 @@ if TYPE_CHECKING:
     from ..look import Look
 
 
-@click.command("rows")
-@click.argument("path", metavar="SOURCE")
+@click.command(
+    "rows",
+    cls=Command,
+    examples=[
+        "milvus-offline rows /var/lib/milvus -c faces -n 3",
+        "milvus-offline rows /var/lib/milvus --id 1678354366132931000 --json",
+        "milvus-offline rows OUT --ids-file ids.txt -c faces --npy vectors.npy",
+    ],
+)
+@click.argument("path", metavar="SOURCE", type=SourcePath())
 @click.option("-n", "--rows", "limit", type=click.IntRange(0), default=10, show_default=True, help="Rows of each partition.")
 @click.option("--id", "ids", type=int, multiple=True, metavar="ID", help="The rows with this id; repeatable.")
 @click.option(
@@ -33,7 +42,9 @@ if TYPE_CHECKING:
 )
 @click.option("--deleted", is_flag=True, help="Deleted rows that are still in the files, instead of the live ones (stores).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values: id, partition, from, norm, the vector.")
-@click.option("--npy", metavar="FILE", help="Write the vectors to FILE and their ids to FILE with .ids.npy at its end.")
+@click.option(
+    "--npy", type=click.Path(), metavar="FILE", help="Write the vectors to FILE and their ids to FILE with .ids.npy at its end."
+)
 @file_options
 @selection_options
 @store_options
@@ -47,8 +58,8 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     """
     from ..errors import UsageError
     from ..look import document, look_at, look_up, read_ids, table, write_npy
-    from ..report import needs_attention
     from ..selection import SelectedSource
+    from ..text import needs_attention
 
     set_up_log(verbose)
     if as_csv + as_json + bool(npy) > 1:

@@ -6,18 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .command import Command, SourcePath
 from .common import file_options, open_given, output_options, print_json, selection, set_up_log, store_options
 
 if TYPE_CHECKING:
     from ..model import Array, Source, SourceCollection
 
 
-@click.command("search")
-@click.argument("path", metavar="SOURCE")
+@click.command(
+    "search",
+    cls=Command,
+    examples=[
+        "milvus-offline search /var/lib/milvus -c faces --query queries.npy -k 10 --json",
+        "milvus-offline search OUT -c faces -p '2021*' --id 1678354366132931000",
+    ],
+)
+@click.argument("path", metavar="SOURCE", type=SourcePath())
 @click.option("-c", "--collection", metavar="NAME", help="The collection; needed where there are several.")
 @click.option("-p", "--partition", metavar="TAG", multiple=True, help="Only in this partition; a glob is fine; repeatable.")
 @click.option(
-    "--query", metavar="FILE", help="The query vectors: a .npy file, float32 [n, d], or uint8 [n, d/8] for binary vectors."
+    "--query",
+    type=click.Path(),
+    metavar="FILE",
+    help="The query vectors: a .npy file, float32 [n, d], or uint8 [n, d/8] for binary vectors.",
 )
 @click.option("--id", "ids", type=int, multiple=True, metavar="ID", help="Search with the vector of this row; repeatable.")
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="How many of the nearest rows.")
@@ -44,10 +55,10 @@ def command(
     out, rows of the write-ahead log are in. Distances are those of Milvus 1.x: L2 is squared, IP has the largest first.
     """
     from ..errors import UsageError
-    from ..report import needs_attention
     from ..search import search
     from ..search.metrics import default_metric
     from ..search.report import search_document, search_text
+    from ..text import needs_attention
 
     set_up_log(verbose)
     if (query is None) == (not ids):
