@@ -349,6 +349,10 @@ def _plain(value: Any) -> str | None:
 
 
 def _column(path: str, name: str, dataset: Any, wanted: np.dtype[Any], size: int) -> Column:
+    if dataset.is_virtual:
+        for part in dataset.virtual_sources():
+            if part.file_name == "." and part.dset_name in dataset.file:
+                _column(path, part.dset_name, dataset.file[part.dset_name], wanted, size)
     for file, offset, length in dataset.external or ():
         other = os.path.join(os.path.dirname(path), os.fsdecode(file))
         there = os.path.getsize(other) if os.path.isfile(other) else -1

@@ -17,6 +17,7 @@ from ..errors import TargetError, UsageError
 from ..findings import Findings
 from ..ledger import Ledger
 from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, columns_of, octets
+from ..milvus1.extents import Extent, extents_of
 from ..model import Finding, Piece, Schema, Source
 from ..transfer import Advance, Result, Task
 from ..watch import Watch, watching
@@ -24,6 +25,7 @@ from .folder import SALVAGE, begin_export, end_export
 from .hdf5file import (
     CHUNK_BYTES,
     COMPRESSIONS,
+    MAX_EXTENTS,
     Place,
     close_gaps,
     create_compressed,
@@ -239,7 +241,8 @@ class Hdf5Export:
         row_bytes = file.schema.row_bytes + 8
         assert self.ledger is not None
         done = self.ledger.done
-        if self.link and file.rows and (sources := _linkable(groups)) and write_link(part, file, sources):
+        if self.link and file.rows and (extents := _extents(groups)) is not None:
+            write_link(part, file, extents)
             self._linked.add(file.path)
             return
         ids = self._task_ids(file, groups)
@@ -308,8 +311,8 @@ class Hdf5Export:
                     notes.info(
                         "link-copied",
                         file.path,
-                        "copied, not linked: rows of this partition are deleted, in the log, or in a damaged segment, or "
-                        "there are more segments than one file can point to",
+                        "copied, not linked: rows of this partition lie nowhere as they are (attributes, restored vectors, a "
+                        f"bucket), or in more than {MAX_EXTENTS:,} places, with deleted rows between them",
                         file.rows,
                     )
             for folder in sorted(folders):
@@ -330,12 +333,7 @@ class Hdf5Export:
             close_gaps(part, file, list(zip(firsts, came, strict=True)))
 
 
-def _linkable(groups: list[list[Slice]]) -> list[Any] | None:
-    """The segments of a partition when its files hold exactly its rows; None otherwise."""
-    from ..milvus1.segment.files import Segment
-
-    segments = {id(s.piece): s.piece for g in groups for s in g}
-    chosen = list(segments.values())
-    if any(type(s) is not Segment or s.deleted or s.schema.attributes for s in chosen):
-        return None
-    return chosen
+def _extents(groups: list[list[Slice]]) -> list[Extent] | None:
+    """Where the rows of a partition lie in the store's files; None when they cannot be pointed to."""
+    pieces = {id(s.piece): s.piece for g in groups for s in g}
+    return extents_of(pieces.values(), MAX_EXTENTS)

@@ -22,6 +22,7 @@ from .. import fileio
 from .._version import __version__
 from ..errors import TargetError, UsageError
 from ..manifest import EMBEDDINGS, IDS, OutFile, dataset_names
+from ..milvus1.extents import Extent
 
 COMPRESSIONS = ("none", "lz4", "zstd", "gzip")
 CHUNK_BYTES = 1 << 20
@@ -194,22 +195,43 @@ def filters(compression: str) -> dict[str, Any]:
 
 
 _MAX_LINKED = 2500
-"""Files that one dataset can point into: the header of a message, at most 64 KiB, names them all."""
+"""Places that one dataset can point to: the header of a message, at most 64 KiB, names them all."""
+MAX_EXTENTS = 100_000
+"""Places that a file points to at all: beyond them the rows are copied, as HDF5 opens a file for each."""
+_PARTS = "linked"
+"""Group of the datasets that a virtual one puts together."""
 
 
-def write_link(path: str | os.PathLike[str], file: OutFile, segments: Sequence[Any]) -> bool:
+def write_link(path: str | os.PathLike[str], file: OutFile, extents: Sequence[Extent]) -> None:
     """A file whose datasets lie in the store's own files (HDF5 external storage): nothing is copied, they must stay.
 
-    False, and no file, when there are more segments than HDF5 can name.
+    Where there are more extents than a dataset can name, it is a virtual one over several that are in the group `linked`.
     """
-    if len(segments) > _MAX_LINKED:
-        return False
     with _create(path) as (h, _):
-        for dataset, attribute in zip(datasets_of(file), ("raw_path", "ids_path"), strict=True):
-            external = [(os.path.abspath(getattr(s, attribute)), 8, s.stored * dataset.row_bytes) for s in segments]
-            h.create_dataset(dataset.name, dataset.shape, dataset.dtype, external=external)
+        embeddings, ids = datasets_of(file)
+        _link(h, embeddings, [(e.vectors_path, e.vectors_at, e.rows) for e in extents])
+        _link(h, ids, [(e.ids_path, e.ids_at, e.rows) for e in extents])
         describe(h, file)
-    return True
+
+
+def _link(h: Any, dataset: Dataset, extents: Sequence[tuple[str, int, int]]) -> None:
+    """`extents`: (file, offset, rows)."""
+    import h5py
+
+    def create(name: str, part: Sequence[tuple[str, int, int]]) -> Any:
+        shape = (sum(rows for _, _, rows in part), *dataset.shape[1:])
+        external = [(os.path.abspath(file), at, rows * dataset.row_bytes) for file, at, rows in part]
+        return h.create_dataset(name, shape, dataset.dtype, external=external)
+
+    if len(extents) <= _MAX_LINKED:
+        create(dataset.name, extents)
+        return
+    layout, row = h5py.VirtualLayout(dataset.shape, dataset.dtype), 0
+    for number, first in enumerate(range(0, len(extents), _MAX_LINKED)):
+        part = create(f"{_PARTS}/{dataset.name}/{number:05}", extents[first : first + _MAX_LINKED])
+        layout[row : row + len(part)] = h5py.VirtualSource(".", part.name, part.shape, part.dtype)
+        row += len(part)
+    h.create_virtual_dataset(dataset.name, layout)
 
 
 def describe(h: Any, file: OutFile) -> None:

@@ -122,20 +122,70 @@ def test_links_to_more_segments_than_a_file_can_name(tmp_path: Path, monkeypatch
             b.segment(name, rows(n))
     done = call("export", b.write(), tmp_path / "out", "--link")
     assert done.code == 0
-    assert [f["where"] for f in manifest(tmp_path / "out")["findings"]] == ["many/_default.h5"]
+    assert manifest(tmp_path / "out")["findings"] == []
+    with (
+        h5py.File(tmp_path / "out" / "few" / "_default.h5") as few,
+        h5py.File(tmp_path / "out" / "many" / "_default.h5") as many,
+    ):
+        assert (few["ids"].is_virtual, many["ids"].is_virtual) == (False, True)
     assert exported(tmp_path / "out") == {("few", "_default"): bag(rows(0, 1)), ("many", "_default"): bag(rows(0, 1, 2))}
     with h5py.File(tmp_path / "limit.h5", "w") as h:  # and 2500, the real limit, is one that HDF5 takes
         h.create_dataset("x", (2500,), "u1", external=[("x" * 200, 8, 1)] * 2500)
 
 
-def test_link_copies_what_it_must(store: Path, tmp_path: Path) -> None:
-    """Deleted rows and rows of the log cannot be linked."""
+def test_links_around_deleted_rows_and_into_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = StoreBuilder(tmp_path / "store")
+    b.collection("c")
+    b.segment("c", rows(range(100)), deleted=[0, 5, 6, 50, 99])
+    b.segment("c", rows(range(100, 110)))
+    b.segment("c", rows(range(110, 120)), deleted=range(10))
+    b.wal.insert("c", rows(range(200, 230)))
+    b.wal.insert("c", rows(range(230, 231)))
+    b.wal.delete("c", [3, 107, 210, 211])
+    b.wal.insert("c", rows(3, salt=1))
+    store = b.write()
+    assert call("export", store, tmp_path / "plain").code == 0
+    for limit in (2500, 3):
+        monkeypatch.setattr(hdf5file, "_MAX_LINKED", limit)
+        out = tmp_path / f"out{limit}"
+        assert call("export", store, out, "--link").code == 0
+        (part,) = manifest(out)["collections"][0]["partitions"]
+        assert part["files"][0]["linked"] and exported(out) == exported(tmp_path / "plain")
+        with h5py.File(out / "c" / "_default.h5") as h, h5py.File(tmp_path / "plain" / "c" / "_default.h5") as k:
+            assert h["ids"][:].tolist() == k["ids"][:].tolist(), "in the same order"
+        assert call("verify", out, "--against", store).code == 0
+        assert call("load", out, f"milvus1:{tmp_path / f'again{limit}'}").code == 0
+
+
+def test_rows_in_too_many_places_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "MAX_EXTENTS", 4)
+    b = StoreBuilder(tmp_path / "store")
+    b.collection("c")
+    b.segment("c", rows(range(10)), deleted=[1, 3, 5, 7])
+    done = call("export", b.write(), tmp_path / "out", "--link")
+    assert done.code == 0
+    assert [f["code"] for f in manifest(tmp_path / "out")["findings"]] == ["link-copied"]
+    assert exported(tmp_path / "out")["c", "_default"] == bag(rows(0, 2, 4, 6, 8, 9))
+
+
+def test_a_virtual_file_whose_store_is_gone_is_damaged_not_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5file, "_MAX_LINKED", 1)
+    b = StoreBuilder(tmp_path / "store")
+    b.collection("c")
+    gone = b.segment("c", rows(range(10)))
+    b.segment("c", rows(range(10, 20)))
+    assert call("export", b.write(), tmp_path / "out", "--link").code == 0
+    gone.raw.unlink()
+    done = call("load", tmp_path / "out", f"milvus1:{tmp_path / 'again'}")
+    assert done.code == 1 and "missing or too short" in done.err
+
+
+def test_a_store_with_deletes_and_a_log_is_linked_whole(store: Path, tmp_path: Path) -> None:
     assert call("export", store, tmp_path / "plain", "-q").code == 0
     done = call("export", store, tmp_path / "out", "--link")
     assert done.code == 0
     assert exported(tmp_path / "out") == exported(tmp_path / "plain")
-    found = {f["where"]: f for f in manifest(tmp_path / "out")["findings"] if f["code"] == "link-copied"}
-    assert {w: f["rows"] for w, f in found.items()} == {"f/_default.h5": 8 + 2635 + 2, "wide/_default.h5": 129}
+    assert not [f for f in manifest(tmp_path / "out")["findings"] if f["code"] == "link-copied"]
     linked = {
         f["path"]
         for c in manifest(tmp_path / "out")["collections"]
@@ -143,7 +193,7 @@ def test_link_copies_what_it_must(store: Path, tmp_path: Path) -> None:
         for f in p["files"]
         if "linked" in f
     }
-    assert linked == {"bits/_default.h5"}
+    assert linked == {"bits/_default.h5", "f/_default.h5", "wide/_default.h5"}
 
 
 def test_link_of_damaged_segments(tmp_path: Path) -> None:

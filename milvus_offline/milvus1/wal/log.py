@@ -394,6 +394,13 @@ class LogRows:
                 _read(reader.fd, ids, record.ids_at + 8 * done, record)
                 yield ids
 
+    def places(self) -> Iterator[tuple[str, int, int, int]]:
+        """(file, byte of the ids, byte of the vectors, rows) of each insert record, dead rows and those before `first` too."""
+        for record, count, reader in self._inserts():
+            size = record.end - record.start
+            for n in range(count):
+                yield reader.file.path, record.ids_at + n * size, record.data_at + n * size, record.rows
+
     def _inserts(self) -> Iterator[tuple[Record, int, _Reader]]:
         """Insert records; equal ones in a row, but for ids and vectors, as the first of them and their number."""
         readers: dict[int, _Reader] = {}
