@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from . import fileio
-from .errors import UsageError
 from .model import Finding, Source
 from .targets import ExportTarget
 from .transfer import Clock, Progress, execute
@@ -44,27 +41,19 @@ def run_export(
     *,
     jobs: int = 1,
     resume: bool = False,
-    sync: bool = True,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Writes all of `source`; raises what the source and the target raise. What is finished is kept for `resume`.
-
-    Without `sync` nothing waits for the disk, in this process, and nothing can be resumed: a power failure may take back what
-    was finished.
-    """
-    if resume and not sync:
-        raise UsageError("--no-sync and --resume contradict each other: what was not synced cannot be trusted to be there")
+    """Writes all of `source`; raises what the source and the target raise. What is finished is kept for `resume`."""
     clock = Clock()
-    with contextlib.nullcontext() if sync else fileio.unsynced():
-        try:
-            tasks = target.prepare(source, resume=resume)
-            results = execute(
-                tasks, jobs=jobs, processes=target.processes, ledger=target.ledger, settle=target.settle, progress=progress
-            )
-            notes = target.finish(results)
-        finally:
-            if target.ledger is not None:
-                target.ledger.close()
+    try:
+        tasks = target.prepare(source, resume=resume)
+        results = execute(
+            tasks, jobs=jobs, processes=target.processes, ledger=target.ledger, settle=target.settle, progress=progress
+        )
+        notes = target.finish(results)
+    finally:
+        if target.ledger is not None:
+            target.ledger.close()
     rows = [sum(p["rows"] for p in c["partitions"]) for c in target.manifest["collections"]]
     return ExportReport(
         rows=sum(rows),

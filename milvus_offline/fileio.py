@@ -270,7 +270,7 @@ WRITEBACK_BYTES = 4 << 20
 
 def begin_writeback(fd: int, offset: int, length: int) -> None:
     """Lets the system write a finished range to disk while the next one is copied, so that the sync at the end waits less."""
-    if _syncing and hasattr(os, "posix_fadvise"):
+    if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
@@ -286,34 +286,14 @@ def sizes(paths: Iterable[str | os.PathLike[str]]) -> list[int] | None:
         return None
 
 
-_syncing = True
-
-
-@contextlib.contextmanager
-def unsynced() -> Iterator[None]:
-    """Within it nothing in this process waits for the disk: what is written survives the process, not the machine."""
-    global _syncing
-    before, _syncing = _syncing, False
-    try:
-        yield
-    finally:
-        _syncing = before
-
-
-def is_syncing() -> bool:
-    """False within `unsynced`."""
-    return _syncing
-
-
 def sync(fd: int) -> None:
     """Makes what was written to a file durable."""
-    if _syncing:
-        os.fsync(fd)
+    os.fsync(fd)
 
 
 def sync_folder(path: str | os.PathLike[str]) -> None:
     """Makes renames in a folder durable, where the platform has a way to."""
-    if os.name == "nt" or not _syncing:
+    if os.name == "nt":
         return
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -334,19 +314,21 @@ def sync_file(path: str | os.PathLike[str]) -> None:
         os.close(fd)
 
 
-def publish(temporary: Path, final: Path) -> None:
-    """Syncs `temporary`, gives it its final name, and makes the rename durable."""
-    sync_file(temporary)
+def publish(temporary: Path, final: Path, *, durable: bool = True) -> None:
+    """Syncs `temporary`, gives it its final name, and makes the rename durable. Not `durable`: nothing waits for the disk."""
+    if durable:
+        sync_file(temporary)
     temporary.replace(final)
-    sync_folder(final.parent)
+    if durable:
+        sync_folder(final.parent)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Replaces a small file as a whole: a reader sees the old or the new one, never a part."""
     temporary = path.with_name(path.name + ".part")
     try:
         temporary.write_text(text, encoding="utf-8")
-        publish(temporary, path)
+        publish(temporary, path, durable=durable)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -372,13 +354,16 @@ def keep_out(path: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def explained(what: str, path: object) -> Iterator[None]:
-    """Turns the operating system's refusals on the *target* side into a message that says what to do."""
+def explained(what: str, path: object, *, resumable: bool = True) -> Iterator[None]:
+    """Turns the operating system's refusals on the *target* side into a message that says what to do.
+
+    Not `resumable`: what was begun cannot be gone on with, only done again.
+    """
     try:
         yield
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            again = "--resume" if _syncing else "--overwrite"
+            again = "--resume" if resumable else "--overwrite"
             hint = f"the disk is full: free some space, then run the same command with {again}"
         elif e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "no permission to write there: choose another place or fix the permissions"

@@ -85,9 +85,9 @@ def build_manifest(
     }
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest into an export's folder, whole and durable."""
-    fileio.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+def write_manifest(folder: Path, manifest: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Writes the manifest into an export's folder, as a whole."""
+    fileio.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n", durable=durable)
 
 
 def is_export(folder: Path) -> bool:

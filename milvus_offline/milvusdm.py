@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from .errors import UsageError
@@ -32,10 +32,6 @@ from .model import (
     VectorType,
 )
 from .selection import SelectedSource, Selection
-from .targets.hdf5 import Hdf5Export
-
-if TYPE_CHECKING:
-    from .targets.milvus.client import Client
 
 VERSION_KEYS = ("milvus_version", "milvus-version")
 DEST_KEYS = ("dest_host", "dest_port", "mode")
@@ -369,52 +365,13 @@ class _Named:
         return self.piece.batches(*arguments, **options)
 
 
-# What is there already ------------------------------------------------------------------------------------------------
-
-
-def make_room(source: Source, client: Client, mode: str, names: str = "error") -> dict[str, list[str]]:
-    """MilvusDM's meaning of `mode` for a server of 2.x: what exists is a partition, not a collection.
-
-    An existing partition is left out (skip), added to (append), or dropped here (overwrite). The default partition, which is
-    always there, counts as existing when it has rows, and is overwritten together with its collection. Returns collection ->
-    partitions to load, for a load that appends.
-    """
-    from .targets.milvus.plan import sanitize, sanitize_collection
-
-    chosen: dict[str, list[str]] = {}
-    for c in source.collections:
-        name = sanitize_collection(c.schema.name) if names == "sanitize" else c.schema.name
-        tags = {p.name: sanitize(p.name) if names == "sanitize" else p.name for p in c.partitions}
-        chosen[c.schema.name] = list(tags)
-        if not client.has(name):
-            continue
-        there = set(client.existing(name).partitions) - {DEFAULT_PARTITION}
-        if mode == "skip" and client.stored(name, DEFAULT_PARTITION, flush=True):
-            there.add(DEFAULT_PARTITION)
-        if mode == "skip":
-            chosen[c.schema.name] = [old for old, new in tags.items() if new not in there]
-        elif mode == "overwrite" and DEFAULT_PARTITION in tags:
-            client.drop(name)
-        elif mode == "overwrite":
-            for tag in [t for t in tags.values() if t in there]:
-                client.drop_partition(name, tag)
-    return {name: tags for name, tags in chosen.items() if tags}
-
-
-def only(source: Source, chosen: Mapping[str, Sequence[str]]) -> SelectedSource:
-    """The chosen partitions of a source; `chosen` is not empty."""
-    return SelectedSource(source, _PerCollection(each=tuple(Selection((n,), tuple(tags)) for n, tags in chosen.items())))
-
-
 # M2H ------------------------------------------------------------------------------------------------------------------
 
 
-class DmExport(Hdf5Export):
-    """An HDF5 export in MilvusDM's layout: `<data_dir>/<uuid>/<collection>/<tag>.h5`, `None.h5` for the default partition."""
-
-    def _plan(self, source: Source) -> Iterator[tuple[OutFile, Sequence[Piece]]]:
-        for file, partition, schema in dm_files(source.collections):
-            yield OutFile(file, schema, partition.name, partition.rows), partition.pieces
+def dm_layout(source: Source) -> Iterator[tuple[OutFile, Sequence[Piece]]]:
+    """MilvusDM's layout of an HDF5 export: `<data_dir>/<uuid>/<collection>/<tag>.h5`, `None.h5` for the default partition."""
+    for file, partition, schema in dm_files(source.collections):
+        yield OutFile(file, schema, partition.name, partition.rows), partition.pieces
 
 
 def dm_files(collections: Sequence[SourceCollection]) -> Iterator[tuple[str, SourcePartition, Schema]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import UsageError
 from ..fileio import is_remote, keep_out, printable
@@ -69,6 +70,9 @@ output_options = chain(
     ),
     group="Output",
 )
+
+STORE_OPTIONS = ("catalog", "wal", "no_wal", "secondary", "no_catalog", "partition_map", "assume")
+"""Names of `store_options`."""
 
 store_options = chain(
     click.option(
@@ -187,7 +191,7 @@ def store_arguments(
 def store_words(options: Mapping[str, Any]) -> list[str]:
     """What `store_options` were given, as words of a command line; without the password of a catalog."""
     words: list[str] = []
-    for name in ("catalog", "wal", "no_wal", "secondary", "no_catalog", "partition_map", "assume"):
+    for name in STORE_OPTIONS:
         given = options[name]
         for value in given if isinstance(given, tuple) else [given] if given else []:
             words.append(f"--{name.replace('_', '-')}")
@@ -250,6 +254,17 @@ def faiss_arguments(kind: str, ids_file: str | None, first_id: int | None, lossy
 
 def selection(collection: tuple[str, ...], partition: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
     return Selection(collection, partition, exclude)
+
+
+def is_typed(name: str) -> bool:
+    """Whether an option of the running command was typed, rather than left at its default or found in the environment or in
+    the file of --config."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def is_chosen(name: str) -> bool:
+    """Whether an option of the running command has another source than its default."""
+    return click.get_current_context().get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
 
 
 def write_lost_ids(path: str, source: Source) -> int:

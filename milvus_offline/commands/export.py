@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from .command import Command, OutFolder, SourcePath
 from .common import (
     bucket_costs,
     file_options,
+    is_chosen,
+    is_typed,
     lost_ids_option,
     open_given,
     output_options,
@@ -102,11 +104,14 @@ def command(
     One HDF5 file per partition with the datasets `embeddings` and `ids`, and a manifest.json. STORE may also be a Faiss index,
     HDF5 files, or an earlier export. Each of several STOREs gets a folder of its own in OUT.
     """
+    from ..targets import open_export
+
     set_up_log(verbose)
     if o["resume"] and o["overwrite"]:
         raise UsageError("--resume and --overwrite contradict each other")
-    if o["file_format"] != "hdf5" and (o["link"] or o["compression"] != "none"):
-        raise UsageError("--link and --compression only go with --format hdf5")
+    options = {"overwrite": o["overwrite"], "sync": not o["no_sync"]}
+    options |= {name: o[name] for name in ("compression", "link") if is_typed(name) or (o[name] and is_chosen(name))}
+    open_export(out, o["file_format"], **options)  # refuses what does not go with the format before anything is opened
     if o["file_format"] == "hdf5" and is_remote(out):
         raise UsageError(f"{out}: HDF5 files are not made in a bucket: add --format parquet or --format npy")
     if len(paths) > 1 and o["lost_ids"]:
@@ -114,7 +119,7 @@ def command(
     chosen = selection(collection, partition, exclude)
     documents = []
     for number, (path, place) in enumerate(zip(paths, _places(paths, out), strict=True)):
-        document, show = _export(path, place, chosen, quiet or as_json, **o)
+        document, show = _export(path, place, chosen, quiet or as_json, options, **o)
         documents.append(document)
         if not (quiet or as_json):
             from ..text import Screen
@@ -145,11 +150,12 @@ def _places(paths: Sequence[str], out: str) -> list[str]:
     return [f"{out.rstrip('/')}/{names[n]}" if is_remote(out) else os.path.join(out, names[n]) for n in numbered]
 
 
-def _export(path: str, out: str, chosen: Any, silent: bool, **o: Any) -> tuple[dict[str, Any], Any]:
+def _export(path: str, out: str, chosen: Any, silent: bool, options: Mapping[str, Any], **o: Any) -> tuple[dict[str, Any], Any]:
     """The document of one export, and what shows it on a screen."""
     from ..export import run_export
     from ..report import attention_sums, end, needs_attention, places_of, verdict
     from ..selection import SelectedSource
+    from ..targets import open_export
     from ..text import amount, count, size
 
     o = dict(o)
@@ -165,10 +171,9 @@ def _export(path: str, out: str, chosen: Any, silent: bool, **o: Any) -> tuple[d
         return _dry_run(opened, out, own, base)
     report = run_export(
         opened,
-        _target(out, own),
+        open_export(out, own["file_format"], **options),
         jobs=own["jobs"] or min(4, os.cpu_count() or 1),
         resume=own["resume"],
-        sync=not own["no_sync"],
         progress=progress(silent),
     )
     told = verdict(
@@ -213,16 +218,6 @@ def _log_rows(source: Any) -> int:
 
     pieces = (x for c in source.collections for p in c.partitions for x in p.pieces)
     return sum(x.rows for x in pieces if isinstance(x, LogRows))
-
-
-def _target(out: str, own: dict[str, Any]) -> Any:
-    if own["file_format"] == "hdf5":
-        from ..targets.hdf5 import Hdf5Export
-
-        return Hdf5Export(out, compression=own["compression"], overwrite=own["overwrite"], link=own["link"])
-    from ..targets.columnar import ColumnarExport
-
-    return ColumnarExport(out, file_format=own["file_format"], overwrite=own["overwrite"])
 
 
 def _room(source: Source, out: str, own: dict[str, Any], silent: bool) -> tuple[int, int | None]:

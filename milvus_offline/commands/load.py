@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..fileio import printable
 from ..model import Source
 from .common import (
+    STORE_OPTIONS,
     faiss_arguments,
     faiss_options,
+    is_chosen,
+    is_typed,
     output_options,
     print_json,
     progress,
@@ -26,8 +29,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..targets.milvus.bulk import Bucket
-    from ..targets.milvus.plan import LoadOptions
+    from ..load import LoadReport
 
 
 _ID_FILES = (".npy", ".uid")
@@ -182,45 +184,83 @@ def command(
     (Milvus 2.x, 3.x, Zilliz Cloud), milvus1:PATH (a new store of Milvus 1.1.1, never an existing one) or milvus1://host:port
     (a running Milvus 0.10 or 1.x).
     """
+    from ..load import run_load
     from ..selection import SelectedSource
-    from ..sources import SourceOptions, kind_of, open_source
-    from ..targets import is_milvus1
-    from ..targets.milvus.connection import Connection
-    from ..targets.milvus.load import RunOptions, run_load
-    from ..targets.milvus.plan import LoadOptions
+    from ..targets import open_target
 
     set_up_log(verbose)
-    id_field, vector_field = _field_names(o["field_names"])
-    options = LoadOptions(
-        mode=o["mode"],
-        names=o["names"],
-        partitions=o["partitions"],
-        duplicates=o["duplicates"],
-        nonfinite=o["nonfinite"],
-        ids="auto" if o["ids"] == "auto" else "keep",
-        index=o["index"],
-        metric=o["metric"].upper() if o["metric"] else None,
-        rename=_renames(o["rename"]),
-        id_field=id_field,
-        vector_field=vector_field,
-        shards=o["shards"],
-    )
-    run = RunOptions(
+    typed = {name for name in o if is_typed(name)}
+    made = open_target(target, **_target_options(target, o, typed))
+    report = run_load(
+        SelectedSource(_open_source(path, o, typed), selection(collection, partition, exclude)),
+        made,
         state=Path(o["state"]) if o["state"] else None,
         resume=o["resume"],
-        message_bytes=int(o["message_mib"] * (1 << 20)) if o["message_mib"] else None,
-        inflight=o["inflight"],
-        patience=o["patience"],
-        load=o["load_after"],
-        verify=o["verify"],
-        bucket=_bucket(o["import_to"], o["import_path"], o["import_format"]),
+        dry_run=o["dry_run"],
+        progress=progress(quiet or as_json),
+        confirm=lambda names: _confirm(names, o["yes"]),
     )
+    if as_json:
+        print_json(report.to_json())
+    elif not quiet:
+        click.echo("\n".join(report_lines(report)))
+    elif report.exit_code:
+        click.echo(f"finished with findings; --json names them (state: {report.state})", err=True)
+    return report.exit_code
+
+
+_NAMES = {"load_after": "load", "ask_token": "token"}
+"""Options of the command that a target knows by another name."""
+_OF_THE_ROAD = ("state", "resume", "dry_run", "yes")
+"""Options that every target has."""
+_OF_SOURCES = {
+    "into": ("hdf5", "faiss"),
+    "into_partition": ("hdf5",),
+    "embeddings": ("hdf5",),
+    "ids_dataset": ("hdf5",),
+    **dict.fromkeys(("first_id", "lossy", "follow_ondisk"), ("faiss",)),
+    **dict.fromkeys(STORE_OPTIONS, ("milvus1",)),
+}
+"""Options that say something of the source, and the kinds of source that they go with."""
+_SOURCE_KINDS = {"hdf5": "HDF5 files", "faiss": "a Faiss index", "milvus1": "a store"}
+
+
+def _target_options(target: str, o: dict[str, Any], typed: set[str]) -> dict[str, Any]:
+    """What was said about the target, by the names of its options. Raises UsageError, also for what does not go with it."""
+    from ..targets import options_of
+
+    known = options_of(target)
+    names = typed | {n for n in o if is_chosen(n) and _NAMES.get(n, n) in known}  # from the environment or a file: if it fits
+    given = {name: o[name] for name in names if name not in _OF_THE_ROAD and name not in _OF_SOURCES}
+    if str(given.get("ids", "")).endswith(_ID_FILES) or given.get("ids") == "row":
+        del given["ids"]  # the source's business
+    if "load_after" in given:
+        given["load"] = given.pop("load_after")
+    if "rename" in given:
+        given["rename"] = _renames(given["rename"])
+    if "field_names" in given:
+        given["field_names"] = _field_names(given["field_names"])
+    if given.pop("ask_token", False):
+        if "token_file" in given:
+            raise UsageError("--token-file and --ask-token contradict each other")
+        given["token"] = ""
+    if "token" in given and "token" in known:
+        given["token"] = str(click.prompt("Token (user:password, or an API key)", hide_input=True, err=True))
+    return given
+
+
+def _open_source(path: str, o: dict[str, Any], typed: set[str]) -> Source:
+    from ..sources import SourceOptions, kind_of, open_source
+
     kind = kind_of(path)
     ids_file = o["ids"] if o["ids"].endswith(_ID_FILES) else None
+    for name in sorted(typed & set(_OF_SOURCES)):
+        if kind not in _OF_SOURCES[name]:
+            kinds = " or ".join(_SOURCE_KINDS[k] for k in _OF_SOURCES[name])
+            raise UsageError(f"--{name.replace('_', '-')} only goes with {kinds}")
     # the metric of an index is not the user's to choose, but COSINE may rank the same
     confirmed = o["metric"] if kind == "faiss" and (o["metric"] or "").upper() != "COSINE" else None
-    names = ("catalog", "wal", "no_wal", "secondary", "no_catalog", "partition_map", "assume")
-    opened = open_source(
+    return open_source(
         path,
         SourceOptions(
             collection=o["into"],
@@ -229,74 +269,10 @@ def command(
             embeddings=o["embeddings"],
             ids=o["ids_dataset"],
             row_ids=o["ids"] == "row",
-            store=store_arguments(**{n: o[n] for n in names}),
+            store=store_arguments(**{n: o[n] for n in STORE_OPTIONS}),
             faiss=faiss_arguments(kind, ids_file, o["first_id"], lossy=o["lossy"], follow_ondisk=o["follow_ondisk"]),
         ),
     )
-    if is_milvus1(target):
-        chosen = SelectedSource(opened, selection(collection, partition, exclude))
-        return _load_milvus1(chosen, target, options, o, as_json, quiet)
-    connection = Connection(
-        uri=target,
-        database=o["database"],
-        token=_token(o["token_file"], o["ask_token"]),
-        server_pem=o["server_pem"],
-        server_name=o["server_name"],
-        ca_pem=o["ca_pem"],
-        client_pem=o["client_pem"],
-        client_key=o["client_key"],
-    )
-    report = run_load(
-        SelectedSource(opened, selection(collection, partition, exclude)),
-        connection,
-        options,
-        run,
-        dry_run=o["dry_run"],
-        progress=progress(quiet or as_json),
-        confirm=lambda plan: _confirm(plan, o["yes"]),
-    )
-    if as_json:
-        print_json({**report.to_json(), "dry_run": o["dry_run"], "exit_code": report.exit_code})
-    elif not quiet:
-        click.echo("\n".join(_lines(report, connection.name, o["dry_run"])))
-    elif report.exit_code:
-        click.echo(f"finished with findings, see {report.state}", err=True)
-    return report.exit_code
-
-
-def _load_milvus1(source: Source, target: str, options: LoadOptions, o: dict[str, Any], as_json: bool, quiet: bool) -> int:
-    from ..targets.milvus1.load import LoadOptions1, load_milvus1
-
-    for name, value in (("partitions", "keep"), ("duplicates", "keep"), ("names", "error")):
-        if o[name] != value:
-            raise UsageError(f"--{name} {o[name]} does not go with a target of Milvus 1.x")
-    report = load_milvus1(
-        source,
-        target,
-        LoadOptions1(
-            mode=options.mode,
-            metric=options.metric,
-            index=options.index,
-            rename=options.rename,
-            ids=options.ids,
-            catalog=o["new_catalog"],
-            server_root=o["server_path"],
-            message_bytes=int(o["message_mib"] * (1 << 20)) if o["message_mib"] else None,
-            state=Path(o["state"]) if o["state"] else None,
-            resume=o["resume"],
-            dry_run=o["dry_run"],
-            jobs=o["jobs"],
-            confirm=lambda names: _confirm_names(names, o["yes"]),
-        ),
-        progress(quiet or as_json),
-    )
-    if as_json:
-        print_json(report.to_json())
-    elif not quiet:
-        click.echo("\n".join(report.lines()))
-    elif report.exit_code:
-        click.echo("finished with findings, the report names them", err=True)
-    return report.exit_code
 
 
 def _field_names(text: str) -> tuple[str, str]:
@@ -316,70 +292,39 @@ def _renames(pairs: tuple[str, ...]) -> dict[str, str]:
     return result
 
 
-def _bucket(folder: str | None, seen_as: str | None, file_format: str) -> Bucket | None:
-    from ..targets.milvus.bulk import Bucket
-
-    if folder is None:
-        if seen_as:
-            raise UsageError("--import-path only goes with --import-to")
-        return None
-    if "://" in folder:
-        return Bucket(folder, seen_as or folder.split("://", 1)[1].partition("/")[2], file_format)
-    folder = os.path.abspath(folder)
-    return Bucket(folder, seen_as or folder, file_format)
-
-
-def _token(file: str | None, ask: bool) -> str:
-    """The secret, from where neither `ps` nor a log shows it."""
-    if file and ask:
-        raise UsageError("--token-file and --ask-token contradict each other")
-    if file:
-        try:
-            return Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as e:
-            raise UsageError(f"{file}: the token cannot be read: {getattr(e, 'strerror', None) or 'not text'}") from e
-    if ask:
-        return str(click.prompt("Token (user:password, or an API key)", hide_input=True, err=True))
-    if token := os.environ.get("MILVUS_TOKEN"):
-        return token
-    user, password = os.environ.get("MILVUS_USER"), os.environ.get("MILVUS_PASSWORD")
-    return f"{user}:{password}" if user and password else ""
-
-
-def _confirm(plan: Any, yes: bool) -> bool:
-    return _confirm_names([c.name for c in plan.collections if c.action == "recreate"], yes)
-
-
-def _confirm_names(dropped: Sequence[str], yes: bool) -> bool:
+def _confirm(dropped: Sequence[str], yes: bool) -> bool:
     if yes:
         return True
-    names = ", ".join(dropped)
+    names = ", ".join(printable(n) for n in dropped)
     if not sys.stdin.isatty():
         raise UsageError(f"--mode overwrite would drop {names}: add --yes")
     return click.confirm(f"Drop {names} in the target?", err=True)
 
 
-def _lines(report: Any, target: str, dry_run: bool) -> list[str]:
-    from ..fileio import printable
-    from ..report import amount, count, finding_lines
+_VERIFIED = {
+    "none": "Not verified",
+    "count": "Verified: the number of rows of each partition",
+    "sample": "Verified: the number of rows of each partition, and a sample of rows read back",
+    "full": "Verified: every row was read back",
+}
 
-    lines = []
-    if dry_run:
-        lines.append(
-            f"Would load into {target} ({report.plan.target['kind']} {report.plan.target['version']}):".replace(" )", ")")
-        )
+
+def report_lines(report: LoadReport, *, with_findings: bool = True) -> list[str]:
+    """A report for a person."""
+    from ..text import amount, count, finding_lines, size
+
+    if report.dry_run:
+        found = report.plan.target
+        version = f" ({found['kind']} {found['version']})".replace(" )", ")") if "version" in found else ""
+        lines = [f"Would load into {report.target}{version}:"]
         for c in report.plan.collections:
-            index = f"{c.index.type} {dict(c.index.params) or ''}".strip() if c.index else "no index"
-            ids = "ids made by the target" if c.auto_id else "ids kept"
-            lines.append(
-                f"  {c.action:<8} {printable(c.name)}: {count(c.rows, 'row')}, {count(len(c.partitions), 'partition')}, "
-                f"{c.vector_type.value} {c.dimension}, {c.metric_type}, {index}, {ids}"
-            )
+            lines.append(f"  {c.action:<8} {printable(c.name)}: {count(c.rows, 'row')}, {c.summary()}")
     else:
-        rate = report.rows_now / report.seconds_sending if report.seconds_sending else 0
         loaded = sum(c.action != "skip" for c in report.plan.collections)
-        lines.append(f"{amount(report.rows, loaded)} in {report.seconds:.1f} s ({rate:,.0f} rows/s up to the flush): {target}")
-        lines.append(f"Verified: {report.verified}" if report.exit_code != 4 else "VERIFICATION FOUND DIFFERENCES")
-    if report.findings:
+        rate = report.rows_now / report.seconds_sending if report.seconds_sending else 0
+        speed = f" ({rate:,.0f} rows/s)" if rate else ""
+        lines = [f"{amount(report.rows, loaded)} ({size(report.bytes)}) in {report.seconds:.1f} s{speed}: {report.target}"]
+        lines.append(_VERIFIED[report.verified] if report.exit_code != 4 else "VERIFICATION FOUND DIFFERENCES")
+    if report.findings and with_findings:
         lines += finding_lines([f.to_json() for f in report.findings])
     return lines

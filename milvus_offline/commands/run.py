@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..fileio import explained, printable, write_text
-from ..model import Finding, Source
-from .common import output_options, print_json, progress, set_up_log
+from ..fileio import printable
+from ..model import Source
+from .common import is_typed, output_options, print_json, progress, set_up_log
 
 if TYPE_CHECKING:
     from ..milvusdm import DmTask
@@ -96,13 +95,14 @@ def _dry_run(task: DmTask, source: Source, target: str) -> dict[str, Any]:
 
 def _export(task: DmTask, source: Source, o: dict[str, Any], silent: bool) -> tuple[dict[str, Any], int]:
     from ..export import run_export
-    from ..milvusdm import DmExport, export_folder, write_yamls
+    from ..milvusdm import dm_layout, export_folder, write_yamls
     from ..report import amount, needs_attention, size
+    from ..targets.hdf5 import Hdf5Export
 
     assert task.data_dir is not None
     out = Path(os.path.abspath(export_folder(task.data_dir, resume=o["resume"])))
     jobs = o["jobs"] or min(4, os.cpu_count() or 1)
-    report = run_export(source, DmExport(out), jobs=jobs, resume=o["resume"], progress=progress(silent))
+    report = run_export(source, Hdf5Export(out, layout=dm_layout), jobs=jobs, resume=o["resume"], progress=progress(silent))
     yamls = write_yamls(out, source, task.version_text)
     lines = [
         f"{amount(report.rows, report.collections)} ({size(report.bytes)}) in {report.seconds:.1f} s: {out}",
@@ -120,55 +120,21 @@ def _export(task: DmTask, source: Source, o: dict[str, Any], silent: bool) -> tu
 
 
 def _load(task: DmTask, source: Source, target: str, o: dict[str, Any], silent: bool) -> tuple[dict[str, Any], int]:
-    from ..targets import is_milvus1
+    from ..load import run_load
+    from ..targets import open_target, options_of
+    from .load import report_lines
 
-    metric = task.into.metric if task.into else None
-    if is_milvus1(target):
-        from ..targets.milvus1.load import SERVER, LoadOptions1, load_milvus1
-
-        mode = task.mode if target.startswith(SERVER) else "error"  # a new store has nothing to skip or to overwrite
-        options = LoadOptions1(mode=mode, metric=metric, resume=o["resume"], jobs=o["jobs"], per_partition=True)
-        report = load_milvus1(source, target, options, progress(silent))
-        rows, findings, lines, code = report.rows, report.findings, report.lines(with_findings=False), report.exit_code
-    else:
-        rows, findings, lines, code = _load_2(task, source, target, o, silent)
-    document = {"dry_run": False, "rows": rows, "target": target, "lines": lines, "findings": [f.to_json() for f in findings]}
-    return document, code
-
-
-def _load_2(
-    task: DmTask, source: Source, target: str, o: dict[str, Any], silent: bool
-) -> tuple[int, tuple[Finding, ...], list[str], int]:
-    """Rows, findings, lines and exit code of a load into Milvus 2.x."""
-    from ..milvusdm import make_room, only
-    from ..report import amount
-    from ..targets.milvus.client import Client
-    from ..targets.milvus.connection import Connection
-    from ..targets.milvus.load import RunOptions, default_state, run_load
-    from ..targets.milvus.plan import LoadOptions
-    from .load import _token
-
-    connection = Connection(uri=target, token=_token(None, False))
-    state = default_state(source, connection, [c.schema.name for c in source.collections]).absolute()
-    decided = state / "partitions.json"
-    mode = task.mode
-    if mode != "error":
-        if o["resume"] and decided.exists():
-            chosen = json.loads(decided.read_text(encoding="utf-8"))
-        else:
-            with Client(connection) as client:
-                chosen = make_room(source, client, mode, o["names"])
-            with explained("keep the state of the load", state):
-                state.mkdir(parents=True, exist_ok=True)
-                write_text(decided, json.dumps(chosen))
-        if not chosen:
-            return 0, tuple(source.findings), [f"All partitions are there already: {connection.name}"], 0
-        source, mode = only(source, chosen), "append"
-    # MilvusDM 2.0 names the fields so
-    options = LoadOptions(
-        mode=mode, names=o["names"], metric=task.into.metric if task.into else None, id_field="id", vector_field="embedding"
-    )
-    run = RunOptions(state=state, resume=o["resume"])
-    report = run_load(source, connection, options, run, progress=progress(silent))
-    lines = [f"{amount(report.rows, len(source.collections))} in {report.seconds:.1f} s: {connection.name}"]
-    return report.rows, tuple(report.findings), lines, report.exit_code
+    known = options_of(target)
+    options: dict[str, Any] = {name: o[name] for name in ("names", "jobs") if is_typed(name)}
+    if task.into and task.into.metric:
+        options["metric"] = task.into.metric
+    if "per_partition" in known:  # a new store has nothing to skip or to overwrite
+        options |= {"mode": task.mode, "per_partition": True}
+    if "field_names" in known:
+        options["field_names"] = ("id", "embedding")  # MilvusDM 2.0 names them so
+    made = open_target(target, **options)
+    report = run_load(source, made, resume=o["resume"], progress=progress(silent))
+    lines = report_lines(report, with_findings=False)
+    findings = [f.to_json() for f in report.findings]
+    document = {"dry_run": False, "rows": report.rows, "target": target, "lines": lines, "findings": findings}
+    return document, report.exit_code

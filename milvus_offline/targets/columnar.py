@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -116,6 +116,7 @@ class WriteChunk:
     slices: tuple[Slice, ...]
     file_format: str
     fields: Fields
+    durable: bool = True
 
     def run(self, advance: Advance) -> Result:
         sums = Checksums()
@@ -138,7 +139,7 @@ class WriteChunk:
         def create(number: int) -> IO[bytes]:
             return fileio.upload(self.paths[number]) if remote else parts[number].open("wb")
 
-        with fileio.explained("write", self.paths[0]), watching() as seen:
+        with fileio.explained("write", self.paths[0], resumable=self.durable), watching() as seen:
             if not remote:
                 parts[0].parent.mkdir(parents=True, exist_ok=True)
             written = write_chunk(batches(), self.rows, self.schema, self.file_format, self.fields, create)
@@ -148,7 +149,7 @@ class WriteChunk:
                 )
             for part, path in zip(parts, self.paths, strict=True):
                 if not remote:
-                    fileio.publish(part, Path(path))
+                    fileio.publish(part, Path(path), durable=self.durable)
             sizes = fileio.sizes(self.paths)
         return {"parts": [{"rows": written, **sums.result()}], "sizes": sizes, **seen.result()}
 
@@ -173,17 +174,37 @@ def write_chunk(
             return write_npy(batches, rows, schema, first, second)
 
 
+@dataclass(frozen=True)
+class NpyOptions:
+    """Options of `export --format npy`."""
+
+    overwrite: bool = False
+    sync: bool = True
+    file_format: ClassVar[str] = "npy"
+
+    def open(self, address: str) -> ColumnarExport:
+        return ColumnarExport(address, file_format=self.file_format, overwrite=self.overwrite, sync=self.sync)
+
+
+@dataclass(frozen=True)
+class ParquetOptions(NpyOptions):
+    """Options of `export --format parquet`."""
+
+    file_format: ClassVar[str] = "parquet"
+
+
 class ColumnarExport:
     """The target of `export --format npy|parquet`. `out` is the export's folder."""
 
     processes = False
 
-    def __init__(self, out: str | os.PathLike[str], *, file_format: str, overwrite: bool = False) -> None:
+    def __init__(self, out: str | os.PathLike[str], *, file_format: str, overwrite: bool = False, sync: bool = True) -> None:
         if file_format not in FORMATS:
             raise UsageError(f"format {file_format!r} is unknown; there are: {', '.join(FORMATS)}")
         self.out = fileio.absolute(fileio.as_path(out))
         self.file_format = file_format
         self.overwrite = overwrite
+        self.sync = sync
         self.ledger: Ledger | None = None
         self.manifest: dict[str, Any] = {}
         self._source: Source
@@ -202,7 +223,7 @@ class ColumnarExport:
             "files": [[path, f.rows] for f, paths, _ in self._chunks for path in paths],
             "format": self.file_format,
         }
-        self.ledger = begin_export(self.out, source, key, overwrite=self.overwrite, resume=resume)
+        self.ledger = begin_export(self.out, source, key, overwrite=self.overwrite, resume=resume, durable=self.sync)
         for file, paths, _ in self._chunks:
             if fileio.sizes([self.out / p for p in paths]) != self.ledger.done.get(file.path, {}).get("sizes"):
                 self.ledger.done.pop(file.path, None)
@@ -216,6 +237,7 @@ class ColumnarExport:
                 slices=tuple(slices),
                 file_format=self.file_format,
                 fields=Fields(),
+                durable=self.sync,
             )
             for file, paths, slices in self._chunks
         ]
@@ -248,7 +270,7 @@ class ColumnarExport:
             if (names := [fileio.printable(a.name) for a in c.schema.attributes])
         ]
         notes += Watch.of(results.values()).findings()
-        with fileio.explained("finish", self.out):
+        with fileio.explained("finish", self.out, resumable=self.sync):
             for file, paths, _ in self._chunks:
                 parts = results[file.path]["parts"]
                 entries[file.path] = {

@@ -19,12 +19,16 @@ from ..model import Source
 SALVAGE = "salvage"
 
 
-def begin_export(out: Path, source: Source, key: Mapping[str, Any], *, overwrite: bool, resume: bool) -> Ledger:
+def begin_export(
+    out: Path, source: Source, key: Mapping[str, Any], *, overwrite: bool, resume: bool, durable: bool = True
+) -> Ledger:
     """The ledger of a new export in `out`, or with `resume` that of an interrupted one. Raises UsageError, TargetError.
 
-    With `overwrite` an earlier export's own files are removed, nothing else. One that is not synced is never gone on with.
+    With `overwrite` an earlier export's own files are removed, nothing else. One that is not `durable` is never gone on with.
     """
-    if not fileio.is_syncing():
+    if resume and not durable:
+        raise UsageError("--no-sync and --resume contradict each other: what was not synced may be missing. Use --overwrite")
+    if not durable:
         key = {**key, "sync": False}
     if fileio.is_remote(out):
         from . import bucket
@@ -32,7 +36,7 @@ def begin_export(out: Path, source: Source, key: Mapping[str, Any], *, overwrite
         fileio.keep_out(out, source.describe())
         return bucket.begin_export(out, key, overwrite=overwrite, resume=resume)
     begun = _check(out, source, overwrite=overwrite, resume=resume)
-    with fileio.explained("create", out):
+    with fileio.explained("create", out, resumable=durable):
         out.mkdir(parents=True, exist_ok=True)
         path = out / LEDGER
         if resume:
@@ -40,6 +44,7 @@ def begin_export(out: Path, source: Source, key: Mapping[str, Any], *, overwrite
         else:
             ledger = Ledger.create(path, key, (lambda: _remove_export(out)) if begun else None)
         (out / MANIFEST).unlink(missing_ok=True)
+    ledger.durable = durable
     return ledger
 
 
@@ -50,7 +55,7 @@ def end_export(out: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
 
         bucket.write_manifest(out, manifest)
     else:
-        write_manifest(out, manifest)
+        write_manifest(out, manifest, durable=ledger.durable)
     ledger.remove()
 
 

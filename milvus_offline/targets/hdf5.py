@@ -7,10 +7,10 @@ several threads. Compressed files are written whole, one after the other.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .. import fileio
 from ..errors import TargetError, UsageError
@@ -50,11 +50,12 @@ class WriteFrame:
     id: str
     path: str
     file: OutFile
+    durable: bool = True
     rows: int = 0
     bytes: int = 0
 
     def run(self, advance: Advance) -> Result:
-        with fileio.explained("write", self.path):
+        with fileio.explained("write", self.path, resumable=self.durable):
             write_frame(Path(self.path), self.file)
         return {"parts": []}
 
@@ -71,6 +72,7 @@ class WriteRows:
     slices: tuple[Slice, ...]
     schema: Schema
     places: tuple[Place, ...]
+    durable: bool = True
 
     def run(self, advance: Advance) -> Result:
         sums = Checksums(self.schema.attributes)
@@ -78,7 +80,7 @@ class WriteRows:
         lost = 0
         vectors = self.places[0]
         per_write = max(1, fileio.WRITEBACK_BYTES // vectors.row_bytes)
-        with fileio.explained("write", self.path), watching() as seen:
+        with fileio.explained("write", self.path, resumable=self.durable), watching() as seen:
             fd = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
             writers = [_Writer(fd, place.offset + row * place.row_bytes) for place in self.places]
             try:
@@ -93,7 +95,8 @@ class WriteRows:
                         lost += len(batch.lost)
                         if row - begun >= per_write:
                             at = vectors.offset + begun * vectors.row_bytes
-                            fileio.begin_writeback(fd, at, (row - begun) * vectors.row_bytes)
+                            if self.durable:
+                                fileio.begin_writeback(fd, at, (row - begun) * vectors.row_bytes)
                             begun = row
                         advance(n, batch.vectors.nbytes + batch.ids.nbytes)
                 _require_rows(self.path, row - self.first + lost, self.rows)
@@ -141,12 +144,13 @@ class WriteCompressed:
     file: OutFile
     groups: tuple[tuple[Slice, ...], ...]
     compression: str
+    durable: bool = True
 
     def run(self, advance: Advance) -> Result:
         parts, row, lost = [], 0, 0
         schema = self.file.schema
         with (
-            fileio.explained("write", self.path),
+            fileio.explained("write", self.path, resumable=self.durable),
             watching() as seen,
             create_compressed(self.path, self.file, self.compression) as (made, check),
         ):
@@ -175,11 +179,35 @@ def _require_rows(path: str, written: int, expected: int) -> None:
         raise TargetError(f"{path}: the source gave {written} rows, {expected} were announced; did it change meanwhile?")
 
 
+@dataclass(frozen=True)
+class Options:
+    """Options of `export --format hdf5`."""
+
+    compression: Literal["none", "lz4", "zstd", "gzip"] = "none"
+    link: bool = False
+    overwrite: bool = False
+    sync: bool = True
+
+    def open(self, address: str) -> Hdf5Export:
+        return Hdf5Export(address, compression=self.compression, overwrite=self.overwrite, link=self.link, sync=self.sync)
+
+
+Layout = Callable[[Source], Iterator[tuple[OutFile, Sequence[Piece]]]]
+"""The files to be written and the pieces whose rows go there."""
+
+
 class Hdf5Export:
-    """The target of `export --format hdf5`. `out` is the export's folder."""
+    """The target of `export --format hdf5`. `out` is the export's folder, `layout` says which files it gets."""
 
     def __init__(
-        self, out: str | os.PathLike[str], *, compression: str = "none", overwrite: bool = False, link: bool = False
+        self,
+        out: str | os.PathLike[str],
+        *,
+        compression: str = "none",
+        overwrite: bool = False,
+        link: bool = False,
+        sync: bool = True,
+        layout: Layout | None = None,
     ) -> None:
         if compression not in COMPRESSIONS:
             raise UsageError(f"compression {compression!r} is unknown; there are: {', '.join(COMPRESSIONS)}")
@@ -189,6 +217,8 @@ class Hdf5Export:
         self.compression = compression
         self.overwrite = overwrite
         self.link = link
+        self.sync = sync
+        self._layout = layout or plain_layout
         self.processes = compression != "none"
         self.ledger: Ledger | None = None
         self.manifest: dict[str, Any] = {}
@@ -200,7 +230,7 @@ class Hdf5Export:
         if self.compression in ("lz4", "zstd"):
             filters(self.compression)  # refuse before anything is created
         self._source = source
-        self._files = [(f, cut(pieces, f.schema.row_bytes, TASK_BYTES)) for f, pieces in self._plan(source)]
+        self._files = [(f, cut(pieces, f.schema.row_bytes, TASK_BYTES)) for f, pieces in self._layout(source)]
         key = {
             "source": source.fingerprint(),
             "files": [[f.path, f.rows] for f, _ in self._files],
@@ -208,30 +238,9 @@ class Hdf5Export:
             "link": self.link,
             "task_bytes": TASK_BYTES,
         }
-        self.ledger = begin_export(self.out, source, key, overwrite=self.overwrite, resume=resume)
-        with fileio.explained("create", self.out):
+        self.ledger = begin_export(self.out, source, key, overwrite=self.overwrite, resume=resume, durable=self.sync)
+        with fileio.explained("create", self.out, resumable=self.sync):
             return [task for file, groups in self._files for task in self._tasks(file, groups)]
-
-    def _plan(self, source: Source) -> Iterator[tuple[OutFile, Sequence[Piece]]]:
-        """The files to be written and the pieces whose rows go there."""
-        folders = fileio.file_names((c.schema.name for c in source.collections), reserved=(MANIFEST, SALVAGE, LEDGER))
-        for collection in source.collections:
-            names = fileio.file_names(p.name for p in collection.partitions)
-            for partition in collection.partitions:
-                path = f"{folders[collection.schema.name]}/{names[partition.name]}.h5"
-                yield OutFile(path, collection.schema, partition.name, partition.rows), partition.pieces
-        salvaged = sorted({s.schema.name for s in source.salvage})
-        folders = fileio.file_names(salvaged)
-        taken: set[str] = set()
-        for rescued in source.salvage:
-            base = f"{SALVAGE}/{rescued.kind}/{folders[rescued.schema.name]}/{fileio.file_name(rescued.partition)}"
-            number = 1
-            path = f"{base}.h5"
-            while path.casefold() in taken:
-                number += 1
-                path = f"{base}~{number}.h5"
-            taken.add(path.casefold())
-            yield OutFile(path, rescued.schema, rescued.partition, rescued.rows, rescued.kind), rescued.pieces
 
     def _tasks(self, file: OutFile, groups: list[list[Slice]]) -> Iterator[Task]:
         """Creates the file as far as needed and gives the tasks that fill it."""
@@ -251,7 +260,14 @@ class Hdf5Export:
             if known is None or known not in (fileio.sizes([part]), fileio.sizes([final])):
                 done.pop(file.path, None)
             yield WriteCompressed(
-                file.path, str(part), file.rows, file.rows * row_bytes, file, tuple(map(tuple, groups)), self.compression
+                file.path,
+                str(part),
+                file.rows,
+                file.rows * row_bytes,
+                file,
+                tuple(map(tuple, groups)),
+                self.compression,
+                self.sync,
             )
             return
         if final.exists() and all(i in done for i in ids):
@@ -260,12 +276,12 @@ class Hdf5Export:
             for i in ids:
                 done.pop(i, None)
             reserve(part, file)
-        yield WriteFrame(ids[0], str(part), file)
+        yield WriteFrame(ids[0], str(part), file, self.sync)
         places = tuple(places_of(file)[:-1])
         first = 0
         for task_id, group in zip(ids[1:], groups, strict=True):
             rows = sum(s.rows for s in group)
-            yield WriteRows(task_id, str(part), rows, rows * row_bytes, first, tuple(group), file.schema, places)
+            yield WriteRows(task_id, str(part), rows, rows * row_bytes, first, tuple(group), file.schema, places, self.sync)
             first += rows
 
     def _task_ids(self, file: OutFile, groups: Sequence[object]) -> list[str]:
@@ -275,6 +291,8 @@ class Hdf5Export:
 
     def settle(self, tasks: Sequence[Task]) -> None:
         """Syncs the files of these tasks, each once."""
+        if not self.sync:
+            return
         for path in dict.fromkeys(t.path for t in tasks if isinstance(t, (WriteFrame, WriteRows, WriteCompressed))):
             with fileio.explained("write", path):
                 fileio.sync_file(path)
@@ -283,13 +301,13 @@ class Hdf5Export:
         """Renames the files and writes the manifest last."""
         entries: dict[str, dict[str, Any]] = {}
         notes = Findings()
-        with fileio.explained("finish", self.out):
+        with fileio.explained("finish", self.out, resumable=self.sync):
             folders = set()
             for file, groups in self._files:
                 final = self.out / file.path
                 part = final.with_name(final.name + ".part")
                 linked = file.path in self._linked
-                if linked:
+                if linked and self.sync:
                     fileio.sync_file(part)  # the others are settled
                 elif part.exists() and self.compression == "none":
                     self._close_gaps(part, file, groups, results)
@@ -315,7 +333,7 @@ class Hdf5Export:
                         f"bucket), or in more than {MAX_EXTENTS:,} places, with deleted rows between them",
                         file.rows,
                     )
-            for folder in sorted(folders):
+            for folder in sorted(folders) if self.sync else ():
                 fileio.sync_folder(folder)
             notes += Watch.of(results.values()).findings()
             self.manifest = build_manifest(self._source, entries, [f for f, _ in self._files], notes)
@@ -337,3 +355,25 @@ def _extents(groups: list[list[Slice]]) -> list[Extent] | None:
     """Where the rows of a partition lie in the store's files; None when they cannot be pointed to."""
     pieces = {id(s.piece): s.piece for g in groups for s in g}
     return extents_of(pieces.values(), MAX_EXTENTS)
+
+
+def plain_layout(source: Source) -> Iterator[tuple[OutFile, Sequence[Piece]]]:
+    """`<collection>/<partition>.h5`, and salvaged rows below `salvage/`."""
+    folders = fileio.file_names((c.schema.name for c in source.collections), reserved=(MANIFEST, SALVAGE, LEDGER))
+    for collection in source.collections:
+        names = fileio.file_names(p.name for p in collection.partitions)
+        for partition in collection.partitions:
+            path = f"{folders[collection.schema.name]}/{names[partition.name]}.h5"
+            yield OutFile(path, collection.schema, partition.name, partition.rows), partition.pieces
+    salvaged = sorted({s.schema.name for s in source.salvage})
+    folders = fileio.file_names(salvaged)
+    taken: set[str] = set()
+    for rescued in source.salvage:
+        base = f"{SALVAGE}/{rescued.kind}/{folders[rescued.schema.name]}/{fileio.file_name(rescued.partition)}"
+        number = 1
+        path = f"{base}.h5"
+        while path.casefold() in taken:
+            number += 1
+            path = f"{base}~{number}.h5"
+        taken.add(path.casefold())
+        yield OutFile(path, rescued.schema, rescued.partition, rescued.rows, rescued.kind), rescued.pieces

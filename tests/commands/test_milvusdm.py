@@ -310,7 +310,7 @@ def test_a_run_to_lite_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str
     from milvus_offline.targets.milvus import tasks as milvus
 
     lite, sent = str(tmp_path / "lite.db"), milvus.LoadTask._send
-    monkeypatch.setattr("milvus_offline.targets.milvus.load.LITE_MESSAGE_ROWS", 100)
+    monkeypatch.setattr("milvus_offline.targets.milvus.target.LITE_MESSAGE_ROWS", 100)
     calls: list[int] = []
 
     def interrupted(self: Any, *a: Any) -> Any:

@@ -44,7 +44,8 @@ class Standin:
         self.break_after: dict[str, int] = {}
         """Method -> number of its calls after which the server answers nothing any more (the last one has its effect)."""
         self.next_id = 1_700_000_000_000_000_000
-        self.refuse_index = False
+        self.refuse_index = self.refuse_reading = False
+        self.meta_uri = "sqlite://:@:/"
         self.lose_on_flush = 0
         self._lock = threading.Lock()
         self._server = grpc.server(
@@ -90,7 +91,8 @@ class Standin:
         return None if name in self.tables else (4, f"Collection {name} does not exist", {})
 
     def _Cmd(self, r: Any) -> Any:
-        return {"string_reply": self.version if r.cmd == "version" else "OK"}
+        known = {"version": self.version, "get_config general.meta_uri": self.meta_uri}
+        return {"string_reply": known.get(r.cmd, "OK")}
 
     def _CreateCollection(self, r: Any) -> Any:
         name = r.collection_name
@@ -105,7 +107,7 @@ class Standin:
             return 7, "Invalid dimension", {}
         if not 1 <= r.index_file_size <= 131072:
             return 5, "Invalid index file size", {}
-        self.tables[name] = Table(r.dimension, r.index_file_size, r.metric_type, index=(1 if r.metric_type < 3 else 9, "{}"))
+        self.tables[name] = Table(r.dimension, r.index_file_size, r.metric_type, index=(1, "{}"))
         return {}
 
     def _HasCollection(self, r: Any) -> Any:
@@ -136,7 +138,9 @@ class Standin:
         if missing := self._missing(r.collection_name):
             return missing
         tag = r.tag.strip(BLANKS)
-        if tag == "_default" or not 1 <= len(tag.encode()) <= 255 or "'" in tag:
+        if "'" in tag and self.meta_uri.startswith("sqlite"):
+            return 15, f'near "{tag}": syntax error', {}
+        if tag == "_default" or not 1 <= len(tag.encode()) <= 255:
             return 5, f"Invalid partition tag: {tag}", {}
         if tag in self.tables[r.collection_name].partitions:
             return 5, "Partition already exists", {}
@@ -219,7 +223,8 @@ class Standin:
         if missing := self._missing(r.collection_name):
             return missing
         params = {p.key: p.value for p in r.extra_params}
-        if self.refuse_index or r.index_type not in range(1, 13):
+        binary = self.tables[r.collection_name].metric >= 3
+        if self.refuse_index or r.index_type not in ((1, 2) if binary else (1, 2, 3, 4, 5, 6, 11, 12)):
             return 8, "Invalid index type", {}
         json.loads(params["params"])
         self.tables[r.collection_name].index = (r.index_type, params["params"])
@@ -232,4 +237,18 @@ class Standin:
         return {"index_type": kind, "extra_params": [{"key": "params", "value": params}]}
 
     def _GetVectorsByID(self, r: Any) -> Any:
-        return 5, "not in this stand-in", {}
+        if missing := self._missing(r.collection_name):
+            return missing
+        if self.refuse_reading:
+            return 5, "not in this stand-in", {}
+        if len(r.id_array) > 1000:
+            return 5, "the number of ids should be less than 1000", {}
+        t = self.tables[r.collection_name]
+        there: dict[int, bytes] = {}
+        for rows in t.rows.values():
+            for i, vector in rows:
+                there.setdefault(i, vector)
+        field = "binary_data" if t.metric >= 3 else "float_data"
+        found = [there.get(i) for i in r.id_array]
+        values = [v if v is None or t.metric >= 3 else np.frombuffer(v, "<f4").tolist() for v in found]
+        return {"vectors_data": [{} if v is None else {field: v} for v in values]}

@@ -132,18 +132,13 @@ class ImportTask:
         inner = self.inner
         dropped = inner.job.dropped
         position = inner.position
-        for span in inner.spans:
-            left = span.rows
-            for batch in span.piece.batches(batch_bytes(self.bucket.file_format), span.start):
-                batch = batch.part(0, min(left, batch.span))
+        for piece in inner.slices:
+            for batch in piece.batches(batch_bytes(self.bucket.file_format)):
                 ids, vectors = chosen(batch.ids, batch.vectors, batch.lost, dropped, position)
                 if len(ids):
                     yield Batch(ids, vectors)
                     advance(len(ids), vectors.nbytes + ids.nbytes)
                 position += batch.span
-                left -= batch.span
-                if not left:
-                    break
 
 
 # Jobs -----------------------------------------------------------------------------------------------------------------

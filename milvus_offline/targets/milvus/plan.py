@@ -10,12 +10,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ...errors import TargetError, UsageError
 from ...findings import Findings
 from ...model import DEFAULT_PARTITION, Finding, IndexSpec, Schema, Severity, SourceCollection, VectorType
+from .. import LoadPlan
 from .scan import Scan
 
 MAX_NAME = 255
@@ -39,6 +40,8 @@ class LoadOptions:
     vector_field: str = "vector"
     key_field: str = "partition"
     shards: int = 1
+    per_partition: bool = False
+    """MilvusDM's meaning of `mode`: what exists is a partition; see `make_room`."""
 
 
 @dataclass(frozen=True)
@@ -108,25 +111,43 @@ class CollectionPlan:
     """Rows that will arrive."""
     duplicate_rows: int = 0
     """Rows whose id another loaded row has too."""
+    dropped_partitions: tuple[str, ...] = ()
+    """The target's partitions that go before."""
+
+    def summary(self) -> str:
+        index = f"{self.index.type} {dict(self.index.params) or ''}".strip() if self.index else "no index"
+        ids = "ids made by the target" if self.auto_id else "ids kept"
+        partitions = f"{len(self.partitions):,} partition{'s' if len(self.partitions) != 1 else ''}"
+        return f"{partitions}, {self.vector_type.value} {self.dimension}, {self.metric_type}, {index}, {ids}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All decisions of a load."""
+Plan = LoadPlan[CollectionPlan]
 
-    target: Mapping[str, Any]
-    collections: tuple[CollectionPlan, ...]
-    findings: tuple[Finding, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "target": dict(self.target),
-            "collections": [c.to_json() for c in self.collections],
-            "findings": [f.to_json() for f in self.findings],
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "target": dict(plan.target),
+        "collections": [c.to_json() for c in plan.collections],
+        "findings": [f.to_json() for f in plan.findings],
+    }
+
+
+def plan_from_json(stored: Mapping[str, Any]) -> Plan:
+    """The inverse of `plan_to_json`. Raises KeyError, TypeError or ValueError for what is not one."""
+    collections = []
+    for c in stored["collections"]:
+        changed = {
+            "index": IndexSpec(c["index"]["type"], c["index"]["params"]) if c["index"] else None,
+            "partitions": tuple(PartitionPlan(**p) for p in c["partitions"]),
+            "vector_type": VectorType(c["vector_type"]),
+            "dropped_partitions": tuple(c["dropped_partitions"]),
         }
+        collections.append(CollectionPlan(**{**c, **changed}))
+    findings = [Finding(**{**f, "severity": Severity(f["severity"])}) for f in stored["findings"]]
+    return Plan(stored["target"], tuple(collections), tuple(findings))
 
 
 class _Notes:
@@ -150,14 +171,20 @@ def make_plan(
     scans: Mapping[str, Scan],
     options: LoadOptions,
     facts: TargetFacts,
+    rooms: Mapping[str, Room] | None = None,
 ) -> Plan:
-    """Decides everything. `scans` by source name.
+    """Decides everything. `scans` and `rooms` by source name.
 
     Raises UsageError where an option would help, TargetError where the target itself cannot take it.
     """
     notes = _Notes()
     names = _collection_names([c.schema.name for c in collections], options, facts, notes)
-    plans = [_plan_collection(c, names[c.schema.name], scans.get(c.schema.name), options, facts, notes) for c in collections]
+    plans = []
+    for c in collections:
+        room = (rooms or {}).get(c.schema.name)
+        chosen = replace(options, mode=room.mode) if room else options
+        plan = _plan_collection(c, names[c.schema.name], scans.get(c.schema.name), chosen, facts, notes)
+        plans.append(replace(plan, dropped_partitions=room.dropped) if room else plan)
     if notes.refusals:
         message = notes.refusals[0] if len(notes.refusals) == 1 else "\n  ".join(["this cannot be loaded:", *notes.refusals])
         raise (UsageError if notes.wrong_use else TargetError)(message)
@@ -175,7 +202,7 @@ def _plan_collection(
 ) -> CollectionPlan:
     schema = collection.schema
     where = schema.name
-    auto_id = options.ids == "auto" or not collection.has_ids
+    auto_id = makes_ids(collection, options)
     if auto_id and collection.has_ids:
         notes.say(Severity.INFO, "ids-replaced", where, "the target makes new ids, those of the source are not kept")
     if schema.attributes:
@@ -219,6 +246,41 @@ def _plan_collection(
         rows=rows,
         duplicate_rows=duplicates,
     )
+
+
+def makes_ids(collection: SourceCollection, options: LoadOptions) -> bool:
+    """Whether the target makes the ids of a collection."""
+    return options.ids == "auto" or not collection.has_ids
+
+
+@dataclass(frozen=True)
+class Room:
+    """What `mode` means for one collection when it is about partitions: those that are loaded, those of the target that are
+    dropped before, and the mode for the collection as a whole."""
+
+    partitions: tuple[str, ...]
+    dropped: tuple[str, ...]
+    mode: str
+
+
+def make_room(collection: SourceCollection, existing: Existing | None, default_rows: int, options: LoadOptions) -> Room:
+    """MilvusDM's meaning of `mode`: an existing partition is left out (skip), added to (append), or dropped before (overwrite).
+
+    The default partition, which is always there, counts as existing when it has rows (`default_rows`), and is overwritten
+    together with its collection.
+    """
+    tags = {p.name: sanitize(p.name) if options.names == "sanitize" else p.name for p in collection.partitions}
+    if existing is None or options.mode == "append":
+        return Room(tuple(tags), (), "append")
+    there = set(existing.partitions) - {DEFAULT_PARTITION}
+    if options.mode == "skip":
+        if default_rows:
+            there.add(DEFAULT_PARTITION)
+        left = tuple(old for old, new in tags.items() if new not in there)
+        return Room(left, (), "append" if left else "skip")
+    if DEFAULT_PARTITION in tags:
+        return Room(tuple(tags), (), "overwrite")
+    return Room(tuple(tags), tuple(t for t in tags.values() if t in there), "append")
 
 
 # Names ---------------------------------------------------------------------------------------------------------------

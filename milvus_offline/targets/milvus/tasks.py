@@ -22,16 +22,17 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import DamageError, TargetError
-from ...model import NOWHERE, Array, Piece, Places, Schema, SourceCollection
+from ...errors import TargetError
+from ...model import Array, Places, Schema, SourceCollection
 from ...transfer import Advance, Result
 from ...watch import Watch, watching
+from ..slices import Slice, cut_rows, read
 from .client import FIRST_WAIT, LONGEST_WAIT, Busy, Client, TooLarge, Unclear
 from .plan import CollectionPlan, PartitionPlan
 from .wire import Layout
@@ -40,15 +41,6 @@ MESSAGE_BYTES = 8 << 20
 LITE_MESSAGE_BYTES = 2 << 20
 MESSAGE_ROWS = 1 << 16
 LITE_MESSAGE_ROWS = 10_000
-
-
-@dataclass(frozen=True)
-class Span:
-    """Consecutive rows of a piece."""
-
-    piece: Piece
-    start: int
-    rows: int
 
 
 @dataclass
@@ -103,7 +95,7 @@ class LoadTask:
     partition: PartitionPlan
     position: int
     source_rows: int
-    spans: tuple[Span, ...]
+    slices: tuple[Slice, ...]
     link: Link
     doubtful: bool = False
     """An earlier run may have sent it without writing that down."""
@@ -127,7 +119,7 @@ class LoadTask:
     def read(self) -> tuple[npt.NDArray[np.int64], Array]:
         """Ids int64 [n] and vectors of the rows to send; valid until the next read in this thread."""
         with watching() as self.seen:
-            ids, vectors, lost = read_spans(self.spans, self.job.schema, self.link.max_bytes)
+            ids, vectors, lost = read(self.slices, self.job.schema, self.link.max_bytes)
         return chosen(ids, vectors, lost, self.job.dropped, self.position)
 
     def run(self, advance: Advance) -> Result:
@@ -287,40 +279,6 @@ def chosen(
     return ids[keep], vectors[keep]
 
 
-def read_spans(spans: Sequence[Span], schema: Schema, max_bytes: int) -> tuple[npt.NDArray[np.int64], Array, Places]:
-    """All rows of `spans`: views of the piece's own buffer where one batch holds them, else copies; and the places, among all
-    of them, of those that cannot be read (`Batch.lost`).
-
-    Raises DamageError when a piece has fewer rows than it promised.
-    """
-    total = sum(s.rows for s in spans)
-    ids = vectors = None
-    lost: list[Places] = []
-    filled = done = 0
-    for span in spans:
-        left = span.rows
-        for batch in span.piece.batches(max(max_bytes, schema.row_bytes), span.start):
-            batch = batch.part(0, min(left, batch.span))
-            n = len(batch.ids)
-            if batch.span == total:
-                return batch.ids, batch.vectors, batch.lost
-            if ids is None or vectors is None:
-                ids, vectors = np.empty(total, np.int64), np.empty((total, schema.width), schema.dtype)
-            ids[filled : filled + n] = batch.ids[:n]
-            vectors[filled : filled + n] = batch.vectors[:n]
-            lost.append(batch.lost + done)
-            filled += n
-            done += batch.span
-            left -= batch.span
-            if not left:
-                break
-        if left:
-            raise DamageError(span.piece.id, f"expected {span.rows} rows from row {span.start} on, found {span.rows - left}")
-    if ids is None or vectors is None:
-        return np.empty(0, np.int64), np.empty((0, schema.width), schema.dtype), NOWHERE
-    return ids[:filled], vectors[:filled], np.concatenate(lost)
-
-
 def same_rows(
     ids: npt.NDArray[np.int64], vectors: Array, there_ids: npt.NDArray[np.int64], there: Array
 ) -> npt.NDArray[np.bool_]:
@@ -338,39 +296,17 @@ def same_rows(
     return same
 
 
-def cut(
-    job: CollectionJob,
-    collection: SourceCollection,
-    link: Link,
-    *,
-    message_bytes: int,
-    message_rows: int,
-    prefix: str = "",
+def messages_of(
+    job: CollectionJob, collection: SourceCollection, link: Link, *, message_bytes: int, message_rows: int
 ) -> list[LoadTask]:
     """The tasks of a collection in source order, the same for the same source and sizes."""
     rows_each = max(1, min(message_rows, message_bytes // (job.schema.row_bytes + 10)))
     tasks: list[LoadTask] = []
     position = 0
     for partition, planned in zip(collection.partitions, job.plan.partitions, strict=True):
-        spans: list[Span] = []
-        held = 0
-
-        def close(planned: PartitionPlan = planned) -> None:
-            nonlocal spans, held, position
-            if held:
-                name = f"{prefix}{job.plan.source}/{planned.source}/{position}"
-                tasks.append(LoadTask(name, job, planned, position, held, tuple(spans), link))
-            position += held
-            spans, held = [], 0
-
-        for piece in partition.pieces:
-            start = 0
-            while start < piece.rows:
-                n = min(piece.rows - start, rows_each - held)
-                spans.append(Span(piece, start, n))
-                start += n
-                held += n
-                if held == rows_each:
-                    close()
-        close()
+        for group in cut_rows(partition.pieces, rows_each):
+            rows = sum(s.rows for s in group)
+            name = f"{job.plan.source}/{planned.source}/{position}"
+            tasks.append(LoadTask(name, job, planned, position, rows, tuple(group), link))
+            position += rows
     return tasks

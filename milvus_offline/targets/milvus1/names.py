@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...errors import UsageError
@@ -14,6 +14,9 @@ from ...findings import Findings
 from ...milvus1.catalog.write import no_index_for
 from ...milvus1.layout import INDEX_NAMES, MAX_DIMENSION, EngineType, MetricType
 from ...model import DEFAULT_PARTITION, Finding, Schema, Severity, SourceCollection, VectorType
+from .. import LoadPlan
+from ..milvus.plan import sanitize as sanitize_name
+from ..milvus.plan import sanitize_collection
 
 MB = 1 << 20
 DEFAULT_INDEX_FILE_SIZE = 1024 * MB
@@ -107,40 +110,111 @@ def _engine(schema: Schema, metric: MetricType, note: Callable[[str, str], None]
     return engine
 
 
-def describe(collection: SourceCollection, settings: Settings, name: str, action: str) -> dict[str, Any]:
-    """A collection as a plan shows it."""
-    return {
-        "source": collection.schema.name,
-        "name": name,
-        "action": action,
-        "rows": collection.rows,
-        "partitions": len(collection.partitions),
-        "dimension": collection.schema.dimension,
-        "metric": settings.metric.name,
-        "index": INDEX_NAMES[settings.engine],
-        "index_params": json.loads(settings.index_params),
-        "index_file_size": settings.index_file_size,
-    }
+@dataclass(frozen=True)
+class CollectionPlan:
+    """What becomes of one collection; see targets.PlannedCollection. `index_file_size` is in bytes.
+
+    `loaded`: the source's partitions that are loaded, with their tags in the target; `dropped`: tags that go before.
+    """
+
+    source: str
+    name: str
+    action: str
+    rows: int
+    partitions: int
+    dimension: int
+    metric: str
+    index: str
+    index_params: Mapping[str, Any]
+    index_file_size: int
+    loaded: Mapping[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, collection: SourceCollection, settings: Settings, name: str, action: str = "create") -> CollectionPlan:
+        return cls(
+            source=collection.schema.name,
+            name=name,
+            action=action,
+            rows=collection.rows,
+            partitions=len(collection.partitions),
+            dimension=collection.schema.dimension,
+            metric=settings.metric.name,
+            index=INDEX_NAMES[settings.engine],
+            index_params=json.loads(settings.index_params),
+            index_file_size=settings.index_file_size,
+            loaded={p.name: p.name for p in collection.partitions},
+        )
+
+    def summary(self) -> str:
+        partitions = f"{self.partitions:,} partition{'s' if self.partitions != 1 else ''}"
+        return f"{partitions}, {self.dimension} dimensions, {self.metric}, {self.index}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name not in ("loaded", "dropped")}
 
 
-def check_names(collections: Sequence[SourceCollection], rename: Mapping[str, str]) -> dict[str, str]:
-    """Source collection -> its name in 1.x, after renaming. Raises UsageError that lists all names a server refuses (§11.3)."""
+Plan = LoadPlan[CollectionPlan]
+
+
+def makes_ids(collection: SourceCollection, ids: str) -> bool:
+    """Whether the target makes the ids of a collection; `ids` is `keep` or `auto`."""
+    return ids == "auto" or not collection.has_ids
+
+
+def check_names(
+    collections: Sequence[SourceCollection], rename: Mapping[str, str], *, sanitize: bool = False
+) -> dict[str, str]:
+    """Source collection -> its name in 1.x, after renaming. Raises UsageError that lists all names a server refuses (§11.3).
+
+    With `sanitize` names get other characters as `_xHH_` instead; tags are then the business of `tags_of`.
+    """
     names: dict[str, str] = {}
-    wrong: list[str] = []
+    unknown = sorted(set(rename) - {c.schema.name for c in collections})
+    wrong = [f"--rename names a collection that is not in the source: {printable(n)}" for n in unknown]
     for collection in collections:
         old = collection.schema.name
         new = names[old] = rename.get(old, old)
+        if sanitize and not _NAME.fullmatch(new):
+            new = names[old] = sanitize_collection(new)
         if not _NAME.fullmatch(new):
             wrong.append(f"collection {printable(new)!r}: expected 1..255 letters, digits and _, no digit first (--rename)")
         if len(collection.partitions) > MAX_PARTITIONS:
             wrong.append(f"collection {new!r}: {len(collection.partitions)} partitions, at most {MAX_PARTITIONS}")
-        faults = {p.name: fault for p in collection.partitions if (fault := _tag_fault(p.name))}
+        faults = {p.name: fault for p in collection.partitions if (fault := _tag_fault(p.name))} if not sanitize else {}
         wrong += [f"partition {printable(tag)!r} of {new!r}: {fault}" for tag, fault in faults.items()]
     for name in {n for n in names.values() if list(names.values()).count(n) > 1}:
         wrong.append(f"collection {name!r}: the name of two")
+    _refuse(wrong)
+    return names
+
+
+def tags_of(collection: SourceCollection, name: str, *, sanitize: bool, quotes: bool) -> tuple[dict[str, str], Findings]:
+    """Source partition -> its tag in a running server, and what was changed. `quotes`: the server takes tags with a `'`
+    (its metadata is in MySQL; with SQLite it fails at the first one). Raises UsageError for what it would refuse."""
+    tags: dict[str, str] = {}
+    wrong: list[str] = []
+    notes = Findings()
+    for p in collection.partitions:
+        fault = _tag_fault(p.name)
+        if fault is None and "'" in p.name and not quotes:
+            fault = "a server with SQLite cannot create a partition whose tag holds a quote"
+        tags[p.name] = p.name
+        if fault and sanitize:
+            tags[p.name] = new = sanitize_name(p.name)
+            text = f"partition {printable(p.name)!r} becomes {new!r}: {fault}"
+            notes.info("renamed", f"{collection.schema.name}/{printable(p.name)}", text, p.rows)
+        elif fault:
+            wrong.append(f"partition {printable(p.name)!r} of {name!r}: {fault}; use --names sanitize")
+    for tag in {t for t in tags.values() if list(tags.values()).count(t) > 1}:
+        wrong.append(f"two partitions of {name!r} would have the tag {tag!r}")
+    _refuse(wrong)
+    return tags, notes
+
+
+def _refuse(wrong: Sequence[str]) -> None:
     if wrong:
         raise UsageError("Milvus 1.x takes no such names:\n  " + "\n  ".join(wrong))
-    return names
 
 
 def _tag_fault(tag: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A running server of Milvus 0.10-1.1.1 as a target, over its gRPC service (FORMAT §12).
+"""A running server of Milvus 0.10-1.1.1 as the target of a load, over its gRPC service (FORMAT §12).
 
 Rows go one message after the other, in the source's order. A message arrives whole or not at all, so after an interruption the
 collection's row count says whether the one open message did. Any other count means that somebody else writes there.
@@ -7,137 +7,80 @@ collection's row count says whether the one open message did. Any other count me
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import TargetError, UsageError
-from ...fileio import explained, printable
+from ...fileio import printable, write_text
 from ...findings import Findings
 from ...ledger import Ledger
 from ...milvus1.layout import EngineType, MetricType
-from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection
+from ...model import DEFAULT_PARTITION, Array, Finding, Source, SourceCollection
 from ...transfer import Advance, Result, Task
-from ..slices import Slice, cut
-from .names import MB, Settings, check_names, describe, settings_of
-from .proto import METHODS, SERVICE, insert_bytes, messages
+from ...watch import Watch, watching
+from .. import LoadTarget
+from ..slices import Slice, cut, read
+from .names import MB, CollectionPlan, Plan, Settings, check_names, makes_ids, settings_of, tags_of
+from .proto import insert_bytes
+from .service import IDS_PER_CALL, Service
 
+PREFIX = "milvus1://"
 MESSAGE_BYTES = 16 << 20
 """Vectors per message; the server takes 256 MiB, and holds each several times."""
-_IN_DELETE_STATE = 1
-_DROP_SECONDS = 60.0
-_CALL_SECONDS = 300.0
+SAMPLE_MESSAGES = 8
+SAMPLE_ROWS = 32
+_PLAN_FILE = "plan.json"
+_SERVICE_NUMBERS = {EngineType.FAISS_BIN_IDMAP: EngineType.FAISS_IDMAP, EngineType.FAISS_BIN_IVFFLAT: EngineType.FAISS_IVFFLAT}
+"""Indexes of binary collections as CreateIndex wants them: it refuses the catalog's own numbers (§12)."""
 
 
-class Service:
-    """A connection to the service; every method raises TargetError when the server says no. Use as a context manager."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a load into `milvus1://HOST:PORT`.
 
-    def __init__(self, address: str) -> None:
-        import grpc
+    `index_file_size` is in bytes, `message_mib` the size of the vectors in a message. `per_partition`: MilvusDM's meaning of
+    `mode`, by which what exists is a partition; the default one exists when it has rows.
+    """
 
-        self.address = address
-        unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        self._channel = grpc.insecure_channel(address, options=unlimited)
-        self._calls: dict[str, Any] = {}
-
-    def close(self) -> None:
-        self._channel.close()
-
-    def call(self, method: str, request: Any, *, allow: Sequence[int] = (), patience: float | None = _CALL_SECONDS) -> Any:
-        """The reply. `request` is a mapping of fields or serialised bytes; error codes in `allow` are the caller's business."""
-        import grpc
-
-        asked, answered = METHODS[method]
-        if not isinstance(request, bytes):
-            request = messages()[asked](**request).SerializeToString()
-        if method not in self._calls:
-            self._calls[method] = self._channel.unary_unary(
-                SERVICE + method, request_serializer=None, response_deserializer=messages()[answered].FromString
-            )
-        try:
-            reply = self._calls[method](request, timeout=patience)
-        except grpc.RpcError as e:
-            raise TargetError(f"{self.address}: {self._explain(method, e)}") from None
-        status = reply if answered == "Status" else reply.status
-        if status.error_code and status.error_code not in allow:
-            raise TargetError(f"{self.address}: {method} refused (code {status.error_code}): {printable(status.reason)}")
-        return reply
-
-    @staticmethod
-    def _explain(method: str, error: Any) -> str:
-        import grpc
-
-        code = error.code()
-        if code is grpc.StatusCode.UNIMPLEMENTED:
-            return "no Milvus 0.10-1.x answers there; a newer server is addressed as http://host:port"
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return f"no answer to {method}: is the server up? What arrived is kept: go on with --resume"
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return f"no answer to {method} in time; go on with --resume"
-        return f"{method}: {code.name}: {error.details()}"
-
-    def version(self) -> str:
-        return str(self.call("Cmd", {"cmd": "version"}, patience=10).string_reply)
-
-    def count(self, collection: str) -> int:
-        """Rows that are flushed."""
-        return int(self.call("CountCollection", {"collection_name": collection}).collection_row_count)
-
-    def default_rows(self, collection: str) -> int:
-        """Rows of the default partition."""
-        self.flush(collection)
-        info = self.call("ShowCollectionInfo", {"collection_name": collection}).json_info
-        try:
-            partitions = json.loads(info or "{}").get("partitions") or []
-            return sum(int(p["row_count"]) for p in partitions if p["tag"] == DEFAULT_PARTITION)
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise TargetError(f"{self.address}: ShowCollectionInfo says what is not understood: {printable(info[:200])}") from e
-
-    def flush(self, collection: str) -> None:
-        self.call("Flush", {"collection_name_array": [collection]}, patience=None)
-
-    def schema(self, collection: str) -> Any | None:
-        """A CollectionSchema, or None when there is no such collection."""
-        name = {"collection_name": collection}
-        return self.call("DescribeCollection", name) if self.call("HasCollection", name).bool_reply else None
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """How a load into a server is done; see LoadOptions1."""
-
-    state: Path
-    mode: str = "error"
+    mode: Literal["error", "append", "skip", "overwrite"] = "error"
+    names: Literal["error", "sanitize"] = "error"
     metric: str | None = None
-    index: str = "keep"
+    index: Literal["keep", "none"] = "keep"
     index_file_size: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
-    ids: str = "keep"
-    confirm: Callable[[Sequence[str]], bool] = lambda names: True
+    ids: Literal["keep", "auto"] = "keep"
+    verify: Literal["none", "count", "sample", "full"] = "sample"
+    message_mib: float | None = None
     per_partition: bool = False
-    """MilvusDM's meaning of `mode`: what exists is a partition; the default one exists when it has rows."""
-    message_bytes: int = MESSAGE_BYTES
+
+    def open(self, address: str) -> ServerTarget:
+        host, colon, port = address.removeprefix(PREFIX).rstrip("/").rpartition(":")
+        if not colon:
+            host, port = port, "19530"
+        if not host or not port.isdigit() or not 0 < int(port) < 65536 or "@" in host or "/" in host:
+            raise UsageError(f"{printable(address)}: expected milvus1://HOST:PORT")
+        return ServerTarget(f"{host}:{port}", self)
 
 
 @dataclass
 class _Job:
-    """A collection under way."""
+    """A collection under way. `before`: rows of it in the target before the load."""
 
+    plan: CollectionPlan
     collection: SourceCollection
     settings: Settings
-    name: str
-    action: str
     sends_ids: bool
-    partitions: list[str]
-    """Those that are loaded."""
-    dropped: list[str] = field(default_factory=list)
-    """Partitions that are dropped before."""
     before: int = 0
     tasks: list[Send] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
 
 
 @dataclass(eq=False)
@@ -149,238 +92,291 @@ class Send:
     tag: str
     slices: tuple[Slice, ...]
     rows: int
-    target: Milvus1Server
+    target: ServerTarget
     doubtful: bool = False
     """An earlier run may have sent it without writing that down."""
+    seen: Watch = field(default_factory=Watch)
+    """What the last `read` met."""
 
     @property
     def bytes(self) -> int:
         return self.rows * (self.job.collection.schema.row_bytes + 8)
 
+    def read(self) -> tuple[npt.NDArray[np.int64], Array]:
+        """The ids and vectors of the source that can be read; valid until the next read in this thread."""
+        with watching() as self.seen:
+            ids, vectors, _ = read(self.slices, self.job.collection.schema, self.target.message_bytes)
+        return ids, vectors
+
     def run(self, advance: Advance) -> Result:
-        if not (self.doubtful and self.target.has_arrived(self)):
-            schema = self.job.collection.schema
-            ids, vectors = np.empty(self.rows, np.int64), np.empty((self.rows, schema.width), schema.dtype)
-            at = 0
-            for piece in self.slices:
-                for batch in piece.batches(self.target.options.message_bytes):
-                    n = len(batch.ids)
-                    ids[at : at + n], vectors[at : at + n] = batch.ids, batch.vectors
-                    at += n
-            if at != self.rows:
-                raise TargetError(f"{self.id}: the source gave {at} rows, {self.rows} were announced; did it change meanwhile?")
+        ids, vectors = self.read()
+        rows = len(ids)
+        result: Result = {"rows": rows, **self.seen.result()}
+        if not (self.doubtful and self.target.has_arrived(self, rows)) and rows:
             given = ids if self.job.sends_ids else None
-            request = insert_bytes(self.job.name, self.tag, given, vectors, schema.vector_type)
-            reply = self.target.service.call("Insert", request)
-            if len(reply.vector_id_array) != self.rows:
-                raise TargetError(f"{self.target.service.address}: {self.rows} rows sent, {len(reply.vector_id_array)} taken")
+            request = insert_bytes(self.job.name, self.tag, given, vectors, self.job.collection.schema.vector_type)
+            made = self.target.service.call("Insert", request).vector_id_array
+            if len(made) != rows:
+                raise TargetError(f"{self.target.service.address}: {rows} rows sent, {len(made)} taken")
+            if given is None:
+                result["ids"] = [[0, made[0]], [rows - 1, made[-1]]]
         advance(self.rows, self.bytes)
-        return {"rows": self.rows}
+        return result
 
 
-class Milvus1Server:
+class ServerTarget(LoadTarget):
     """The target `milvus1://HOST:PORT`. Raises UsageError, TargetError."""
 
-    processes = False
-    parallel = False
-
-    def __init__(self, address: str, options: ServerOptions) -> None:
+    def __init__(self, address: str, options: Options) -> None:
         self.options = options
-        self.state: Path | None = options.state
+        self.name = f"{PREFIX}{address}"
+        self.where = (PREFIX, address)
+        self.message_bytes = int(options.message_mib * (1 << 20)) if options.message_mib else MESSAGE_BYTES
         self.service = Service(address)
-        self.ledger: Ledger | None = None
+        self._plan: Plan
+        self._ledger: Ledger
         self._jobs: list[_Job] = []
-        self._notes = Findings()
-        self._refused: list[str] = []
 
     def close(self) -> None:
         self.service.close()
-        if self.ledger is not None:
-            self.ledger.close()
 
-    def plan(self, source: Source) -> tuple[list[dict[str, Any]], Findings]:
-        """What would be done, a line a collection, and the decisions; the server is asked, not changed."""
-        self._decide(source)
-        refused = [Finding(Severity.WARNING, "refused", self.service.address, text) for text in self._refused]
-        return [describe(j.collection, j.settings, j.name, j.action) for j in self._jobs], Findings([*self._notes, *refused])
+    def key(self) -> Mapping[str, Any]:
+        return {"options": asdict(replace(self.options, verify="none")), "message_bytes": self.message_bytes}
 
-    def _decide(self, source: Source) -> None:
+    # Plan -------------------------------------------------------------------------------------------------------------
+
+    def plan(self, source: Source, folder: Path | None) -> Plan:
+        """The server is asked, not changed. In a dry run a refusal is a finding, so that the others are seen, too."""
         o = self.options
-        names = check_names(source.collections, o.rename)
-        settings = [settings_of(c.schema, o.metric, o.index_file_size, o.index) for c in source.collections]
-        self._notes = Findings(note for s in settings for note in s.findings)
+        sanitize = o.names == "sanitize"
+        names = check_names(source.collections, o.rename, sanitize=sanitize)
+        settings = self._settings(source)
+        notes = Findings(note for s in settings for note in s.findings)
         version = self.service.version()
         if not version.startswith(("0.10", "1.")):
             text = f"the server says version {printable(version)!r}; known are 0.10 to 1.1.1"
-            self._notes.info("server-version", self.service.address, text)
-        self._jobs = []
-        refused = []
-        for collection, chosen in zip(source.collections, settings, strict=True):
-            name = names[collection.schema.name]
+            notes.info("server-version", self.service.address, text)
+        quoted = any("'" in p.name for c in source.collections for p in c.partitions)
+        quotes = quoted and self.service.keeps_metadata_in_mysql()
+        planned, refused = [], []
+        for c, chosen in zip(source.collections, settings, strict=True):
+            name = names[c.schema.name]
+            tags, renamed = tags_of(c, name, sanitize=sanitize, quotes=quotes)
+            notes += renamed
+            plan = replace(CollectionPlan.of(c, chosen, name), loaded=tags)
             there = self.service.schema(name)
-            sends_ids = collection.has_ids and o.ids != "auto"
-            job = _Job(collection, chosen, name, "create", sends_ids, [p.name for p in collection.partitions])
-            self._jobs.append(job)
-            if there is None:
-                continue
-            if o.mode == "error":
-                refused.append(f"collection {name!r} exists; --mode append, skip or overwrite says what to do")
-                job.action = "refused"
-                continue
-            job.action = {"append": "append", "skip": "skip", "overwrite": "recreate"}[o.mode]
-            if o.per_partition:
-                self._by_partition(job)
-            if job.action == "append":
-                known = there.metric_type in list(MetricType)
-                held = (there.dimension, MetricType(there.metric_type).name if known else there.metric_type)
-                ours = (collection.schema.dimension, chosen.metric.name)
-                if held != ours:
-                    refused.append(f"collection {name!r} has {held[0]} dimensions, {held[1]}; the source {ours[0]}, {ours[1]}")
-        self._refused = refused
+            if there is not None:
+                plan, refusal = self._into_existing(plan, there, chosen)
+                refused += refusal
+            planned.append(plan)
+        if refused and folder is not None:
+            raise UsageError("\n".join(refused))
+        for text in refused:
+            notes.warning("refused", self.service.address, text)
+        self._plan = Plan({"kind": "milvus1", "where": self.name}, planned, notes)
+        return self._plan
 
-    def _by_partition(self, job: _Job) -> None:
-        reply = self.service.call("ShowPartitions", {"collection_name": job.name})
+    def _settings(self, source: Source) -> list[Settings]:
+        o = self.options
+        return [settings_of(c.schema, o.metric, o.index_file_size, o.index) for c in source.collections]
+
+    def _into_existing(self, plan: CollectionPlan, there: Any, chosen: Settings) -> tuple[CollectionPlan, list[str]]:
+        """The plan for a collection that the target has, and why that is refused."""
+        if self.options.mode == "error":
+            text = f"collection {plan.name!r} exists; --mode append, skip or overwrite says what to do"
+            return replace(plan, action="refused"), [text]
+        action = {"append": "append", "skip": "skip", "overwrite": "recreate"}[self.options.mode]
+        plan = replace(plan, action=action)
+        if self.options.per_partition:
+            plan = self._by_partition(plan)
+        if plan.action == "append":
+            known = there.metric_type in list(MetricType)
+            held = (there.dimension, MetricType(there.metric_type).name if known else there.metric_type)
+            if held != (plan.dimension, chosen.metric.name):
+                text = f"has {held[0]} dimensions, {held[1]}; the source {plan.dimension}, {chosen.metric.name}"
+                return plan, [f"collection {plan.name!r} {text}"]
+        return plan, []
+
+    def _by_partition(self, plan: CollectionPlan) -> CollectionPlan:
+        reply = self.service.call("ShowPartitions", {"collection_name": plan.name})
         there = set(reply.partition_tag_array) - {DEFAULT_PARTITION}
-        if self.service.default_rows(job.name):
+        if self.service.default_rows(plan.name):
             there.add(DEFAULT_PARTITION)
-        if job.action == "skip":
-            job.partitions = [p for p in job.partitions if p not in there]
-            job.action = "append" if job.partitions else "skip"
-        elif job.action == "recreate" and DEFAULT_PARTITION not in job.partitions:
-            job.dropped = [p for p in job.partitions if p in there]
-            job.action = "append"
+        if plan.action == "skip":
+            left = {p: tag for p, tag in plan.loaded.items() if tag not in there}
+            return replace(plan, loaded=left, action="append" if left else "skip")
+        if plan.action == "recreate" and DEFAULT_PARTITION not in plan.loaded:
+            return replace(plan, dropped=tuple(t for t in plan.loaded.values() if t in there), action="append")
+        return plan
 
-    def prepare(self, source: Source, *, resume: bool) -> Sequence[Task]:
+    def remember(self, folder: Path) -> None:
+        write_text(folder / _PLAN_FILE, json.dumps([asdict(c) for c in self._plan.collections], indent=1))
+
+    def recall(self, source: Source, folder: Path) -> Plan:
+        try:
+            stored = json.loads((folder / _PLAN_FILE).read_text(encoding="utf-8"))
+            planned = [CollectionPlan(**{**c, "dropped": tuple(c["dropped"])}) for c in stored]
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            text = f"{folder}: the state of the interrupted run cannot be read ({e}): start anew without --resume"
+            raise UsageError(text) from e
+        notes = [note for s in self._settings(source) for note in s.findings]
+        self._plan = Plan({"kind": "milvus1", "where": self.name}, planned, notes)
+        return self._plan
+
+    # Work -------------------------------------------------------------------------------------------------------------
+
+    def begin(self, source: Source, ledger: Ledger, *, resumed: bool) -> Sequence[Task]:
         """Creates collections and partitions, and returns the messages in order."""
-        self._decide(source)
-        state = self.options.state
-        key = json.loads(
-            json.dumps(
-                {
-                    "source": source.fingerprint(),
-                    "target": self.service.address,
-                    "collections": [[j.name, [[p.name, p.rows] for p in j.collection.partitions]] for j in self._jobs],
-                    "settings": [[j.settings.metric, j.settings.engine, j.settings.index_params] for j in self._jobs],
-                    "mode": self.options.mode,
-                    "without_ids": sorted(j.name for j in self._jobs if not j.sends_ids),
-                    "message_bytes": self.options.message_bytes,
-                }
-            )
-        )
-        resumed = resume and (state / "ledger.jsonl").exists()
-        if self._refused and not resumed:
-            raise UsageError("\n".join(self._refused))
-        dropped = [j.name for j in self._jobs if j.action == "recreate"]
-        if dropped and not resumed and not self.options.confirm(dropped):
-            raise UsageError("nothing was done: the target's collections were not to be dropped")
-        with explained("keep the state of the load", state):
-            open_ledger = Ledger.resume if resume else Ledger.create
-            state.mkdir(parents=True, exist_ok=True)
-            self.ledger = open_ledger(state / "ledger.jsonl", key)
-        for job in self._jobs:
-            self._create(job)
-        tasks = [t for j in self._jobs for t in self._cut(j)]
+        self._ledger = ledger
+        for c, plan, settings in zip(source.collections, self._plan.collections, self._settings(source), strict=True):
+            if plan.action != "skip":
+                job = _Job(plan, c, settings, not makes_ids(c, self.options.ids))
+                self._create(job)
+                job.tasks = list(self._messages(job))
+                self._jobs.append(job)
+        tasks = [t for j in self._jobs for t in j.tasks]
         if resumed:
-            for task in [t for t in tasks if t.id not in self.ledger.done][:1]:
+            for task in [t for t in tasks if t.id not in ledger.done][:1]:
                 task.doubtful = True
         return tasks
 
     def _create(self, job: _Job) -> None:
-        assert self.ledger is not None
         mark = f"created:{job.name}"
-        if mark in self.ledger.done:
-            known = self.ledger.done[mark]
-            job.action, job.before, job.partitions = known["action"], known["before"], known["partitions"]
+        if mark in self._ledger.done:
+            job.before = self._ledger.done[mark]["before"]
             return
-        if job.action == "refused":  # resumed, but this collection was not made by the interrupted run
-            raise UsageError("\n".join(self._refused))
-        if job.action == "recreate":
+        plan = job.plan
+        if plan.action == "recreate":
             self.service.call("DropCollection", {"collection_name": job.name})
-        if job.action in ("create", "recreate"):
-            self._create_collection(job)
-        elif job.action == "append":
-            for tag in job.dropped:
+        if plan.action in ("create", "recreate"):
+            request = {
+                "collection_name": job.name,
+                "dimension": plan.dimension,
+                "index_file_size": -(-job.settings.index_file_size // MB),
+                "metric_type": int(job.settings.metric),
+            }
+            self.service.create("CreateCollection", request)
+        else:
+            for tag in plan.dropped:
                 self.service.call("DropPartition", {"collection_name": job.name, "tag": tag})
             self.service.flush(job.name)
             job.before = self.service.count(job.name)
-        if job.action != "skip":
-            there = set(self.service.call("ShowPartitions", {"collection_name": job.name}).partition_tag_array)
-            for tag in job.partitions:
-                if tag != DEFAULT_PARTITION and tag not in there:
-                    self._create_again("CreatePartition", {"collection_name": job.name, "tag": tag})
-        self.ledger.add({mark: {"action": job.action, "before": job.before, "partitions": job.partitions}})
+        there = set(self.service.call("ShowPartitions", {"collection_name": job.name}).partition_tag_array)
+        for tag in plan.loaded.values():
+            if tag != DEFAULT_PARTITION and tag not in there:
+                self.service.create("CreatePartition", {"collection_name": job.name, "tag": tag})
+        self._ledger.add({mark: {"before": job.before}})
 
-    def _create_collection(self, job: _Job) -> None:
-        request = {
-            "collection_name": job.name,
-            "dimension": job.collection.schema.dimension,
-            "index_file_size": -(-job.settings.index_file_size // MB),
-            "metric_type": int(job.settings.metric),
-        }
-        self._create_again("CreateCollection", request)
-
-    def _create_again(self, method: str, request: Mapping[str, Any]) -> None:
-        """Creates what was perhaps dropped a moment ago: that goes away after a while."""
-        until = time.monotonic() + _DROP_SECONDS
-        while True:
-            status = self.service.call(method, request, allow=(_IN_DELETE_STATE,))
-            if not status.error_code:
-                return
-            if "delete" not in status.reason or time.monotonic() > until:
-                raise TargetError(f"{self.service.address}: {method} refused: {printable(status.reason)}")
-            time.sleep(0.2)
-
-    def _cut(self, job: _Job) -> list[Send]:
-        if job.action == "skip":
-            return []
-        for partition in (p for p in job.collection.partitions if p.name in job.partitions):
-            tag = "" if partition.name == DEFAULT_PARTITION else partition.name  # never "_default" itself (§12)
-            groups = cut(partition.pieces, job.collection.schema.row_bytes, self.options.message_bytes)
-            for number, group in enumerate(groups):
+    def _messages(self, job: _Job) -> Iterator[Send]:
+        for partition in (p for p in job.collection.partitions if p.name in job.plan.loaded):
+            tag = job.plan.loaded[partition.name]
+            sent = "" if tag == DEFAULT_PARTITION else tag  # never "_default" itself (§12)
+            for number, group in enumerate(cut(partition.pieces, job.collection.schema.row_bytes, self.message_bytes)):
                 name = f"{job.name}/{partition.name}/{number}"
-                job.tasks.append(Send(name, job, tag, tuple(group), sum(s.rows for s in group), self))
-        return job.tasks
+                yield Send(name, job, sent, tuple(group), sum(s.rows for s in group), self)
 
-    def has_arrived(self, task: Send) -> bool:
+    def has_arrived(self, task: Send, rows: int) -> bool:
         """Whether the open message of an interrupted run is there. Raises TargetError when the count cannot be explained."""
-        assert self.ledger is not None
         job = task.job
         self.service.flush(job.name)
-        expected = job.before + sum(t.rows for t in job.tasks if t.id in self.ledger.done)
-        count = self.service.count(job.name)
-        if count not in (expected, expected + task.rows):
+        expected = job.before + sum(self._ledger.done[t.id]["rows"] for t in job.tasks if t.id in self._ledger.done)
+        count: int = self.service.count(job.name)
+        if count not in (expected, expected + rows):
             raise TargetError(
-                f"{self.service.address}: {job.name} holds {count} rows, expected {expected} or {expected + task.rows}: "
+                f"{self.service.address}: {job.name} holds {count} rows, expected {expected} or {expected + rows}: "
                 "something else writes into it. Start anew with --mode overwrite"
             )
-        return count != expected
+        return bool(count != expected)
+
+    def flush(self) -> None:
+        for job in self._jobs:
+            self.service.flush(job.name)
+
+    # Afterwards -------------------------------------------------------------------------------------------------------
 
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
-        """Flushes, counts and indexes."""
-        assert self.ledger is not None
-        notes = Findings(self._notes)
+        notes = Watch.of(results.values()).findings()
         for job in self._jobs:
-            if job.action == "skip":
+            engine = job.settings.engine
+            if job.plan.action == "append" or engine in (EngineType.FAISS_IDMAP, EngineType.FAISS_BIN_IDMAP):
                 continue
-            self.service.flush(job.name)
+            request = {
+                "collection_name": job.name,
+                "index_type": int(_SERVICE_NUMBERS.get(engine, engine)),
+                "extra_params": [{"key": "params", "value": job.settings.index_params}],
+            }
+            try:
+                self.service.call("CreateIndex", request, patience=None)
+            except TargetError as e:
+                text = f"the rows are there, the index is not: {e}"
+                notes.warning("index-refused", job.name, text)
+        return notes
+
+    def prove(self, results: Mapping[str, Result]) -> Sequence[Finding]:
+        """Counts, and reads rows back (§12: GetVectorsByID)."""
+        self.verified = self.options.verify
+        notes = Findings()
+        for job in self._jobs if self.options.verify != "none" else ():
             expected = job.before + sum(results[t.id]["rows"] for t in job.tasks)
             count = self.service.count(job.name)
             if count != expected:
                 text = f"the server counts {count} rows, expected {expected}"
                 notes.error("verify-count", job.name, text, abs(expected - count))
-            if job.action != "append" and job.settings.engine not in (EngineType.FAISS_IDMAP, EngineType.FAISS_BIN_IDMAP):
-                self._index(job, notes)
-        self.ledger.remove()
+            if self.options.verify in ("sample", "full"):
+                try:
+                    notes += self._compare_rows(job, results)
+                except TargetError as e:
+                    text = f"the server gives no rows back, so they were only counted: {e}"
+                    notes.info("verify-limited", job.name, text)
         return notes
 
-    def _index(self, job: _Job, notes: Findings) -> None:
-        request = {
-            "collection_name": job.name,
-            "index_type": int(job.settings.engine),
-            "extra_params": [{"key": "params", "value": job.settings.index_params}],
-        }
-        try:
-            self.service.call("CreateIndex", request, patience=None)
-        except TargetError as e:
-            text = f"the rows are there, the index is not: {e}"
-            notes.warning("index-refused", job.name, text)
+    def _compare_rows(self, job: _Job, results: Mapping[str, Result]) -> Findings:
+        checked = 0
+        wrong: dict[int, bytes | None] = {}
+        for task in self._chosen(job):
+            ids, vectors = task.read()
+            if not job.sends_ids:
+                known = np.array(results[task.id].get("ids", []), np.int64).reshape(-1, 2)
+                ids, vectors = known[:, 1], vectors[known[:, 0]]
+            elif self.options.verify == "sample" and len(ids) > SAMPLE_ROWS:
+                at = np.linspace(0, len(ids) - 1, SAMPLE_ROWS).astype(np.int64)
+                ids, vectors = ids[at], vectors[at]
+            for start in range(0, len(ids), IDS_PER_CALL):
+                some, ours = ids[start : start + IDS_PER_CALL], vectors[start : start + IDS_PER_CALL]
+                there, theirs = self.service.vectors(job.name, some, job.collection.schema)
+                checked += len(some)
+                for row in np.flatnonzero(~there | ~_equal(ours, theirs)):
+                    wrong[int(some[row])] = theirs[row].tobytes() if there[row] else None
+        self._forgive_repeated(job, wrong)
+        older = [i for i, found in wrong.items() if found is not None] if job.plan.action == "append" else []
+        notes = Findings()
+        if older:
+            text = "ids that the collection held before: the server shows one row an id, so these could not be compared"
+            notes.info("verify-limited", job.name, text, len(older))
+        lost = [i for i in wrong if i not in set(older)]
+        if lost:
+            some_ids = ", ".join(map(str, lost[:5]))
+            text = f"{len(lost)} of {checked} rows read back are missing or differ, ids {some_ids}"
+            notes.error("verify-rows", job.name, text, len(lost))
+        return notes
+
+    def _chosen(self, job: _Job) -> list[Send]:
+        if self.options.verify == "full" or len(job.tasks) <= SAMPLE_MESSAGES:
+            return job.tasks
+        return [job.tasks[i] for i in np.linspace(0, len(job.tasks) - 1, SAMPLE_MESSAGES).astype(int)]
+
+    @staticmethod
+    def _forgive_repeated(job: _Job, wrong: dict[int, bytes | None]) -> None:
+        """Takes out what is right after all: of rows that share an id the server shows one, any of ours will do."""
+        for task in job.tasks if any(found is not None for found in wrong.values()) else ():
+            ids, vectors = task.read()
+            for row in np.flatnonzero(np.isin(ids, list(wrong))):
+                if wrong.get(int(ids[row])) == vectors[row].tobytes():
+                    del wrong[int(ids[row])]
+
+
+def _equal(ours: Array, theirs: Array) -> npt.NDArray[np.bool_]:
+    """Which rows are the same to the bit."""
+    a, b = (np.ascontiguousarray(x).view(np.uint8).reshape(len(x), -1) for x in (ours, theirs))
+    same: npt.NDArray[np.bool_] = (a == b).all(axis=1)
+    return same

@@ -6,14 +6,13 @@ store that is only half there is so recognised by anybody, and by a server as no
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +30,11 @@ from ...milvus1.segment.files import SegmentWriter
 from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, SourcePartition
 from ...transfer import Advance, Result, Task
 from ...watch import Watch, watching
-from ..slices import Slice, cut
-from .names import Settings, check_names, describe, settings_of
+from .. import LoadTarget
+from ..slices import Slice, cut_rows
+from .names import CollectionPlan, Plan, Settings, check_names, makes_ids, settings_of
 
+PREFIX = "milvus1:"
 UNFINISHED = "db.part"
 MYSQL_CATALOG = "meta.sql"
 _PLAN = "plan"
@@ -42,23 +43,31 @@ _STEP = 1000
 """Generated numbers are microseconds times 1000 (§1.2)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a new store is made.
+    """Options of a load into `milvus1:PATH`.
 
-    `catalog`: `sqlite`, or `mysql` for a file of SQL to load into a database. `server_root`: where the server will find the
+    `new_catalog`: `sqlite`, or `mysql` for a file of SQL to load into a database. `server_path`: where the server will find the
     store, when that is another path than here (a container's mount). `metric`, `index_file_size` (bytes): others than the
-    source's. `index`: `keep` the source's or `none`. `rename`: collection names. `ids`: `keep` those of the source,
-    or `auto`: all are made as a server makes them, as those always are that the source does not have.
+    source's. `ids`: `auto` for ids as a server makes them, which collections without ids get in any case. `jobs`: segments that
+    are written at the same time.
     """
 
-    catalog: str = "sqlite"
-    server_root: str | None = None
+    mode: Literal["error"] = field(default="error", metadata={"why": "a new store is never written into an existing one"})
     metric: str | None = None
-    index: str = "keep"
+    index: Literal["keep", "none"] = "keep"
     index_file_size: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
-    ids: str = "keep"
+    ids: Literal["keep", "auto"] = "keep"
+    new_catalog: Literal["sqlite", "mysql"] = "sqlite"
+    server_path: str | None = None
+    jobs: int | None = None
+
+    def open(self, address: str) -> StoreTarget:
+        path = address.removeprefix(PREFIX)
+        if not path:
+            raise UsageError(f"{address}: expected milvus1:PATH or milvus1://HOST:PORT")
+        return StoreTarget(os.path.expanduser(path), self)
 
 
 @dataclass(frozen=True)
@@ -149,87 +158,75 @@ class Numbers:
         return str((self._next - 1) * _STEP)
 
 
-class Milvus1Store:
+class StoreTarget(LoadTarget):
     """The target `milvus1:PATH`. `path` must not exist, or be an empty folder, or what an interrupted run left there."""
 
-    processes = False
-    parallel = True
+    ledger_name = LEDGER
+    verified = "count"
 
     def __init__(self, path: str | os.PathLike[str], options: Options | None = None) -> None:
         self.path = Path(os.path.abspath(path))
         self.options = options or Options()
-        if self.options.catalog not in ("sqlite", "mysql"):
-            raise UsageError(f"catalog {self.options.catalog!r} is unknown; there are: sqlite, mysql")
-        self.ledger: Ledger | None = None
-        self.state = self.path / LEDGER
+        self.name = f"{PREFIX}{path}"
+        self.where = (PREFIX, str(self.path))
+        self.jobs = self.options.jobs or min(2, os.cpu_count() or 1)
+        self._ledger: Ledger
         self._tables: list[_Table] = []
-        self._notes = Findings()
+        self._settings: list[Settings] = []
+        self._names: dict[str, str] = {}
 
-    def close(self) -> None:
-        if self.ledger is not None:
-            self.ledger.close()
+    @property
+    def home(self) -> Path:
+        return self.path
 
-    def _decide(self, source: Source) -> tuple[list[Settings], dict[str, str]]:
+    def claim(self, source: Source, *, resume: bool) -> None:
+        _claim(self.path, resume=resume)
+
+    def key(self) -> Mapping[str, Any]:
         o = self.options
-        settings = [settings_of(c.schema, o.metric, o.index_file_size, o.index) for c in source.collections]
-        names = check_names(source.collections, o.rename)
-        self._notes = Findings(note for found in settings for note in found.findings)
-        if o.catalog == "sqlite":
-            self._notes += [_quote(c, p) for c in source.collections for p in c.partitions if "'" in p.name]
-        else:
-            for collection, found in zip(source.collections, settings, strict=True):
-                create.check_mysql(names[collection.schema.name], collection.schema.dimension, found.index_params)
-        return settings, names
+        return {"options": [o.new_catalog, o.metric, o.index, o.index_file_size, dict(o.rename), o.ids]}
 
-    def plan(self, source: Source) -> tuple[list[dict[str, Any]], Findings]:
-        """What would be made, a line a collection, and the decisions; nothing is created. Raises what `prepare` raises."""
-        settings, names = self._decide(source)
-        made = [describe(c, s, names[c.schema.name], "create") for c, s in zip(source.collections, settings, strict=True)]
-        return made, self._notes
+    def plan(self, source: Source, folder: Path | None) -> Plan:
+        o = self.options
+        self._settings = [settings_of(c.schema, o.metric, o.index_file_size, o.index) for c in source.collections]
+        self._names = check_names(source.collections, o.rename)
+        notes = Findings(note for found in self._settings for note in found.findings)
+        if o.new_catalog == "sqlite":
+            notes += [_tag_with_quote(c, p) for c in source.collections for p in c.partitions if "'" in p.name]
+        planned = []
+        for c, found in zip(source.collections, self._settings, strict=True):
+            name = self._names[c.schema.name]
+            if o.new_catalog == "mysql":
+                create.check_mysql(name, c.schema.dimension, found.index_params)
+            planned.append(CollectionPlan.of(c, found, name))
+        return Plan({"kind": "milvus1", "where": self.name}, planned, notes)
 
-    def prepare(self, source: Source, *, resume: bool) -> Sequence[Task]:
-        """Raises UsageError for a place or a name that cannot be; creates the folders of all collections and partitions."""
-        settings, names = self._decide(source)
-        key = {
-            "source": source.fingerprint(),
-            "collections": [[names[c.schema.name], [[p.name, p.rows] for p in c.partitions]] for c in source.collections],
-            "settings": [[s.metric, s.engine, s.index_params, s.index_file_size] for s in settings],
-            "catalog": self.options.catalog,
-            "without_ids": sorted(c.schema.name for c in source.collections if self._makes_ids(c)),
-        }
-        _claim(self.path, source, resume=resume)
+    def begin(self, source: Source, ledger: Ledger, *, resumed: bool) -> Sequence[Task]:
+        """Creates the folders of all collections and partitions."""
+        self._ledger = ledger
         with fileio.explained("create", self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            ledger = self.path / LEDGER
-            key = json.loads(json.dumps(key))
-            self.ledger = Ledger.resume(ledger, key) if resume else Ledger.create(ledger, key)
-            if _PLAN not in self.ledger.done:
-                self.ledger.add({_PLAN: {"created_on": create.microseconds()}})
-            created_on = int(self.ledger.done[_PLAN]["created_on"])
-            self._tables = list(self._plan(source.collections, settings, names, created_on))
+            if _PLAN not in ledger.done:
+                ledger.add({_PLAN: {"created_on": create.microseconds()}})
+            created_on = int(ledger.done[_PLAN]["created_on"])
+            self._tables = list(self._lay_out(source.collections, created_on))
             for table in self._tables:
                 (self._db / TABLES / table.row.table_id).mkdir(parents=True, exist_ok=True)
             return [task for table in self._tables for task in self._tasks(table)]
-
-    def _makes_ids(self, collection: SourceCollection) -> bool:
-        return self.options.ids == "auto" or not collection.has_ids
 
     @property
     def _db(self) -> Path:
         finished = self.path / DB
         return finished if finished.is_dir() else self.path / UNFINISHED
 
-    def _plan(
-        self, collections: Sequence[SourceCollection], settings: Sequence[Settings], names: Mapping[str, str], created_on: int
-    ) -> Iterator[_Table]:
+    def _lay_out(self, collections: Sequence[SourceCollection], created_on: int) -> Iterator[_Table]:
         numbers = Numbers(created_on)
         row_id = 0
-        for collection, chosen in zip(collections, settings, strict=True):
+        for collection, chosen in zip(collections, self._settings, strict=True):
             schema = collection.schema
-            name = names[schema.name]
-            makes_ids = self._makes_ids(collection)
+            name = self._names[schema.name]
+            auto = makes_ids(collection, self.options.ids)
             given = collection.rows or schema.auto_id is False
-            flag = FLAG_AUTO_ID if schema.auto_id or makes_ids else FLAG_USER_ID if given else 0
+            flag = FLAG_AUTO_ID if schema.auto_id or auto else FLAG_USER_ID if given else 0
             next_id = created_on * _STEP
             by_name = {p.name: p for p in collection.partitions}
             own = by_name.pop(DEFAULT_PARTITION, SourcePartition(DEFAULT_PARTITION, ()))
@@ -254,9 +251,9 @@ class Milvus1Store:
                 )
                 segments = [
                     _Segment(number := numbers.take(), f"{row_id}:{number}", tuple(group), sum(s.rows for s in group))
-                    for group in cut(partition.pieces, 1, _rows_per_segment(chosen.index_file_size, schema.row_bytes))
+                    for group in cut_rows(partition.pieces, _rows_per_segment(chosen.index_file_size, schema.row_bytes))
                 ]
-                yield _Table(row, tuple(segments), schema.row_bytes, next_id if makes_ids else None)
+                yield _Table(row, tuple(segments), schema.row_bytes, next_id if auto else None)
                 next_id += partition.rows
 
     def _tasks(self, table: _Table) -> Iterator[Task]:
@@ -270,9 +267,8 @@ class Milvus1Store:
 
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Writes the catalog and the configuration, and gives the store its name."""
-        assert self.ledger is not None
-        notes = Findings([*self._notes, *Watch.of(results.values()).findings()])
-        mysql = self.options.catalog == "mysql"
+        notes = Findings(Watch.of(results.values()).findings())
+        mysql = self.options.new_catalog == "mysql"
         with fileio.explained("finish", self.path):
             db = self._db
             for table in self._tables:
@@ -291,10 +287,28 @@ class Milvus1Store:
             if db.name == UNFINISHED:
                 db.rename(self.path / DB)
             fileio.sync_folder(self.path)
-            self.ledger.remove()
+            self._ledger.remove()
         if mysql:
             text = f"the catalog is {self.path / MYSQL_CATALOG}: load it into an empty database and name that in {CONFIG}"
             notes.info("catalog-sql", str(self.path), text)
+        return notes
+
+    def prove(self, results: Mapping[str, Result]) -> Sequence[Finding]:
+        """Opens the new store as any other and counts."""
+        from ...milvus1.opening import open_store
+
+        catalog = self.path / MYSQL_CATALOG if self.options.new_catalog == "mysql" else None
+        store = open_store(self.path, catalog=catalog)
+        found = {(c.schema.name, p.name): p.rows for c in store.collections for p in c.partitions}
+        notes = Findings()
+        for table in self._tables:
+            name = table.row.owner_table or table.row.table_id
+            tag = table.row.partition_tag or DEFAULT_PARTITION
+            expected = sum(int(results[s.task_id]["rows"]) for s in table.segments)
+            there = found.get((name, tag), 0)
+            if there != expected:
+                text = f"{there} rows in the new store, {expected} expected"
+                notes.error("verify-count", f"{name}/{tag}", text, abs(expected - there))
         return notes
 
     def _files(self, results: Mapping[str, Result]) -> Iterator[FileRow]:
@@ -319,7 +333,7 @@ class Milvus1Store:
                 )
 
     def _server_root(self, notes: Findings) -> str:
-        root = self.options.server_root or str(self.path)
+        root = self.options.server_path or str(self.path)
         if create.is_server_path(root):
             return root
         text = (
@@ -337,7 +351,7 @@ class Milvus1Store:
         fileio.publish(part, path)
 
 
-def _quote(collection: SourceCollection, partition: SourcePartition) -> Finding:
+def _tag_with_quote(collection: SourceCollection, partition: SourcePartition) -> Finding:
     text = (
         "the tag holds a quote: the rows are there and are found by a search of all partitions, but a server 1.1.1 cannot "
         "address this partition with SQLite (it can with MySQL)"
@@ -351,9 +365,8 @@ def _rows_per_segment(index_file_size: int, row_bytes: int) -> int:
     return min(-(-index_file_size // (row_bytes + ID.itemsize)), _MAX_ROWS)
 
 
-def _claim(path: Path, source: Source, *, resume: bool) -> None:
+def _claim(path: Path, *, resume: bool) -> None:
     """Makes sure that nothing is at `path` yet but, when resuming, our own unfinished work. Raises UsageError."""
-    fileio.keep_out(path, source.describe())
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: expected a folder for the new store, found a file")
     try:
@@ -365,5 +378,5 @@ def _claim(path: Path, source: Source, *, resume: bool) -> None:
     if LEDGER in names:
         raise UsageError(f"{path}: holds an unfinished new store; go on with --resume, or remove the folder")
     if DB in names or META in names or TABLES in names:
-        raise UsageError(f"{path}: holds a store already, and none is ever written into; choose an empty or new folder")
+        raise UsageError(f"{path}: holds a store already; existing stores are never modified. Choose an empty or new folder")
     raise UsageError(f"{path}: the folder is not empty; a new store wants an empty or new one")

@@ -25,12 +25,13 @@ from support.milvus_server import MilvusServer, Unavailable, shared_server
 from support.real import STORES, copy_store, truth
 
 from milvus_offline.errors import TargetError, UsageError
+from milvus_offline.load import LoadReport, run_load
 from milvus_offline.model import Schema, Severity, SourceCollection, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
+from milvus_offline.targets import open_target
 from milvus_offline.targets.milvus.client import Client
 from milvus_offline.targets.milvus.connection import Connection
-from milvus_offline.targets.milvus.load import Report, RunOptions, run_load
-from milvus_offline.targets.milvus.plan import LoadOptions, restore, sanitize
+from milvus_offline.targets.milvus.plan import restore, sanitize
 
 pytest.importorskip("milvus_lite")
 Rows = dict[str, Counter[tuple[int, bytes]]]
@@ -66,9 +67,10 @@ def name(request: pytest.FixtureRequest) -> str:
     return "t" + sanitize(request.node.name)[:60]
 
 
-def load(source: Any, target: str, state: Path, verify: Any = "full", **options: Any) -> Report:
-    run = {k: options.pop(k) for k in list(options) if k in RunOptions.__dataclass_fields__}
-    return run_load(source, Connection(target), LoadOptions(**options), RunOptions(state=state, verify=verify, **run))
+def load(source: Any, target: str, state: Path, verify: Any = "full", resume: bool = False, **options: Any) -> LoadReport:
+    if "message_bytes" in options:
+        options["message_mib"] = options.pop("message_bytes") / (1 << 20)
+    return run_load(source, open_target(target, verify=verify, **options), state=state, resume=resume)
 
 
 def read_back(target: str, collection: str, vector_type: VectorType = VectorType.FLOAT) -> Rows:
@@ -125,11 +127,12 @@ def test_every_row_arrives(target: str, tmp_path: Path, name: str, public: bool)
         "empty": [],
         "2020": [(np.arange(9000, 9003), floats(3))],
     }
-    report = load(ArraySource({name: parts}), target, tmp_path / "state", public_insert=public, message_bytes=4000)
+    made = open_target(target, public_insert=public, message_mib=4000 / (1 << 20), verify="full")
+    report = run_load(ArraySource({name: parts}), made, state=tmp_path / "state")
     server = not target.endswith(".db")
     assert report.exit_code == (3 if server else 0)  # the largest id, see below
     assert [f.code for f in report.findings] == (["id-not-shown"] if server else [])
-    assert report.fast is not public
+    assert made.client.fast is not public
     assert (report.rows, report.rows_now) == (1506, 1506)
     found = read_back(target, name)
     shown = ids != 2**63 - 1 if server else np.ones(len(ids), bool)
@@ -541,15 +544,13 @@ def test_metric_and_index_are_carried_over(server: str, tmp_path: Path, name: st
 
 @pytest.mark.parametrize("file_format", ["npy", "parquet"])
 def test_bulk_import(server: str, tmp_path: Path, name: str, file_format: str) -> None:
-    from milvus_offline.targets.milvus import bulk as milvus_import
-
     base = tmp_path.parents[1] if "PYTEST_XDIST_WORKER" in os.environ else tmp_path.parent
     storage = next(p for p in (base, *base.parents) if (p / "milvus").is_dir()) / "milvus" / "data" / "data" / name
-    bucket = milvus_import.Bucket(str(storage), str(storage), file_format)
+    bucket = {"import_to": str(storage), "import_format": file_format}
     ids = np.r_[np.arange(2000), np.arange(20)]
     parts = {"_default": [(ids, floats(2020))], "p": [(np.arange(5000, 5100), floats(100, seed=1))], "none": []}
     source = ArraySource({name: parts, f"{name}_b": {"_default": [(np.arange(300), bits(300))]}})
-    report = load(source, server, tmp_path / "state", bucket=bucket, duplicates="first")
+    report = load(source, server, tmp_path / "state", duplicates="first", **bucket)
     assert (report.exit_code, report.rows) == (0, 2400)
     found = read_back(server, name)
     first = rows_of(ids[:2000], floats(2020)[:2000])
@@ -559,7 +560,7 @@ def test_bulk_import(server: str, tmp_path: Path, name: str, file_format: str) -
     ledger = tmp_path / "state" / "ledger.jsonl"
     lines = ledger.read_text().splitlines(keepends=True)
     ledger.write_text("".join(lines[:-1]))  # killed after the last import, before that was written down
-    again = load(source, server, tmp_path / "state", bucket=bucket, duplicates="first", resume=True)
+    again = load(source, server, tmp_path / "state", duplicates="first", **bucket, resume=True)
     assert (again.exit_code, again.rows) == (0, 2400)
 
 

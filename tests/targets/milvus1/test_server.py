@@ -18,9 +18,10 @@ from support.real import STORES, truth
 
 from milvus_offline import cli
 from milvus_offline.errors import TargetError, UsageError
+from milvus_offline.load import LoadReport, run_load
 from milvus_offline.model import IndexSpec, Schema, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
-from milvus_offline.targets.milvus1.load import LoadOptions1, LoadReport1, load_milvus1
+from milvus_offline.targets import open_target
 from milvus_offline.targets.milvus1.proto import METHODS, PROTO, descriptor, insert_bytes, messages
 
 
@@ -36,8 +37,11 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
-def load(source: Any, server: Standin, **options: Any) -> LoadReport1:
-    return load_milvus1(source, server.target, LoadOptions1(**options))
+def load(source: Any, server: Standin, **options: Any) -> LoadReport:
+    road = {name: options.pop(name) for name in ("resume", "dry_run", "confirm") if name in options}
+    if "message_bytes" in options:
+        options["message_mib"] = options.pop("message_bytes") / (1 << 20)
+    return run_load(source, open_target(server.target, **options), **road)
 
 
 def held(server: Standin) -> dict[tuple[str, str], Counter[tuple[int, bytes]]]:
@@ -121,7 +125,7 @@ def test_messages_keep_their_size(server: Standin) -> None:
 def test_the_index_comes_with_it(server: Standin) -> None:
     assert load(small(index=IndexSpec("HNSW", {"M": 8, "efConstruction": 100})), server).exit_code == 0
     assert server.tables["c"].index == (11, '{"M":8,"efConstruction":100}')
-    assert server.calls[-3:] == ["Flush", "CountCollection", "CreateIndex"]
+    assert server.calls[-4:] == ["Flush", "CreateIndex", "CountCollection", "GetVectorsByID"]
     load(small(index=IndexSpec("HNSW", {"M": 8, "efConstruction": 100})), server, mode="overwrite", index="none")
     assert server.tables["c"].index == (1, "{}")
 
@@ -143,7 +147,7 @@ def test_ids_made_by_the_server(server: Standin) -> None:
 def test_lost_rows_are_noticed(server: Standin) -> None:
     server.lose_on_flush = 3
     report = load(small(), server)
-    assert [(f.code, f.rows) for f in report.findings] == [("verify-count", 3)]
+    assert [(f.code, f.rows) for f in report.findings] == [("verify-count", 3), ("verify-rows", 3)]
     assert report.exit_code == 4
 
 
@@ -159,7 +163,7 @@ def test_modes(server: Standin) -> None:
     assert load(small(5), server, mode="skip").rows == 0
     assert len(server.tables["c"].rows[""]) == 15
     asked: list[Any] = []
-    with pytest.raises(UsageError, match="not to be dropped"):
+    with pytest.raises(UsageError, match="nothing was dropped"):
         load(small(4), server, mode="overwrite", confirm=lambda names: bool(asked.append(names)))
     assert asked == [["c"]]
     assert len(server.tables["c"].rows[""]) == 15
@@ -177,7 +181,7 @@ def test_append_to_what_does_not_fit(server: Standin) -> None:
 
 def test_a_dry_run_changes_nothing(server: Standin) -> None:
     report = load(small(), server, dry_run=True)
-    assert [(c["name"], c["action"], c["rows"]) for c in report.collections] == [("c", "create", 10)]
+    assert [(c.name, c.action, c.rows) for c in report.plan.collections] == [("c", "create", 10)]
     assert server.tables == {}
     load(small(), server)
     again = load(small(), server, dry_run=True)
@@ -235,7 +239,7 @@ def test_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("target", ["milvus1://", "milvus1://host:x", "milvus1://host:99999", "milvus1://u@host:1", "milvus1:"])
 def test_addresses_that_cannot_be(target: str) -> None:
     with pytest.raises(UsageError, match="expected milvus1:"):
-        load_milvus1(ArraySource({}), target, LoadOptions1())
+        open_target(target)
 
 
 # The command line ----------------------------------------------------------------------------------------------------

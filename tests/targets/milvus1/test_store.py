@@ -25,6 +25,7 @@ from support.real import STORES, truth
 
 from milvus_offline import cli
 from milvus_offline.errors import DamageError, TargetError, UsageError
+from milvus_offline.load import run_load
 from milvus_offline.manifest import LEDGER
 from milvus_offline.milvus1.catalog.write import MYSQL_SCHEMA, date_of, is_server_path
 from milvus_offline.milvus1.opening import Store, open_store
@@ -32,16 +33,16 @@ from milvus_offline.milvus1.segment.bloom import build_filter, read_filter
 from milvus_offline.milvus1.segment.files import Segment
 from milvus_offline.model import Attribute, IndexSpec, Schema, Severity, SourceCollection, SourcePartition, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
-from milvus_offline.targets.milvus1.load import LoadOptions1, load_milvus1
-from milvus_offline.targets.milvus1.store import Milvus1Store, Options
-from milvus_offline.transfer import Stopped, execute
+from milvus_offline.targets import open_target
+from milvus_offline.transfer import Stopped
 
 NAMES = sorted(p.parent.name for p in STORES.glob("*/store"))
 
 
 def create(source: Any, path: Path, **options: Any) -> list[str]:
     """Writes a store and returns the codes of what was said about it."""
-    return [f.code for f in load_milvus1(source, f"milvus1:{path}", LoadOptions1(**options)).findings]
+    resume = options.pop("resume", False)
+    return [f.code for f in run_load(source, open_target(f"milvus1:{path}", **options), resume=resume).findings]
 
 
 def source_of(name: str) -> Any:
@@ -380,7 +381,7 @@ def test_a_quote_in_a_tag_is_told(tmp_path: Path) -> None:
     source = ArraySource({"c": {"it's": [(np.arange(3), floats(3))]}})
     assert create(source, tmp_path / "new") == ["tag-quote"]
     assert open_store(tmp_path / "new")["c"]["it's"].rows == 3
-    assert create(source, tmp_path / "other", catalog="mysql") == ["catalog-sql"]
+    assert create(source, tmp_path / "other", new_catalog="mysql") == ["catalog-sql"]
 
 
 # Configuration -------------------------------------------------------------------------------------------------------
@@ -401,7 +402,7 @@ def test_the_configuration_names_the_store(tmp_path: Path) -> None:
 def test_a_path_that_a_server_refuses(tmp_path: Path) -> None:
     assert create(ArraySource({}), tmp_path / "v1.1") == ["server-path"]
     assert yaml.safe_load((tmp_path / "v1.1/server_config.yaml").read_text())["storage"]["path"] == "/var/lib/milvus"
-    assert create(ArraySource({}), tmp_path / "v1.2", server_root="/data") == []
+    assert create(ArraySource({}), tmp_path / "v1.2", server_path="/data") == []
     assert yaml.safe_load((tmp_path / "v1.2/server_config.yaml").read_text())["wal"]["path"] == "/data/wal"
     assert len(open_store(tmp_path / "v1.1")) == 0
 
@@ -428,7 +429,7 @@ def test_server_paths(path: str, fine: bool) -> None:
 @pytest.mark.parametrize("name", ["mysql", "partitions", "indexed"])
 def test_a_catalog_for_mysql(name: str, mariadb: MariaDB, tmp_path: Path) -> None:
     source = source_of(name)
-    create(source, tmp_path / "new", catalog="mysql")
+    create(source, tmp_path / "new", new_catalog="mysql")
     assert not (tmp_path / "new/db/meta.sqlite").exists()
     dump = tmp_path / "new/meta.sql"
     offline = open_store(tmp_path / "new", catalog=dump)
@@ -441,7 +442,7 @@ def test_a_catalog_for_mysql(name: str, mariadb: MariaDB, tmp_path: Path) -> Non
 
 
 def test_the_tables_of_mysql_are_the_servers(mariadb: MariaDB, tmp_path: Path) -> None:
-    create(ArraySource({"a": {"größe": []}}), tmp_path / "new", catalog="mysql")
+    create(ArraySource({"a": {"größe": []}}), tmp_path / "new", new_catalog="mysql")
     mariadb.load(tmp_path / "new/meta.sql", "ours")
     mariadb.load(STORES / "mysql/store/meta.default.sql", "theirs")
     for table in ("Environment", "Tables", "TableFiles", "Fields"):
@@ -457,10 +458,10 @@ def test_the_tables_of_mysql_are_the_servers(mariadb: MariaDB, tmp_path: Path) -
 def test_what_mysql_has_no_room_for(tmp_path: Path) -> None:
     source = ArraySource({"c": {"_default": [(np.arange(1), floats(1, 32768))]}})
     with pytest.raises(UsageError, match="SMALLINT"):
-        create(source, tmp_path / "new", catalog="mysql")
+        create(source, tmp_path / "new", new_catalog="mysql")
     index = IndexSpec("IVF_FLAT", {"nlist": 16, "remark": "x" * 500})
     with pytest.raises(UsageError, match="MySQL takes 512"):
-        create(ArraySource({"c": {"_default": []}}, {"c": schema(index=index)}), tmp_path / "new", catalog="mysql")
+        create(ArraySource({"c": {"_default": []}}, {"c": schema(index=index)}), tmp_path / "new", new_catalog="mysql")
     assert not (tmp_path / "new").exists()
     create(source, tmp_path / "other")
 
@@ -503,8 +504,6 @@ def many(segments: int = 5) -> ArraySource:
 
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     source, path = many(), tmp_path / "new"
-    target = Milvus1Store(path)
-    tasks = target.prepare(source, resume=False)
 
     class Stop:
         left = 2
@@ -513,13 +512,11 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
         def now(self, what: str) -> None: ...
         def close(self) -> None: ...
         def advance(self, rows: int, nbytes: int) -> None:
-            assert target.ledger is not None
-            if len(target.ledger.done) > 2:
+            if (path / LEDGER).read_bytes().count(b"\n") > 3:
                 raise Stopped
 
     with pytest.raises(Stopped):
-        execute(tasks, ledger=target.ledger, progress=Stop())
-    target.close()
+        run_load(source, open_target(f"milvus1:{path}", jobs=1), progress=Stop())
     assert not (path / "db").exists()  # nobody takes it for a store
     with pytest.raises(UsageError, match="go on with --resume"):
         create(source, path)
@@ -571,11 +568,21 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
 
 def test_a_source_that_changes_meanwhile(tmp_path: Path) -> None:
     source = many(2)
-    target = Milvus1Store(tmp_path / "new")
-    tasks = target.prepare(source, resume=False)
-    short = replace(tasks[1], rows=tasks[1].rows + 5)
+    ids, vectors = source.data["c"]["_default"][0]
+
+    class Short(ArraySource):
+        @property
+        def collections(self) -> list[SourceCollection]:
+            (c,) = super().collections
+            (piece,) = c.partitions[0].pieces
+            return [replace(c, partitions=[replace(c.partitions[0], pieces=[Promises(piece)])])]
+
+    class Promises:
+        def __init__(self, piece: Any) -> None:
+            self.id, self.rows, self.batches = piece.id, piece.rows + 5, piece.batches
+
     with pytest.raises(TargetError, match="were announced"):
-        short.run(lambda rows, nbytes: None)
+        create(Short({"c": {"_default": [(ids, vectors)]}}, source.schemas), tmp_path / "new")
 
 
 # The command line ----------------------------------------------------------------------------------------------------
@@ -621,5 +628,5 @@ def test_options_that_do_not_go_with_it(wrong: list[str], tmp_path: Path) -> Non
 
 
 def test_unknown_catalogs() -> None:
-    with pytest.raises(UsageError, match="catalog 'pg' is unknown"):
-        Milvus1Store("x", Options(catalog="pg"))
+    with pytest.raises(UsageError, match="--new-catalog pg does not go with milvus1:PATH; it takes sqlite, mysql"):
+        open_target("milvus1:x", new_catalog="pg")

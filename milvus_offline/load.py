@@ -1,0 +1,152 @@
+"""One load: a source into a load target, by one road for all of them.
+
+Plan, confirm, tasks, flush, finish, prove, report. The state folder holds the ledger (what was created, which tasks are done)
+and what the target wants to remember of its plan; with both, an interrupted load goes on as if it had not been interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .fileio import explained, keep_out
+from .findings import Findings
+from .ledger import Ledger
+from .model import Severity, Source
+from .targets import LoadPlan, LoadTarget, PlannedCollection
+from .transfer import Clock, Progress, execute
+
+
+@dataclass
+class LoadReport:
+    """What a load did, or in a dry run would do. `rows` and `bytes` are those sent in all runs of it together."""
+
+    target: str
+    plan: LoadPlan[PlannedCollection]
+    state: Path | None = None
+    rows: int = 0
+    rows_now: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    seconds_sending: float = 0.0
+    """Up to the flush."""
+    verified: str = "none"
+    dry_run: bool = False
+    findings: Findings = field(default_factory=Findings)
+
+    @property
+    def exit_code(self) -> int:
+        """4 when verification found a difference, 3 when rows were left out or are in doubt, else 0."""
+        if any(f.code.startswith("verify-") and f.severity is Severity.ERROR for f in self.findings):
+            return 4
+        return 3 if any(f.severity is not Severity.INFO for f in self.findings) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": "milvus-offline-load",
+            "version": 1,
+            "target": dict(self.plan.target),
+            "plan": [c.to_json() for c in self.plan.collections],
+            "state": str(self.state) if self.state else None,
+            "rows": self.rows,
+            "rows_now": self.rows_now,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+            "seconds_sending": round(self.seconds_sending, 3),
+            "verified": self.verified,
+            "dry_run": self.dry_run,
+            "findings": [f.to_json() for f in self.findings],
+            "exit_code": self.exit_code,
+        }
+
+
+def run_load(
+    source: Source,
+    target: LoadTarget,
+    *,
+    state: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    confirm: Callable[[Sequence[str]], bool] = lambda names: True,
+) -> LoadReport:
+    """Loads all of `source` and proves it; raises what the source and the target raise (UsageError, TargetError, DamageError).
+
+    What is finished is kept for `resume` in `state`, by default a folder in the user's state folder that follows from source
+    and target. `confirm` is asked before collections of the target are dropped. The target is closed at the end.
+    """
+    clock = Clock()
+    with contextlib.closing(target):
+        target.progress = progress
+        if target.home and state:
+            raise UsageError(f"--state: {target.name} keeps the ledger in its own folder")
+        folder = target.home or (state or default_state(source, target)).absolute()
+        for place in (folder, *target.places()):
+            keep_out(place, source.describe())
+        target.claim(source, resume=resume)
+        key = _key(source, target)
+        path = folder / target.ledger_name
+        resumed = resume and path.exists()
+        if resumed:
+            Ledger.resume(path, key).close()  # refuses a load of something else, and one that is not over
+            plan = target.recall(source, folder)
+        else:
+            plan = target.plan(source, None if dry_run else folder)
+        report = LoadReport(target.name, plan, dry_run=dry_run, findings=Findings([*source.findings, *plan.findings]))
+        if dry_run:
+            report.rows = sum(c.rows for c in plan.collections if c.action != "skip")
+        else:
+            if not resumed and plan.dropped and not confirm(plan.dropped):
+                raise UsageError("cancelled: nothing was dropped and nothing was loaded")
+            report.state = folder
+            with explained("keep the state of the load", folder):
+                ledger = Ledger.resume(path, key) if resumed else Ledger.create(path, key, lambda: target.remember(folder))
+                with contextlib.closing(ledger):
+                    _work(source, target, ledger, report, resumed=resumed)
+    report.seconds = clock.seconds
+    return report
+
+
+def _work(source: Source, target: LoadTarget, ledger: Ledger, report: LoadReport, *, resumed: bool) -> None:
+    tasks = target.begin(source, ledger, resumed=resumed)
+    report.rows_now = sum(t.rows for t in tasks if t.id not in ledger.done)
+    clock = Clock()
+    results = execute(tasks, jobs=target.jobs, ledger=ledger, progress=target.progress)
+    target.flush()
+    report.seconds_sending = clock.seconds
+    report.rows = sum(int(results[t.id]["rows"]) for t in tasks)
+    report.bytes = sum(t.bytes * int(results[t.id]["rows"]) // t.rows for t in tasks if t.rows)
+    report.findings += target.finish(results)
+    report.verified = target.verified
+    report.findings += target.prove(results)
+
+
+def _key(source: Source, target: LoadTarget) -> dict[str, Any]:
+    """What a load that goes on must have in common with the one before."""
+    key = {
+        "source": source.fingerprint(),
+        "collections": [[c.schema.name, c.has_ids, [[p.name, p.rows] for p in c.partitions]] for c in source.collections],
+        "target": list(target.where),
+        **target.key(),
+    }
+    return json.loads(json.dumps(key))  # type: ignore[no-any-return]
+
+
+def default_state(source: Source, target: LoadTarget) -> Path:
+    """A folder in the user's state folder, the same for the same source, selection and target."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    what = json.dumps([source.fingerprint(), *target.where, sorted(c.schema.name for c in source.collections)])
+    return base / "milvus-offline" / hashlib.sha256(what.encode()).hexdigest()[:16]

@@ -1,0 +1,157 @@
+"""What can be said of a load into Milvus Lite and into a server, by the names of the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ...errors import UsageError
+
+if TYPE_CHECKING:
+    from .bulk import Bucket
+    from .connection import Connection
+    from .plan import LoadOptions
+    from .target import MilvusTarget
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiteOptions:
+    """Options of a load into Milvus Lite, a folder on this machine.
+
+    `field_names`: those of the ids and of the vectors. `load`: whether collections are loaded into memory afterwards.
+    `message_mib`: size of a message. `per_partition`: MilvusDM's meaning of `mode`, by which what exists is a partition.
+    `public_insert`: send through `MilvusClient.insert`, the way out if pymilvus changes below.
+    """
+
+    mode: Literal["error", "append", "skip", "overwrite"] = "error"
+    names: Literal["error", "sanitize"] = "error"
+    rename: Mapping[str, str] = field(default_factory=dict)
+    partitions: Literal["keep", "merge", "key"] = "keep"
+    duplicates: Literal["keep", "first", "last", "error"] = "keep"
+    nonfinite: Literal["error", "skip"] = "error"
+    ids: Literal["keep", "auto"] = "keep"
+    index: Literal["keep", "auto", "none"] = "keep"
+    metric: str | None = None
+    field_names: tuple[str, str] = ("id", "vector")
+    load: bool = True
+    verify: Literal["none", "count", "sample", "full"] = "sample"
+    message_mib: float | None = None
+    inflight: int = 2
+    patience: float = 300.0
+    per_partition: bool = False
+    public_insert: bool = False
+
+    @property
+    def shards_wanted(self) -> int:
+        return 1
+
+    def open(self, address: str) -> MilvusTarget:
+        from .target import MilvusTarget
+
+        return MilvusTarget(self.connection(address), self)
+
+    def connection(self, address: str) -> Connection:
+        """Raises UsageError for an address that cannot be."""
+        from .connection import Connection
+
+        return Connection(address)
+
+    def bucket(self) -> Bucket | None:
+        """Where files for a bulk import go; None: rows are inserted."""
+        return None
+
+    def decisions(self) -> LoadOptions:
+        """The part that decides what a collection becomes."""
+        from .plan import LoadOptions
+
+        id_field, vector_field = self.field_names
+        return LoadOptions(
+            mode=self.mode,
+            names=self.names,
+            partitions=self.partitions,
+            duplicates=self.duplicates,
+            nonfinite=self.nonfinite,
+            ids=self.ids,
+            index=self.index,
+            metric=self.metric.upper() if self.metric else None,
+            rename=self.rename,
+            id_field=id_field,
+            vector_field=vector_field,
+            shards=self.shards_wanted,
+            per_partition=self.per_partition,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions(LiteOptions):
+    """Options of a load into a Milvus server or Zilliz Cloud.
+
+    `token` is `user:password` or an API key; without it it comes from `token_file` or the environment (MILVUS_TOKEN, or
+    MILVUS_USER and MILVUS_PASSWORD). `import_to`, `import_path`, `import_format`: see bulk.Bucket.
+    """
+
+    shards: int = 1
+    database: str = ""
+    token: str = field(default="", repr=False)
+    token_file: str | None = None
+    server_pem: str = ""
+    server_name: str = ""
+    ca_pem: str = ""
+    client_pem: str = ""
+    client_key: str = ""
+    import_to: str | None = None
+    import_path: str | None = None
+    import_format: Literal["npy", "parquet"] = "npy"
+
+    def __post_init__(self) -> None:
+        if self.token and self.token_file:
+            raise UsageError("--token-file and --ask-token contradict each other")
+        if self.import_path and not self.import_to:
+            raise UsageError("--import-path only goes with --import-to")
+        if self.import_to and self.partitions == "key":
+            raise UsageError("--import-to does not go with --partitions key: leave one of the two out")
+
+    @property
+    def shards_wanted(self) -> int:
+        return self.shards
+
+    def connection(self, address: str) -> Connection:
+        from .connection import Connection
+
+        return Connection(
+            uri=address,
+            database=self.database,
+            token=self.token or find_token(self.token_file),
+            server_pem=self.server_pem,
+            server_name=self.server_name,
+            ca_pem=self.ca_pem,
+            client_pem=self.client_pem,
+            client_key=self.client_key,
+        )
+
+    def bucket(self) -> Bucket | None:
+        from .bulk import Bucket
+
+        if self.import_to is None:
+            return None
+        folder = self.import_to
+        if "://" in folder:
+            return Bucket(folder, self.import_path or folder.split("://", 1)[1].partition("/")[2], self.import_format)
+        folder = os.path.abspath(folder)
+        return Bucket(folder, self.import_path or folder, self.import_format)
+
+
+def find_token(file: str | None = None) -> str:
+    """The secret, from where neither `ps` nor a log shows it: a file, else the environment."""
+    if file:
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as e:
+            raise UsageError(f"{file}: the token cannot be read: {getattr(e, 'strerror', None) or 'not text'}") from e
+    if token := os.environ.get("MILVUS_TOKEN"):
+        return token
+    user, password = os.environ.get("MILVUS_USER"), os.environ.get("MILVUS_PASSWORD")
+    return f"{user}:{password}" if user and password else ""

@@ -1,0 +1,315 @@
+"""Milvus Lite, a Milvus server of 2.x or 3.x, or Zilliz Cloud as the target of a load.
+
+The state folder holds `plan.json` (every decision, so that a load that goes on decides nothing anew) and `N.dropped.npy` (rows
+left out of the N-th collection) beside the ledger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import TargetError, UsageError
+from ...fileio import write_text
+from ...findings import Findings
+from ...ledger import Ledger
+from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection
+from ...transfer import UNNOTED_EACH, Result, Task
+from ...watch import Watch, watching
+from .. import LoadTarget
+from ..columnar import CHUNK_BYTES
+from .bulk import ImportTask
+from .client import Client
+from .connection import Connection, lite_facts, lite_to_be
+from .options import LiteOptions
+from .plan import (
+    Plan,
+    Room,
+    TargetFacts,
+    make_plan,
+    make_room,
+    makes_ids,
+    plan_from_json,
+    plan_to_json,
+    sanitize_collection,
+)
+from .scan import Scan, scan
+from .tasks import (
+    LITE_MESSAGE_BYTES,
+    LITE_MESSAGE_ROWS,
+    MESSAGE_BYTES,
+    MESSAGE_ROWS,
+    CollectionJob,
+    Link,
+    messages_of,
+)
+from .verify import compare_counts, compare_rows, count_partitions
+
+_PARALLEL = 8
+"""Collections that are flushed, indexed and verified at the same time: the server lets a client wait seconds for each."""
+
+
+@dataclass
+class _Job(CollectionJob):
+    """A collection under way."""
+
+    rows_before: Mapping[str, int] | None = None
+    """Rows by source partition from before the load; None where they could not be counted."""
+    was_loaded: bool = False
+    readable: bool = False
+    """Whether rows can be read back: loaded, which takes an index with a server."""
+
+
+class MilvusTarget(LoadTarget):
+    """See targets.LoadTarget. Raises UsageError, TargetError."""
+
+    def __init__(self, connection: Connection, options: LiteOptions) -> None:
+        self.connection = connection
+        self.options = options
+        self.name = connection.name
+        self.where = (connection.where, connection.database)
+        self._decisions = options.decisions()
+        self._bucket = options.bucket()
+        wanted = int(options.message_mib * (1 << 20)) if options.message_mib else None
+        self._message_bytes = wanted or (LITE_MESSAGE_BYTES if connection.lite else MESSAGE_BYTES)
+        self._client: Client | None = None
+        self._plan: Plan
+        self._dropped: list[Any] = []
+        self._jobs: list[_Job] = []
+
+    @property
+    def client(self) -> Client:
+        """The connection, opened when it is first wanted: opening Milvus Lite creates it."""
+        if self._client is None:
+            self._client = Client(self.connection, public=self.options.public_insert)
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def places(self) -> Sequence[Path]:
+        return [Path(self.connection.uri)] if self.connection.lite else []
+
+    # Plan -------------------------------------------------------------------------------------------------------------
+
+    def plan(self, source: Source, folder: Path | None) -> Plan:
+        facts = self._facts(_possible_names(source, self._decisions.rename))
+        rooms = self._rooms(source, facts) if self._decisions.per_partition and self._decisions.mode != "error" else {}
+        collections = [_only(c, rooms[c.schema.name].partitions) if rooms else c for c in source.collections]
+        make_plan(collections, {}, self._decisions, facts, rooms)  # refusals that need no reading come before it
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+        with watching() as met:
+            scans = {c.schema.name: self._scan(c, facts, folder) for c in collections}
+        plan = make_plan(collections, scans, self._decisions, facts, rooms)
+        self._plan = replace(plan, findings=(*plan.findings, *met.findings()))
+        self._dropped = [scans[c.schema.name].dropped for c in collections]
+        return self._plan
+
+    def _facts(self, names: Sequence[str]) -> TargetFacts:
+        return lite_facts() if self._client is None and lite_to_be(self.connection) else self.client.facts(names)
+
+    def _rooms(self, source: Source, facts: TargetFacts) -> dict[str, Room]:
+        rooms = {}
+        for c in source.collections:
+            old = self._decisions.rename.get(c.schema.name, c.schema.name)
+            name = sanitize_collection(old) if self._decisions.names == "sanitize" else old
+            existing = facts.existing.get(name)
+            skip = existing is not None and self._decisions.mode == "skip"
+            default_rows = self.client.stored(name, DEFAULT_PARTITION, flush=True) if skip else 0
+            rooms[c.schema.name] = make_room(c, existing, default_rows, self._decisions)
+        return rooms
+
+    def _scan(self, collection: SourceCollection, facts: TargetFacts, folder: Path | None) -> Scan:
+        o = self._decisions
+        drop = o.duplicates if o.duplicates in ("first", "last") else None
+        if facts.collapses and o.duplicates == "keep":
+            drop = "last"
+        auto = makes_ids(collection, o)
+        return scan(
+            collection,
+            ids=not auto,
+            drop_duplicates=None if auto else drop,
+            drop_nonfinite=o.nonfinite == "skip",
+            folder=folder,
+        )
+
+    def key(self) -> Mapping[str, Any]:
+        return {
+            "options": asdict(self._decisions),
+            "message_bytes": self._message_bytes,
+            "inflight": self.options.inflight,
+            "import": asdict(self._bucket) if self._bucket else None,
+        }
+
+    def remember(self, folder: Path) -> None:
+        for number, positions in enumerate(self._dropped):
+            np.save(folder / f"{number}.dropped.npy", positions)
+        write_text(folder / "plan.json", json.dumps(plan_to_json(self._plan), indent=1))
+
+    def recall(self, source: Source, folder: Path) -> Plan:
+        try:
+            self._plan = plan_from_json(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
+            numbers = range(len(self._plan.collections))
+            self._dropped = [np.load(folder / f"{n}.dropped.npy", mmap_mode="r") for n in numbers]
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            text = f"{folder}: the state of the interrupted run cannot be read ({e}): start anew without --resume"
+            raise UsageError(text) from e
+        return self._plan
+
+    # Work -------------------------------------------------------------------------------------------------------------
+
+    def begin(self, source: Source, ledger: Ledger, *, resumed: bool) -> Sequence[Task]:
+        client = self.client
+        client.patience = self.options.patience
+        link = Link(client, self.options.patience, self._message_bytes)
+        lite = client.kind == "lite"
+        size, most = self._message_bytes, LITE_MESSAGE_ROWS if lite else MESSAGE_ROWS
+        if self._bucket:
+            size, most = CHUNK_BYTES, sys.maxsize
+        for c, plan, positions in zip(source.collections, self._plan.collections, self._dropped, strict=True):
+            if plan.action != "skip":
+                job = _Job(plan, c.schema, positions)
+                chosen = _only(c, [p.source for p in plan.partitions])
+                job.tasks = messages_of(job, chosen, link, message_bytes=size, message_rows=most)
+                self._jobs.append(job)
+        for job in self._jobs:
+            self._create(job, ledger)
+        tasks = [t for job in self._jobs for t in job.tasks]
+        one_by_one = lite or any(j.plan.auto_id or j.plan.duplicate_rows for j in self._jobs)
+        self.jobs = self.options.inflight if self._bucket or not one_by_one else 1
+        link.done.update({t.id: int(ledger.done[t.id]["rows"]) for t in tasks if t.id in ledger.done})
+        if "begun" in ledger.done:
+            open_tasks = [t for t in tasks if t.id not in ledger.done]
+            for task in open_tasks[: 1 if self.jobs == 1 else UNNOTED_EACH * self.jobs]:
+                task.doubtful = True
+        else:
+            ledger.add({"begun": {"at": time.time_ns()}})
+        if self._bucket is None:
+            return tasks
+        name = f"milvus-offline-{hashlib.sha256(str(ledger.path).encode()).hexdigest()[:8]}-{ledger.done['begun']['at']}"
+        return [ImportTask(t, self._bucket, name) for t in tasks]
+
+    def _create(self, job: _Job, ledger: Ledger) -> None:
+        """Makes the collection ready, once in all runs."""
+        client, plan = self.client, job.plan
+        mark = f"created:{plan.source}"
+        known = ledger.done.get(mark)
+        if known is None:
+            if plan.action == "recreate" and client.has(plan.name):
+                client.drop(plan.name)
+            elif plan.action == "create" and client.has(plan.name) and client.stored(plan.name, flush=True):
+                raise TargetError(f"{self.name}: collection {plan.name!r} appeared meanwhile and has rows")
+            for partition in plan.dropped_partitions:
+                client.drop_partition(plan.name, partition)
+            client.create(plan)
+            known = {"identity": client.identity(plan.name), "before": {}, "baseline": {}}
+            if plan.action == "append":
+                known["before"] = self._count_before(job)
+            if plan.auto_id:
+                client.flush(plan.name)
+                scopes = [None] if plan.key_field else list(dict.fromkeys(p.target for p in plan.partitions))
+                known["baseline"] = {s or "": client.stored(plan.name, s) for s in scopes}
+            ledger.add({mark: known})
+        elif not client.has(plan.name) or client.identity(plan.name) != known["identity"]:
+            raise TargetError(
+                f"{self.name}: collection {plan.name!r} is gone or another one since the interrupted run: "
+                "start anew without --resume"
+            )
+        job.baseline, job.rows_before = known["baseline"], known["before"]
+        job.held_rows = plan.action == "append"
+
+    def _count_before(self, job: _Job) -> dict[str, int] | None:
+        client, plan = self.client, job.plan
+        if not client.index_of(plan.name, plan.vector_field):
+            return None
+        if not client.loaded(plan.name):
+            client.load(plan.name)
+        return count_partitions(client, job)
+
+    # Afterwards -------------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        self._for_each(lambda job: self.client.flush(job.plan.name))
+
+    def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
+        tasks = [t for job in self._jobs for t in job.tasks]
+        lost = sum(results[t.id]["rows"] for t in tasks) < sum(t.rows for t in tasks)  # the pass before could still read them
+        notes = Watch.of(results.values()).findings() if lost else Findings()
+        return [*notes, *(f for found in self._for_each(self._index_and_load) for f in found)]
+
+    def prove(self, results: Mapping[str, Result]) -> Sequence[Finding]:
+        self.verified = self.options.verify
+        return [f for found in self._for_each(lambda job: self._prove(job, results)) for f in found]
+
+    def _for_each(self, call: Callable[[_Job], Any]) -> list[Any]:
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            return list(pool.map(call, self._jobs))
+
+    def _index_and_load(self, job: _Job) -> Findings:
+        client, plan = self.client, job.plan
+        findings = Findings()
+        indexed = bool(client.index_of(plan.name, plan.vector_field))
+        if plan.index and not indexed:
+            try:
+                client.build_index(plan.name, plan.vector_field, plan.index, plan.metric_type)
+                indexed = True
+            except TargetError as e:
+                findings.warning("index-refused", plan.source, f"the rows are there, the index is not: {e}")
+        loadable = indexed or client.kind == "lite"
+        if loadable and (self.options.load or self.options.verify != "none"):
+            job.was_loaded = indexed and client.loaded(plan.name)
+            client.load(plan.name)
+            if self._bucket and job.was_loaded:
+                client.refresh(plan.name)
+            job.readable = True
+        return findings
+
+    def _prove(self, job: _Job, results: Mapping[str, Result]) -> list[Finding]:
+        findings: list[Finding] = []
+        if self.options.verify != "none":
+            findings = list(self._differences(job, results)) if job.readable else [self._prove_unindexed(job)]
+        if job.readable and not self.options.load and not job.was_loaded:
+            self.client.release(job.plan.name)
+        return findings
+
+    def _differences(self, job: _Job, results: Mapping[str, Result]) -> Iterator[Finding]:
+        if job.rows_before is None:
+            text = "the collection had no index, so the rows from before could not be counted: counts are not compared"
+            yield Finding(Severity.INFO, "verify-limited", job.plan.source, text)
+        else:
+            yield from compare_counts(self.client, job, job.rows_before)
+        if self.options.verify in ("sample", "full"):
+            yield from compare_rows(self.client, job, results, full=self.options.verify == "full")
+
+    def _prove_unindexed(self, job: _Job) -> Finding:
+        """Without an index a server loads nothing; its statistics, which count deleted rows too, still say something."""
+        plan = job.plan
+        expected = sum(t.rows for t in job.tasks)
+        stored = self.client.stored(plan.name)
+        if stored >= expected:
+            text = f"without an index rows cannot be read back; the statistics say {stored} rows, {expected} were sent"
+            return Finding(Severity.INFO, "verify-limited", plan.source, text)
+        text = f"{stored} rows in the target, {expected} expected"
+        return Finding(Severity.ERROR, "verify-count", plan.source, text, expected - stored)
+
+
+def _possible_names(source: Source, rename: Mapping[str, str]) -> list[str]:
+    """Names that the plan may give to collections in the target."""
+    names = [rename.get(c.schema.name, c.schema.name) for c in source.collections]
+    return [*names, *(sanitize_collection(n) for n in names)]
+
+
+def _only(collection: SourceCollection, partitions: Sequence[str]) -> SourceCollection:
+    """The collection with these partitions."""
+    return replace(collection, partitions=[p for p in collection.partitions if p.name in set(partitions)])
