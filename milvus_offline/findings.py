@@ -203,6 +203,45 @@ SECTIONS = (
         ),
     ),
     Section(
+        "What a running server lost",
+        (
+            Code(
+                "flush-lost",
+                (WARNING,),
+                "Rows that the server acknowledged and then lost, in a flush that failed as a whole or in a segment that its "
+                "catalog forgot. They are taken from the log; a server would not show them.",
+            ),
+            Code(
+                "segment-forgotten",
+                (WARNING,),
+                "The same rows where no log has them any more, but a complete segment folder that no flush or merge has ended.",
+            ),
+            Code(
+                "deletes-lost",
+                (WARNING,),
+                "Rows that a delete in the log names and that are live in a segment all the same. They are left out.",
+                "`--salvage deleted` brings them.",
+            ),
+            Code(
+                "rows-doubled",
+                (WARNING,),
+                "Rows that stand in segments more often than they were inserted, for a wrong folder was merged. Taken once.",
+            ),
+            Code(
+                "log-differs",
+                (WARNING,),
+                "The log and the segments hold different vectors for the same ids; those of the segments are taken.",
+                "`--salvage unseen` brings those of the log.",
+            ),
+            Code(
+                "race-undecided",
+                (WARNING,),
+                "A segment whose catalog row was overwritten: nothing tells whether its rows were live. They are left out.",
+                "`--salvage orphans` brings them.",
+            ),
+        ),
+    ),
+    Section(
         "The log",
         (
             Code(

@@ -7,29 +7,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import fileio
-from ..errors import DamageError, StoreError, UsageError
+from ..errors import StoreError, UsageError
 from ..fileio import printable
 from ..findings import Findings
-from ..model import Schema, Severity
+from ..model import Schema
 from .catalog.rows import Catalog, Generation, TableRow
 from .choices import Choices
 from .disk import Disk
-from .live import LiveSet, select
+from .live import select
 from .location import Location, locate
-from .segment.files import Segment, attribute_schema
+from .segment.files import attribute_schema
 from .store import Collection, Partition, Store
 from .unexplained import Unexplained
 
 if TYPE_CHECKING:
     from .nocatalog import Assumptions
-    from .wal.log import Log
-    from .wal.replay import Replay
 
 
 def open_store(
@@ -81,7 +79,11 @@ def open_store(
         for c in selection.collections
         for p in c.partitions
     }
-    log, replay = _read_log(location, known, selection, schemas, segments, choices.damage, replay_wal, findings)
+    from .wal.outcome import Opened
+    from .wal.reading import read_log
+
+    state = Opened(known, selection, schemas, segments, choices.damage)
+    log, replay = read_log(location, state, disk, findings, replay_wal=replay_wal)
     Unexplained(known, selection, disk, schemas, segments, replay.rows if replay else {}).compare(findings)
     opened = []
     for c in selection.collections:
@@ -196,67 +198,6 @@ def _schema(table: TableRow, catalog: Catalog) -> Schema:
         auto_id=table.auto_id,
         attributes=attribute_schema(fields),
     )
-
-
-def _read_log(
-    location: Location,
-    catalog: Catalog,
-    selection: LiveSet,
-    schemas: Mapping[str, Schema],
-    segments: Mapping[str, list[Segment]],
-    damage: Mapping[str, Findings],
-    replay_wal: bool,
-    findings: Findings,
-) -> tuple[Log | None, Replay | None]:
-    log = None
-    if location.wal is not None:
-        from .wal.log import open_log
-
-        try:
-            log = open_log(location.wal)
-        except DamageError as e:
-            findings.error("wal-unreadable", str(location.wal), str(e))
-            return None, None
-    if log is None or (not log.files and log.acknowledged is None):
-        if selection.has_unflushed and location.config.wal_enabled is not False:
-            findings.warning(
-                "wal-missing",
-                str(location.wal or location.root),
-                "the server was stopped with rows in memory that only its write-ahead log holds, and no log was found. "
-                "Name its folder with --wal",
-            )
-        return log, None
-    from .wal.replay import Replayer
-
-    enabled = location.config.wal_enabled
-    replay = Replayer(log, catalog, selection, schemas, segments, wal_enabled=enabled, damaged=damage).run()
-    if enabled is False:
-        if replay.row_count:
-            text = "the configuration says wal.enable: false, so this log is a leftover from before; it is not replayed"
-            # each flush without a log sets flush_lsn to 0 (§5.8)
-            doubtful = any(
-                replay.rows.get(p.table.table_id) and p.table.flush_lsn for c in selection.collections for p in c.partitions
-            )
-            if doubtful:
-                text += ". But the catalog knows of flushes with a log, the last ones of their tables: --wal replays it"
-            severity = Severity.WARNING if doubtful else Severity.INFO
-            findings.add(severity, "wal-disabled", str(location.wal), text, replay.row_count)
-        return log, None
-    if not replay_wal:
-        if replay.row_count:
-            findings.warning(
-                "wal-not-replayed",
-                str(location.wal),
-                "unflushed rows in the write-ahead log are left out, as asked",
-                replay.row_count,
-            )
-        return log, replay
-    for table_id, lost in damage.items():
-        recovered = sum(r.rows for r in replay.rows.get(table_id, []) if r.id == "wal-flushed")
-        if all(f.rows is not None for f in lost) and 0 < sum(f.rows or 0 for f in lost) <= recovered:
-            findings[:] = [replace(f, severity=Severity.WARNING) if f in lost else f for f in findings]
-    findings += replay.findings
-    return log, replay
 
 
 __all__ = ["Collection", "Partition", "Store", "load_catalog", "open_store"]

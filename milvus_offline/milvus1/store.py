@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..search.blocks import Opened
     from .segment.rawfile import LegacyRawFile
     from .wal.log import Log, LogRows
-    from .wal.replay import Replay
+    from .wal.outcome import Replay
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,10 @@ def copy_store(name: str, to: Path) -> Path:
 
 
 def truth(name: str) -> dict[tuple[str, str], Counter[tuple[int, bytes]]]:
-    """(collection, partition) -> multiset of (id, vector bytes)."""
-    arrays = np.load(STORES / name / "truth.npz")
-    document = json.loads((STORES / name / "truth.json").read_text())
+    """(collection, partition) -> multiset of (id, vector bytes): what the server had acknowledged, where it lost some of it."""
+    which = "acknowledged" if (STORES / name / "acknowledged.json").exists() else "truth"
+    arrays = np.load(STORES / name / f"{which}.npz")
+    document = json.loads((STORES / name / f"{which}.json").read_text())
     return {
         (c["name"], p["name"]): Counter(
             (int(i), v.tobytes()) for i, v in zip(arrays[p["arrays"] + "_ids"], arrays[p["arrays"] + "_vectors"], strict=True)

@@ -190,6 +190,10 @@ class Segment:
         """The rows that are not live; None when all are."""
         return self._dead() if self.rows < self.stored else None
 
+    def is_dead(self, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of the rows at these offsets are deleted or lost: bool [n]."""
+        return self._dead().contains(offsets)
+
     def _dead(self) -> DeadRows:
         dead = DeadRows(self.stored)
         for offsets in read_deleted(self.deleted_path):

@@ -108,13 +108,15 @@ class Deletes:
         found = [ids for d, low, high in self.parts if len(ids := d.unique(low, high))]
         return found[0] if len(found) == 1 else np.unique(np.concatenate([np.empty(0, ID), *found]))
 
-    def last(self) -> tuple[Ids, Lsns]:
-        """The ids, sorted, each with the LSN of the last record that deletes it."""
+    def last(self, least: int = 1) -> tuple[Ids, Lsns]:
+        """The ids, sorted, each with the LSN of the last record that deletes it, of those with at least so many ids."""
         ids, lsns = [np.empty(0, ID)], [np.empty(0, np.uint64)]
         for d, low, high in self.parts:
             first, last = d.span(low, high)
-            ids.append(d.ids[d.ends[first] : d.ends[last]])
-            lsns.append(np.repeat(d.lsns[first:last], np.diff(d.ends[first : last + 1])))
+            counts = np.diff(d.ends[first : last + 1])
+            taken = np.repeat(counts >= least, counts)
+            ids.append(d.ids[d.ends[first] : d.ends[last]][taken])
+            lsns.append(np.repeat(d.lsns[first:last], counts)[taken])
         every, when = np.concatenate(ids), np.concatenate(lsns)
         order = np.lexsort((when, every))
         every, when = every[order], when[order]

@@ -7,53 +7,27 @@ that it would throw away with a damaged log are kept; both become findings.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
 
 from ...findings import Findings
-from ...model import DEFAULT_PARTITION, Schema, Severity
+from ...model import DEFAULT_PARTITION, Schema, Severity, VectorType
 from ..catalog.rows import Catalog, version_key
 from ..copies import hashes_of, matched
 from ..layout import ID, FileType
-from ..live import LiveCollection, LiveSet
+from ..live import LiveCollection
 from ..segment.files import Segment
 from .deletes import EVER, DeleteRecords, Deletes
 from .log import Kind, Log, LogRows, Record, SpanBuilder, Walk, is_new_numbering, schema_fits
+from .outcome import LogSalvage, Opened, Replay
+from .settlement import Settlement
 from .table import IDS_CHUNK, LoggedTable, delete_from
 from .unrecorded import already_flushed, partly_flushed, stored_hashes
+from .window import Window
 
 _BLANKS = " \n\r\t"
-
-
-@dataclass
-class LogSalvage:
-    """Rows in the log that a server never shows; `kind` is a kind of salvage."""
-
-    kind: str
-    collection: str
-    partition: str
-    rows: LogRows
-    reason: str
-
-
-@dataclass
-class Replay:
-    """The outcome: rows to append and segments after deletes, per table_id."""
-
-    rows: dict[str, list[LogRows]] = field(default_factory=lambda: defaultdict(list))
-    segments: dict[str, list[Segment]] = field(default_factory=dict)
-    salvage: list[LogSalvage] = field(default_factory=list)
-    findings: Findings = field(default_factory=Findings)
-    start: int = 0
-    end: int | None = None
-    """LSNs between which records were looked at; an `end` of None means all there were."""
-
-    @property
-    def row_count(self) -> int:
-        return sum(r.rows for found in self.rows.values() for r in found)
 
 
 @dataclass
@@ -71,35 +45,29 @@ class _Extra:
 
 
 class Replayer:
-    """Replays one log over one selection. `schemas` by collection name, `segments` by table_id as the catalog selects them;
-    `damaged` are table_ids whose segments have lost rows, which flushed records of the log may still hold."""
+    """Replays one log over one store."""
 
-    def __init__(
-        self,
-        log: Log,
-        catalog: Catalog,
-        selection: LiveSet,
-        schemas: Mapping[str, Schema],
-        segments: Mapping[str, list[Segment]],
-        *,
-        wal_enabled: bool | None,
-        damaged: Collection[str] = (),
-    ) -> None:
+    def __init__(self, log: Log, opened: Opened, *, wal_enabled: bool | None) -> None:
         self.log = log
-        self.catalog = catalog
-        self.segments = segments
-        self.schemas = schemas
+        self.opened = opened
+        self.catalog = opened.catalog
+        self.segments: dict[str, list[Segment]] = {k: list(v) for k, v in opened.segments.items()}
+        """As they are before the replay: what the server lost or kept by mistake is put right in them."""
+        self.schemas = opened.schemas
         self.wal_enabled = wal_enabled
-        self.damaged = damaged
-        self.result = Replay(segments={k: list(v) for k, v in segments.items()})
+        self.damaged = opened.damaged
+        self.result = Replay()
         self._tables: dict[str, LoggedTable] = {}
         self._by_key: dict[tuple[str, str], LoggedTable] = {}
         self._members: dict[str, list[LoggedTable]] = defaultdict(list)
         """By collection, the default partition first."""
         self._untagged: dict[str, DeleteRecords] = defaultdict(lambda: DeleteRecords(log))
         self._tagged: dict[str, DeleteRecords] = defaultdict(lambda: DeleteRecords(log))
-        in_memory = {row.table_id for row in catalog.files if row.file_type == FileType.NEW}
-        for collection in selection.collections:
+        self._odd: dict[str, DeleteRecords] = defaultdict(lambda: DeleteRecords(log))
+        """Those whose tag is not quite the table's."""
+        self._settlement = Settlement(opened, self.segments, self.result)
+        in_memory = {row.table_id for row in self.catalog.files if row.file_type == FileType.NEW}
+        for collection in opened.selection.collections:
             self._add_collection(collection, in_memory)
         self._extras: dict[tuple[str, str, str], _Extra] = {}
         self._mismatched: dict[str, int] = defaultdict(int)
@@ -114,125 +82,30 @@ class Replayer:
             table = LoggedTable(
                 row.table_id, name, partition.tag, self.schemas[name], row.flush_lsn, self.log, row.table_id in in_memory
             )
+            table.created_on = row.created_on
             self._tables[table.table_id] = table
             self._by_key.setdefault((name, "" if is_root else partition.tag), table)
             self._members[name].append(table)
 
     def run(self) -> Replay:
         """Reads the log and applies it; the log's damage is in the findings."""
-        self._window()
+        window = Window(self.log, [t.flush_lsn for t in self._tables.values()], self.catalog.global_lsn)
+        self.result.start, self.result.end = window.start, window.end
+        self.result.findings += window.findings
+        self.result.segments = self.segments
         if not self.log.files:
             return self.result
         self._read()
+        if self.catalog.kind != "none" and self.wal_enabled is not False:
+            self._settlement.run(self._tables.values())
+        self.result.segments = {k: list(v) for k, v in self.segments.items()}
         self._log_damaged = any(f.severity is Severity.ERROR for f in self.result.findings)
         for table in self._tables.values():  # the default partition first: its flush ends deletes without a tag
             self._apply(table)
         for table_id in self.damaged:
             self._recover(self._tables[table_id])
-        self._find_unseen()
         self._report()
         return self.result
-
-    # The window (§5.6) -------------------------------------------------------------------------------------------------
-
-    def _window(self) -> None:
-        flushed = [t.flush_lsn for t in self._tables.values()]
-        start, applied = self.catalog.global_lsn, self.log.acknowledged or 0
-        if flushed:
-            applied = max(applied, max(flushed))
-            start = max(start, min(flushed))
-        self.result.start = start
-        self.result.end = max(applied, start)
-        if self.log.acknowledged is None:
-            if self._calls_behind(self.result.end):
-                self._note(
-                    Severity.WARNING,
-                    "mxlog-missing",
-                    str(self.log.folder),
-                    "mxlog.meta is missing or short, so nothing tells which records were acknowledged; all complete ones are "
-                    "taken. A 1.x server would start without any of them",
-                )
-            self.result.end = None
-        elif (calls := self._calls_behind(self.result.end)) > 1:
-            self._note(
-                Severity.WARNING,
-                "mxlog-stale",
-                str(self.log.folder),
-                f"{calls} calls are logged behind the last one that mxlog.meta knows, although only one can be unacknowledged: "
-                "mxlog.meta is older than the log. All complete records are taken; a 1.x server would drop these",
-            )
-            self.result.end = None
-        elif calls and self.log.acknowledged < max(start, *flushed, 0):
-            self._note(
-                Severity.WARNING,
-                "mxlog-stale",
-                str(self.log.folder),
-                "mxlog.meta is older than the catalog, so nothing tells whether the last call in the log was acknowledged; it "
-                "is taken. A 1.x server would drop it",
-            )
-            self.result.end = None
-        elif calls and self.log.torn_meta:
-            self._note(
-                Severity.WARNING,
-                "mxlog-torn",
-                str(self.log.folder),
-                "mxlog.meta was being written when the server died, so the last call in the log counts as never acknowledged, "
-                "as for a 1.x server; --salvage unacknowledged brings its rows",
-            )
-        self._check_numbers(start)
-
-    def _calls_behind(self, lsn: int) -> int:
-        """Calls with complete records behind `lsn`. A call's records are split only where a file ends (§5.4).
-
-        Behind a place without a record one call does not count: it can be the end of one that a crash before the last restart
-        cut off, when the server went on in the file before it.
-        """
-        calls, broken, previous = 0, 0, None
-        sizes = {f.number: f.size for f in self.log.files}
-        position = lsn
-        for record in Walk(self.log, Findings()).records(lsn):
-            file, offset = position >> 32, position & 0xFFFFFFFF
-            if record.file == file:
-                broken |= record.start != offset
-            else:
-                broken |= record.start != 0 or sizes.get(file, offset) > offset
-            goes_on = previous and record.start == 0 and record[1:4] == previous[1:4]
-            calls += not goes_on
-            previous, position = record, record.lsn
-            if calls > 1 + broken:
-                break
-        return max(calls - broken, min(calls, 1))
-
-    def _check_numbers(self, start: int) -> None:
-        numbers = [f.number for f in self.log.files]
-        wanted, end = start >> 32, self.result.end
-        if end is not None and end <= start:
-            return
-        later = [n for n in numbers if n >= wanted]
-        if later and later[0] != wanted and (start or (end is not None and end >> 32 < later[0])):
-            self._note(
-                Severity.WARNING,
-                "wal-gap",
-                str(self.log.folder / f"{wanted}.wal"),
-                f"the file is missing; the log goes on in {later[0]}.wal. After a clean restart that is harmless (its records "
-                "were flushed), otherwise rows are lost. A 1.x server refuses to start in this state",
-            )
-        for before, after in pairwise(later):
-            if after != before + 1:
-                self._note(
-                    Severity.ERROR,
-                    "wal-gap",
-                    str(self.log.folder / f"{before + 1}.wal"),
-                    f"the files {before + 1}.wal to {after - 1}.wal are missing; unflushed rows in them are lost",
-                )
-        first_missing = later[-1] + 1 if later else wanted
-        if end is not None and end & 0xFFFFFFFF and end >> 32 >= first_missing:
-            self._note(
-                Severity.ERROR,
-                "wal-gap",
-                str(self.log.folder / f"{first_missing}.wal"),
-                f"the files {first_missing}.wal to {end >> 32}.wal are missing; acknowledged rows in them are lost",
-            )
 
     # Reading ---------------------------------------------------------------------------------------------------------------
 
@@ -242,17 +115,25 @@ class Replayer:
         self._share_deletes(start, by_root)
         walk = Walk(self.log, self.result.findings)
         first = min((f.number for f in self.log.files), default=0) << 32
-        old = Walk(self.log, Findings())
-        for record in old.records(first, start):
+        previous: Record | None = None
+        for record in Walk(self.log, Findings()).records(first, start):
             self._old(record)
+            previous = self._note_tail(previous, record)
         for record in walk.records(start, end):
             self._replay(record, by_root)
+            previous = self._note_tail(previous, record)
         if end is not None:
             for record in Walk(self.log, Findings()).records(end):
                 self._unacknowledged(record)
 
+    def _note_tail(self, before: Record | None, record: Record) -> Record:
+        if before is not None and before.file != record.file:
+            self._settlement.tails.append(before.lsn)
+        return record
+
     def _delete(self, record: Record, table: LoggedTable, tag: str) -> None:
-        (self._untagged[table.collection] if tag == "" else self._tagged[table.table_id]).add(record)
+        exact = self._by_key.get((table.collection, tag)) is table
+        (self._untagged[table.collection] if tag == "" else (self._tagged if exact else self._odd)[table.table_id]).add(record)
 
     def _share_deletes(self, start: int, by_root: bool) -> None:
         """Tells each table which deletes count: without a tag they reach all partitions, but only the collection's flush_lsn
@@ -265,7 +146,8 @@ class Replayer:
                 limits = (flushed, flushed) if by_root else (root.flush_lsn, table.flush_lsn)
                 ends = [max(start, limit) for limit in limits]
                 table.deletes = Deletes(tuple((d, end, EVER) for d, end in zip(lists, ends, strict=True)))
-                table.old_deletes = Deletes(tuple((d, 0, end) for d, end in zip(lists, ends, strict=True)))
+                table.applied_deletes = Deletes(tuple((d, 0, end) for d, end in zip(lists, ends, strict=True)))
+                table.old_deletes = table.applied_deletes + Deletes(((self._odd[table.table_id], 0, EVER),))
                 table.memory_deletes = Deletes(tuple((d, max(start, table.flush_lsn), EVER) for d in lists))
 
     def _filters_by_root(self) -> bool:
@@ -295,6 +177,7 @@ class Replayer:
             self._delete(record, table, tag)
         elif schema_fits(record, table.schema):
             if tag != "" and (collection, tag) not in self._by_key:
+                self._settlement.odd_tags.add(table.table_id)
                 self._unseen(record, table)
             else:
                 table.insert_old(record)
@@ -307,6 +190,7 @@ class Replayer:
         if table is None:
             resolved = self._resolve(collection, tag)
             if resolved is not None and record.kind is not Kind.DELETE:
+                self._settlement.odd_tags.add(resolved.table_id)
                 self._unseen(record, resolved)
             elif resolved is None and record.kind is not Kind.DELETE:
                 self._dropped(record, collection, tag)
@@ -439,7 +323,7 @@ class Replayer:
         self._note(
             Severity.WARNING,
             "wal-stale",
-            f"{table.collection}/{table.partition}",
+            table.place,
             f"{len(known)} of {table.inserted} rows in the log already are in segments, although the catalog says that nothing "
             "was flushed: the server ran with wal.enable: false later on. The log is not replayed here",
             table.inserted,
@@ -466,34 +350,6 @@ class Replayer:
         if found.rows:
             self.result.rows[table.table_id].append(found)
 
-    # Rows that the server never showed (§5.6) --------------------------------------------------------------------------
-
-    def _find_unseen(self) -> None:
-        """Flushed inserts of a partition whose rows are in no segment: the running server knew its tag with blanks only."""
-        for table in self._tables.values():
-            segments = self.segments.get(table.table_id, [])
-            if table.partition == DEFAULT_PARTITION or table.old_rows <= sum(s.stored for s in segments):
-                continue
-            if table.table_id in self.damaged:
-                continue  # these rows were recovered
-            held = np.unique(np.concatenate([*(s.ids for s in segments), table.old_deletes.ids]))
-            log_rows = table.old_log_rows()
-            known, number = [], 0
-            for ids in log_rows.ids_only(IDS_CHUNK):
-                known.append(np.flatnonzero(np.isin(ids, held)) + number)
-                number += len(ids)
-            dead = np.concatenate(known)
-            if len(dead) < table.old_rows:
-                self.result.salvage.append(
-                    LogSalvage(
-                        "unseen",
-                        table.collection,
-                        table.partition,
-                        replace(log_rows, id="wal-unseen", dead=dead),
-                        "acknowledged and logged, but the server never applied them",
-                    )
-                )
-
     def _report(self) -> None:
         for (kind, collection, partition), extra in self._extras.items():
             rows = LogRows(f"wal-{kind}", extra.schema, self.log.files, extra.spans.build(), extra.rows, np.empty(0, ID))
@@ -511,18 +367,20 @@ class Replayer:
             self._note(
                 Severity.WARNING,
                 "partition-flushed",
-                f"{table.collection}/{table.partition}",
+                table.place,
                 "the partition was flushed, its collection was not: a server of this version would insert the rows once more",
                 count,
             )
         for table_id, found in self.result.rows.items():
             table = self._tables[table_id]
             for rows in found:
+                if rows.id == "wal-lost":
+                    continue
                 recovered = rows.id == "wal-flushed"
                 self._note(
                     Severity.WARNING if recovered else Severity.INFO,
                     "rows-from-log" if recovered else "wal-rows",
-                    f"{table.collection}/{table.partition}",
+                    table.place,
                     "rows of damaged segments are taken from the write-ahead log, which still holds them"
                     if recovered
                     else "rows that were acknowledged but not yet flushed are taken from the write-ahead log",
@@ -535,7 +393,7 @@ class Replayer:
                 self._note(
                     Severity.INFO,
                     "wal-deletes",
-                    f"{table.collection}/{table.partition}",
+                    table.place,
                     "rows in segments are deleted by the write-ahead log",
                     count,
                 )
@@ -546,8 +404,6 @@ class Replayer:
 
 def _schema_of_unknown(record: Record, collection: str, catalog: Catalog) -> Schema | None:
     """What a dropped collection's record tells of its shape."""
-    from ...model import VectorType
-
     for table in catalog.tables:
         if table.table_id == collection:
             return Schema(collection, table.dimension, table.vector_type, table.metric_name)

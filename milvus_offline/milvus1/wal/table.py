@@ -47,6 +47,16 @@ class LoggedTable:
     old_lsns: array[int] = field(default_factory=lambda: array("Q"))
     old_ends: array[int] = field(default_factory=lambda: array("Q"))
     old_deletes: Deletes = field(default_factory=Deletes)
+    """Those that are not replayed, with such as the server may not have applied for their tag."""
+    applied_deletes: Deletes = field(default_factory=Deletes)
+    """The same without these."""
+    created_on: int = 0
+    """When the catalog says that it was made, in µs."""
+
+    @property
+    def place(self) -> str:
+        """Its name for a person."""
+        return f"{self.collection}/{self.partition}"
 
     def insert(self, record: Record) -> None:
         self.spans.add(record)
@@ -85,18 +95,23 @@ class LoggedTable:
         """The deletes that take rows out of segments."""
         return self.deletes.behind(min(self.root_flushed, self.flush_lsn))
 
-    def deleted_since(self, deletes: Deletes) -> npt.NDArray[np.bool_]:
-        """Which of `old_log_rows()` a delete behind their own record names."""
+    def old_row_lsns(self) -> Lsns:
+        """The LSN of the record of each of `old_log_rows()`."""
+        ends = np.array([0, *self.old_ends], np.int64)
+        return np.repeat(np.array(self.old_lsns, np.uint64), ends[1:] - ends[:-1])
+
+    def deleted_since(self, deletes: Deletes, least: int = 1) -> npt.NDArray[np.bool_]:
+        """Which of `old_log_rows()` a delete behind their own record names, one with at least so many ids."""
         gone = np.zeros(self.old_rows, np.bool_)
-        deleted, last = deletes.last()
+        deleted, last = deletes.last(least)
         if not len(deleted):
             return gone
-        lsns, ends = np.array(self.old_lsns, np.uint64), np.array(self.old_ends, np.int64)
+        inserted = self.old_row_lsns()
         number = 0
         for ids in self.old_log_rows().ids_only(IDS_CHUNK):
             at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
-            inserted = lsns[np.searchsorted(ends, np.arange(number, number + len(ids)), "right")]
-            gone[number : number + len(ids)] = (deleted[at] == ids) & (last[at] > inserted)
+            here = slice(number, number + len(ids))
+            gone[here] = (deleted[at] == ids) & (last[at] > inserted[here])
             number += len(ids)
         return gone
 
@@ -177,4 +192,11 @@ def delete_from(segment: Segment, deleted: Ids) -> Segment:
         at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
         offsets.append(np.flatnonzero(deleted[at] == ids) + first)
     hits = np.concatenate(offsets)
-    return segment.with_wal_deletes(hits) if len(hits) else segment
+    return without(segment, hits) if len(hits) else segment
+
+
+def without(segment: Segment, offsets: Ids) -> Segment:
+    """The segment without the rows at these offsets, on top of those that are left out already."""
+    if segment.wal_deleted is not None:
+        offsets = np.concatenate([segment.wal_deleted, offsets])
+    return segment.with_wal_deletes(offsets)

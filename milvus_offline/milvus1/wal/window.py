@@ -1,0 +1,116 @@
+"""Which records of a log a restarted server replays, and what speaks against it (FORMAT §5.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from ...findings import Findings
+from .log import Log, Walk
+
+
+class Window:
+    """LSNs between which records count; an `end` of None means all there are. What is odd about them is in `findings`."""
+
+    def __init__(self, log: Log, flushed: Sequence[int], global_lsn: int) -> None:
+        self.log = log
+        self.findings = Findings()
+        applied, self.start = log.acknowledged or 0, global_lsn
+        if flushed:
+            applied = max(applied, max(flushed))
+            self.start = max(self.start, min(flushed))
+        self.end: int | None = max(applied, self.start)
+        if self._is_end_unknown(self.end, max(self.start, *flushed, 0)):
+            self.end = None
+        self._check_numbers()
+
+    def _is_end_unknown(self, end: int, flushed: int) -> bool:
+        """Whether mxlog.meta cannot be what the server last wrote there."""
+        where, acknowledged = str(self.log.folder), self.log.acknowledged
+        calls = self._calls_behind(end)
+        if not calls:
+            return acknowledged is None
+        if acknowledged is None:
+            self._warn(
+                "mxlog-missing",
+                where,
+                "mxlog.meta is missing or short, so nothing tells which records were acknowledged; all complete ones are "
+                "taken. A 1.x server would start without any of them",
+            )
+            return True
+        if calls > 1:
+            self._warn(
+                "mxlog-stale",
+                where,
+                f"{calls} calls are logged behind the last one that mxlog.meta knows, although only one can be unacknowledged: "
+                "mxlog.meta is older than the log. All complete records are taken; a 1.x server would drop these",
+            )
+            return True
+        if acknowledged < flushed:
+            self._warn(
+                "mxlog-stale",
+                where,
+                "mxlog.meta is older than the catalog, so nothing tells whether the last call in the log was acknowledged; it "
+                "is taken. A 1.x server would drop it",
+            )
+            return True
+        if self.log.torn_meta:
+            self._warn(
+                "mxlog-torn",
+                where,
+                "mxlog.meta was being written when the server died, so the last call in the log counts as never acknowledged, "
+                "as for a 1.x server; --salvage unacknowledged brings its rows",
+            )
+        return False
+
+    def _calls_behind(self, lsn: int) -> int:
+        """Calls with complete records behind `lsn`. A call's records are split only where a file ends (§5.4).
+
+        Behind a place without a record one call does not count: it can be the end of one that a crash before the last restart
+        cut off, when the server went on in the file before it.
+        """
+        calls, broken, previous = 0, 0, None
+        sizes = {f.number: f.size for f in self.log.files}
+        position = lsn
+        for record in Walk(self.log, Findings()).records(lsn):
+            file, offset = position >> 32, position & 0xFFFFFFFF
+            if record.file == file:
+                broken |= record.start != offset
+            else:
+                broken |= record.start != 0 or sizes.get(file, offset) > offset
+            goes_on = previous and record.start == 0 and record[1:4] == previous[1:4]
+            calls += not goes_on
+            previous, position = record, record.lsn
+            if calls > 1 + broken:
+                break
+        return max(calls - broken, min(calls, 1))
+
+    def _check_numbers(self) -> None:
+        wanted, end = self.start >> 32, self.end
+        if end is not None and end <= self.start:
+            return
+        later = [f.number for f in self.log.files if f.number >= wanted]
+        if later and later[0] != wanted and (self.start or (end is not None and end >> 32 < later[0])):
+            self._warn(
+                "wal-gap",
+                self._path(wanted),
+                f"the file is missing; the log goes on in {later[0]}.wal. After a clean restart that is harmless (its records "
+                "were flushed), otherwise rows are lost. A 1.x server refuses to start in this state",
+            )
+        for before, after in pairwise(later):
+            if after != before + 1:
+                message = f"the files {before + 1}.wal to {after - 1}.wal are missing; unflushed rows in them are lost"
+                self._fail("wal-gap", self._path(before + 1), message)
+        first = later[-1] + 1 if later else wanted
+        if end is not None and end & 0xFFFFFFFF and end >> 32 >= first:
+            message = f"the files {first}.wal to {end >> 32}.wal are missing; acknowledged rows in them are lost"
+            self._fail("wal-gap", self._path(first), message)
+
+    def _path(self, number: int) -> str:
+        return str(self.log.folder / f"{number}.wal")
+
+    def _warn(self, code: str, where: str, message: str) -> None:
+        self.findings.warning(code, where, message)
+
+    def _fail(self, code: str, where: str, message: str) -> None:
+        self.findings.error(code, where, message)
