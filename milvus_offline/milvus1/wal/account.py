@@ -128,7 +128,7 @@ def _find(segments: Sequence[Segment], known: Ids, wanted: Ids, *, everything: b
 def _hits(segment: Segment, known: Ids, everything: bool) -> tuple[Ids, Ids, Ids]:
     """(offset, id, place in `known` or -1) of each row whose id is known, or of all."""
     parts: list[tuple[Ids, ...]] = [(_none(), _none(), _none())]
-    for offset, ids in _ids(segment):
+    for offset, ids in segment.ids_in_chunks(IDS_CHUNK):
         if len(known):
             place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
             place[known[place] != ids] = -1
@@ -198,18 +198,6 @@ def _unflushed(table: LoggedTable, values: Hashes) -> Ids:
     hashes = hashes_of(table.log_rows().batches())
     place = np.minimum(np.searchsorted(values, hashes), len(values) - 1)
     return np.bincount(place[values[place] == hashes], minlength=len(values))
-
-
-def _ids(segment: Segment) -> Iterator[tuple[int, Ids]]:
-    """(offset of the first row, ids) of all stored rows, in chunks."""
-    fd = fileio.open_read(segment.ids_path)
-    try:
-        for first in range(0, segment.stored, IDS_CHUNK):
-            ids = np.empty(min(IDS_CHUNK, segment.stored - first), ID)
-            fileio.read_into(fd, ids.view(np.uint8).data, LENGTH.size + first * ID.itemsize, segment.ids_path)
-            yield first, ids
-    finally:
-        os.close(fd)
 
 
 def _hashes(segment: Segment, offsets: Ids, ids: Ids) -> Iterator[Hashes]:
