@@ -274,6 +274,42 @@ def begin_writeback(fd: int, offset: int, length: int) -> None:
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
+def unreadable(path: str | os.PathLike[str]) -> str | None:
+    """Why a file or folder that should be there cannot be read, with its name; None when it can.
+
+    What may not be read is not missing, and a link that leads nowhere is not its target.
+    """
+    if is_remote(path):
+        return None if as_path(path).exists() else f"{path}: there is no such file or folder"
+    try:
+        with open(path, "rb", buffering=0) as f:
+            f.read(1)
+    except IsADirectoryError:
+        try:
+            os.scandir(path).close()
+        except OSError as e:
+            return f"{path} cannot be read: {e.strerror}"
+    except (FileNotFoundError, NotADirectoryError):
+        link = dangling(path)
+        return (
+            f"{link} is a link to {os.readlink(link)}, which is not there"
+            if link
+            else f"{path}: there is no such file or folder"
+        )
+    except OSError as e:
+        return f"{path} cannot be read: {e.strerror}"
+    return None
+
+
+def dangling(path: str | os.PathLike[str]) -> str | None:
+    """The link on the way to `path` whose target is not there, if that is why it is missing."""
+    absolute = Path(os.path.abspath(path))
+    for place in (*reversed(absolute.parents), absolute):
+        if place.is_symlink() and not place.exists():
+            return str(place)
+    return None
+
+
 def sizes(paths: Iterable[str | os.PathLike[str]]) -> list[int] | None:
     """The sizes of all these files as they are now; None when one of them is not there."""
     paths = list(paths)

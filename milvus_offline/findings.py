@@ -403,9 +403,43 @@ SECTIONS = (
         "Writing files",
         (
             Code("link-copied", (INFO,), "A partition could not be linked; it is copied."),
-            Code("attributes-left-out", (WARNING,), "The target keeps no attributes."),
-            Code("converted", (INFO,), "Numbers of another type became float32, int64 or uint8 without loss."),
-            Code("no-ids", (INFO,), "HDF5 files of others without ids: the target makes them, or row numbers are taken."),
+            Code("attributes-left-out", (WARNING,), "The target keeps no attributes, or no texts."),
+        ),
+    ),
+    Section(
+        "Files of others as the source",
+        (
+            Code(
+                "rows-never-written",
+                (ERROR,),
+                "HDF5 has room for rows, and no one wrote them, or the file that holds them is missing; HDF5 would show zeros.",
+                "Is there a complete copy, or a file that was not copied along?",
+            ),
+            Code(
+                "rows-look-unwritten",
+                (WARNING,),
+                "The last rows of a file are zeros with the id 0: its writer may have been interrupted.",
+            ),
+            Code(
+                "taken-as-bits",
+                (INFO, WARNING),
+                "uint8 were taken for bits; in another layout than MilvusDM's this may be wrong.",
+                "If they are numbers: `--vector-type float`, or `--metric L2`.",
+            ),
+            Code("columns-chosen", (INFO,), "Which datasets, arrays or columns were taken for vectors and ids, and why these."),
+            Code("ids-not-numbers", (INFO,), "Ids that are no whole numbers were left out, as `--ids auto` or `row` says."),
+            Code("metric-of-file", (INFO,), "The metric was taken from what the file says of its distance."),
+            Code(
+                "metric-unknown",
+                (WARNING,),
+                "A file in MilvusDM's folder that no yaml describes: its metric is not known. `--metric`",
+            ),
+            Code("beyond-float32", (WARNING,), "`--beyond-float32 inf`: numbers that float32 cannot hold became infinity."),
+            Code("documents-differ", (WARNING,), "LangChain: index.pkl and index.faiss do not have as many rows."),
+            Code(
+                "converted", (INFO,), "Numbers of another type became float32, or bits; the message says whether that rounds."
+            ),
+            Code("no-ids", (INFO,), "Files of others without ids: the target makes them, or row numbers are taken."),
         ),
     ),
     Section(

@@ -310,7 +310,9 @@ def open_task(task: DmTask) -> Source:
     else:
         from .sources.hdf5 import open_hdf5
 
-        sources += [open_hdf5(path, collection=task.into.collection) for path in task.paths]
+        into = task.into
+        known: dict[str, Any] = {"collection": into.collection, "target_metric": into.metric, "dimension": into.dimension}
+        sources += [open_hdf5(path, **known) for path in task.paths]
     return _combine(task.into, sources, str(task.paths[0]))
 
 

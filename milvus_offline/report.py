@@ -313,7 +313,17 @@ def _base(name: str) -> str:
 
 # Other sources ----------------------------------------------------------------------------------------------------------
 
-KINDS = {"faiss": "Faiss index", "export": "Export", "hdf5": "HDF5 files"}
+KINDS = {
+    "faiss": "Faiss index",
+    "langchain": "Faiss index",
+    "export": "Export",
+    "hdf5": "HDF5 files",
+    "milvusdm": "HDF5 files",
+    "parquet": "Parquet",
+    "npy": "Array",
+    "npz": "Arrays",
+    "vecs": "Vectors",
+}
 
 
 def source_document(source: Source, options: Sequence[str] = ()) -> dict[str, Any]:

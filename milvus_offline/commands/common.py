@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ..errors import UsageError
-from ..fileio import is_remote, keep_out, printable
+from ..errors import StoreError, UsageError
+from ..fileio import keep_out, printable, unreadable
 from ..model import Source
 from ..selection import Selection
 from ..transfer import Progress, Silent
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from logging.handlers import MemoryHandler
 
     from ..milvus1.opening import Store
+    from ..sources import SourceOptions
     from ..text import Screen
 
 _SETTINGS = "milvus_offline.settings"
@@ -112,22 +112,41 @@ faiss_options = chain(
     ),
     click.option("--lossy", is_flag=True, help="Faiss: also read kinds that hold approximate vectors only (PQ, SQ8, ...)."),
     click.option("--follow-ondisk", is_flag=True, help="Faiss: follow inverted lists to a file outside of the index's folder."),
-    group="HDF5 files and Faiss indexes",
+    group="Files of others and Faiss indexes",
+)
+
+vector_options = chain(
+    click.option("--embeddings", metavar="NAME", help="Files of others: the dataset, array or column of vectors."),
+    click.option("--ids-dataset", metavar="NAME", help="Files of others: the dataset, array or column of ids."),
+    click.option(
+        "--vector-type",
+        type=click.Choice(["float", "binary"]),
+        help="Files of others: what uint8 are, numbers or bits. [default: by the metric, else bits, as MilvusDM writes them]",
+    ),
+    click.option(
+        "--beyond-float32",
+        type=click.Choice(["error", "inf"]),
+        help="Files of others: numbers that float32 cannot hold: stop, or take them as infinity. [default: error]",
+    ),
+    click.option("--follow-external", is_flag=True, help="HDF5: also read files outside of its folder that it links to."),
+    group="Files of others and Faiss indexes",
 )
 
 file_options = chain(
-    click.option("--into", metavar="NAME", help="HDF5 and Faiss: the collection's name."),
-    click.option("--metric", metavar="NAME", help="HDF5 and Faiss: the collection's metric."),
+    click.option("--into", metavar="NAME", help="Files of others and Faiss: the collection's name."),
+    click.option("--metric", metavar="NAME", help="Files of others and Faiss: the collection's metric."),
     click.option(
         "--ids",
-        "ids_file",
-        type=click.Path(),
-        metavar="FILE",
-        help="Faiss: the rows' ids, an int64 array in a .npy or .uid file.",
+        metavar="row|FILE",
+        help="row: row numbers, where a file has no ids that are whole numbers. FILE: the ids of a Faiss index, an int64 array "
+        "in a .npy or .uid file.",
     ),
+    vector_options,
     faiss_options,
-    group="HDF5 files and Faiss indexes",
+    group="Files of others and Faiss indexes",
 )
+
+ID_FILES = (".npy", ".uid")
 
 selection_options = chain(
     click.option("-c", "--collection", metavar="NAME", multiple=True, help="Only this collection; a glob is fine; repeatable."),
@@ -202,54 +221,61 @@ def store_words(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def open_given(
-    path: str,
-    *,
-    into: str | None,
-    metric: str | None,
-    ids_file: str | None,
-    first_id: int | None,
-    lossy: bool,
-    follow_ondisk: bool,
-    salvage: tuple[str, ...] = (),
-    **store: Any,
-) -> Source:
+def open_given(path: str, **given: Any) -> Source:
     """The source at `path` with what `file_options` and `store_options` say of it.
 
     Raises UsageError for an option that says nothing of such a source.
     """
-    from ..sources import SourceOptions, kind_of, open_source
-    from ..sources.milvus1 import open_store_source
+    from ..sources import open_source
 
-    kind = kind_of(path) if is_remote(path) or os.path.exists(path) else "milvus1"
-    faiss = faiss_arguments(kind, ids_file, first_id, lossy, follow_ondisk)
-    if kind not in ("hdf5", "faiss"):
-        _refuse({"into": into, "metric": metric}, "HDF5 files or a Faiss index")
-    if kind == "milvus1":
-        opened = open_store_source(path, salvage=salvage, **store_arguments(**store))
-        _begin_log_file(opened)
-        if logging_asked():
-            _log_store(opened.store)
-        return opened
-    _refuse({"salvage": salvage, **store}, "a store")
-    other = open_source(path, SourceOptions(collection=into, metric=metric, faiss=faiss))
-    _begin_log_file(other)
-    return other
+    if reason := unreadable(path):
+        raise StoreError(reason)
+    opened = open_source(path, source_options(path, **given))
+    _begin_log_file(opened)
+    if logging_asked() and (store := getattr(opened, "store", None)) is not None:
+        _log_store(store)
+    return opened
 
 
-def _refuse(options: Mapping[str, Any], what: str) -> None:
-    for name, value in options.items():
-        if value:
-            raise UsageError(f"--{name.replace('_', '-')} only goes with {what}")
+def source_options(path: str, *, ids: str | None = None, target_metric: str | None = None, **given: Any) -> SourceOptions:
+    """What the options say of the source at `path`. `ids` is None, keep, auto, row or a file of ids.
 
+    Raises UsageError for an option that says nothing of such a source.
+    """
+    from ..sources import KINDS, SourceOptions, kind_of
 
-def faiss_arguments(kind: str, ids_file: str | None, first_id: int | None, lossy: bool, follow_ondisk: bool) -> dict[str, Any]:
-    """Keyword arguments of open_faiss from the options. Raises UsageError when the source is no Faiss index."""
-    given = {"--ids": ids_file, "--first-id": first_id, "--lossy": lossy or None, "--follow-ondisk": follow_ondisk or None}
-    used = [name for name, value in given.items() if value is not None]
-    if used and kind != "faiss":
-        raise UsageError(f"{used[0]} only goes with a Faiss index")
-    return {"ids_file": ids_file, "first_id": first_id or 0, "lossy": lossy, "follow_ondisk": follow_ondisk}
+    kind = kind_of(path)
+    ids_file = ids if ids and ids not in ("keep", "auto", "row") else None
+    given["ids_file"] = ids_file
+    for name, value in given.items():
+        if value not in (None, False, ()) and name not in KINDS[kind].takes:
+            option = "ids FILE" if name == "ids_file" else name.replace("_", "-")
+            goes_with = dict.fromkeys(k.what for k in KINDS.values() if name in k.takes)
+            raise UsageError(f"--{option} only goes with {' or '.join(', '.join(goes_with).rsplit(', ', 1))}")
+    faiss = {
+        "ids_file": ids_file,
+        "first_id": given.get("first_id") or 0,
+        "lossy": given.get("lossy", False),
+        "follow_ondisk": given.get("follow_ondisk", False),
+    }
+    store = store_arguments(**{name: given[name] for name in STORE_OPTIONS}) if kind == "milvus1" else {}
+    if kind == "milvus1" and given.get("salvage"):
+        store["salvage"] = given["salvage"]
+    return SourceOptions(
+        collection=given.get("into"),
+        partition=given.get("into_partition"),
+        metric=given.get("metric"),
+        target_metric=target_metric,
+        embeddings=given.get("embeddings"),
+        ids=given.get("ids_dataset"),
+        row_ids=ids == "row",
+        need_ids=ids not in ("row", "auto"),
+        vector_type=given.get("vector_type"),
+        follow_external=given.get("follow_external", False),
+        beyond=given.get("beyond_float32") or "error",
+        store=store,
+        faiss=faiss,
+    )
 
 
 def selection(collection: tuple[str, ...], partition: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:

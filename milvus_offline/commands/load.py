@@ -13,8 +13,8 @@ from ..errors import UsageError
 from ..fileio import printable
 from ..model import Source
 from .common import (
+    ID_FILES,
     STORE_OPTIONS,
-    faiss_arguments,
     faiss_options,
     is_chosen,
     is_typed,
@@ -24,15 +24,13 @@ from .common import (
     selection,
     selection_options,
     set_up_log,
-    store_arguments,
+    source_options,
     store_options,
+    vector_options,
 )
 
 if TYPE_CHECKING:
     from ..load import LoadReport
-
-
-_ID_FILES = (".npy", ".uid")
 
 
 class _Ids(click.ParamType[str]):
@@ -40,7 +38,7 @@ class _Ids(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
-        if text not in ("keep", "auto", "row") and not text.endswith(_ID_FILES):
+        if text not in ("keep", "auto", "row") and not text.endswith(ID_FILES):
             self.fail(f"{text!r} is not one of keep, auto, row, or a .npy or .uid file", param, ctx)
         return text
 
@@ -121,10 +119,8 @@ class _Ids(click.ParamType[str]):
     show_default=True,
     help="What is read back and compared.",
 )
-@click.option("--into", metavar="NAME", help="HDF5 and Faiss: the collection's name.")
-@click.option("--into-partition", metavar="TAG", help="HDF5: the partition of a single file.")
-@click.option("--embeddings", metavar="DATASET", default="embeddings", show_default=True, help="HDF5: the vectors.")
-@click.option("--ids-dataset", metavar="DATASET", default="ids", show_default=True, help="HDF5: the ids.")
+@click.option("--into", metavar="NAME", help="Files of others and Faiss: the collection's name.")
+@click.option("--into-partition", metavar="TAG", help="Files of others: the partition of a single file.")
 @click.option("--database", metavar="NAME", envvar="MILVUS_DATABASE", default="", help="Database of the target.")
 @click.option("--token-file", metavar="FILE", help="A file that holds the token (user:password, or an API key).")
 @click.option(
@@ -163,6 +159,7 @@ class _Ids(click.ParamType[str]):
     help="milvus1:PATH: a meta.sqlite, or a meta.sql to load into MySQL.",
 )
 @click.option("--server-path", metavar="PATH", help="milvus1:PATH: where the server will find it, as in a container.")
+@vector_options
 @faiss_options
 @selection_options
 @store_options
@@ -213,16 +210,20 @@ _NAMES = {"load_after": "load", "ask_token": "token"}
 """Options of the command that a target knows by another name."""
 _OF_THE_ROAD = ("state", "resume", "dry_run", "yes")
 """Options that every target has."""
-_OF_SOURCES = {
-    "into": ("hdf5", "faiss"),
-    "into_partition": ("hdf5",),
-    "embeddings": ("hdf5",),
-    "ids_dataset": ("hdf5",),
-    **dict.fromkeys(("first_id", "lossy", "follow_ondisk"), ("faiss",)),
-    **dict.fromkeys(STORE_OPTIONS, ("milvus1",)),
-}
-"""Options that say something of the source, and the kinds of source that they go with."""
-_SOURCE_KINDS = {"hdf5": "HDF5 files", "faiss": "a Faiss index", "milvus1": "a store"}
+_OF_SOURCES = (
+    "into",
+    "into_partition",
+    "embeddings",
+    "ids_dataset",
+    "vector_type",
+    "beyond_float32",
+    "follow_external",
+    "first_id",
+    "lossy",
+    "follow_ondisk",
+    *STORE_OPTIONS,
+)
+"""Options that say something of the source."""
 
 
 def _target_options(target: str, o: dict[str, Any], typed: set[str]) -> dict[str, Any]:
@@ -232,7 +233,7 @@ def _target_options(target: str, o: dict[str, Any], typed: set[str]) -> dict[str
     known = options_of(target)
     names = typed | {n for n in o if is_chosen(n) and _NAMES.get(n, n) in known}  # from the environment or a file: if it fits
     given = {name: o[name] for name in names if name not in _OF_THE_ROAD and name not in _OF_SOURCES}
-    if str(given.get("ids", "")).endswith(_ID_FILES) or given.get("ids") == "row":
+    if str(given.get("ids", "")).endswith(ID_FILES) or given.get("ids") == "row":
         del given["ids"]  # the source's business
     if "load_after" in given:
         given["load"] = given.pop("load_after")
@@ -250,29 +251,17 @@ def _target_options(target: str, o: dict[str, Any], typed: set[str]) -> dict[str
 
 
 def _open_source(path: str, o: dict[str, Any], typed: set[str]) -> Source:
-    from ..sources import SourceOptions, kind_of, open_source
+    from ..sources import KINDS, kind_of, open_source
 
     kind = kind_of(path)
-    ids_file = o["ids"] if o["ids"].endswith(_ID_FILES) else None
-    for name in sorted(typed & set(_OF_SOURCES)):
-        if kind not in _OF_SOURCES[name]:
-            kinds = " or ".join(_SOURCE_KINDS[k] for k in _OF_SOURCES[name])
-            raise UsageError(f"--{name.replace('_', '-')} only goes with {kinds}")
+    takes = KINDS[kind].takes
+    said = {n: o[n] for n in _OF_SOURCES if n in typed or n in takes}  # from the environment or a file: if it fits
     # the metric of an index is not the user's to choose, but COSINE may rank the same
-    confirmed = o["metric"] if kind == "faiss" and (o["metric"] or "").upper() != "COSINE" else None
-    return open_source(
-        path,
-        SourceOptions(
-            collection=o["into"],
-            metric=confirmed,
-            partition=o["into_partition"],
-            embeddings=o["embeddings"],
-            ids=o["ids_dataset"],
-            row_ids=o["ids"] == "row",
-            store=store_arguments(**{n: o[n] for n in STORE_OPTIONS}),
-            faiss=faiss_arguments(kind, ids_file, o["first_id"], lossy=o["lossy"], follow_ondisk=o["follow_ondisk"]),
-        ),
-    )
+    if kind in ("faiss", "langchain") and (o["metric"] or "").upper() != "COSINE":
+        said["metric"] = o["metric"]
+    if o["nonfinite"] == "skip" and "beyond_float32" in takes:
+        said["beyond_float32"] = o["beyond_float32"] or "inf"  # these rows are among those that are left out
+    return open_source(path, source_options(path, ids=o["ids"], target_metric=o["metric"], **said))
 
 
 def _field_names(text: str) -> tuple[str, str]:

@@ -129,7 +129,12 @@ def _verify_export(
     summary = f"{count(result.rows, 'row')} in {count(result.files, 'file')} read" + (
         f", compared with {against}" if against else ""
     )
-    document = _document(path, "export", result.rows, result.findings, summary)
+    # what the source itself cannot give is missing in both, which is no difference
+    lacking = [f for f in source.findings if f.severity is not Severity.INFO] if source else []
+    document = _document(path, "export", result.rows, [*result.findings, *lacking], summary)
+    if lacking and _exit_code(result.findings) != 4:
+        document["exit_code"] = 3
+        document["verdict"]["text"] = f"No difference found, but the source itself is not whole: {summary}."
     document |= {"files": result.files, "against": against}
     try:
         inspected = source_document(open_export(path))
@@ -144,7 +149,7 @@ def _verify_store(
     from ..errors import UsageError
     from ..milvus1.verify import check_store, weigh
     from ..report import inspect_document, places_of
-    from ..sources import kind_of
+    from ..sources import KINDS, kind_of
     from ..sources.milvus1 import StoreSource
     from ..text import count
 
@@ -152,7 +157,7 @@ def _verify_store(
         raise UsageError(f"--against goes with an export; {path} is none (no manifest.json in it)")
     given = open_given(path, **o)
     if not isinstance(given, StoreSource):
-        kind = {"hdf5": "HDF5 files", "faiss": "a Faiss index"}.get(kind_of(path), "another kind of source")
+        kind = KINDS[kind_of(path)].what
         raise UsageError(
             f"{path}: {kind} of others, which hold nothing to verify them by: export them, and verify that export --against "
             f"{path}"

@@ -11,9 +11,10 @@ from typing import Any
 from .. import fileio
 from ..errors import DamageError
 from ..findings import Findings
-from ..manifest import MANIFEST, dataset_names, read_manifest, schema_of
+from ..manifest import EMBEDDINGS, IDS, MANIFEST, dataset_names, read_manifest, schema_of
 from ..model import Finding, Piece, Salvaged, Schema, Severity, SourceCollection, SourcePartition
-from .hdf5 import fingerprint_files, look
+from .hdf5 import look
+from .options import SourceOptions, fingerprint_files
 
 
 @dataclass
@@ -71,6 +72,11 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
     return ExportSource(str(root), collections, findings, files)
 
 
+def open_source(path: str | os.PathLike[str], options: SourceOptions) -> ExportSource:
+    """`open_export`; nothing more can be said of an export."""
+    return open_export(path)
+
+
 def _inside(root: Path, relative: Any) -> str:
     path = str(root / str(relative)) if fileio.is_remote(root) else os.path.abspath(root / str(relative))
     if ".." in path.split("/") or os.path.commonpath([path, root]) != os.path.commonpath([root]):
@@ -87,7 +93,9 @@ def file_pieces(path: str, schema: Schema | None, rows: int) -> Sequence[Piece]:
 
         return column_pieces(path, schema, rows)
     names = dataset_names(schema) if schema else {}
-    found = look(path, attributes={a.name: (names[a.name], a.dtype) for a in schema.attributes} if schema else {})
+    said = SourceOptions(embeddings=EMBEDDINGS, ids=IDS, vector_type=schema.vector_type.value if schema else None)
+    attributes = {a.name: (names[a.name], a.dtype) for a in schema.attributes} if schema else {}
+    found = look(path, said, attributes, segments=True)
     shape = (found.width, found.vector_type)
     expected = (schema.width, schema.vector_type) if schema else shape
     if found.rows != rows or shape != expected or found.ids is None:
@@ -96,4 +104,7 @@ def file_pieces(path: str, schema: Schema | None, rows: int) -> Sequence[Piece]:
             f"expected {rows} rows of {expected[0]} {expected[1].value} elements with ids, "
             f"found {found.rows} of {found.width} {found.vector_type.value}{'' if found.ids else ' without ids'}",
         )
+    for finding in found.findings:
+        if finding.severity is Severity.ERROR:
+            raise DamageError(path, finding.message)
     return found.pieces()

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..milvus1.opening import Store, open_store
 from ..model import Finding, Salvaged, SourceCollection, SourcePartition
+from .options import SourceOptions
 
 
 class StoreSource:
@@ -52,3 +53,8 @@ class StoreSource:
 def open_store_source(path: str | os.PathLike[str], *, salvage: Sequence[str] = (), **options: Any) -> StoreSource:
     """Opens the store at `path`; `options` are those of milvus1.store.open_store."""
     return StoreSource(open_store(path, **options), salvage)
+
+
+def open_source(path: str | os.PathLike[str], options: SourceOptions) -> StoreSource:
+    """The same, with the options of all sources."""
+    return open_store_source(path, **options.store)

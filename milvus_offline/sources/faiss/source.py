@@ -56,6 +56,7 @@ from ...model import (
     SourcePartition,
     VectorType,
 )
+from ..options import SourceOptions
 from .pool import Child, ChildPiece
 
 PIECE_BYTES = 256 << 20
@@ -167,6 +168,11 @@ def open_faiss(
         return opening.direct(fd, index)
     finally:
         os.close(fd)
+
+
+def open_source(path: str | os.PathLike[str], options: SourceOptions) -> FaissSource:
+    """The same, with the options of all sources."""
+    return open_faiss(path, collection=options.collection, metric=options.metric, **options.faiss)
 
 
 class _Opening:

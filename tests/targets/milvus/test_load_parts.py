@@ -272,7 +272,7 @@ def test_bad_hdf5(tmp_path: Path) -> None:
     for make, text in (
         (lambda h: h.create_dataset("other", data=[1]), "no dataset 'embeddings'; there are: other"),
         (lambda h: h.create_dataset("embeddings", data=[1.0]), "expected two dimensions"),
-        (lambda h: h.create_dataset("embeddings", data=[[1]]), "expected floats or uint8"),
+        (lambda h: h.create_dataset("embeddings", data=[[1j]]), "expected numbers or bits"),
     ):
         with h5py.File(path, "w") as h:
             make(h)

@@ -1,0 +1,133 @@
+"""What people take for a source and is none: named for what it is, with the way on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import UsageError
+from ..fileio import printable, scan
+
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+}
+_OF_A_STORE = (".rv", ".uid", ".wal", ".ra", "deleted_docs", "bloom_filter", "mxlog.meta")
+_WHOLE = "name the folder of the store (the one with db/ in it)"
+_READ = "a store, an export, HDF5, Parquet, .npy, .npz, .fvecs/.bvecs/.ivecs, a Faiss index"
+
+
+def packed(head: bytes) -> str | None:
+    """The kind of archive or compressed file that begins so."""
+    if head[257:262] == b"ustar":
+        return "tar"
+    return next((name for magic, name in _PACKED.items() if head.startswith(magic)), None)
+
+
+def refuse_file(path: Path, head: bytes) -> None:
+    """Raises UsageError for a file that is none of the kinds of source; returns where Faiss' reader has to say what it is."""
+    name, text = path.name.lower(), head.lstrip().lower()
+    if not head:
+        raise UsageError(f"{path}: an empty file")
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        size = re.search(rb"^size (\d+)$", head, re.M)
+        of = f" of {int(size[1]):,} bytes" if size else ""
+        raise UsageError(
+            f"{path}: a Git LFS pointer, not the file itself{of}: run `git lfs pull`, or download the "
+            "file from the repository's page"
+        )
+    if text.startswith((b"<!doctype html", b"<html", b"<head")) or b"<html" in text[:400]:
+        raise UsageError(f"{path}: a web page, not the file itself: was a login or an error page saved? Download it again")
+    if kind := packed(head):
+        raise UsageError(
+            f"{path}: a packed file ({kind}): unpack it, then name what was in it (of a store the folder with db/ in it); "
+            "a packed dump or meta.sqlite can go to --catalog as it is"
+        )
+    if head.startswith(b"SQLite format 3\0"):
+        raise UsageError(_database(path))
+    if name.endswith(_OF_A_STORE):
+        raise UsageError(f"{path}: a single file of a store: {_WHOLE}")
+    if name.endswith(".sql") or head.startswith((b"-- MySQL dump", b"-- MariaDB dump", b"/*M!999999")):
+        raise UsageError(f"{path}: a dump of a metadata database: {_WHOLE}, and add --catalog {path}")
+    if name.endswith((".yaml", ".yml")):
+        raise UsageError(f"{path}: if this is a task file of MilvusDM: milvus-offline run {path}")
+    if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".joblib")) or head[:1] == b"\x80":
+        raise UsageError(f"{path}: a pickle, which could run any code and is not read: save its arrays with numpy.save")
+    if name.endswith((".csv", ".tsv", ".json", ".jsonl", ".txt", ".md")):
+        raise UsageError(f"{path}: a text file; read are {_READ}")
+    faiss = head[:1] in (b"I", b"N") and head[:4].isalnum()
+    milvus = len(head) > 4 and head[1:4] == b"\0\0\0" and (1 <= head[0] <= 16 or head[0] in (100, 101))
+    if not (faiss or milvus or name.endswith((".index", ".faiss"))):
+        raise UsageError(f"{path}: not a source: it begins with {head[:8]!r}; read are {_READ}")
+
+
+def _database(path: Path) -> str:
+    tables: set[str] = set()
+    with contextlib.suppress(sqlite3.Error, OSError):
+        uri = f"{Path(os.path.abspath(path)).as_uri()}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            tables = {
+                str(name).lower() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
+    if "collection_meta" in tables:
+        return (
+            f"{path}: a file of Milvus Lite 2.4 or 2.5, which is not read here: open it with that release (pip install "
+            "'milvus-lite<3') and its own `milvus-lite dump`, or pymilvus' query iterator"
+        )
+    if tables & {"collectioncommit", "segmentcommit"}:
+        return f"{path}: the catalog of Milvus 0.11, a preview with another storage engine, not read here"
+    if tables and not tables & {"tables", "tablefiles"}:
+        listed = ", ".join(sorted(map(printable, tables))[:8])
+        return f"{path}: a SQLite database, but none of Milvus 1.x (no Tables and TableFiles; it has {listed})"
+    return f"{path}: a metadata database: {_WHOLE}; if this file lies elsewhere, add --catalog {path}"
+
+
+# Folders --------------------------------------------------------------------------------------------------------------
+
+_OF_2 = {"insert_log", "delta_log", "stats_log", "index_files", "rdb_data", "rdb_data_meta_kv"}
+
+
+def refuse_folder(root: Path) -> None:
+    """Raises UsageError for data of another Milvus, in this folder or up to two below it."""
+    for folder, names in _near(root):
+        if names >= {"collections", "LOCK"} or (names >= {"schema.json", "manifest.json", "partitions"}):
+            raise UsageError(
+                f"{folder}: a database of Milvus Lite 3, which is a target here, not a source: open it with pymilvus "
+                f"(MilvusClient('{folder}')) and its query iterator"
+            )
+        if (folder / "meta" / "backup_meta.json").is_file() or names >= {"backup_meta.json"} or "binlogs" in names:
+            raise UsageError(f"{folder}: a backup of Milvus 2.x by milvus-backup: restore it with `milvus-backup restore`")
+        if _is_preview(folder, names):
+            raise UsageError(
+                f"{folder}: folders named C_<id>/P_<id> are those of Milvus 0.11, a preview with another storage engine, "
+                "not read here. Start that server once more and export through its API"
+            )
+        if names & _OF_2 or ".minio.sys" in names or {"etcd", "minio"} <= names:
+            what = "a bucket of MinIO" if ".minio.sys" in names else "object storage with insert_log/, or container volumes"
+            raise UsageError(f"{folder}: this is data of Milvus 2.x ({what}). This tool reads 1.x; for 2.x use milvus-backup")
+
+
+def _is_preview(folder: Path, names: set[str]) -> bool:
+    return any(re.fullmatch(r"C_\d+", n) and any(folder.joinpath(n).glob("P_*")) for n in sorted(names)[:1000])
+
+
+def _near(root: Path) -> Iterator[tuple[Path, set[str]]]:
+    level = [root]
+    for _ in range(3):
+        below: list[Path] = []
+        for folder in level[:200]:
+            with contextlib.suppress(OSError):
+                there = [(e.name, e.is_dir()) for e in scan(folder)]
+                yield folder, {name for name, _ in there}
+                below += [folder / name for name, is_folder in sorted(there) if is_folder]
+        level = below

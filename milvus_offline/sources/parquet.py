@@ -1,0 +1,171 @@
+"""Parquet files as a source: a column of lists (or of fixed-size lists or bytes) and one of ids, as Milvus' import has them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DamageError, UsageError
+from ..model import Array
+from .columns import Read
+from .files import FilesSource, assemble, find_files
+from .names import Named
+from .options import SourceOptions
+from .tables import Table, file_of
+
+SUFFIXES = (".parquet", ".pq")
+_BATCH = 1 << 14
+"""Rows that are decoded at once, at most."""
+_BATCH_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class ParquetColumn:
+    """One column of a file, decoded from the row group on in which a piece begins."""
+
+    name: str
+    dtype: str
+    items: int
+    path: str
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Read]:
+        pq = _pyarrow(self.path)
+        with contextlib.ExitStack() as stack, damage(self.path):
+            file = stack.enter_context(pq.ParquetFile(self.path))
+            groups = np.cumsum([0, *(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups))])
+            step = max(1, min(_BATCH, _BATCH_BYTES // max(1, self.items * np.dtype(self.dtype).itemsize)))
+            batches: Iterator[Any] = iter(())
+            rest, at = np.empty((0, self.items), self.dtype), -1
+
+            def read(row: int, out: Array) -> None:
+                nonlocal batches, rest, at
+                with damage(self.path):
+                    if row != at:
+                        group = int(np.searchsorted(groups, row, "right")) - 1
+                        numbers = range(group, file.num_row_groups)
+                        batches = file.iter_batches(batch_size=step, row_groups=numbers, columns=[self.name])
+                        rest, at = rest[:0], int(groups[group])
+                        while at < row:
+                            rest = self._next(batches)
+                            skip = min(row - at, len(rest))
+                            rest, at = rest[skip:], at + skip
+                    done = 0
+                    while done < len(out):
+                        if not len(rest):
+                            rest = self._next(batches)
+                        n = min(len(rest), len(out) - done)
+                        out[done : done + n] = rest[:n]
+                        rest, done, at = rest[n:], done + n, at + n
+
+            yield read
+
+    def _next(self, batches: Iterator[Any]) -> Array:
+        batch = next(batches, None)
+        if batch is None:
+            raise DamageError(self.path, f"{self.name}: the column ends before the file's number of rows")
+        column = batch.column(0)
+        if column.null_count:
+            raise DamageError(self.path, f"column {self.name!r} has rows without a value")
+        return _rows(self.path, self.name, column, self.items, np.dtype(self.dtype))
+
+
+def _rows(path: str, name: str, column: Any, items: int, dtype: np.dtype[Any]) -> Array:
+    import pyarrow as pa
+
+    kind = column.type
+    if (
+        pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+    ):
+        values = column.to_pylist()
+        if dtype == np.uint8 and not all(len(v) == items for v in values):
+            raise DamageError(path, f"column {name!r}: expected {items} bytes a row")
+        if dtype == np.uint8:
+            return np.frombuffer(b"".join(values), np.uint8).reshape(len(values), items)
+        return np.array(values, object).reshape(-1, 1)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        lengths = np.diff(column.offsets.to_numpy())
+        if (lengths != items).any():
+            raise DamageError(path, f"column {name!r}: expected {items} elements a row, found {lengths[lengths != items][0]}")
+    flat = column.flatten() if pa.types.is_nested(kind) else column
+    if flat.null_count:
+        raise DamageError(path, f"column {name!r} has elements without a value")
+    numbers: Array = flat.to_numpy(zero_copy_only=False).reshape(len(column), items)
+    return numbers.astype(dtype, copy=False)
+
+
+@contextlib.contextmanager
+def damage(path: str) -> Iterator[None]:
+    """Whatever pyarrow raises for a bad file becomes a DamageError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except PermissionError:
+        raise
+    except (OSError, pa.ArrowException, TypeError, ValueError, OverflowError) as e:
+        raise DamageError(path, f"cannot be read as Parquet: {e}") from e
+
+
+def _pyarrow(path: str) -> Any:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UsageError(f"{path}: Parquet needs the package pyarrow: pip install 'milvus-offline[parquet]'") from None
+    return pq
+
+
+def open_source(path: str | os.PathLike[str], options: SourceOptions) -> FilesSource:
+    """A file, or a folder with some, which are one collection with one partition."""
+    root = Path(os.path.abspath(path))
+    files = [file_of(str(p), _columns(str(p)), options, what="column") for p in find_files(root, SUFFIXES)]
+    for file in files if root.is_dir() else ():
+        file.partition = "_default"
+    return assemble("parquet", root, files, options)
+
+
+def _columns(path: str) -> dict[str, Table]:
+    pq = _pyarrow(path)
+    result: dict[str, Table] = {}
+    with damage(path), pq.ParquetFile(path) as file:
+        rows = file.metadata.num_rows
+        for field in file.schema_arrow:
+            found = _type(path, file, field)
+            if found is None:
+                continue
+            items, dtype, shape = found
+            result[field.name] = Table(
+                Named(field.name, (rows, *shape), dtype), ParquetColumn(field.name, dtype.str, items, path)
+            )
+    return result
+
+
+def _type(path: str, file: Any, field: Any) -> tuple[int, np.dtype[Any], Sequence[int]] | None:
+    """(elements a row, their type, shape of a row) of a column; None for one that can be neither vectors nor ids."""
+    import pyarrow as pa
+
+    kind = field.type
+    if pa.types.is_fixed_size_binary(kind):
+        return kind.byte_width, np.dtype("u1"), (kind.byte_width,)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return 1, np.dtype("O"), ()
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return 1, np.dtype(kind.to_pandas_dtype()), ()
+    if pa.types.is_fixed_size_list(kind) and (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        return kind.list_size, np.dtype(kind.value_type.to_pandas_dtype()), (kind.list_size,)
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_nested(kind.value_type):
+        if not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+            return None
+        first = next(file.iter_batches(batch_size=1, columns=[field.name]), None)
+        width = len(first.column(0)[0]) if first is not None and len(first) and first.column(0)[0].is_valid else 0
+        return width, np.dtype(kind.value_type.to_pandas_dtype()), (width,)
+    return None
