@@ -280,6 +280,7 @@ def unreadable(path: str | os.PathLike[str]) -> str | None:
     What may not be read is not missing, and a link that leads nowhere is not its target.
     """
     if is_remote(path):
+        list_once(as_path(path))
         return None if as_path(path).exists() else f"{path}: there is no such file or folder"
     try:
         with open(path, "rb", buffering=0) as f:
