@@ -232,7 +232,7 @@ def timeline(store: Store) -> list[dict[str, Any]]:
         entry[2] += rows
     return [
         {
-            "at": datetime.fromtimestamp(at / 1e6, timezone.utc).isoformat(timespec="seconds"),
+            "at": datetime.fromtimestamp(at / 1e6, timezone.utc).isoformat(timespec="milliseconds"),
             "event": e,
             "count": n,
             "rows": rows,

@@ -494,18 +494,6 @@ def test_json_of_failures(words: list[str], code: int, store: Path, tmp_path: Pa
     assert document["error"] in done.err
 
 
-def test_a_report_for_a_browser(tmp_path: Path) -> None:
-    b = StoreBuilder(tmp_path / "s")
-    b.collection("faces")
-    b.segment(b.partition("faces", "<script>alert(1)</script>")["table_id"], rows(1, 2))
-    b.wal.insert("faces", rows(3))
-    page = tmp_path / "report.html"
-    assert call("inspect", b.write(), "--html", page, "-q").code == 0
-    text = page.read_text(encoding="utf-8")
-    assert "<h2>faces" in text and "<script>" not in text and "&lt;script&gt;alert(1)" in text and "wal-rows" in text
-    assert [p.name for p in tmp_path.iterdir() if "report" in p.name] == ["report.html"]
-
-
 @pytest.mark.parametrize("place", ["s/x.html", "s/db/x.html", "log/x.html", "second/x.html", "disk/t/x.html", "saved.sqlite"])
 def test_a_report_is_not_written_into_the_source(place: str, store: Path, tmp_path: Path) -> None:
     (store / "wal").rename(tmp_path / "log")

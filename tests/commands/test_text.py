@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import struct
 import subprocess
 import sys
@@ -15,29 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.builder import StoreBuilder, rows
 from support.command import call, fingerprint, spawn
+from support.damaged import NAMES, damaged_store, strange_store
 from support.real import STORES
 
 from milvus_offline.model import Finding, Severity
 from milvus_offline.progress import Bar, Lines, Smooth
 from milvus_offline.report import attention_sums, verdict
 from milvus_offline.text import Places, Screen, duration, finding_lines, named
-
-
-def damaged_store(folder: Path) -> Path:
-    """c: one segment cut, one gone, a partition of which the log holds rows."""
-    b = StoreBuilder(folder)
-    b.collection("c")
-    cut, gone = b.segment("c", rows(range(100))), b.segment("c", rows(range(100, 130)))
-    part = b.partition("c", "red")
-    lost = b.segment(part["table_id"], rows(range(200, 205)))
-    b.wal.insert("c", rows(300, 301), "red")
-    store = b.write()
-    cut.raw.write_bytes(cut.raw.read_bytes()[: 8 + 16 * 40])
-    shutil.rmtree(gone.folder)
-    shutil.rmtree(lost.folder)
-    return store
 
 
 @pytest.fixture
@@ -173,18 +157,6 @@ def test_ids_of_lost_rows(store: Path, tmp_path: Path) -> None:
 
 
 # Widths -----------------------------------------------------------------------------------------------------------------
-
-NAMES = ["2021年第一季度", "größe", "שלום עולם", "emoji🙂", " blank ", "x" * 120, "a  b", "\x1b[31mred", "", "東京" * 20]
-
-
-def strange_store(folder: Path) -> Path:
-    b = StoreBuilder(folder)
-    b.collection("名前")
-    for n, tag in enumerate(NAMES):
-        part = b.partition("名前", tag, table_id=f"17000000000{n:08}")
-        b.segment(part["table_id"], rows(range(10 * n, 10 * n + 10)))
-    b.wal.insert("名前", rows(1000), "größe")
-    return b.write()
 
 
 def cells(text: str) -> int:
