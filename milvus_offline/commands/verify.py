@@ -211,13 +211,12 @@ def _show(screen: Any, document: dict[str, Any], places: Places, *, verbose: boo
     told = document["verdict"]
     screen.verdict(told["level"], told["text"])
     screen.say(document["summary"])
+    if "checked" in document:
+        screen.say(_reach(document["checked"]))
     if document["findings"]:
         screen.say()
         screen.findings(document["findings"], places, verbose=verbose)
         end(screen, told, document["exit_code"])
-    if "checked" in document:
-        screen.say()
-        screen.say(_reach(document["checked"]))
 
 
 def _reach(checked: dict[str, int]) -> str:
