@@ -125,8 +125,8 @@ def _work(source: Source, target: LoadTarget, ledger: Ledger, report: LoadReport
     report.rows = sum(int(results[t.id]["rows"]) for t in tasks)
     report.bytes = sum(t.bytes * int(results[t.id]["rows"]) // t.rows for t in tasks if t.rows)
     report.findings += target.finish(results)
-    report.verified = target.verified
     report.findings += target.prove(results)
+    report.verified = target.verified
 
 
 def _key(source: Source, target: LoadTarget) -> dict[str, Any]:

@@ -98,18 +98,16 @@ def measured(send: Callable[[], Any], flush: Callable[[], Any]) -> dict[str, flo
 
 def ours(folder: Path, file_format: str | None = None) -> dict[str, float]:
     """The real load, without index and proof; the pass that looks for duplicates and NaN comes before the clock."""
+    from milvus_offline import load as road
     from milvus_offline.sources.hdf5 import open_hdf5
-    from milvus_offline.targets.milvus import load as milvus_load
-    from milvus_offline.targets.milvus.bulk import Bucket
+    from milvus_offline.targets import open_target
     from milvus_offline.targets.milvus.client import Client
-    from milvus_offline.targets.milvus.connection import Connection
-    from milvus_offline.targets.milvus.plan import LoadOptions
 
     place = str(folder / "server" / "data" / "import")
-    bucket = Bucket(place, place, file_format) if file_format else None
-    run = milvus_load.RunOptions(state=folder / "state", verify="none", load=False, bucket=bucket)
+    bucket = {"import_to": place, "import_format": file_format} if file_format else {}
+    target = open_target(URI, index="none", metric="L2", verify="none", load=False, **bucket)
     times: dict[str, float] = {}
-    execute, flush = milvus_load.execute, Client.flush
+    execute, flush = road.execute, Client.flush
 
     def timed(*a: Any, **k: Any) -> Any:
         result: list[Any] = []
@@ -121,9 +119,9 @@ def ours(folder: Path, file_format: str | None = None) -> dict[str, float]:
         flush(self, collection)
         times["total"] += time.monotonic() - clock
 
-    milvus_load.execute, Client.flush = timed, timed_flush  # type: ignore[assignment, method-assign]
+    road.execute, Client.flush = timed, timed_flush  # type: ignore[assignment, method-assign]
     source = open_hdf5(folder / "rows.h5", collection="bench")
-    milvus_load.run_load(source, Connection(URI), LoadOptions(index="none", metric="L2"), run)
+    road.run_load(source, target, state=folder / "state")
     times["rss"] = peak()
     return times
 

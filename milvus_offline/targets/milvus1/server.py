@@ -135,6 +135,7 @@ class ServerTarget(LoadTarget):
         self.service = Service(address)
         self._plan: Plan
         self._ledger: Ledger
+        self._resumed = False
         self._jobs: list[_Job] = []
 
     def close(self) -> None:
@@ -228,6 +229,7 @@ class ServerTarget(LoadTarget):
     def begin(self, source: Source, ledger: Ledger, *, resumed: bool) -> Sequence[Task]:
         """Creates collections and partitions, and returns the messages in order."""
         self._ledger = ledger
+        self._resumed = resumed
         for c, plan, settings in zip(source.collections, self._plan.collections, self._settings(source), strict=True):
             if plan.action != "skip":
                 job = _Job(plan, c, settings, not makes_ids(c, self.options.ids))
@@ -246,7 +248,10 @@ class ServerTarget(LoadTarget):
             job.before = self._ledger.done[mark]["before"]
             return
         plan = job.plan
-        if plan.action == "recreate":
+        there = self._resumed and plan.action != "append" and self.service.schema(job.name) is not None
+        if there and plan.action == "create":
+            self._require_empty(job)  # it was created, and the run ended before that was written down
+        if there or (plan.action == "recreate" and not self._resumed):
             self.service.call("DropCollection", {"collection_name": job.name})
         if plan.action in ("create", "recreate"):
             request = {
@@ -261,11 +266,16 @@ class ServerTarget(LoadTarget):
                 self.service.call("DropPartition", {"collection_name": job.name, "tag": tag})
             self.service.flush(job.name)
             job.before = self.service.count(job.name)
-        there = set(self.service.call("ShowPartitions", {"collection_name": job.name}).partition_tag_array)
+        tags = set(self.service.call("ShowPartitions", {"collection_name": job.name}).partition_tag_array)
         for tag in plan.loaded.values():
-            if tag != DEFAULT_PARTITION and tag not in there:
+            if tag != DEFAULT_PARTITION and tag not in tags:
                 self.service.create("CreatePartition", {"collection_name": job.name, "tag": tag})
         self._ledger.add({mark: {"before": job.before}})
+
+    def _require_empty(self, job: _Job) -> None:
+        self.service.flush(job.name)
+        if rows := self.service.count(job.name):
+            raise TargetError(f"{self.service.address}: collection {job.name!r} appeared meanwhile and has {rows:,} rows")
 
     def _messages(self, job: _Job) -> Iterator[Send]:
         for partition in (p for p in job.collection.partitions if p.name in job.plan.loaded):
