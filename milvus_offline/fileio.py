@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 import threading
 import unicodedata
@@ -38,6 +37,9 @@ _UNREADABLE = (errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO), g
 
 SECTOR = 512
 """The least that a disk loses."""
+
+Ranges = list[tuple[int, int]]
+"""Byte ranges of a file, each up to but without its second number."""
 
 
 def is_remote(path: object) -> bool:
@@ -86,10 +88,10 @@ def status(path: str | os.PathLike[str]) -> os.stat_result:
 
 
 def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
-    """A file object for reading bytes. Raises OSError."""
+    """A file object for reading bytes. Raises OSError, and DamageError for what is no file."""
     if is_remote(path):
         return cast(BinaryIO, _buckets().open_binary(os.fspath(path)))
-    return open(path, "rb")
+    return os.fdopen(open_read(path), "rb")
 
 
 def read_array(path: str | os.PathLike[str], dtype: npt.DTypeLike, count: int, offset: int) -> npt.NDArray[Any]:
@@ -105,13 +107,24 @@ def read_array(path: str | os.PathLike[str], dtype: npt.DTypeLike, count: int, o
         os.close(fd)
 
 
-def copy_file(source: Path, target: Path) -> None:
-    """Copies a small file of a source to a place of ours. Raises OSError."""
-    if not is_remote(source):
-        shutil.copyfile(source, target)
-    else:
-        with open_binary(source) as file, target.open("wb") as copy:
-            shutil.copyfileobj(file, copy)
+def copy_file(source: Path, target: Path) -> Ranges:
+    """Copies a small file of a source to a place of ours; which bytes are unreadable, and zero in the copy.
+
+    Raises OSError, and DamageError for what is no file.
+    """
+    fd = open_read(source)
+    try:
+        lost: Ranges = []
+        size = size_of(fd)
+        buffer = memoryview(bytearray(min(size, 1 << 20)))
+        with target.open("wb") as copy:
+            for at in range(0, size, 1 << 20):
+                part = buffer[: size - at]
+                lost += read_around(fd, part, at, source)
+                copy.write(part)
+        return lost
+    finally:
+        os.close(fd)
 
 
 def warm(paths: Iterable[str | os.PathLike[str]]) -> None:
@@ -172,10 +185,6 @@ def read_into(fd: int, buffer: memoryview, offset: int, path: object = "file") -
         if got == 0:
             raise DamageError(path, f"expected {len(buffer)} bytes, the file ends after {done}", offset=offset)
         done += got
-
-
-Ranges = list[tuple[int, int]]
-"""Byte ranges of a file, each up to but without its second number."""
 
 
 def read_around(fd: int, buffer: memoryview, offset: int, path: object = "file") -> Ranges:

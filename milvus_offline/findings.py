@@ -75,10 +75,37 @@ SECTIONS = (
             Code("payload-uneven", (WARNING,), "A file ends in the middle of a row; whole rows are read."),
             Code("vectors-restored", (WARNING,), "The vectors come out of the segment's index file, exact to the bit."),
             Code("index-unusable", (INFO,), "An index file could not stand in for lost vectors."),
-            Code("deleted-docs-missing", (WARNING,), "Deletions of a segment are lost; deleted rows come back."),
-            Code("deleted-docs-short", (WARNING,), "Deletions of a segment are lost; deleted rows come back."),
-            Code("deleted-docs-unreadable", (WARNING,), "Deletions of a segment are lost; deleted rows come back."),
-            Code("deleted-docs-outside", (WARNING,), "Deletions of rows that the segment does not have; ignored."),
+            Code(
+                "foreign-file",
+                (INFO,),
+                "A file that no server wrote lies in a segment's folder: a copier's, a second copy. The right one counts.",
+            ),
+            Code(
+                "file-name-differs",
+                (WARNING,),
+                "A segment's file has another name than the segment, and no segment has that name: it is taken.",
+            ),
+            Code(
+                "files-of-another-segment",
+                (ERROR,),
+                "A segment's folder holds the files of another one. The rows of this segment are lost.",
+                "Is there an older copy of this folder?",
+            ),
+            Code("file-longer", (WARNING,), "A file of vectors or ids is longer than its header says; its rows are in doubt."),
+            *(
+                Code(
+                    f"deleted-docs-{what}",
+                    (WARNING,),
+                    f"The list of a segment's deletions {how}. What its bloom filter knows of is applied, the rest comes back.",
+                )
+                for what, how in (
+                    ("missing", "is missing"),
+                    ("short", "is cut"),
+                    ("unreadable", "cannot be read, or not all of it"),
+                    ("damaged", "lost entries, or is that of another segment"),
+                    ("outside", "names rows that the segment does not have"),
+                )
+            ),
             Code(
                 "attribute-missing",
                 (ERROR,),
@@ -364,7 +391,13 @@ SECTIONS = (
                 ),
                 "Servers up to 1.1.0 need the filter, no row does.",
             ),
-            Code("row-count-differs", (INFO,), "The catalog's count is not that of the files; the files are right."),
+            Code(
+                "row-count-differs",
+                (INFO, WARNING),
+                "The catalog counts other live rows than the files hold. Where it counts fewer, deletions may be lost.",
+            ),
+            Code("file-differs", (ERROR,), "A segment's file is longer than its header says."),
+            Code("deletes-differ", (ERROR,), "Deletions of a segment are lost or in doubt; the findings above tell which."),
             Code("not-finite", (INFO,), "Vectors hold NaN or infinity; Milvus 2.x refuses these."),
             Code(
                 "index-missing",

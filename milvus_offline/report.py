@@ -35,7 +35,9 @@ __all__ = [
 ]
 
 _RESTORED = frozenset({"vectors-restored", "rows-from-log"})
-_NOT_LOST = frozenset({"size-differs", "attribute-short", "attribute-missing", "bloom-misses", "rows-differ", "vectors-differ"})
+_NOT_LOST = frozenset(
+    {"size-differs", "attribute-short", "attribute-missing", "bloom-misses", "rows-differ", "vectors-differ", "file-differs"}
+)
 """Errors whose rows are there, but not as they should be."""
 _LOST_SEGMENTS = frozenset({"segment-missing", "segment-unreadable", "segment-incomplete", "segment-ambiguous"})
 

@@ -120,6 +120,10 @@ class Watch:
             watch.add(result)
         return watch
 
+    def places(self, path: str) -> Ranges:
+        """The bytes of a file that cannot be read."""
+        return list(self._files[path].unreadable) if path in self._files else []
+
     def lost_blocks(self, path: str) -> LostBlocks | None:
         """What seems lost of a file."""
         file = self._files.get(path)
@@ -138,7 +142,7 @@ class Watch:
         rows: dict[str, Ranges] = {}
         for path, file in self._files.items():
             if file.unreadable:
-                places.setdefault(file.where, []).append(f"{path}: the disk refuses {_named(union(file.unreadable))}")
+                places.setdefault(file.where, []).append(f"{path}: the disk refuses {named(union(file.unreadable))}")
                 rows.setdefault(file.where, []).extend(file.lost)
         for where, texts in places.items():
             count = sum(b - a for a, b in union(rows[where]))
@@ -159,7 +163,8 @@ class Watch:
         return notes
 
 
-def _named(places: Ranges) -> str:
+def named(places: Ranges) -> str:
+    """Byte ranges in words."""
     names = [f"bytes {a} to {b - 1}" for a, b in places[:_NAMED]]
     if more := places[_NAMED:]:
         names.append(f"{len(more)} more places, {sum(b - a for a, b in more)} bytes together, up to byte {more[-1][1] - 1}")

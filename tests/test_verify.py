@@ -101,7 +101,7 @@ def test_catalog_and_files_of_different_age(tmp_path: Path, capsys: pytest.Captu
     b.collection("c", flush_lsn=0)
     b.segment("c", rows(1, 2, 3), file_size=4096, row_count=2)
     code, _, codes = report(capsys, str(b.write()))
-    assert code == 4 and sorted(codes) == ["bloom-missing", "row-count-differs", "size-differs"]
+    assert code == 4 and sorted(codes) == ["bloom-missing", "deletes-differ", "row-count-differs", "size-differs"]
 
 
 def test_a_sample_reads_less(capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,7 +208,7 @@ def test_a_short_file_in_the_store_is_a_difference(tmp_path: Path, capsys: pytes
     root = b.write()
     declare(files.deleted, 1 << 33)
     code, _, codes = report(capsys, str(root))
-    assert code == 3 and codes == ["deleted-docs-short", "bloom-missing"]
+    assert code == 4 and codes == ["deleted-docs-short", "deletes-differ", "bloom-missing"]
 
 
 def test_hybrid_attributes_are_verified_and_exported_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

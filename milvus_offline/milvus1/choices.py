@@ -15,6 +15,7 @@ from .disk import Disk
 from .layout import FileType
 from .live import Choice, LiveSet
 from .running_copy import RunningCopy
+from .segment.deletes import NO_WITNESS, OF_DELETES, Witness
 from .segment.files import Segment
 from .segment.opening import open_segment
 
@@ -44,11 +45,11 @@ class Choices:
         missing: list[tuple[Choice, Finding]] = []
         for choice in choices:
             before = len(notes)
-            found = self._open(choice, schema, notes)
+            found = self._open(choice, table, schema, notes)
             if isinstance(found, Finding):
                 missing.append((choice, found))
                 continue
-            if all(f.severity is Severity.INFO for f in notes[before:]):
+            if all(f.severity is Severity.INFO or f.code in OF_DELETES for f in notes[before:]):
                 _compare_size(found, choice, table, notes)
             segments.append(found)
         contents = Contents()
@@ -72,7 +73,7 @@ class Choices:
         leftovers[:] = [x for x in leftovers if x.table_id != table.table_id or x.segment_id not in taken]
         return segments
 
-    def _open(self, choice: Choice, schema: Schema, notes: Findings) -> Segment | Finding:
+    def _open(self, choice: Choice, table: TableRow, schema: Schema, notes: Findings) -> Segment | Finding:
         """The segment, or why none of its rows can be read."""
         where = f"{choice.table_id}/{choice.segment_id}"
         hint = choice.row.row_count if 0 <= choice.row.row_count < 1 << 31 else None
@@ -84,7 +85,13 @@ class Choices:
                 return Finding(Severity.ERROR, "segment-missing", where, text, hint)
             indexes = [p for i in choice.index_ids if (p := self.disk.index_file(choice.table_id, choice.segment_id, i))]
             segment, found = open_segment(
-                folder, choice.segment_id, schema, state=choice.state, indexes=indexes, file_size=choice.row.file_size
+                folder,
+                choice.segment_id,
+                schema,
+                state=choice.state,
+                indexes=indexes,
+                file_size=choice.row.file_size,
+                witness=self._witness(choice, table, schema),
             )
         except DamageError as e:
             return Finding(Severity.ERROR, "segment-unreadable", where, str(e), hint)
@@ -94,6 +101,15 @@ class Choices:
         worst = next(f for f in found if f.severity is Severity.ERROR)
         notes += [f for f in found if f is not worst]
         return worst
+
+    def _witness(self, choice: Choice, table: TableRow, schema: Schema) -> Witness:
+        """What the catalog knows of the segment's deletions: `row_count`, in segments of floats or bits since 0.8 (§7.6)."""
+        row = choice.row
+        version = version_key(table.version)
+        is_raw = row.file_id == row.segment_id == choice.segment_id and row.file_type != FileType.INDEX
+        if self.catalog.kind == "none" or not is_raw or schema.attributes or version < (0, 8):
+            return NO_WITNESS
+        return Witness(row.row_count, version < (1, 1, 1))
 
     def _open_merges(self, table: TableRow, merges: Iterable[str], schema: Schema) -> Iterator[Segment]:
         """The complete ones of the segments that merges were writing."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import fileio
-from ..errors import StoreError, UsageError
+from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
 from ..findings import Findings
 from ..model import Schema
@@ -176,12 +176,15 @@ def _is_running(location: Location) -> bool:
         try:
             if fileio.is_remote(folder):
                 continue  # nobody runs in a bucket
-            with open(folder / "lock", "rb") as f:
-                fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                fcntl.flock(f, fcntl.LOCK_UN)
+            fd = fileio.open_read(folder / "lock")
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            finally:
+                os.close(fd)
         except BlockingIOError:
             return True
-        except OSError:
+        except (OSError, DamageError):
             continue
     return False
 

@@ -72,6 +72,10 @@ def _check(store: Store, sample: float, advance: Advance | None, notes: Findings
     by_segment: dict[tuple[str, str], list[FileRow]] = {}
     for row in store.catalog.files:
         by_segment.setdefault((row.table_id, row.segment_id), []).append(row)
+    uncounted = {f.where for f in store.findings if f.code == "row-count-differs"}
+    for f in store.findings:
+        if f.code == "file-longer":
+            notes.error("file-differs", f.where, "a file of this segment is not what the server wrote", f.rows)
     alike: dict[tuple[str, int, int], list[Segment]] = {}
     done = Checked()
     chosen = _chosen(store, sample)
@@ -86,7 +90,12 @@ def _check(store: Store, sample: float, advance: Advance | None, notes: Findings
             done.bytes += segment.bytes
             continue
         catalog_rows = by_segment.get((table_id, segment.id), [])
-        _compare_counts(store.catalog, segment, table_id, catalog_rows, notes)
+        doubted = segment.deletes is not None or str(Path(segment.ids_path).parent) in uncounted
+        if doubted:
+            text = "the deletions in the files are not those that the server made; another finding tells what is known of them"
+            notes.error("deletes-differ", f"{table_id}/{segment.id}", text)
+        else:
+            _compare_counts(store.catalog, segment, table_id, catalog_rows, notes)
         if segment.id not in chosen:
             continue
         done.segments += 1
@@ -159,7 +168,7 @@ def _chosen(store: Store, share: float) -> set[str]:
 
 
 def _compare_counts(catalog: Catalog, segment: Segment, table_id: str, rows: list[FileRow], notes: Findings) -> None:
-    """`row_count` is a hint only (§7.6)."""
+    """`row_count` is a hint only (§7.6): that there are fewer live rows than it says is no damage."""
     raw = next((r for r in rows if r.file_id == segment.id and r.file_type != FileType.TO_DELETE), None)
     if raw is None or catalog.kind == "none" or segment.schema.attributes:
         return

@@ -207,6 +207,7 @@ def test_deletes_half_applied(b: StoreBuilder) -> None:
 
 @pytest.mark.parametrize("offsets", [[4, 1, 4, 1, 1], [1, 4], [4, 1]])
 def test_deleted_docs_is_a_set(b: StoreBuilder, offsets: list[int]) -> None:
+    b.tables[0]["version"] = "1.0.0"
     segment = b.segment("c", rows(range(6)), row_count=2**64 - 3, deleted=offsets)
     b.files[0]["row_count"] = -3  # what SQLite makes of it
     append_garbage(segment.deleted, b"\x00" * 8)
@@ -562,6 +563,7 @@ def test_segment_folder_is_gone(b: StoreBuilder) -> None:
 def test_two_raw_files_are_refused(b: StoreBuilder) -> None:
     segment = b.segment("c", rows(range(5)))
     shutil.copy(segment.raw, segment.folder / "other.rv")
+    segment.raw.rename(segment.folder / "another.rv")
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): NOTHING}
     assert codes(store) == ["segment-ambiguous"]
@@ -576,11 +578,19 @@ def test_raw_file_of_another_name(b: StoreBuilder) -> None:
 
 
 def test_row_count_is_only_a_hint(b: StoreBuilder) -> None:
-    for count in (0, -1, 2**63 - 1, 3):
+    """Where it counts more than there are (§7.6)."""
+    for count in (4, 5, -1, 2**63 - 1):
         b.segment("c", rows(range(4)), row_count=count)
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): bag(*[rows(range(4))] * 4)}
     assert codes(store) == []
+
+
+def test_a_row_count_of_fewer_rows_is_a_warning(b: StoreBuilder) -> None:
+    b.segment("c", rows(range(4)), row_count=3)
+    store = open_store(b.write())
+    assert content(store) == {("c", "_default"): bag(rows(range(4)))}
+    assert [(f.code, f.severity.value, f.rows) for f in store.findings] == [("row-count-differs", "warning", 1)]
 
 
 # Places (§1.3), kinds (§2.5), versions (§2.3) ----------------------------------------------------------------------------

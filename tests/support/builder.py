@@ -337,8 +337,11 @@ class StoreBuilder:
         writer.append(batch.ids, batch.vectors, attributes)
         writer.close(deleted)
         if bloom:
+            bloom_filter = build_filter([np.delete(batch.ids, list(deleted))], len(batch.ids))  # as after removing ids (§4.4)
+            bloom_filter.max_id = int(batch.ids.view(np.uint64).max(initial=0))
+            bloom_filter.sequence += 2 * len({*deleted})
             with (made.folder / BLOOM_FILTER).open("wb") as f:
-                build_filter([batch.ids], len(batch.ids)).write(f)
+                bloom_filter.write(f)
         return made
 
     def file(self, table: str, segment_id: str, type: int, **columns: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from ... import fileio
 from ...errors import StoreError, UsageError
+from ...watch import named
 from .columns import canonical_table, is_misspelt
 from .rows import Catalog, RawTables, parse_catalog
 
@@ -42,15 +43,20 @@ def read_sqlite(path: Path) -> Catalog:
 
     with tempfile.TemporaryDirectory(prefix="milvus-offline-") as folder:
         copy = Path(folder) / "meta.sqlite"
+        refused = []
         try:
             for suffix in ("", *_SIDECARS):
                 original = path.with_name(path.name + suffix)
-                if original.is_file():
-                    fileio.copy_file(original, copy.with_name(copy.name + suffix))
+                if original.is_file() and (lost := fileio.copy_file(original, copy.with_name(copy.name + suffix))):
+                    refused.append(f"the disk refuses {named(lost)} of {original.name}")
         except PermissionError as e:
             raise StoreError(f"{e.filename}: no permission to read the catalog: run as a user who may, or copy it") from e
         except OSError as e:
             raise StoreError(f"{e.filename or path}: cannot read the catalog: {e.strerror}") from e
+        if refused:
+            from .readable import rescue_sqlite
+
+            return rescue_sqlite(copy, origin=path, reason="; ".join(refused))
         try:
             return parse_catalog(_read_copy(copy), kind="sqlite", origin=str(path))
         except (sqlite3.DatabaseError, UnicodeDecodeError) as e:  # SQLite quotes damaged names in its messages

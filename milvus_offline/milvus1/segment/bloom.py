@@ -109,48 +109,112 @@ class BloomFilter:
         return self.bitmap_bytes + (0 if self.legacy else HEADER.size)
 
 
+@dataclass(frozen=True)
+class _Head:
+    """One counting filter but for its counters, which begin at byte `at`."""
+
+    first_id: int
+    count: int
+    functions: int
+    per_function: int
+    at: int
+
+    @property
+    def nbytes(self) -> int:
+        return (self.functions * self.per_function + 1) // 2
+
+
+def _read_heads(fd: int, path: str | os.PathLike[str]) -> tuple[BloomFilter, list[_Head]]:
+    """A filter without its counting filters, and where these are. Raises DamageError."""
+    size = fileio.size_of(fd)
+
+    def read(offset: int, length: int) -> bytes:
+        buffer = bytearray(length)
+        fileio.read_into(fd, memoryview(buffer), offset, path)
+        return bytes(buffer)
+
+    head = read(0, min(size, HEADER.size))
+    if len(head) >= 8 and int.from_bytes(head[:8], "little") == MAGIC:
+        if len(head) < HEADER.size:
+            raise DamageError(path, f"expected a header of {HEADER.size} bytes, the file ends after {len(head)}")
+        _, capacity, error_rate, length = HEADER.unpack(head)
+        start, legacy = HEADER.size, False
+        if not 1e-6 <= error_rate < 1:
+            raise DamageError(path, f"expected an error rate from 0.000001 to 1, found {error_rate}", offset=12)
+        if length > size - start:
+            raise DamageError(path, f"expected a bitmap of {length} bytes, found {size - start}", offset=20)
+    else:
+        capacity, error_rate, length, start, legacy = LEGACY_CAPACITY, ERROR_RATE, size, 0, True
+    end = start + length
+    if length < BITMAP.size:
+        raise DamageError(path, f"expected a bitmap of at least {BITMAP.size} bytes, found {length}", offset=start)
+    max_id, sequence, disk_sequence = BITMAP.unpack(read(start, BITMAP.size))
+    result = BloomFilter(capacity, error_rate, max_id, sequence, disk_sequence, legacy)
+    at = start + BITMAP.size
+    heads: list[_Head] = []
+    while end - at >= FILTER.size and len(heads) < MAX_FILTERS:
+        functions, per_function = filter_shape(capacity, error_rate, len(heads))
+        nbytes = (functions * per_function + 1) // 2
+        if nbytes > end - at - FILTER.size:
+            if heads:
+                break  # bytes behind the last filter mean nothing
+            raise DamageError(path, f"expected {nbytes} bytes of counters, found {end - at - FILTER.size}", offset=at)
+        first_id, count = FILTER.unpack(read(at, FILTER.size))
+        heads.append(_Head(first_id, count, functions, per_function, at + FILTER.size))
+        at += FILTER.size + nbytes
+    if not heads:
+        raise DamageError(path, "expected at least one filter, found none", offset=at)
+    return result, heads
+
+
 def read_filter(path: str | os.PathLike[str], *, counters: bool = True) -> BloomFilter:
-    """Reads a filter of either form, its counters only if asked to. Raises DamageError where the file is not one."""
-    with fileio.open_binary(path) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        head = file.read(HEADER.size)
-        if len(head) >= 8 and int.from_bytes(head[:8], "little") == MAGIC:
-            if len(head) < HEADER.size:
-                raise DamageError(path, f"expected a header of {HEADER.size} bytes, the file ends after {len(head)}")
-            _, capacity, error_rate, length = HEADER.unpack(head)
-            start, legacy = HEADER.size, False
-            if not 1e-6 <= error_rate < 1:
-                raise DamageError(path, f"expected an error rate from 0.000001 to 1, found {error_rate}", offset=12)
-            if length > size - start:
-                raise DamageError(path, f"expected a bitmap of {length} bytes, found {size - start}", offset=20)
-        else:
-            capacity, error_rate, length, start, legacy = LEGACY_CAPACITY, ERROR_RATE, size, 0, True
-        end = start + length
-        if length < BITMAP.size:
-            raise DamageError(path, f"expected a bitmap of at least {BITMAP.size} bytes, found {length}", offset=start)
-        file.seek(start)
-        max_id, sequence, disk_sequence = BITMAP.unpack(file.read(BITMAP.size))
-        result = BloomFilter(capacity, error_rate, max_id, sequence, disk_sequence, legacy)
-        at = start + BITMAP.size
-        while end - at >= FILTER.size and len(result.filters) < MAX_FILTERS:
-            functions, per_function = filter_shape(capacity, error_rate, len(result.filters))
-            nbytes = (functions * per_function + 1) // 2
-            if nbytes > end - at - FILTER.size:
-                if result.filters:
-                    break  # bytes behind the last filter mean nothing
-                raise DamageError(path, f"expected {nbytes} bytes of counters, found {end - at - FILTER.size}", offset=at)
-            first_id, count = FILTER.unpack(file.read(FILTER.size))
-            octets = np.frombuffer(bytearray(file.read(nbytes)), np.uint8) if counters else np.empty(0, np.uint8)
-            if counters and len(octets) != nbytes:
-                raise DamageError(path, f"expected {nbytes} bytes of counters, found {len(octets)}", offset=at)
-            if not counters:
-                file.seek(at + FILTER.size + nbytes)
-            result.filters.append(CountingFilter(first_id, count, functions, per_function, octets))
-            at += FILTER.size + nbytes
-        if not result.filters:
-            raise DamageError(path, "expected at least one filter, found none", offset=at)
-        return result
+    """Reads a filter of either form, its counters only if asked to. Raises OSError, and DamageError where it is none."""
+    fd = fileio.open_read(path)
+    try:
+        result, heads = _read_heads(fd, path)
+        for head in heads:
+            octets = np.empty(head.nbytes if counters else 0, np.uint8)
+            fileio.read_into(fd, octets.data, head.at, path)
+            result.filters.append(CountingFilter(head.first_id, head.count, head.functions, head.per_function, octets))
+    finally:
+        os.close(fd)
+    return result
+
+
+def live_count(path: str | os.PathLike[str]) -> int | None:
+    """How many rows the filter has as live; None for those of up to 1.0.0, which a crash may leave half changed (§4.4).
+
+    Reads some bytes only. Raises DamageError, OSError.
+    """
+    fd = fileio.open_read(path)
+    try:
+        found, heads = _read_heads(fd, path)
+    finally:
+        os.close(fd)
+    return None if found.legacy else sum(head.count for head in heads)
+
+
+def probe(path: str | os.PathLike[str], ids: Ids) -> npt.NDArray[np.bool_]:
+    """`BloomFilter.contains` for a few ids, of which only the counters are read. Raises DamageError, OSError."""
+    result = np.zeros(len(ids), np.bool_)
+    h1, h2 = _hashes(np.ascontiguousarray(ids, np.int64))
+    octet = bytearray(1)
+    fd = fileio.open_read(path)
+    try:
+        for head in _read_heads(fd, path)[1]:
+            if not head.per_function:
+                continue
+            member = np.ones(len(ids), np.bool_)
+            for i in range(head.functions):
+                counters = _index(h1, h2, i, head.per_function) + i * head.per_function
+                for place in np.flatnonzero(member).tolist():
+                    counter = int(counters[place])
+                    fileio.read_into(fd, memoryview(octet), head.at + counter // 2, path)
+                    member[place] = octet[0] >> (0 if counter & 1 else 4) & 15 != 0  # even counters are the high nibbles
+            result |= member
+    finally:
+        os.close(fd)
+    return result
 
 
 class FilterFile:

@@ -78,6 +78,21 @@ class DeadRows:
         np.bitwise_or.at(self._bits, valid >> 3, np.left_shift(1, valid & 7).astype(np.uint8))
         return len(offsets) - len(valid)
 
+    def remove(self, offset: int) -> None:
+        """Takes one offset out."""
+        self._bits[offset >> 3 : (offset >> 3) + 1] &= np.uint8(~(1 << (offset & 7)) & 255)
+
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """All of them, sorted."""
+        return np.flatnonzero(self.window(0, self.rows))
+
+    def spread(self, count: int) -> npt.NDArray[np.int64]:
+        """Up to `count` of the offsets, from all over the segment."""
+        places = np.flatnonzero(self._bits)
+        chosen = places[np.unique(np.linspace(0, len(places) - 1, count).astype(np.int64))] if len(places) else places
+        first = [(octet & -octet).bit_length() - 1 for octet in self._bits[chosen].tolist()]
+        return chosen * 8 + np.array(first, np.int64)
+
     def __len__(self) -> int:
         return int(np.bitwise_count(self._bits).sum(dtype=np.int64))
 
@@ -169,6 +184,10 @@ class Segment:
         """The ids of all stored rows: a read-only memory map, int64 [stored] (§4.2)."""
         return _map(self.ids_path, ID, (self.stored,))
 
+    def id_at(self, row: int) -> npt.NDArray[np.int64]:
+        """The id of one stored row, int64 [1]. Raises OSError, DamageError."""
+        return fileio.read_array(self.ids_path, ID, 1, LENGTH.size + row * ID.itemsize)
+
     def ids_in_chunks(self, max_rows: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
         """(row of the first one, ids) of all stored rows, a piece at a time: views of a buffer that is used again.
 
@@ -196,10 +215,8 @@ class Segment:
 
     def _dead(self) -> DeadRows:
         dead = DeadRows(self.stored)
-        for offsets in read_deleted(self.deleted_path):
+        for offsets in read_deleted(self.deleted_path) if self.deletes is None else (self.deletes,):
             dead.add(offsets)
-        if self.deletes is not None:
-            dead.add(self.deletes)
         if self.wal_deleted is not None:
             dead.add(self.wal_deleted)
         if self.absent is not None:

@@ -7,6 +7,7 @@ file gives way to the file's size; vectors that `.rv` has lost come out of an in
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from ... import fileio
 from ...errors import DamageError
 from ...findings import Findings
 from ...model import Schema, Severity
-from ..layout import ATTRIBUTE_SUFFIX, DELETED_DOCS, ID, IDS_SUFFIX, OFFSET, RAW_SUFFIX
-from .files import DeadRows, Payload, Segment, read_deleted, read_header
+from ..layout import ATTRIBUTE_SUFFIX, BLOOM_FILTER, DELETED_DOCS, ID, IDS_SUFFIX, RAW_SUFFIX
+from .deletes import NO_WITNESS, Note, Witness, count_deleted
+from .files import Payload, Segment, read_header
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Folder:
     ids: tuple[str, ...]
     attributes: tuple[str, ...]
     others: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
+    """Files that no server wrote: what copiers, synchronisers and file managers leave."""
 
     @property
     def has_deleted_docs(self) -> bool:
@@ -50,12 +54,31 @@ def list_folder(path: Path) -> Folder | None:
         raise DamageError(path, "expected the folder of a segment, found a file") from None
     except OSError as e:
         raise DamageError(path, f"cannot list the segment's folder: {e.strerror}") from e
+    foreign = tuple(name for name in names if _is_foreign(name, path.name, names))
+    names = [name for name in names if name not in foreign]
     by_suffix: dict[str, list[str]] = {RAW_SUFFIX: [], IDS_SUFFIX: [], ATTRIBUTE_SUFFIX: []}
     others: list[str] = []
     for name in names:
         by_suffix.get(os.path.splitext(name)[1], others).append(name)
     raw, ids, attributes = (tuple(by_suffix[s]) for s in (RAW_SUFFIX, IDS_SUFFIX, ATTRIBUTE_SUFFIX))
-    return Folder(path, raw, ids, attributes, tuple(others))
+    return Folder(path, raw, ids, attributes, tuple(others), foreign)
+
+
+_OTHERS = re.compile(f"{DELETED_DOCS}|{BLOOM_FILTER}|temp_del|temp_bloom|[0-9]+")
+"""What a server puts beside `.rv`, `.uid` and `.ra`; index files have numbers for names (§1.2, §4.3, §4.4)."""
+
+
+def _is_foreign(name: str, segment_id: str, names: Sequence[str]) -> bool:
+    """Whether a file is not the server's: the one that counts is named like the segment (§1.2).
+
+    `._NAME` (macOS), `NAME (1).rv`, `NAME.sync-conflict-….rv` beside NAME.rv; a lone one of these may be all that is left.
+    """
+    base, suffix = os.path.splitext(name)
+    if name.startswith("._"):
+        return True
+    if suffix in (RAW_SUFFIX, IDS_SUFFIX):
+        return base != segment_id and not base.isdecimal() and segment_id + suffix in names
+    return suffix != ATTRIBUTE_SUFFIX and not _OTHERS.fullmatch(name)
 
 
 def open_segment(
@@ -66,21 +89,69 @@ def open_segment(
     state: str = "RAW",
     indexes: Sequence[Path] = (),
     file_size: int = 0,
+    witness: Witness = NO_WITNESS,
 ) -> tuple[Segment | None, Findings]:
     """Opens a segment folder and measures what of it can be read.
 
     Returns the segment (None when no row of it is readable although there should be) and what is wrong with it. Every row
     that is readable is offered: of two files that disagree the shorter one counts. Vectors that `.rv` has lost are taken from
     one of the index files `indexes`, where these hold them. `file_size` counts vectors and ids in the catalog, 0 where
-    it does not tell. Raises DamageError for a file without a header, and for vectors of another width than the schema's.
+    it does not tell; `witness`: what else it knows. Raises DamageError for a file without a header, and for vectors of another
+    width than the schema's.
     """
-    segment, notes = _open_files(folder, segment_id, schema, state, file_size)
+    notes = Findings()
+    folder = _own_files(folder, segment_id, witness.hint, notes)
+    segment = _open_files(folder, segment_id, schema, state, file_size, notes)
     if indexes and folder.ids and len(folder.ids) == 1 and len(folder.raw) <= 1:
         ids = read_header(folder.path / folder.ids[0])
         wanted = ids.bytes // ID.itemsize
         if wanted > (segment.stored if segment else 0):
-            return _restored(folder, segment_id, schema, state, indexes, segment, notes)
+            restored = _restored(folder, segment_id, schema, state, indexes, segment, notes, witness)
+            if restored is not None:
+                return restored
+    if segment is not None:
+        whole = all(f.severity is Severity.INFO for f in notes)
+        segment = count_deleted(segment, witness if whole else NO_WITNESS, _note_to(notes, folder))
     return segment, notes
+
+
+def _note_to(notes: Findings, folder: Folder) -> Note:
+    def note(severity: Severity, code: str, message: str, rows: int | None = None) -> None:
+        notes.add(severity, code, str(folder.path), message, rows)
+
+    return note
+
+
+def _own_files(folder: Folder, segment_id: str, rows: int | None, notes: Findings) -> Folder:
+    """The folder without the files of another segment, the rows of which would come twice.
+
+    A server writes `.rv` and `.uid` under the segment's own name (§1.2). Where no segment has the other name, somebody gave it.
+    """
+    where = str(folder.path)
+    if folder.foreign:
+        names = ", ".join(map(fileio.printable, folder.foreign))
+        notes.info("foreign-file", where, f"{names}: not a server's; the files named like the segment count")
+    strange = {n: n.rsplit(".", 1)[0] for n in (*folder.raw, *folder.ids) if n.rsplit(".", 1)[0] != segment_id}
+    theirs = {name: base for name, base in strange.items() if base.isdecimal() and _is_segment(folder.path, base)}
+    if theirs:
+        text = f"{', '.join(theirs)}: files of another segment, which has a folder of its own; the rows of this one are lost"
+        notes.error("files-of-another-segment", where, text, rows)
+    for name in (
+        n for names in (folder.raw, folder.ids) if len(names) == 1 for n in names if n in strange.keys() - theirs.keys()
+    ):
+        text = f"{fileio.printable(name)}: expected a file named {segment_id}, and no segment here has that name; it is taken"
+        notes.warning("file-name-differs", where, text)
+    return replace(
+        folder,
+        raw=tuple(n for n in folder.raw if n not in theirs),
+        ids=tuple(n for n in folder.ids if n not in theirs),
+    )
+
+
+def _is_segment(folder: Path, name: str) -> bool:
+    """Whether there is a folder of this name, in the same table or another one."""
+    tables = [folder.parent, *(Path(e.path) for e in fileio.scan(folder.parent.parent))]
+    return any((fileio.as_path(table) / name).is_dir() for table in tables)
 
 
 def _restored(
@@ -91,7 +162,8 @@ def _restored(
     indexes: Sequence[Path],
     readable: Segment | None,
     notes: Findings,
-) -> tuple[Segment | None, Findings]:
+    witness: Witness,
+) -> tuple[Segment, Findings] | None:
     from .restored import find_vectors, restore  # rarely needed, and all of the index files' formats behind it
 
     where = str(folder.path)
@@ -112,12 +184,13 @@ def _restored(
             deleted=0,
             bytes=stored * (schema.row_bytes + ID.itemsize),
         )
+        kept = Findings(n for n in notes if n.code not in ("segment-incomplete", "file-short", "rows-lost"))
+        bare = count_deleted(bare, witness, _note_to(kept, folder))
         try:
             segment = restore(bare, found, before, folder.path / folder.raw[0] if folder.raw else None)
         except DamageError as e:
             reasons.append(str(e))
         else:
-            kept = Findings(n for n in notes if n.code not in ("segment-incomplete", "file-short", "rows-lost"))
             kept.warning(
                 "vectors-restored",
                 where,
@@ -130,16 +203,11 @@ def _restored(
             return segment, kept
     for reason in reasons:
         notes.info("index-unusable", where, f"no vectors out of it: {reason}")
-    return readable, notes
+    return None
 
 
-def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, file_size: int) -> tuple[Segment | None, Findings]:
-    notes = Findings()
-    where = str(folder.path)
-
-    def note(severity: Severity, code: str, message: str, rows: int | None = None) -> None:
-        notes.add(severity, code, where, message, rows)
-
+def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, file_size: int, notes: Findings) -> Segment | None:
+    note = _note_to(notes, folder)
     for kind, names in ((RAW_SUFFIX, folder.raw), (IDS_SUFFIX, folder.ids)):
         if len(names) > 1:
             note(
@@ -148,15 +216,16 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, fil
                 f"expected one {kind} file, found {len(names)}: {', '.join(map(fileio.printable, names))}; "
                 "no server writes this, so none of them is taken. Move the wrong ones away in a copy of the store",
             )
-            return None, notes
+            return None
     if not folder.raw or not folder.ids:
         missing = " and ".join(k for k, n in ((RAW_SUFFIX, folder.raw), (IDS_SUFFIX, folder.ids)) if not n)
         rows = None
         if folder.raw or folder.ids:
             present = read_header(folder.path / (folder.raw or folder.ids)[0])
             rows = present.bytes // (schema.row_bytes if folder.raw else ID.itemsize)
-        note(Severity.ERROR, "segment-incomplete", f"the {missing} file is missing, its rows cannot be put together", rows)
-        return None, notes
+        if not notes or folder.raw or folder.ids:
+            note(Severity.ERROR, "segment-incomplete", f"the {missing} file is missing, its rows cannot be put together", rows)
+        return None
 
     raw = read_header(folder.path / folder.raw[0])
     ids = read_header(folder.path / folder.ids[0])
@@ -191,28 +260,18 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, fil
             stored,
         )
 
-    deleted_path = None
-    if folder.has_deleted_docs:
-        deleted_path = str(folder.path / DELETED_DOCS)
-    elif stored:
-        note(
-            Severity.WARNING,
-            "deleted-docs-missing",
-            "deleted_docs is missing: all rows are taken as live; deleted ones may come back",
-        )
-    segment = Segment(
+    return Segment(
         id=segment_id,
         state=state,
         schema=schema,
         raw_path=raw.path,
         ids_path=ids.path,
-        deleted_path=deleted_path,
+        deleted_path=str(folder.path / DELETED_DOCS) if folder.has_deleted_docs else None,
         stored=stored,
         deleted=0,
         bytes=stored * (schema.row_bytes + ID.itemsize),
         attribute_paths=tuple(attribute_paths),
     )
-    return _count_deleted(segment, note), notes
 
 
 def _require_width(path: Path, raw_bytes: int, rows: int, schema: Schema) -> None:
@@ -223,6 +282,17 @@ def _require_width(path: Path, raw_bytes: int, rows: int, schema: Schema) -> Non
             f"expected vectors of {schema.row_bytes} bytes, found {rows} ids and {raw_bytes // rows} bytes for each: these are "
             "rows of an earlier collection of this name, or the catalog's dimension is wrong",
         )
+
+
+def _note_longer(this: Payload, rows: int, note: Note) -> None:
+    """`.rv` and `.uid` are written once, header and payload (§4.1, §4.2): nothing can stand behind."""
+    note(
+        Severity.WARNING,
+        "file-longer",
+        f"{Path(this.path).name} at byte 0: the header says {this.declared} bytes, {this.present} follow, and no server writes "
+        "more: if these were put in before the end, the rows behind them are wrong. Is there an older copy?",
+        rows,
+    )
 
 
 def _agreed_rows(raw: Payload, ids: Payload, row_bytes: int, note: Any) -> tuple[int, int]:
@@ -236,6 +306,8 @@ def _agreed_rows(raw: Payload, ids: Payload, row_bytes: int, note: Any) -> tuple
         other_rows = {other.bytes // other_unit, other.present // other_unit}
         if this.declared == this.present or (exact and this.declared // unit in other_rows):
             rows[this.path] = this.bytes // unit
+            if this.declared < this.present:
+                _note_longer(this, rows[this.path], note)
         elif this.present % unit == 0 and by_size in other_rows and this.present > 0:
             rows[this.path] = by_size
             note(
@@ -253,6 +325,8 @@ def _agreed_rows(raw: Payload, ids: Payload, row_bytes: int, note: Any) -> tuple
                     f"{Path(this.path).name} at byte 0: the header says {this.declared} bytes, the file holds {this.present}; "
                     f"its first {rows[this.path]} rows can be read",
                 )
+            else:
+                _note_longer(this, rows[this.path], note)
     in_raw, in_ids = rows[raw.path], rows[ids.path]
     if in_raw != in_ids:
         low, high = sorted((in_raw, in_ids))
@@ -271,38 +345,3 @@ def _agreed_rows(raw: Payload, ids: Payload, row_bytes: int, note: Any) -> tuple
             f"{Path(raw.path).name}: {raw.bytes} bytes are not a multiple of the row's {row_bytes}; the rest is ignored",
         )
     return in_raw, in_ids
-
-
-def _count_deleted(segment: Segment, note: Any) -> Segment:
-    if segment.deleted_path is None:
-        return segment
-    try:
-        payload = read_header(segment.deleted_path)
-        if payload.is_short:
-            note(
-                Severity.WARNING,
-                "deleted-docs-short",
-                f"deleted_docs at byte 0: the header says {payload.declared} bytes, the file holds {payload.present}; "
-                "deleted rows may come back",
-            )
-        elif payload.bytes % OFFSET.itemsize:
-            note(
-                Severity.WARNING,
-                "deleted-docs-short",
-                f"deleted_docs at byte 0: the header says {payload.declared} bytes, expected a multiple of {OFFSET.itemsize}; "
-                "deleted rows may come back",
-            )
-        if not payload.bytes:
-            return segment
-        dead = DeadRows(segment.stored)
-        outside = sum(dead.add(chunk) for chunk in read_deleted(segment.deleted_path))
-    except DamageError as e:
-        note(Severity.WARNING, "deleted-docs-unreadable", f"{e}: all rows are taken as live")
-        return replace(segment, deleted_path=None)
-    if outside:
-        note(
-            Severity.WARNING,
-            "deleted-docs-outside",
-            f"deleted_docs names {outside} offsets outside 0..{segment.stored - 1}; they are ignored",
-        )
-    return replace(segment, deleted=len(dead))

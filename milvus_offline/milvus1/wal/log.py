@@ -111,7 +111,7 @@ def open_log(folder: Path) -> Log:
             first, second, third = WAL_META_STRUCT.unpack(data)
             torn = second != third
             acknowledged = first if torn else second
-    except OSError:
+    except (OSError, DamageError):
         pass
     return Log(folder, tuple(files), acknowledged, torn)
 

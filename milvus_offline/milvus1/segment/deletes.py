@@ -1,0 +1,239 @@
+"""Which rows of a segment are deleted: `deleted_docs`, and what else knows of deletions where that file lost some.
+
+Deletion may be a legal duty, so that a `deleted_docs` that says less than it did must not pass for one that says nothing. Two
+others know of deletions: the catalog's `row_count` counts live rows (§2.2, §7.6), and the bloom filter, from which ids are
+removed when their rows are deleted (§4.4), has both their number and, nearly, which they are. In every segment that a server
+wrote, up to now and in all versions from 0.8 on, the three agree. What makes them differ without damage:
+
+- a crash between `deleted_docs` and the others (§3.4): then it knows *more* deletions than they do;
+- a delete that was applied twice up to 1.1.0 (§4.3): its offset is there twice, and `row_count` was decremented twice;
+- up to 1.0.0 the filter is changed in place before `deleted_docs` is written: it is asked only where the catalog agrees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ...errors import DamageError
+from ...model import Severity
+from ...watch import named, union, watching
+from ..layout import BLOOM_FILTER, OFFSET
+from .bloom import BloomFilter, live_count, probe, read_filter
+from .files import Column, DeadRows, Segment, read_columns, read_header
+
+OF_DELETES = frozenset(
+    {"row-count-differs", *(f"deleted-docs-{x}" for x in ("missing", "short", "unreadable", "damaged", "outside"))}
+)
+"""The findings of this module: they say nothing of the vectors and ids."""
+
+_CHUNK_BYTES = 1 << 20
+_IDS = 1 << 17
+_MANY = 8
+"""So many equal entries side by side are no repeated delete (§4.3): each would need a crash at the same place."""
+_SAMPLE = 16
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What the catalog knows. `row_count`: live rows, None where it does not tell. `may_repeat`: whether the server may have
+    written an offset twice, as up to 1.1.0."""
+
+    row_count: int | None = None
+    may_repeat: bool = True
+
+    @property
+    def hint(self) -> int | None:
+        """How many rows are concerned when the segment is lost."""
+        return self.row_count if self.row_count is not None and 0 <= self.row_count < 1 << 31 else None
+
+
+NO_WITNESS = Witness()
+
+
+class Note(Protocol):
+    """Takes a finding about the segment."""
+
+    def __call__(self, severity: Severity, code: str, message: str, rows: int | None = None) -> None: ...
+
+
+@dataclass
+class _Listed:
+    """What stands in `deleted_docs`, and what is wrong with it: (code, text)."""
+
+    dead: DeadRows
+    entries: int = 0
+    lost: int = 0
+    """Entries that were there and are not any more, as far as their places tell."""
+    repeats: int = 0
+    wrong: list[tuple[str, str]] = field(default_factory=list)
+
+
+def count_deleted(segment: Segment, witness: Witness, note: Note) -> Segment:
+    """The segment with its deletions: those of `deleted_docs`, or where it lost some, those that the bloom filter knows."""
+    expected = None
+    if witness.row_count is not None and 0 <= witness.row_count <= segment.stored:
+        expected = segment.stored - witness.row_count
+    listed = _read(segment, witness)
+    known = len(listed.dead)
+    lacking = expected is not None and expected - known > (listed.repeats if witness.may_repeat else 0)
+    if not listed.wrong and not lacking and not _contradicts(segment, listed, expected):
+        return replace(segment, deleted=known)
+    dead, rest, outcome = _settle(segment, listed, expected)
+    offsets = dead.offsets()
+    changed = len(np.setxor1d(offsets, listed.dead.offsets()))
+    rows = changed + rest
+    path = Path(segment.ids_path).with_name("deleted_docs")
+    if listed.wrong:
+        text = f"{path}: {'; '.join(text for _, text in listed.wrong)}. {outcome}"
+        note(Severity.WARNING, listed.wrong[0][0], text, rows or None)
+    else:
+        text = f"the catalog counts {witness.row_count} live rows, {path} leaves {segment.stored - known}. {outcome}"
+        note(Severity.WARNING, "row-count-differs", text, rows or None)
+        if not changed:
+            return replace(segment, deleted=known)
+    return replace(segment, deletes=offsets, deleted=len(offsets))
+
+
+def _read(segment: Segment, witness: Witness) -> _Listed:
+    listed = _Listed(DeadRows(segment.stored))
+    wrong = listed.wrong
+    if segment.deleted_path is None:
+        if segment.stored:
+            wrong.append(("deleted-docs-missing", "the file is missing"))
+        return listed
+    try:
+        payload = read_header(segment.deleted_path)
+        size = payload.bytes
+        if payload.is_unreadable:
+            wrong.append(("deleted-docs-unreadable", "the disk refuses its header; its size is taken"))
+        elif not payload.declared and payload.present:
+            size = payload.present
+            text = f"at byte 0: the header says 0 bytes, {size} follow, and no server writes any behind no deletions"
+            wrong.append(("deleted-docs-damaged", text))
+        elif payload.is_short:
+            text = f"at byte 0: the header says {payload.declared} bytes, the file holds {payload.present}"
+            listed.lost += min(segment.stored, (payload.declared - payload.present) // OFFSET.itemsize)
+            wrong.append(("deleted-docs-short", text))
+        elif payload.bytes % OFFSET.itemsize:
+            text = f"at byte 0: the header says {payload.declared} bytes, expected a multiple of {OFFSET.itemsize}"
+            wrong.append(("deleted-docs-short", text))
+        listed.entries = size // OFFSET.itemsize
+        _read_entries(segment, segment.deleted_path, listed, witness)
+    except DamageError as e:
+        wrong.append(("deleted-docs-unreadable", str(e)))
+    return listed
+
+
+def _read_entries(segment: Segment, path: str, listed: _Listed, witness: Witness) -> None:
+    outside = zeros = equal = came = 0
+    last = -1
+    with watching() as met:
+        for (chunk,), _ in read_columns([Column(path, OFFSET, 1)], listed.entries, 0, _CHUNK_BYTES, None, segment.where):
+            entries = chunk[:, 0]
+            came += len(entries)
+            outside += listed.dead.add(entries)
+            zeros += int((entries == 0).sum())
+            equal += int((np.diff(entries, prepend=last) == 0).sum())
+            last = int(entries[-1]) if len(entries) else -1
+    if came < listed.entries:
+        listed.lost += listed.entries - came
+        text = f"the disk refuses {named(union(met.places(path)))}"
+        listed.wrong.append(("deleted-docs-unreadable", text))
+    listed.repeats = came - outside - len(listed.dead)
+    blank = zeros if zeros >= _MANY or (zeros > 1 and not witness.may_repeat) else 0
+    if blank:
+        listed.dead.remove(0)
+        listed.lost += blank
+        listed.wrong.append(
+            ("deleted-docs-damaged", f"{blank} of its {listed.entries} entries are zeros, as a lost block has them")
+        )
+    elif listed.repeats and (not witness.may_repeat or equal >= _MANY):
+        text = f"{listed.repeats} of its {listed.entries} entries are there twice, which no server of this version writes"
+        listed.lost += listed.repeats
+        listed.wrong.append(("deleted-docs-damaged", text))
+    if outside:
+        listed.lost += outside
+        text = f"it names {outside} offsets outside 0..{segment.stored - 1}, which are ignored"
+        listed.wrong.append(("deleted-docs-outside", text))
+
+
+def _contradicts(segment: Segment, listed: _Listed, expected: int | None) -> bool:
+    """Whether the bloom filter says that this `deleted_docs` is another one; reads a little of it."""
+    path = Path(segment.ids_path).with_name(BLOOM_FILTER)
+    known = len(listed.dead)
+    text = ""
+    try:
+        if expected is None:
+            live = live_count(path)
+            if live is not None and live < segment.stored - known:
+                text = f"it leaves {segment.stored - known} live rows, the bloom filter has {live}"
+        elif known:
+            ids = np.concatenate([segment.id_at(row) for row in listed.dead.spread(_SAMPLE).tolist()])
+            if 2 * int(probe(path, ids).sum()) > len(ids) and (foreign := _foreign(segment, listed)):
+                text = f"the bloom filter has {foreign} rows as deleted that it does not name: it is that of another segment"
+    except (DamageError, OSError):  # the filter proves nothing then
+        return False
+    if text:
+        listed.wrong.append(("deleted-docs-damaged", text))
+    return bool(text)
+
+
+def _foreign(segment: Segment, listed: _Listed) -> int:
+    """How many live rows have ids that are not in the bloom filter: of a filter and a list of one segment there is none."""
+    bloom = read_filter(Path(segment.ids_path).with_name(BLOOM_FILTER))
+    return sum(
+        int((~bloom.contains(ids) & ~listed.dead.window(first, first + len(ids))).sum())
+        for first, ids in segment.ids_in_chunks(_IDS)
+    )
+
+
+def _settle(segment: Segment, listed: _Listed, expected: int | None) -> tuple[DeadRows, int, str]:
+    """The deletions, how many more there were as far as anything tells, and what that rests on."""
+    removed = _removed(segment, expected)
+    known = len(listed.dead)
+    if removed is None:
+        if expected is None:
+            if listed.lost:
+                text = f"Up to {listed.lost} deletions are lost, and these rows come back"
+            else:
+                text = "Deleted rows may come back; nothing tells how many"
+            return listed.dead, listed.lost, text
+        rest = max(0, expected - known)
+        if not rest:
+            return listed.dead, 0, f"The catalog counts {expected} deletions, and {known} are known: none is lost"
+        return listed.dead, rest, f"Of {expected} deletions that the catalog counts {rest} are lost, and these rows come back"
+    dead, count = removed
+    offsets = listed.dead.offsets()
+    if 2 * int(dead.contains(offsets).sum()) >= known:  # it is this segment's: a filter takes few deleted ids for live ones
+        dead.add(offsets)
+    rest = max(0, count - len(dead))
+    text = f"The bloom filter knows of {count} deletions"
+    if not rest:
+        return dead, 0, f"{text}, and which rows they are: these are left out"
+    return dead, rest, f"{text}, and which rows {count - rest} of them are: these are left out, the other {rest} come back"
+
+
+def _removed(segment: Segment, expected: int | None) -> tuple[DeadRows, int] | None:
+    """The rows whose ids are not in the bloom filter, and how many it says were deleted; None when it cannot be trusted.
+
+    It has to agree with the catalog's number, to name no more rows than that, and to have this segment's largest id.
+    """
+    try:
+        bloom: BloomFilter = read_filter(Path(segment.ids_path).with_name(BLOOM_FILTER))
+        count = segment.stored - sum(f.count for f in bloom.filters)
+        if not 0 <= count <= segment.stored or expected not in (None, count) or (expected is None and bloom.legacy):
+            return None
+        dead, largest = DeadRows(segment.stored), 0
+        with watching() as met:
+            for first, ids in segment.ids_in_chunks(_IDS):
+                dead.add(np.flatnonzero(~bloom.contains(ids)) + first)
+                largest = max(largest, int(ids.view(np.uint64).max()))
+        if met.places(segment.ids_path):
+            return None
+    except (DamageError, OSError):
+        return None
+    return (dead, count) if len(dead) <= count and largest == bloom.max_id else None
