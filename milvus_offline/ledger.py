@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +29,7 @@ class Ledger:
         self.path = path
         self.done = done
         self._file = file
+        self._adding = threading.Lock()
 
     @classmethod
     def create(cls, path: Path, key: Mapping[str, Any], first: Callable[[], None] | None = None) -> Ledger:

@@ -13,5 +13,6 @@ faiss_indexes    small Faiss indexes, and what comes out of them
 array_source     a source whose rows are given as arrays
 mariadb          a MariaDB of the tests' own
 milvus_server    a real Milvus 2.3.5 in a network namespace of its own
+milvus_proxy     servers from 2.4 on: the real 2.3.5 with the answers that differ
 milvus1_standin  a 1.x server's gRPC service that keeps rows in memory
 """

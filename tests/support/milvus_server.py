@@ -15,11 +15,24 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
-PROXY_PORT = 19530
+PROXY_PORT, S3_PORT = 19530, 9000
+S3_BUCKET = "a-bucket"
+S3_OPTIONS = (
+    "common.storageType=minio",
+    "minio.address=127.0.0.1",
+    f"minio.port={S3_PORT}",
+    "minio.accessKeyID=minioadmin",
+    "minio.secretAccessKey=minioadmin",
+    "minio.useSSL=false",
+    f"minio.bucketName={S3_BUCKET}",
+    "minio.rootPath=files",
+)
 
 
 class Unavailable(Exception):
@@ -30,7 +43,8 @@ class MilvusServer:
     """The server as a context manager. `uri` stays the same over `kill` and `start`."""
 
     def __init__(self, data: Path, *options: str, watch: int | None = None) -> None:
-        """`options` are settings as `key=value`. With `watch` the server lives as long as that process, not as this object."""
+        """`options` are settings as `key=value`; `S3` alone keeps segments in an S3-compatible server (moto's), see `s3_url`.
+        With `watch` the server lives as long as that process, not as this object."""
         if not sys.platform.startswith("linux"):
             raise Unavailable("the server package runs on Linux only")
         try:
@@ -43,7 +57,9 @@ class MilvusServer:
         log = (data / "launcher.log").open("wb")
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
         log.close()
-        self.uri = f"http://127.0.0.1:{self._answer()}"
+        port, _, s3_port = self._answer().partition(" ")
+        self.uri = f"http://127.0.0.1:{port}"
+        self.s3_url = f"http://127.0.0.1:{s3_port}" if s3_port else ""
 
     @property
     def storage(self) -> Path:
@@ -113,17 +129,46 @@ def shared_server(folder: Path, owner: int) -> str:
     return uri
 
 
+@dataclass(frozen=True)
+class Shared:
+    """The server that all test workers share. What is imported lies below `storage`."""
+
+    uri: str
+    storage: Path
+
+
+def shared_milvus(tmp_path_factory: Any) -> Shared:
+    """The shared server, for a session's or a module's fixture. Skips loudly where none can run, and fails with CI=true."""
+    import pytest
+
+    base = tmp_path_factory.getbasetemp()
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    owner = os.getppid() if worker else os.getpid()
+    folder = (base.parent if worker else base) / "milvus"
+    try:
+        return Shared(shared_server(folder, owner), folder / "data" / "data")
+    except Unavailable as e:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"NO MILVUS SERVER, so nothing is known about loading into one: {e}")
+
+
 # The program ---------------------------------------------------------------------------------------------------------
 
 
 def main() -> int:
     data, watch, options = Path(sys.argv[1]).absolute(), int(sys.argv[2]), sys.argv[3:]
     listener = socket.create_server(("127.0.0.1", 0))
+    with_s3 = "S3" in options
+    s3_listener = socket.create_server(("127.0.0.1", 0)) if with_s3 else None
     _enter_namespace()
+    if s3_listener:
+        _start_s3(s3_listener)
+        options = [*(o for o in options if o != "S3"), *S3_OPTIONS]
     import milvus
 
     port = listener.getsockname()[1]
-    threading.Thread(target=_relay, args=(listener,), daemon=True).start()
+    threading.Thread(target=_relay, args=(listener, PROXY_PORT), daemon=True).start()
     server: milvus.MilvusServer | None = None
 
     class Config(milvus.MilvusServerConfig):  # type: ignore[misc]
@@ -147,7 +192,7 @@ def main() -> int:
         return new
 
     server = start()
-    print("ok", port, flush=True)
+    print("ok", port, *([s3_listener.getsockname()[1]] if s3_listener else []), flush=True)
     while watch and Path(f"/proc/{watch}").exists():
         time.sleep(0.5)
     for line in sys.stdin:
@@ -174,11 +219,22 @@ def _enter_namespace() -> None:
         fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))
 
 
-def _relay(listener: socket.socket) -> None:
+def _start_s3(listener: socket.socket) -> None:
+    """An S3 server with the bucket in this namespace, which comes out at `listener`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    ThreadedMotoServer("127.0.0.1", S3_PORT, verbose=False).start()
+    keys = {"aws_access_key_id": "minioadmin", "aws_secret_access_key": "minioadmin", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=f"http://127.0.0.1:{S3_PORT}", **keys).create_bucket(Bucket=S3_BUCKET)
+    threading.Thread(target=_relay, args=(listener, S3_PORT), daemon=True).start()
+
+
+def _relay(listener: socket.socket, port: int) -> None:
     while True:
         outer, _ = listener.accept()
         try:
-            inner = socket.create_connection(("127.0.0.1", PROXY_PORT))
+            inner = socket.create_connection(("127.0.0.1", port))
         except OSError:
             outer.close()
             continue

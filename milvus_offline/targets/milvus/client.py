@@ -63,7 +63,9 @@ class Client:
         for path in (c.server_pem, c.ca_pem, c.client_pem, c.client_key):
             if path and not Path(path).is_file():
                 raise UsageError(f"{path}: no such file (TLS)")
-        options = _tls_options(c)
+        self.tls = _tls_options(c)
+        """Keyword arguments of pymilvus for an encrypted connection."""
+        options: dict[str, Any] = dict(self.tls)
         if not c.lite:
             check_reachable(c, min(CONNECT_SECONDS, patience))
         if c.lite:  # it mistakes pymilvus' keepalive every 10 s for an attack, and drops the connection

@@ -56,6 +56,13 @@ class Connection:
         return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
 
     @property
+    def base(self) -> str:
+        """Scheme, host and port: what paths of the server's REST service follow."""
+        parts = urlsplit(self.uri)
+        scheme = "https" if self.tls else "http"
+        return f"{scheme}://{parts.hostname}:{parts.port or (443 if scheme == 'https' else 19530)}"
+
+    @property
     def where(self) -> str:
         """Names the target in the ledger: the same for the same target."""
         return str(Path(self.uri).absolute()) if self.lite else self.name

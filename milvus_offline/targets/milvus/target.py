@@ -27,7 +27,7 @@ from ...transfer import UNNOTED_EACH, Result, Task
 from ...watch import Watch, watching
 from .. import LoadTarget
 from ..columnar import CHUNK_BYTES
-from .bulk import ImportTask
+from .bulk import Importer, ImportTask, check_importable
 from .client import Client
 from .connection import Connection, lite_facts, lite_to_be
 from .options import LiteOptions
@@ -104,6 +104,8 @@ class MilvusTarget(LoadTarget):
 
     def plan(self, source: Source, folder: Path | None) -> Plan:
         facts = self._facts(_possible_names(source, self._decisions.rename))
+        if self._bucket:
+            check_importable(facts.kind, self.name)
         rooms = self._rooms(source, facts) if self._decisions.per_partition and self._decisions.mode != "error" else {}
         collections = [_only(c, rooms[c.schema.name].partitions) if rooms else c for c in source.collections]
         make_plan(collections, {}, self._decisions, facts, rooms)  # refusals that need no reading come before it
@@ -198,7 +200,10 @@ class MilvusTarget(LoadTarget):
         if self._bucket is None:
             return tasks
         name = f"milvus-offline-{hashlib.sha256(str(ledger.path).encode()).hexdigest()[:8]}-{ledger.done['begun']['at']}"
-        return [ImportTask(t, self._bucket, name) for t in tasks]
+        importer = Importer(client, self._bucket, ledger, name)
+        if not resumed and tasks:
+            importer.check_seen(tasks[0].job.plan.name)
+        return [ImportTask(t, importer) for t in tasks]
 
     def _create(self, job: _Job, ledger: Ledger) -> None:
         """Makes the collection ready, once in all runs."""
@@ -216,7 +221,7 @@ class MilvusTarget(LoadTarget):
             known = {"identity": client.identity(plan.name), "before": {}, "baseline": {}}
             if plan.action == "append":
                 known["before"] = self._count_before(job)
-            if plan.auto_id:
+            if plan.auto_id or self._bucket:
                 client.flush(plan.name)
                 scopes = [None] if plan.key_field else list(dict.fromkeys(p.target for p in plan.partitions))
                 known["baseline"] = {s or "": client.stored(plan.name, s) for s in scopes}

@@ -1,0 +1,167 @@
+"""Bulk imports: exactly once over kills, on servers of each dialect; the wrong bucket is found before anything goes there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pymilvus import MilvusClient
+from support.array_source import ArraySource, floats
+from support.milvus_proxy import MilvusProxy, milvus_proxy
+from support.milvus_server import S3_BUCKET, MilvusServer, shared_milvus
+
+from milvus_offline.errors import MilvusOfflineError, TargetError, UsageError
+from milvus_offline.load import LoadReport, run_load
+from milvus_offline.targets import open_target
+from milvus_offline.targets.milvus import bulk, imports
+
+pytestmark = pytest.mark.server
+ROWS = 3000
+
+
+class Killed(BaseException):
+    """What ends a run as a kill would: nothing of ours catches it."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return shared_milvus(tmp_path_factory)
+
+
+@pytest.fixture(params=["2.3.5", "2.4.17", "2.5.10-rest", "2.6.24-rest"])
+def proxy(request: pytest.FixtureRequest, server: Any) -> Iterator[MilvusProxy]:
+    version, _, rest = request.param.partition("-")
+    with milvus_proxy(server.uri, version) as proxy:
+        proxy.rest = bool(rest)
+        yield proxy
+
+
+def source(name: str, rows: int = ROWS) -> ArraySource:
+    return ArraySource(
+        {name: {"_default": [(np.arange(rows), floats(rows))], "p": [(np.arange(rows, 2 * rows), floats(rows, seed=1))]}}
+    )
+
+
+def load(proxy: MilvusProxy, server: Any, name: str, state: Path, resume: bool = False, **options: Any) -> LoadReport:
+    options = {"import_to": str(server.storage / name), "verify": "count", "inflight": 1, **options}
+    return run_load(source(name), open_target(proxy.uri, **options), state=state, resume=resume)
+
+
+def count(server: Any, name: str) -> int:
+    client = MilvusClient(server.uri)
+    client.load_collection(name)
+    found = client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
+    client.close()
+    return int(found[0]["count(*)"])
+
+
+@pytest.mark.parametrize("moment", ["asked", "started", "running"])
+def test_a_killed_import_is_followed_and_not_started_again(
+    proxy: MilvusProxy,
+    server: Any,
+    tmp_path: Path,
+    moment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    name = f"c{abs(hash(request.node.name)):x}"[:20]
+    starts = 0
+    real_start = bulk.Importer.start
+    service_start = {s: s.start for s in (imports.GrpcImports, imports.RestImports)}
+
+    def start(self: Any, *arguments: Any) -> str:
+        nonlocal starts
+        starts += 1
+        job = real_start(self, *arguments)
+        if moment == "started":
+            raise Killed
+        return job
+
+    def asked(self: Any, collection: str, partition: str, files: Any, key: str) -> str:
+        job = service_start[type(self)](self, collection, partition, files, key)
+        if "probe" not in key:
+            raise Killed  # the server has the request, we never saw its answer
+        return job
+
+    def follow(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bulk.Importer, "start", start)
+        if moment == "asked":
+            for service in service_start:
+                patched.setattr(service, "start", asked)
+        if moment == "running":
+            patched.setattr(bulk.Importer, "follow", follow)
+        with pytest.raises(Killed):
+            load(proxy, server, name, tmp_path)
+    assert starts == 1
+    report = load(proxy, server, name, tmp_path, resume=True)
+    assert (report.exit_code, report.rows) == (0, 2 * ROWS)
+    assert count(server, name) == 2 * ROWS
+
+
+def test_a_place_that_the_server_does_not_see(proxy: MilvusProxy, server: Any, tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="does not see what is written to"):
+        name = f"nowhere{proxy.version.replace('.', '_')}"
+        load(proxy, server, name, tmp_path, import_to=str(tmp_path / "elsewhere"), import_path=str(tmp_path / "not here"))
+    assert not list((tmp_path / "elsewhere").rglob("*.npy"))
+
+
+def test_the_older_interface_serves_where_the_newer_one_is_gone(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "_handler_of", lambda client: None)
+    with milvus_proxy(server.uri, "2.3.5") as proxy:
+        report = load(proxy, server, "older_interface", tmp_path)
+    assert (report.exit_code, count(server, "older_interface")) == (0, 2 * ROWS)
+
+
+def test_zilliz_cloud_is_refused_in_words() -> None:
+    with pytest.raises(UsageError, match="Leave out --import-to"):
+        bulk.check_importable("zilliz", "https://x.zillizcloud.com")
+
+
+# A server whose segments are in a bucket -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def in_bucket(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    with MilvusServer(tmp_path_factory.mktemp("in_bucket"), "S3") as milvus, pytest.MonkeyPatch.context() as patched:
+        patched.setenv("AWS_ENDPOINT_URL", milvus.s3_url)
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patched.setenv(key, "minioadmin")
+        patched.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield milvus
+
+
+@pytest.mark.parametrize("file_format", ["npy", "parquet"])
+def test_an_import_through_a_bucket(in_bucket: MilvusServer, tmp_path: Path, file_format: str) -> None:
+    name = f"through_{file_format}"
+    options = {"import_to": f"s3://{S3_BUCKET}/imports", "import_format": file_format, "verify": "full"}
+    report = run_load(source(name), open_target(in_bucket.uri, **options), state=tmp_path)
+    assert (report.exit_code, report.rows) == (0, 2 * ROWS)
+    import boto3
+
+    listed = boto3.client("s3").list_objects_v2(Bucket=S3_BUCKET, Prefix="imports/")
+    assert listed.get("KeyCount") == 0
+
+
+@pytest.mark.parametrize("bucket", ["s3://no-such-bucket/imports", f"s3://{S3_BUCKET}-typo/x"])
+def test_a_bucket_that_is_not_there_is_not_made(in_bucket: MilvusServer, tmp_path: Path, bucket: str) -> None:
+    import boto3
+
+    with pytest.raises(MilvusOfflineError, match=bucket.split("/")[2]):
+        run_load(source("no_bucket"), open_target(in_bucket.uri, import_to=bucket), state=tmp_path)
+    assert [b["Name"] for b in boto3.client("s3").list_buckets()["Buckets"]] == [S3_BUCKET]
+
+
+def test_a_path_that_is_not_where_the_server_looks(in_bucket: MilvusServer, tmp_path: Path) -> None:
+    options = {"import_to": f"s3://{S3_BUCKET}/imports", "import_path": "elsewhere"}
+    with pytest.raises(TargetError, match="does not see what is written to"):
+        run_load(source("no_path"), open_target(in_bucket.uri, **options), state=tmp_path)
