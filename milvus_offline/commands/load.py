@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from ..errors import UsageError
 from ..fileio import printable
 from ..model import Source
+from .command import Command, SourcePath, Target
 from .common import (
     ID_FILES,
     STORE_OPTIONS,
@@ -31,6 +33,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..load import LoadReport
+    from ..text import Places, Screen
 
 
 class _Ids(click.ParamType[str]):
@@ -43,9 +46,31 @@ class _Ids(click.ParamType[str]):
         return text
 
 
-@click.command("load")
-@click.argument("path", metavar="SOURCE")
-@click.argument("target", metavar="TARGET")
+@click.command(
+    "load",
+    cls=Command,
+    examples=[
+        "milvus-offline load /var/lib/milvus ./milvus.db",
+        "milvus-offline load /var/lib/milvus http://localhost:19530 -c faces --dry-run",
+        "milvus-offline load ./milvus-export https://milvus.example:19530 --token-file token.txt",
+        "milvus-offline load /var/lib/milvus milvus1:./milvus-repaired",
+    ],
+    groups={
+        "What the target has already": ["mode", "yes", "resume", "state"],
+        "What the rows become": [
+            *("names", "rename", "rename_map", "partitions", "duplicates", "nonfinite", "ids", "metric", "index"),
+            *("field_names", "shards", "into", "into_partition"),
+        ],
+        "The server": [
+            *("database", "token_file", "ask_token", "server_pem", "server_name", "ca_pem", "client_pem", "client_key"),
+            *("message_mib", "inflight", "patience"),
+        ],
+        "Bulk import": ["import_to", "import_path", "import_format"],
+        "A new store of Milvus 1.x": ["jobs", "new_catalog", "server_path"],
+    },
+)
+@click.argument("path", metavar="SOURCE", type=SourcePath())
+@click.argument("target", metavar="TARGET", type=Target())
 @click.option(
     "--mode",
     type=click.Choice(["error", "append", "skip", "overwrite"]),
@@ -65,6 +90,12 @@ class _Ids(click.ParamType[str]):
     help="Names that the target refuses: stop, or write other characters as _xHH_.",
 )
 @click.option("--rename", metavar="OLD=NEW", multiple=True, help="A collection's name in the target; repeatable.")
+@click.option(
+    "--rename-map",
+    type=click.Path(),
+    metavar="FILE",
+    help="A YAML or JSON file of names in the target: `faces: people`, `faces/2021: y2021` for a partition.",
+)
 @click.option(
     "--partitions",
     type=click.Choice(["keep", "merge", "key"]),
@@ -182,14 +213,18 @@ def command(
     (a running Milvus 0.10 or 1.x).
     """
     from ..load import run_load
+    from ..report import attention_sums, places_of
     from ..selection import SelectedSource
     from ..targets import open_target
 
     set_up_log(verbose)
     typed = {name for name in o if is_typed(name)}
+    source: Source = SelectedSource(_open_source(path, o, typed), selection(collection, partition, exclude))
+    if o["rename_map"]:
+        source = _renamed(source, o, typed)
     made = open_target(target, **_target_options(target, o, typed))
     report = run_load(
-        SelectedSource(_open_source(path, o, typed), selection(collection, partition, exclude)),
+        source,
         made,
         state=Path(o["state"]) if o["state"] else None,
         resume=o["resume"],
@@ -197,10 +232,11 @@ def command(
         progress=progress(quiet or as_json),
         confirm=lambda names: _confirm(names, o["yes"]),
     )
+    told = load_verdict(report)
     if as_json:
-        print_json(report.to_json())
+        print_json({**report.to_json(), **attention_sums(report.findings), "verdict": told})
     elif not quiet:
-        click.echo("\n".join(report_lines(report)))
+        _show(report, told, places_of(source), verbose > 0)
     elif report.exit_code:
         click.echo(f"finished with findings; --json names them (state: {report.state})", err=True)
     return report.exit_code
@@ -208,7 +244,7 @@ def command(
 
 _NAMES = {"load_after": "load", "ask_token": "token"}
 """Options of the command that a target knows by another name."""
-_OF_THE_ROAD = ("state", "resume", "dry_run", "yes")
+_OF_THE_ROAD = ("state", "resume", "dry_run", "yes", "rename_map")
 """Options that every target has."""
 _OF_SOURCES = (
     "into",
@@ -279,6 +315,67 @@ def _renames(pairs: tuple[str, ...]) -> dict[str, str]:
             raise UsageError(f"--rename {pair}: expected OLD=NEW")
         result[old] = new
     return result
+
+
+def _renamed(source: Source, o: dict[str, Any], typed: set[str]) -> Source:
+    """The source with the names of --rename-map; those of collections join --rename."""
+    from ..renaming import RenamedSource, read_names
+
+    names = read_names(o["rename_map"])
+    collections = {c.schema.name for c in source.collections}
+    mine = {old: new for old, new in names.items() if old in collections}
+    o["rename"] = (*o["rename"], *(f"{old}={new}" for old, new in mine.items()))
+    typed |= {"rename"} if mine else set()
+    return RenamedSource(source, {old: new for old, new in names.items() if old not in mine})
+
+
+def load_verdict(report: LoadReport) -> dict[str, str]:
+    """The verdict of a load in one line, see report.verdict."""
+    from ..report import verdict
+
+    there = "would be loaded into" if report.dry_run else "was loaded into" if report.rows == 1 else "were loaded into"
+    told = verdict(report.rows, report.findings, f"{there} {printable(report.target)}")
+    if report.exit_code == 4:
+        told["text"] = f"VERIFICATION FOUND DIFFERENCES: {told['text'][0].lower()}{told['text'][1:]}"
+    return told
+
+
+def _show(report: LoadReport, told: dict[str, str], places: Places, verbose: bool) -> None:
+    from ..report import end
+    from ..text import Screen
+
+    screen = Screen()
+    screen.verdict(told["level"], told["text"])
+    for line in report_lines(report, with_findings=False):
+        screen.verbatim(line)
+    if report.findings:
+        screen.say()
+        screen.findings([f.to_json() for f in report.findings], places, verbose=verbose)
+    _what_now(screen, report)
+    end(screen, told, report.exit_code)
+
+
+def _what_now(screen: Screen, report: LoadReport) -> None:
+    """How one goes on with the rows in the target."""
+    if report.dry_run or not report.rows:
+        return
+    name = next((c.name for c in report.plan.collections), "")
+    if not report.target.startswith("milvus1:"):
+        screen.steps(
+            [
+                "from pymilvus import MilvusClient",
+                f"client = MilvusClient({report.target!r})",
+                f"client.load_collection({name!r})",
+                f'client.query({name!r}, filter="", limit=3)',
+            ],
+            "Next, in Python:",
+        )
+    elif not report.target.startswith("milvus1://"):
+        folder = shlex.quote(str(Path(report.target.removeprefix("milvus1:")).absolute()))
+        screen.steps(
+            [f"docker run -d -p 19530:19530 -v {folder}:/var/lib/milvus milvusdb/milvus:1.1.1-cpu-d061621-330cc6"],
+            "Next, a server on the new store:",
+        )
 
 
 def _confirm(dropped: Sequence[str], yes: bool) -> bool:

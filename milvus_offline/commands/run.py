@@ -12,15 +12,22 @@ import click
 from ..errors import UsageError
 from ..fileio import printable
 from ..model import Source
+from .command import Command, SourcePath
 from .common import is_typed, output_options, print_json, progress, set_up_log
 
 if TYPE_CHECKING:
     from ..milvusdm import DmTask
 
 
-@click.command("run")
-@click.argument("task", metavar="TASK.yaml", required=False)
-@click.option("--yaml", "yaml_file", metavar="FILE", help="The task file, as MilvusDM's command line had it.")
+@click.command(
+    "run",
+    cls=Command,
+    examples=["milvus-offline run M2H.yaml", "milvus-offline run M2M.yaml --dry-run", "milvus-offline run --yaml H2M.yaml"],
+)
+@click.argument("task", metavar="TASK.yaml", required=False, type=SourcePath())
+@click.option(
+    "--yaml", "yaml_file", type=click.Path(), metavar="FILE", help="The task file, as MilvusDM's command line had it."
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what the file would do; no server is asked, nothing is written.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @click.option("--milvus-version", metavar="VERSION", help="Another version than the file's: 1.x or 2.x, the target server's.")
