@@ -44,7 +44,7 @@ class RenamedSource:
         there = [f"{c.schema.name}/{p.name}" for c in source.collections for p in c.partitions]
         for old in names:
             if old not in there:
-                near = difflib.get_close_matches(old, there, 3)
+                near = difflib.get_close_matches(old, there, 3, 0.3)
                 hint = f"did you mean {', '.join(map(printable, near))}?" if near else "inspect lists them"
                 raise UsageError(f"--rename-map names {printable(old)}, which is not in the source: {hint}")
         self.collections: Sequence[SourceCollection] = [self._renamed(c) for c in source.collections]

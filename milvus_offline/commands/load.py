@@ -333,8 +333,8 @@ def load_verdict(report: LoadReport) -> dict[str, str]:
     """The verdict of a load in one line, see report.verdict."""
     from ..report import verdict
 
-    there = "would be loaded into" if report.dry_run else "was loaded into" if report.rows == 1 else "were loaded into"
-    told = verdict(report.rows, report.findings, f"{there} {printable(report.target)}")
+    done = "would be loaded" if report.dry_run else "was loaded" if report.rows == 1 else "were loaded"
+    told = verdict(report.rows, report.findings, done)
     if report.exit_code == 4:
         told["text"] = f"VERIFICATION FOUND DIFFERENCES: {told['text'][0].lower()}{told['text'][1:]}"
     return told

@@ -360,3 +360,40 @@ def test_a_screen_folds_at_blanks_only() -> None:
     assert "      /x/" + "y" * 60 in lines
     assert all(cells(line) <= 40 for line in lines if "/x/" not in line)
     assert Places(["/data/s"], {"17": "c/red"}).short("17/1700000000000000001") == "c/red"
+
+
+# load -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_load_says_what_it_did_and_what_comes_next(store: Path, tmp_path: Path) -> None:
+    done = call("load", store, tmp_path / "x.db")
+    lines = done.out.splitlines()
+    assert done.code == 3
+    assert lines[0] == lines[-2] and "95 rows are lost. 4 errors" in lines[0]
+    assert lines[2] == "Verified: the number of rows of each partition, and a sample of rows read back"
+    assert "  client.load_collection('c')" in lines
+    again = call("load", store, f"milvus1:{tmp_path / 'new'}", "--json").json
+    assert (again["lost_rows"], again["verdict"]["level"]) == (95, "loss")
+    assert "docker run" in call("load", store, f"milvus1:{tmp_path / 'other'}").out
+
+
+def test_what_a_load_prints_next_works(store: Path, tmp_path: Path) -> None:
+    out = call("load", store, tmp_path / "x.db").out
+    code = [line.strip() for line in out.split("Next, in Python:\n")[1].split("\n\n")[0].splitlines()]
+    code[-1] = f"print(len({code[-1]}))"
+    done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True)
+    assert done.stdout.split() == ["3"], done.stderr
+
+
+def test_other_names_from_a_file(store: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.yaml"
+    names.write_text("c: people\nc/red: rot\n")
+    target = tmp_path / "new"
+    assert call("load", store, f"milvus1:{target}", "--rename-map", names).code == 3
+    found = call("inspect", target, "--json").json["collections"]
+    assert [(c["name"], [p["name"] for p in c["partitions"]]) for c in found] == [("people", ["_default", "rot"])]
+    for text, word in (("c/blue: x", "did you mean c/red"), ("c/red: _default", "would be called"), ("- x", "expected lines")):
+        names.write_text(text)
+        wrong = call("load", store, f"milvus1:{tmp_path / 'no'}", "--rename-map", names)
+        assert (wrong.code, word in wrong.err) == (2, True), wrong.err
+    assert not (tmp_path / "no").exists()
