@@ -1,4 +1,4 @@
-"""The gRPC service of Milvus 0.10-1.1.1 as far as a load needs it (FORMAT §12), without generated code.
+"""The gRPC service of Milvus 0.10-1.1.1 but for its hybrid methods (FORMAT §12), without generated code.
 
 Generated modules are tied to the release of protobuf that made them. `PROTO` is our own small definition; a reader for just
 its subset makes the message classes when they are needed, with whatever protobuf there is. Tests compare that with `protoc`.
@@ -59,6 +59,26 @@ message CollectionInfo { Status status = 1; string json_info = 2; }
 message Command { string cmd = 1; }
 message StringReply { Status status = 1; string string_reply = 2; }
 message BoolReply { Status status = 1; bool bool_reply = 2; }
+message DeleteByIDParam { string collection_name = 1; repeated int64 id_array = 2; string partition_tag = 3; }
+message GetVectorIDsParam { string collection_name = 1; string segment_name = 2; }
+message PreloadCollectionParam { string collection_name = 1; repeated string partition_tag_array = 2; }
+message ReLoadSegmentsParam { string collection_name = 1; repeated string segment_id_array = 2; }
+message SearchParam {
+  string collection_name = 1;
+  repeated string partition_tag_array = 2;
+  repeated RowRecord query_record_array = 3;
+  int64 topk = 4;
+  repeated KeyValuePair extra_params = 5;
+}
+message SearchInFilesParam { repeated string file_id_array = 1; SearchParam search_param = 2; }
+message SearchByIDParam {
+  string collection_name = 1;
+  repeated string partition_tag_array = 2;
+  repeated int64 id_array = 3;
+  int64 topk = 4;
+  repeated KeyValuePair extra_params = 5;
+}
+message TopKQueryResult { Status status = 1; int64 row_num = 2; repeated int64 ids = 3; repeated float distances = 4; }
 """
 """An enum travels as an int32 does, so error codes are plain numbers here."""
 
@@ -79,6 +99,17 @@ METHODS = {
     "GetVectorsByID": ("VectorsIdentity", "VectorsData"),
     "Flush": ("FlushParam", "Status"),
     "Cmd": ("Command", "StringReply"),
+    "HasPartition": ("PartitionParam", "BoolReply"),
+    "GetVectorIDs": ("GetVectorIDsParam", "VectorIds"),
+    "Search": ("SearchParam", "TopKQueryResult"),
+    "SearchByID": ("SearchByIDParam", "TopKQueryResult"),
+    "SearchInFiles": ("SearchInFilesParam", "TopKQueryResult"),
+    "PreloadCollection": ("PreloadCollectionParam", "Status"),
+    "ReleaseCollection": ("PreloadCollectionParam", "Status"),
+    "ReloadSegments": ("ReLoadSegmentsParam", "Status"),
+    "DropIndex": ("CollectionName", "Status"),
+    "DeleteByID": ("DeleteByIDParam", "Status"),
+    "Compact": ("CollectionName", "Status"),
 }
 """Method -> names of its request and reply."""
 
@@ -137,3 +168,52 @@ def insert_bytes(
     if key:
         parts += [varint(4 << 3 | 2), varint(len(key)), key]
     return b"".join(parts)
+
+
+def _field(number: int, *parts: bytes | memoryview) -> list[bytes | memoryview]:
+    """A length-delimited field: tag, length, content."""
+    return [varint(number << 3 | 2), varint(sum(len(p) for p in parts)), *parts]
+
+
+def records_bytes(number: int, rows: Array, present: npt.NDArray[np.bool_]) -> bytes:
+    """RowRecords as field `number` of a message, one for each of `present` (bool [n]): the next of `rows` (float32 [m, d] or
+    uint8 [m, d/8]) where it is true, an empty one where not."""
+    octets = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
+    kind = 2 if rows.dtype == np.uint8 else 1
+    empty = b"".join(_field(number))
+    head = b"".join(_field(kind, octets[0].data)[:2]) if len(rows) else b""
+    head = varint(number << 3 | 2) + varint(len(head) + octets.shape[1]) + head
+    parts: list[bytes | memoryview] = []
+    following = iter(octets)
+    for there in present.tolist():
+        parts += [head, next(following).data] if there else [empty]
+    return b"".join(parts)
+
+
+def hits_bytes(rows: int, ids: npt.NDArray[np.int64], distances: npt.NDArray[np.float32]) -> bytes:
+    """The fields of a TopKQueryResult but for its status; `ids` and `distances` [rows, k]."""
+    packed = varints(ids.reshape(-1))
+    floats = np.ascontiguousarray(distances, "<f4").reshape(-1).view(np.uint8).data
+    return b"".join([varint(2 << 3), varint(rows), *_field(3, packed), *_field(4, floats)])
+
+
+def ids_bytes(ids: npt.NDArray[np.int64]) -> bytes:
+    """The ids of a VectorIds."""
+    return b"".join(_field(2, varints(ids)))
+
+
+def vectors_of(records: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """All numbers and all bytes of RowRecords, one record after the other: float32 [n], uint8 [m]."""
+    floats = [
+        np.frombuffer(data, "<f4", count, at) for r in records if (count := len(r.float_data)) for data, at in (_raw(r, count),)
+    ]
+    octets = [np.frombuffer(r.binary_data, np.uint8) for r in records if r.binary_data]
+    return (
+        np.concatenate(floats) if floats else np.empty(0, np.float32),
+        np.concatenate(octets) if octets else np.empty(0, np.uint8),
+    )
+
+
+def _raw(record: Any, count: int) -> tuple[bytes, int]:
+    """A record as bytes, and where its `count` numbers begin in them: packed, the first field."""
+    return record.SerializeToString(), 1 + len(varint(4 * count))
