@@ -207,9 +207,9 @@ def _can_resume(words: list[str]) -> bool:
 
 
 def _say(words: list[str], message: str, code: int) -> int:
-    from .fileio import printable
+    from .fileio import printable, without_password
 
-    text = "\n".join(printable(line) for line in message.splitlines())
+    text = "\n".join(printable(line) for line in without_password(message).splitlines())
     click.echo(f"milvus-offline: {text}", err=True)
     return _document(words, text, code)
 

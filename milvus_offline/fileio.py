@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import threading
 import unicodedata
@@ -31,6 +32,8 @@ _seek_lock = threading.Lock()
 _BINARY = getattr(os, "O_BINARY", 0)
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_NOATIME = getattr(os, "O_NOATIME", 0)
+"""Even the time of the last access stays as it was, where the system lets us ask for that."""
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _UNREADABLE = (errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO), getattr(errno, "EREMOTEIO", errno.EIO))
 """What a disk, or a file system with checksums, answers for a place that cannot be read; other errors are of the whole file."""
@@ -72,6 +75,16 @@ def list_once(path: Path) -> None:
     """A folder in a bucket is listed with all below it; nothing otherwise."""
     if is_remote(path):
         _buckets().list_once(path)
+
+
+def missing_link(path: Path) -> str:
+    """Why `path` is not there, where it or a folder above it is a link to nowhere; '' otherwise. A clause for a message."""
+    if is_remote(path):
+        return ""
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            return f"{place} is a link to {os.readlink(place)}, which is not here: a volume that is not mounted?"
+    return ""
 
 
 def scan(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
@@ -141,7 +154,11 @@ def open_read(path: str | os.PathLike[str]) -> int:
     """
     if is_remote(path):
         return cast(int, _buckets().open_read(os.fspath(path)))
-    fd = os.open(path, os.O_RDONLY | _BINARY | _CLOEXEC | _NONBLOCK)
+    flags = os.O_RDONLY | _BINARY | _CLOEXEC | _NONBLOCK
+    try:
+        fd = os.open(path, flags | _NOATIME)
+    except PermissionError:  # only the owner may ask for that
+        fd = os.open(path, flags)
     try:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
@@ -498,6 +515,14 @@ def file_names(names: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, 
         taken.add(key)
         result[name] = candidate
     return result
+
+
+def without_password(text: str) -> str:
+    """`text` with `***` in place of the password in each address `scheme://user:password@host` (of any number of slashes).
+
+    A password that holds a blank or a slash is hidden up to there; the rest of it cannot be told from what follows.
+    """
+    return re.sub(r"(?i)\b([a-z][\w+.-]*:/{0,3}[^\s:/@]*):[^\s/]+@", r"\1:***@", text)
 
 
 def printable(text: object) -> str:

@@ -56,6 +56,12 @@ SECTIONS = (
                 "The catalog lists a segment whose folder is not there.",
                 "Is a volume or a secondary root not mounted? Name it with `--secondary`.",
             ),
+            Code(
+                "tables-missing",
+                (ERROR,),
+                "The folder `tables/` is not there, and all segments with it.",
+                "Copy it too, or mount the volume that it is a link to.",
+            ),
             Code("secondary-missing", (WARNING,), "The configuration names a secondary root that is not there. `--secondary`"),
             Code(
                 "segment-unreadable",
@@ -345,6 +351,12 @@ SECTIONS = (
             Code("partition-from-log", (WARNING,), "Known from the log."),
             Code("collection-from-log", (WARNING,), "Known from the log."),
             Code("collection-empty", (WARNING,), "Nothing tells the dimension; left out."),
+            Code(
+                "collection-lost",
+                (ERROR,),
+                "All vectors of a collection are gone; the ids of its rows are left.",
+                "Look for an older copy of its `.rv` files.",
+            ),
             Code("dated-files", (WARNING,), "Files of 0.5 or 0.6 beside segments of a later version; not read."),
         ),
     ),

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from .. import fileio
 from ..errors import DamageError
 from ..findings import Findings
 from ..model import Finding, Schema, Severity
 from .catalog.rows import Catalog, TableRow, version_key
-from .copies import Contents, drop_contained, end_compactions, end_merges
+from .copies import Contents, by_ids, drop_contained, end_compactions, end_merges, ids_alone, newest_of
 from .disk import Disk
-from .layout import FileType
+from .layout import TABLES, FileType
 from .live import Choice, LiveSet
 from .running_copy import RunningCopy
 from .segment.deletes import NO_WITNESS, OF_DELETES, Witness
 from .segment.files import Segment
-from .segment.opening import open_segment
+from .segment.opening import Folder, open_segment
 
 
 @dataclass
@@ -30,6 +31,21 @@ class Choices:
     findings: Findings
     damage: dict[str, Findings] = field(default_factory=dict)
     """By table_id: the errors about its segments. Records of the log may still hold what they have lost."""
+    has_tables: bool = True
+
+    def look_for_tables(self) -> None:
+        """Says once when no folder `tables/` is there, in place of an error for each segment.
+
+        A server makes it with the first collection (§1.2) and never removes it."""
+        choices = [c for collection in self.live.collections for p in collection.partitions for c in p.choices]
+        if not choices or self.catalog.kind == "none" or any(self.disk.has_tables(root) for root in self.disk.roots):
+            return
+        self.has_tables = False
+        folder = self.disk.roots[0] / TABLES
+        why = fileio.missing_link(folder) or "the folder is not there: was it copied?"
+        rows = sum(c.row.row_count for c in choices if 0 <= c.row.row_count < 1 << 31)
+        text = f"{why} It held the rows of all {len(choices)} segments that the catalog lists"
+        self.findings.error("tables-missing", str(folder), text, rows)
 
     def open(self, table: TableRow, choices: Sequence[Choice], schema: Schema) -> list[Segment]:
         """The table's live segments in the order of the catalog, each row in one of them."""
@@ -37,7 +53,7 @@ class Choices:
         segments = self._open_table(table, choices, schema, notes)
         if lost := Findings(f for f in notes if f.severity is Severity.ERROR):
             self.damage[table.table_id] = lost
-        self.findings += notes
+        self.findings += notes if self.has_tables else [f for f in notes if f.code != "segment-missing"]
         return segments
 
     def _open_table(self, table: TableRow, choices: Sequence[Choice], schema: Schema, notes: Findings) -> list[Segment]:
@@ -58,8 +74,9 @@ class Choices:
             return f"{table.table_id}/{segment.id}"
 
         if self.catalog.kind == "none":
-            notes += [f for _, f in missing]
-            return drop_contained(segments, contents, where, notes)
+            segments = drop_contained(segments, contents, where, notes)
+            notes += self._not_contained([f for _, f in missing], segments, table)
+            return segments
         if self.catalog.statements_commit_alone:
             created_on = {c.segment_id: c.row.created_on for c in choices}
             segments = end_compactions(segments, created_on, contents, where, notes)
@@ -81,7 +98,8 @@ class Choices:
             folder = self.disk.folder(choice.table_id, choice.segment_id)
             if folder is None:
                 expected = self.disk.roots[0] / "tables" / choice.table_id / choice.segment_id
-                text = f"the catalog lists this segment, but the folder {expected} is not there; its rows are lost"
+                why = fileio.missing_link(expected) or f"the folder {expected} is not there"
+                text = f"the catalog lists this segment, but {why}; its rows are lost"
                 return Finding(Severity.ERROR, "segment-missing", where, text, hint)
             indexes = [p for i in choice.index_ids if (p := self.disk.index_file(choice.table_id, choice.segment_id, i))]
             segment, found = open_segment(
@@ -110,6 +128,29 @@ class Choices:
         if self.catalog.kind == "none" or not is_raw or schema.attributes or version < (0, 8):
             return NO_WITNESS
         return Witness(row.row_count, version < (1, 1, 1))
+
+    def _not_contained(self, lost: Sequence[Finding], segments: Sequence[Segment], table: TableRow) -> Iterator[Finding]:
+        """Without a catalog: which of the segments that have lost their vectors are a loss, with their live rows. One whose ids
+        all are in a newer segment was merged into it."""
+        by_id = {f.where.rsplit("/", 1)[-1]: f for f in lost}
+        bare = {s: ids_alone(self._folder(table.table_id, s), s) for s in by_id}
+        _, dropped = newest_of([*segments, *(s for s in bare.values() if s is not None)], by_ids())
+        newer = {old.id: new.id for old, new in dropped}
+        for segment_id, finding in by_id.items():
+            segment = bare[segment_id]
+            if segment_id in newer:
+                text = (
+                    f"its vectors are lost, but all of its ids are in the newer segment {newer[segment_id]}: it is taken for "
+                    "the source of a merge, and nothing is missing"
+                )
+                yield Finding(Severity.WARNING, "segment-contained", finding.where, text, segment.rows if segment else None)
+            else:
+                yield replace(finding, rows=segment.rows) if segment is not None else finding
+
+    def _folder(self, table_id: str, segment_id: str) -> Folder | None:
+        with contextlib.suppress(DamageError):
+            return self.disk.folder(table_id, segment_id)
+        return None
 
     def _open_merges(self, table: TableRow, merges: Iterable[str], schema: Schema) -> Iterator[Segment]:
         """The complete ones of the segments that merges were writing."""

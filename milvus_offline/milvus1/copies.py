@@ -5,16 +5,19 @@ Rows are compared whatever their order, by a 64-bit hash per (id, vector bytes).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import DamageError
 from ..findings import Findings
-from ..model import Array, Batch, Piece
-from .segment.files import Segment
+from ..model import Array, Batch, Piece, Schema
+from .layout import DELETED_DOCS, ID
+from .segment.files import Segment, read_header
+from .segment.opening import Folder
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -120,6 +123,31 @@ class Contents:
         if piece.id not in self._stored:
             self._stored[piece.id] = np.sort(self._read(piece.undeleted))
         return self._stored[piece.id]
+
+
+def by_ids() -> Contents:
+    """Pieces compared by the ids of their rows alone."""
+    return Contents(lambda piece: np.concatenate([np.empty(0, ID), *live_ids(piece)]).view(np.uint64))
+
+
+def live_ids(piece: Piece) -> Iterator[npt.NDArray[np.int64]]:
+    """The ids of a piece's rows, in parts that are arrays of their own."""
+    return (batch.ids.copy() for batch in piece.batches())
+
+
+def ids_alone(folder: Folder | None, segment_id: str) -> Segment | None:
+    """A segment whose ids and deleted rows can be read, whatever its vectors are: as its vectors it has the ids again."""
+    if folder is None or not folder.ids:
+        return None
+    ids = folder.path / folder.ids[0]
+    deleted = str(folder.path / DELETED_DOCS) if folder.has_deleted_docs else None
+    try:
+        stored = read_header(ids).bytes // ID.itemsize
+        return Segment(
+            segment_id, "", Schema(segment_id, ID.itemsize // 4), str(ids), str(ids), deleted, stored, 0, 0
+        ).recounted()
+    except DamageError:
+        return None
 
 
 def holds(ordered: Hashes, part: Hashes) -> bool:

@@ -28,6 +28,10 @@ class Disk:
             self._tables = sorted({e.name for root in self.roots for e in _scan(root / TABLES) if e.is_dir()})
         return self._tables
 
+    def has_tables(self, root: Path) -> bool:
+        """Whether a root has a folder `tables/`."""
+        return (root / TABLES).is_dir()
+
     def segments(self, table_id: str) -> dict[str, list[Path]]:
         """Segment folders of a table (files in their place too): name -> one path per root that has it."""
         if table_id not in self._segments:

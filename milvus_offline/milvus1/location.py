@@ -74,7 +74,7 @@ def locate(
     given = fileio.as_path(path)
     fileio.list_once(given)
     if not given.exists():
-        raise StoreError(f"{given}: there is no such file or folder")
+        raise StoreError(fileio.missing_link(given) or f"{given}: there is no such file or folder")
     if not given.is_dir():
         raise StoreError(f"{given}: expected the data folder of a Milvus 1.x server (it holds `db/`), found a file")
     given = fileio.absolute(given)
@@ -124,6 +124,9 @@ def _find_db(given: Path, log: Path | None) -> Path:
         if candidate.is_dir() and _is_db(candidate):
             _refuse_preview(candidate)
             return candidate
+    for link in (given / DB, given / TABLES, given / META):
+        if why := fileio.missing_link(link):
+            raise StoreError(why)
     _refuse_others(given)
     level, found = [given], []
     for _ in range(_BUCKET_DEPTH if fileio.is_remote(given) else _SEARCH_DEPTH):

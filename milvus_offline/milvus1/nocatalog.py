@@ -6,6 +6,7 @@ What cannot be known is taken from the user or guessed, and every guess is a fin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter, defaultdict
@@ -23,10 +24,11 @@ from ..fileio import printable
 from ..findings import Findings
 from ..model import DEFAULT_PARTITION
 from .catalog.rows import Catalog, FileRow, Generation, TableRow, is_plain_name
+from .copies import by_ids, ids_alone, newest_of
 from .disk import Disk
 from .layout import BLOOM_FILTER, DELETED_DOCS, ID, INDEX_NAMES, LENGTH, MAX_DIMENSION, EngineType, FileType, MetricType
 from .location import Location
-from .segment.files import read_header
+from .segment.files import Segment, read_header
 from .segment.opening import Folder
 from .segment.rawfile import dated_files
 from .wal.log import Walk, open_log, read_ids
@@ -95,6 +97,8 @@ class _Table:
     engine: int = EngineType.FAISS_IDMAP
     metric: MetricType | None = None
     place: tuple[str, str] | None = None
+    ids_alone: int = 0
+    """Live rows of which only the ids are there."""
 
 
 def infer_catalog(location: Location, disk: Disk, assumptions: Assumptions) -> Catalog:
@@ -164,6 +168,7 @@ def _survey(name: str, disk: Disk, notes: Findings) -> _Table:
     """What the segment folders of a table tell: bytes per row (as most of them have it), index types, some ids."""
     table = _Table(name)
     widths: Counter[int] = Counter()
+    bare: list[Segment] = []
     for number, segment_id in enumerate(sorted(disk.segments(name)), 1):
         try:
             folder = disk.folder(name, segment_id)
@@ -172,20 +177,26 @@ def _survey(name: str, disk: Disk, notes: Findings) -> _Table:
             continue
         if folder is None or not (folder.raw or folder.ids):
             continue
-        indexes = [o for o in folder.others if o not in (DELETED_DOCS, BLOOM_FILTER) and o.isdigit()]
+        indexes = [o for o in folder.others if o not in (DELETED_DOCS, BLOOM_FILTER) and o.isdecimal()]
         state = FileType.BACKUP if indexes else FileType.RAW
         table.rows.append(FileRow(number * 100, name, state, segment_id, file_id=segment_id, row_count=-1))
         for k, index in enumerate(indexes[:99], 1):
             table.rows.append(FileRow(number * 100 + k, name, FileType.INDEX, segment_id, file_id=index))
             table.engine = _engine_of(folder.path / index) or table.engine
         _measure(table, folder, widths)
+        if not widths and (segment := ids_alone(folder, segment_id)) is not None:
+            bare.append(segment)
     if widths:
         table.row_bytes = widths.most_common(1)[0][0]
+    else:
+        table.ids_alone = sum(s.rows for s in newest_of(bare, by_ids())[0])
     return table
 
 
 def _measure(table: _Table, folder: Folder, widths: Counter[int]) -> None:
     if not folder.raw or not folder.ids:
+        if folder.ids and (width := _width_of_indexes(folder)) is not None:
+            widths[width] += read_header(folder.path / folder.ids[0]).bytes // ID.itemsize
         return
     raw, ids = read_header(folder.path / folder.raw[0]), read_header(folder.path / folder.ids[0])
     rows = ids.bytes // ID.itemsize
@@ -194,6 +205,18 @@ def _measure(table: _Table, folder: Folder, widths: Counter[int]) -> None:
     widths[raw.bytes // rows] += rows
     table.sample = fileio.as_path(raw.path)
     table.ids.append(fileio.read_array(ids.path, ID, min(rows, _SAMPLED_IDS), LENGTH.size))
+
+
+def _width_of_indexes(folder: Folder) -> int | None:
+    """Bytes of a vector by an index file that holds the vectors, where the .rv is lost."""
+    from .segment.indexfile import read_index_file
+
+    for name in folder.others:
+        if name.isdecimal():
+            with contextlib.suppress(DamageError, UsageError, OSError):
+                index = read_index_file(folder.path / name)
+                return index.vector_type.width(index.dimension) * index.vector_type.dtype.itemsize
+    return None
 
 
 def _engine_of(path: Path) -> int | None:
@@ -283,6 +306,11 @@ def _table_rows(tables: Mapping[str, _Table], log: _LogHints, assumptions: Assum
     for collection, parts in sorted(members.items()):
         row_bytes = next((t.row_bytes for t in parts if t.row_bytes), None) or log.row_bytes.get(collection)
         if row_bytes is None:
+            lost = sum(t.ids_alone for t in parts)
+            if lost:
+                text = "all vectors of this collection are gone, and no index file has them: only the ids of its rows are left"
+                notes.error("collection-lost", collection, text, lost)
+                continue
             _say(notes, "collection-empty", collection, "no segment and no log record tells its dimension; it is left out")
             continue
         metric = _metric(collection, parts, row_bytes, log, assumptions, notes)

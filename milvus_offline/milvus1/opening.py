@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..model import Schema
 from .catalog.rows import Catalog, Generation, TableRow
 from .choices import Choices
 from .disk import Disk
+from .layout import META
 from .live import select
 from .location import Location, locate
 from .segment.files import attribute_schema
@@ -74,6 +76,7 @@ def open_store(
         return Store(location.root, location, known, collections, tuple(findings), selection, disk)
     disk.warm((x.table_id, x.segment_id) for c in selection.collections for p in c.partitions for x in p.choices)
     choices = Choices(known, disk, selection, findings)
+    choices.look_for_tables()
     segments = {
         p.table.table_id: choices.open(p.table, p.choices, schemas[c.table.table_id])
         for c in selection.collections
@@ -84,7 +87,8 @@ def open_store(
 
     state = Opened(known, selection, schemas, segments, choices.damage)
     log, replay = read_log(location, state, disk, findings, replay_wal=replay_wal)
-    Unexplained(known, selection, disk, schemas, segments, replay.rows if replay else {}).compare(findings)
+    now = {**segments, **replay.segments} if replay else segments
+    Unexplained(known, selection, disk, schemas, now, replay.rows if replay else {}).compare(findings)
     opened = []
     for c in selection.collections:
         schema = schemas[c.table.table_id]
@@ -105,10 +109,10 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
 
     if given is not None:
         text = os.fspath(given)
-        if "://" in text and not text.startswith("file:") and text.partition("://")[0] not in SCHEMES:
-            if text.startswith("sqlite"):
+        if re.match(r"[\w+.-]+:/", text) and text.partition("://")[0] not in (*SCHEMES, "file"):
+            if re.match(r"sqlite(\+\w+)?:///", text):
                 return database.read_sqlite(Path(text.split(":///", 1)[-1]))
-            return database.read_mysql(database.parse_mysql_url(text))
+            return database.read_mysql(database.parse_mysql_url(text))  # its refusals repeat nothing, a password may be in it
         path, dumped = fileio.as_path(text), None
         if not path.exists() and "#" in text:
             name, _, dumped = text.rpartition("#")
@@ -116,7 +120,7 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
         if path.is_dir():
             raise UsageError(f"{path}: --catalog must name a meta.sqlite, a mysqldump file or mysql://…, found a folder")
         if not path.exists():
-            raise StoreError(f"{path}: there is no such catalog file")
+            raise StoreError(fileio.missing_link(path) or f"{path}: there is no such catalog file")
         from .catalog.dump import looks_like_dump
 
         if looks_like_dump(path):
@@ -134,6 +138,8 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
                 f"{e} (This address is from {location.config.path}.) Name the catalog with --catalog "
                 "(mysql://user@host/database, a mysqldump file, a meta.sqlite), or read the files without one: --no-catalog"
             ) from e
+    if why := fileio.missing_link(location.roots[0] / META):
+        raise StoreError(why)
     if not location.roots[0].exists():
         raise StoreError(
             f"{location.root}: a write-ahead log without a store. Name the folder that holds db/, and the log with --wal; if "

@@ -27,12 +27,12 @@ from ..errors import DamageError
 from ..findings import Findings
 from ..model import Finding, Piece, Schema, Severity
 from .catalog.rows import Catalog, TableRow
-from .copies import Contents, among, contains, hashes_among, hashes_of, newest_of
+from .copies import among, by_ids, contains, hashes_among, hashes_of, ids_alone, live_ids, newest_of
 from .disk import Disk
-from .layout import DELETED_DOCS, ID
+from .layout import ID
 from .live import LiveSet
-from .segment.files import Column, Segment, read_columns, read_header
-from .segment.opening import Folder, open_segment
+from .segment.files import Column, Segment, read_columns
+from .segment.opening import open_segment
 
 Ids = npt.NDArray[np.int64]
 _CHUNK_BYTES = 1 << 20
@@ -114,8 +114,8 @@ class Unexplained:
     def _rows(self, table_id: str, segment_ids: Iterable[str]) -> tuple[int, int]:
         """Rows in these segments, and in how many of them: but for deleted rows, and for segments that a newer one holds, by
         their ids. Only complete segments count."""
-        segments = [s for x in segment_ids if (s := _ids_alone(self.disk.complete(table_id, x), x)) is not None]
-        newest, _ = newest_of(segments, Contents(lambda s: np.concatenate([np.empty(0, ID), *_live_ids(s)]).view(np.uint64)))
+        segments = [s for x in segment_ids if (s := ids_alone(self.disk.complete(table_id, x), x)) is not None]
+        newest, _ = newest_of(segments, by_ids())
         return sum(s.rows for s in newest), sum(1 for s in newest if s.rows)
 
     def _segments(self, table: TableRow, unknown: Sequence[str], schema: Schema, findings: Findings) -> None:
@@ -180,28 +180,10 @@ class Unexplained:
         return bool(segment.deleted or (folder and any(n.isdecimal() for n in folder.others)))
 
 
-def _ids_alone(folder: Folder | None, segment_id: str) -> Segment | None:
-    """A segment whose ids and deleted rows can be read, whatever its vectors are."""
-    if folder is None:
-        return None
-    ids = folder.path / folder.ids[0]
-    try:
-        stored = read_header(ids).bytes // ID.itemsize
-        schema = Schema(segment_id, ID.itemsize // 4)  # the ids stand for the vectors
-        segment = Segment(segment_id, "", schema, str(ids), str(ids), str(folder.path / DELETED_DOCS), stored, 0, 0)
-        return segment.recounted()
-    except DamageError:
-        return None
-
-
-def _live_ids(piece: Piece) -> Iterator[Ids]:
-    return (batch.ids.copy() for batch in piece.batches(_CHUNK_BYTES))
-
-
 def _ids(piece: Piece) -> Iterator[Ids]:
     """The ids of a segment's stored rows, or of another piece's rows, in parts that are arrays of their own."""
     if isinstance(piece, Segment):
         for (ids,), _ in read_columns([Column(piece.ids_path, ID, 1)], piece.stored, 0, _CHUNK_BYTES, None):
             yield ids[:, 0].copy()
     else:
-        yield from _live_ids(piece)
+        yield from live_ids(piece)

@@ -133,3 +133,32 @@ def test_a_lost_catalog_names_the_way_out(tmp_path: Path, capsys: pytest.Capture
     assert "--no-catalog" in capsys.readouterr().err
     assert run(["export", str(root), str(tmp_path / "out"), "--no-catalog"]) == 3
     assert run(["verify", str(tmp_path / "out"), "--against", str(root), "--no-catalog"]) == 0
+
+
+# Vectors that are gone ---------------------------------------------------------------------------------------------------
+
+
+def test_a_collection_whose_vectors_are_all_gone_is_counted(tmp_path: Path) -> None:
+    """Of 700 rows merged from 500 and 200, and 50 newer ones, two of them deleted."""
+    b = StoreBuilder(tmp_path / "s")
+    b.segment("c", rows(range(500)))
+    b.segment("c", rows(range(500, 700)))
+    b.segment("c", rows(range(700)))
+    b.segment("c", rows(range(700, 750)), deleted=[0, 7])
+    b.segment("d", rows(1))
+    for raw in (b.roots[0] / "tables" / "c").glob("*/*.rv"):
+        raw.unlink()
+    store = open_store(b.write(), without_catalog=Assumptions())
+    assert content(store) == {("d", "_default"): bag(rows(1))}
+    assert [(f.severity.value, f.rows) for f in store.findings if f.code == "collection-lost"] == [("error", 748)]
+
+
+def test_a_lost_segment_that_was_merged_is_no_loss(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    old, lost = b.segment("c", rows(1, 2)), b.segment("c", rows(7, 8, 9), deleted=[1])
+    b.segment("c", rows(1, 2, 3))
+    old.raw.unlink(), lost.raw.unlink()
+    store = open_store(b.write(), without_catalog=Assumptions())
+    assert content(store) == {("c", "_default"): bag(rows(1, 2, 3))}
+    told = {(f.code, f.rows) for f in store.findings if "c/" in f.where}
+    assert told == {("segment-contained", 2), ("segment-incomplete", 2)}

@@ -116,6 +116,11 @@ def is_misspelt(table: str, columns: Sequence[str]) -> bool:
     return strangers and not any(set(layout) <= set(canonical_columns(columns)) for layout in COLUMNS[table])
 
 
+def is_column(table: str, name: str) -> bool:
+    """Whether Milvus has this column in the table, in any version."""
+    return any(name.lower() == c.name for c in SCHEMA[table])
+
+
 def coerce(column: str, value: object) -> object:
     """The value as Milvus means it: quoted or hexadecimal numbers become int, hexadecimal text becomes str."""
     if column in TEXT_COLUMNS:

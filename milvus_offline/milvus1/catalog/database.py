@@ -10,25 +10,27 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from ... import fileio
 from ...errors import StoreError, UsageError
-from ...watch import named
-from .columns import canonical_table, is_misspelt
+from .columns import canonical_table, is_column, is_misspelt
+from .private import SIDECARS, make_copy, private_copies
 from .rows import Catalog, RawTables, parse_catalog
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from sqlalchemy.engine import Connection
 
 PASSWORD_VARIABLE = "MILVUS_OFFLINE_CATALOG_PASSWORD"
 
-_SIDECARS = ("-shm", "-wal", "-journal")
-"""In the order of copying: what the -shm counts must be in the -wal, also when a server is still writing."""
+MAX_VALUE = 1 << 20
+"""Bytes of a value or a row; the longest that Milvus writes are index parameters, of some hundred."""
+_STEPS, _STEPS_A_BYTE, _STEPS_AT_ONCE = 10_000_000, 20, 100_000
+"""Instructions of SQLite's machine: for any file, for each byte of it, and between two looks at the clock."""
 
 
 def read_sqlite(path: Path) -> Catalog:
@@ -41,46 +43,31 @@ def read_sqlite(path: Path) -> Catalog:
         raise StoreError(f"{path}: expected the SQLite catalog here, found no file")
     import sqlite3
 
-    with tempfile.TemporaryDirectory(prefix="milvus-offline-") as folder:
-        copy = Path(folder) / "meta.sqlite"
-        refused = []
-        try:
-            for suffix in ("", *_SIDECARS):
-                original = path.with_name(path.name + suffix)
-                if original.is_file() and (lost := fileio.copy_file(original, copy.with_name(copy.name + suffix))):
-                    refused.append(f"the disk refuses {named(lost)} of {original.name}")
-        except PermissionError as e:
-            raise StoreError(f"{e.filename}: no permission to read the catalog: run as a user who may, or copy it") from e
-        except OSError as e:
-            raise StoreError(f"{e.filename or path}: cannot read the catalog: {e.strerror}") from e
+    with private_copies(path) as (copy, fresh, refused):
         if refused:
             from .readable import rescue_sqlite
 
-            return rescue_sqlite(copy, origin=path, reason="; ".join(refused))
+            return rescue_sqlite(copy, origin=path, reason=refused)
         try:
             return parse_catalog(_read_copy(copy), kind="sqlite", origin=str(path))
         except (sqlite3.DatabaseError, UnicodeDecodeError) as e:  # SQLite quotes damaged names in its messages
             from .readable import rescue_sqlite  # rarely needed
 
-            reason = str(e) or type(e).__name__
-            fresh = Path(folder) / "again.sqlite"  # opening may have changed the first copy
-            for suffix in ("", "-wal"):
-                original = path.with_name(path.name + suffix)
-                if original.is_file():
-                    fileio.copy_file(original, fresh.with_name(fresh.name + suffix))
-            return rescue_sqlite(fresh, origin=path, reason=reason)
+            make_copy(path, fresh, ("-wal",))  # opening may have changed the first copy
+            return rescue_sqlite(fresh, origin=path, reason=f"{str(e) or type(e).__name__:.200}")
 
 
 def _read_copy(path: Path) -> RawTables:
     import sqlite3
 
-    if any(path.with_name(path.name + s).exists() for s in _SIDECARS):
+    if any(path.with_name(path.name + s).exists() for s in SIDECARS):
         from .pages import log_damage
 
         if damage := log_damage(path):  # SQLite would take an older state without a word
             raise sqlite3.DatabaseError(damage)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.text_factory = lambda b: b.decode("utf-8", "surrogateescape")
+        _bound(connection, sum(p.stat().st_size for p in path.parent.glob(path.name + "*")))
         connection.execute("PRAGMA synchronous = OFF")  # the copy is thrown away: nothing has to wait for the disk
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
@@ -90,13 +77,34 @@ def _read_copy(path: Path) -> RawTables:
             known = canonical_table(name)
             if known is None:
                 tables[name] = []
-            else:
-                rows = connection.execute(f'SELECT * FROM "{known}"')
-                columns = [d[0] for d in rows.description]
-                if is_misspelt(known, columns):
-                    raise sqlite3.DatabaseError(f"the columns of {known} have other names than Milvus gives them")
-                tables[known] = [dict(zip(columns, row, strict=True)) for row in rows]
+                continue
+            quoted = name.replace('"', '""')
+            columns = [row[1] for row in connection.execute(f'PRAGMA table_info("{quoted}")')]  # no generated ones
+            if is_misspelt(known, columns):
+                raise sqlite3.DatabaseError(f"the columns of {known} have other names than Milvus gives them")
+            columns = [c for c in columns if is_column(known, c)]
+            names = ", ".join(f'"{c}"' for c in columns)
+            rows = connection.execute(f'SELECT {names} FROM "{quoted}"') if columns else ()
+            tables[known] = [dict(zip(columns, row, strict=True)) for row in rows]
         return tables
+
+
+def _bound(connection: sqlite3.Connection, size: int) -> None:
+    """Bounds what a hostile file can make SQLite do: no functions in its schema, no value longer than any that Milvus writes,
+    and no more steps than reading and checking a file of this size take."""
+    import sqlite3
+
+    connection.execute("PRAGMA trusted_schema = OFF")
+    if hasattr(connection, "setlimit"):  # Python 3.11
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE)
+    steps = _STEPS + _STEPS_A_BYTE * size
+
+    def stop() -> bool:
+        nonlocal steps
+        steps -= _STEPS_AT_ONCE
+        return steps < 0
+
+    connection.set_progress_handler(stop, _STEPS_AT_ONCE)
 
 
 def _read_mysql_tables(connection: Connection) -> RawTables:

@@ -210,6 +210,11 @@ def _rows(cls: type[Row], raw: list[dict[str, object]], table: str, origin: str,
     return result
 
 
+_MAX_TEXT = 1 << 16
+_LONGEST = dict.fromkeys(("table_id", "segment_id", "file_id", "owner_table", "partition_tag", "version"), 1020)
+"""Characters of names: 255 bytes (§11.3), each encoded twice by a latin1 connection (§16)."""
+
+
 def _convert(cls: type[Row], row: Mapping[str, object]) -> Row:
     values: dict[str, Any] = {}
     for field in fields(cls):
@@ -225,6 +230,9 @@ def _convert(cls: type[Row], row: Mapping[str, object]) -> Row:
             value = value.decode("utf-8", "surrogateescape")
         elif not isinstance(value, str):
             value = str(value)
+        most = _LONGEST.get(field.name, _MAX_TEXT)
+        if isinstance(value, str) and len(value) > most:
+            raise ValueError(f"{field.name} has {len(value):,} characters, expected {most:,} at most")
         values[field.name] = value
     return cls(**values)
 
