@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import UsageError
 from ..milvus1.segment.files import Segment
 from ..model import Batch, Piece, Schema, VectorType
+from ..targets.slices import Slice
 
 BATCH_BYTES = 16 << 20
 """Vectors in a batch, where nothing else is asked for."""
@@ -73,18 +74,19 @@ def to_reader(schema: Schema, parts: Iterable[tuple[str | None, Sequence[Piece]]
     return pa.RecordBatchReader.from_batches(made, batches)
 
 
-def owned_batches(piece: Piece, schema: Schema, rows: int) -> Iterator[Batch]:
-    """The piece's rows in batches of at most `rows` rows whose arrays are nobody else's.
+def owned_batches(piece: Piece, schema: Schema, rows: int, start: int = 0, count: int | None = None) -> Iterator[Batch]:
+    """Rows `start` to `start + count - 1` of a piece in batches of at most `rows` rows whose arrays are nobody else's.
 
     Those of a segment without deleted rows are read from its files straight to where they stay.
     """
+    end = piece.rows if count is None else start + count
     if type(piece) is Segment and not piece.deleted:
-        for first in range(0, piece.stored, rows):
-            until = replace(piece, stored=min(first + rows, piece.stored))
+        for first in range(start, end, rows):
+            until = replace(piece, stored=min(first + rows, end))
             yield from until.batches(rows * schema.row_bytes, first)
     else:
-        for batch in piece.batches(rows * schema.row_bytes):
-            yield Batch(batch.ids.copy(), batch.vectors.copy(), {n: a.copy() for n, a in batch.attributes.items()})
+        for b in Slice(piece, start, end - start).batches(rows * schema.row_bytes):
+            yield Batch(b.ids.copy(), b.vectors.copy(), {n: a.copy() for n, a in b.attributes.items()})
 
 
 def record_batch(batch: Batch, schema: Schema, made: Any, partition: str | None = None) -> Any:

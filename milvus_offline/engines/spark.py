@@ -1,0 +1,73 @@
+"""Spark (4.0 or later): `spark.read.format("milvus1").option("path", "/mnt/milvus").load()`. Needs `milvus-offline[spark]`.
+
+Register it first: `spark.dataSource.register(MilvusOffline)`. Options: `path`, `collection`, `partition` (a name or a glob),
+`catalog`, `wal`, `parts` (how many tasks, default 64 at most). Every executor must see the store's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
+
+from ..errors import UsageError
+from ..model import Attribute, VectorType
+from .arrow import PARTITION
+from .table import Part, Table, open_table
+
+_TYPES = {"|i1": "tinyint", "<i2": "smallint", "<i4": "int", "<i8": "bigint", "<f4": "float", "<f8": "double"}
+
+
+class MilvusOffline(DataSource):  # type: ignore[misc]
+    """The live rows of one collection. Columns: `id` bigint, `vector` array<float> or binary, attributes, `partition`."""
+
+    @classmethod
+    def name(cls) -> str:
+        return "milvus1"
+
+    def _open(self) -> Table:
+        path = self.options.get("path")
+        if not path:
+            raise UsageError("milvus1: expected .option('path', …) or .load(path), the folder of the store")
+        store = {name: self.options[name] for name in ("catalog", "wal") if name in self.options}
+        return open_table(path, self.options.get("collection"), self.options.get("partition"), store)
+
+    def schema(self) -> str:
+        schema = self._open().schema
+        vector = "array<float>" if schema.vector_type is VectorType.FLOAT else "binary"
+        columns = ["id bigint", f"vector {vector}", *map(_column, schema.attributes), f"{PARTITION} string"]
+        return ", ".join(columns)
+
+    def reader(self, schema: Any) -> DataSourceReader:
+        return _Reader(self._open(), int(self.options.get("parts", "64")))
+
+
+def _column(attribute: Attribute) -> str:
+    name = attribute.name.replace("`", "``")
+    return f"`{name}` {_TYPES[attribute.dtype]}"
+
+
+class _Partition(InputPartition):  # type: ignore[misc]
+    def __init__(self, part: Part) -> None:
+        super().__init__(part)
+
+
+class _Reader(DataSourceReader):  # type: ignore[misc]
+    def __init__(self, table: Table, wanted: int) -> None:
+        self._parts = table.parts(wanted)
+
+    def partitions(self) -> list[InputPartition]:
+        return [_Partition(part) for part in self._parts]
+
+    def read(self, partition: InputPartition) -> Iterator[Any]:
+        """Record batches with the vectors as Spark has them: lists, or bytes of any length."""
+        import pyarrow as pa
+
+        part: Part = partition.value
+        for batch in part.batches():
+            vector = pa.list_(pa.float32()) if part.schema.vector_type is VectorType.FLOAT else pa.binary()
+            columns = [
+                c.cast(vector) if name == "vector" else c for name, c in zip(batch.schema.names, batch.columns, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)

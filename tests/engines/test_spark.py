@@ -1,0 +1,79 @@
+"""A store as a Spark table, read by Spark's own workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.builder import StoreBuilder, rows
+from support.examples import ROOT, examples, run_example
+from support.real import STORES, truth
+from support.tables import bag_of_batches, bag_of_truth, collections, octets
+
+pytest.importorskip("pyspark")
+
+NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json") if not p.parent.name.startswith("mysql"))
+IN_SPARK = [("partitions", "parts"), ("binary", None), ("crash_wal", None)]
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[Any]:
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java (apt-get install default-jre-headless): the Spark reader was NOT tested in Spark")
+    from pyspark.sql import SparkSession
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+        session = (
+            builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.sql.shuffle.partitions", "2").getOrCreate()
+        )
+        yield session
+        session.stop()
+
+
+def test_the_reader_gives_the_truth_of_every_store() -> None:
+    from milvus_offline.engines.spark import MilvusOffline
+
+    for name in NAMES:
+        for collection in collections(STORES / name / "store"):
+            reader = MilvusOffline({"path": str(STORES / name / "store"), "collection": collection}).reader(None)
+            found = bag_of_batches(b for part in reader.partitions() for b in reader.read(part))
+            assert found == bag_of_truth(truth(name), collection), (name, collection)
+
+
+@pytest.mark.parametrize(("name", "collection"), IN_SPARK)
+def test_sparks_workers_read_the_truth(name: str, collection: str | None, spark: Any) -> None:
+    from milvus_offline.engines.spark import MilvusOffline
+
+    collection = collection or collections(STORES / name / "store")[0]
+    spark.dataSource.register(MilvusOffline)
+    frame = spark.read.format("milvus1").option("collection", collection).load(str(STORES / name / "store"))
+    found = Counter((r.partition, r.id, octets(r.vector)) for r in frame.collect())
+    assert found == bag_of_truth(truth(name), collection)
+
+
+def test_the_example_of_the_documents_runs(spark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=8)
+    builder.segment("faces", rows(range(100), dim=8))
+    builder.segment(builder.partition("faces", "2019")["table_id"], rows(range(200, 230), dim=8), deleted=[0])
+    (block,) = examples("engines.md", "SparkSession")
+    run_example(block, builder.write())
+    assert capsys.readouterr().out.strip().endswith("29")
+
+
+def test_a_path_must_be_named() -> None:
+    from milvus_offline.engines.spark import MilvusOffline
+    from milvus_offline.errors import UsageError
+
+    with pytest.raises(UsageError, match="expected .option"):
+        MilvusOffline({}).schema()
