@@ -33,9 +33,7 @@ def spark() -> Iterator[Any]:
         patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
         builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
-        session = (
-            builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.sql.shuffle.partitions", "2").getOrCreate()
-        )
+        session = builder.config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
         yield session
         session.stop()
 
@@ -75,5 +73,5 @@ def test_a_path_must_be_named() -> None:
     from milvus_offline.engines.spark import MilvusOffline
     from milvus_offline.errors import UsageError
 
-    with pytest.raises(UsageError, match="expected .option"):
+    with pytest.raises(UsageError, match=r"expected \.option"):
         MilvusOffline({}).schema()
