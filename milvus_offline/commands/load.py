@@ -189,6 +189,13 @@ class _Ids(click.ParamType[str]):
     show_default=True,
     help="milvus1:PATH: a meta.sqlite, or a meta.sql to load into MySQL.",
 )
+@click.option(
+    "--reflink",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="milvus1:PATH: unchanged segments share their blocks with the source's, where the volume can (XFS, Btrfs).",
+)
 @click.option("--server-path", metavar="PATH", help="milvus1:PATH: where the server will find it, as in a container.")
 @vector_options
 @faiss_options

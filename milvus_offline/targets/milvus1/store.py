@@ -28,10 +28,12 @@ from ...milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_
 from ...milvus1.segment.bloom import write_new_filter
 from ...milvus1.segment.files import SegmentWriter
 from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, SourcePartition
+from ...sharing import can_share
 from ...transfer import Advance, Result, Task
 from ...watch import Watch, watching
 from .. import LoadTarget
-from ..slices import Slice, cut_rows
+from ..slices import Slice
+from .cloning import CloneSegment, groups, whole_segment
 from .names import CollectionPlan, Plan, Settings, check_names, makes_ids, settings_of
 
 PREFIX = "milvus1:"
@@ -50,7 +52,7 @@ class Options:
     `new_catalog`: `sqlite`, or `mysql` for a file of SQL to load into a database. `server_path`: where the server will find the
     store, when that is another path than here (a container's mount). `metric`, `index_file_size` (bytes): others than the
     source's. `ids`: `auto` for ids as a server makes them, which collections without ids get in any case. `jobs`: segments that
-    are written at the same time.
+    are written at the same time. `reflink`: whether unchanged segments share their blocks with the source's, where volumes can.
     """
 
     mode: Literal["error"] = field(default="error", metadata={"why": "a new store is never written into an existing one"})
@@ -62,6 +64,7 @@ class Options:
     new_catalog: Literal["sqlite", "mysql"] = "sqlite"
     server_path: str | None = None
     jobs: int | None = None
+    reflink: Literal["auto", "always", "never"] = "auto"
 
     def open(self, address: str) -> StoreTarget:
         path = address.removeprefix(PREFIX)
@@ -173,6 +176,7 @@ class StoreTarget(LoadTarget):
         self._ledger: Ledger
         self._tables: list[_Table] = []
         self._settings: list[Settings] = []
+        self._clone = False
         self._names: dict[str, str] = {}
 
     @property
@@ -206,12 +210,21 @@ class StoreTarget(LoadTarget):
         self._ledger = ledger
         with fileio.explained("create", self.path):
             if _PLAN not in ledger.done:
-                ledger.add({_PLAN: {"created_on": create.microseconds()}})
+                ledger.add({_PLAN: {"created_on": create.microseconds(), "clone": self._can_clone(source)}})
             created_on = int(ledger.done[_PLAN]["created_on"])
+            self._clone = bool(ledger.done[_PLAN].get("clone"))
             self._tables = list(self._lay_out(source.collections, created_on))
             for table in self._tables:
                 (self._db / TABLES / table.row.table_id).mkdir(parents=True, exist_ok=True)
             return [task for table in self._tables for task in self._tasks(table)]
+
+    def _can_clone(self, source: Source) -> bool:
+        if self.options.reflink == "never":
+            return False
+        collections = [c for c in source.collections if not makes_ids(c, self.options.ids)]
+        whole = (whole_segment(p) for c in collections for partition in c.partitions for p in partition.pieces)
+        paths = [s.raw_path for s in whole if s is not None]
+        return (bool(paths) or self.options.reflink == "always") and can_share(paths, self.path, self.options.reflink)
 
     @property
     def _db(self) -> Path:
@@ -249,9 +262,10 @@ class StoreTarget(LoadTarget):
                     version=create.VERSION,
                     flush_lsn=0,
                 )
+                rows_each = _rows_per_segment(chosen.index_file_size, schema.row_bytes)
                 segments = [
                     _Segment(number := numbers.take(), f"{row_id}:{number}", tuple(group), sum(s.rows for s in group))
-                    for group in cut_rows(partition.pieces, _rows_per_segment(chosen.index_file_size, schema.row_bytes))
+                    for group in groups(partition.pieces, rows_each, clone=self._clone and not auto)
                 ]
                 yield _Table(row, tuple(segments), schema.row_bytes, next_id if auto else None)
                 next_id += partition.rows
@@ -261,7 +275,13 @@ class StoreTarget(LoadTarget):
         for segment in table.segments:
             folder = self._db / TABLES / table.row.table_id / segment.id
             nbytes = segment.rows * (table.row_bytes + ID.itemsize)
-            yield WriteSegment(segment.task_id, str(folder), segment.id, segment.rows, nbytes, segment.slices, next_id)
+            write = WriteSegment(segment.task_id, str(folder), segment.id, segment.rows, nbytes, segment.slices, next_id)
+            piece = segment.slices[0].piece if self._clone and next_id is None and len(segment.slices) == 1 else None
+            whole = whole_segment(piece) if piece is not None and piece.rows == segment.rows else None
+            if whole is not None:
+                yield CloneSegment(segment.task_id, str(folder), segment.id, segment.rows, nbytes, whole, write)
+            else:
+                yield write
             if next_id is not None:
                 next_id += segment.rows
 

@@ -1,0 +1,99 @@
+"""Segments of a new store that share their blocks with the source's: the usual way to repair a store on a full disk.
+
+Whole `.rv` and `.uid` files that are as a server writes them, without deleted rows, are cloned; their vectors are not read. All
+else is written anew.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ... import fileio
+from ...milvus1.layout import BLOOM_FILTER, ID, IDS_SUFFIX, LENGTH, RAW_SUFFIX
+from ...milvus1.segment.bloom import write_new_filter
+from ...milvus1.segment.files import Segment, read_header, write_deleted
+from ...model import Piece
+from ...sharing import clone_file
+from ...transfer import Advance, Result, Task
+from ..slices import Slice, cut_rows
+
+_WORTH = 1 << 20
+"""Bytes of a segment that becomes one of its own; smaller ones are put together."""
+_IDS = 1 << 17
+"""Ids that are read in one go."""
+
+
+def whole_segment(piece: Piece) -> Segment | None:
+    """The segment whose files can stand for this piece as they are; None for any other."""
+    if type(piece) is not Segment or piece.rows != piece.stored or piece.schema.attributes or piece.bytes < _WORTH:
+        return None
+    if fileio.is_remote(piece.raw_path):
+        return None
+    for path, unit in ((piece.raw_path, piece.schema.row_bytes), (piece.ids_path, ID.itemsize)):
+        found = read_header(path)
+        if not found.declared == found.present == piece.stored * unit:
+            return None
+    return piece
+
+
+def groups(pieces: Sequence[Piece], rows_each: int, *, clone: bool) -> list[list[Slice]]:
+    """What each new segment holds, in the order of the pieces; with `clone` whole segments are groups of their own."""
+    if not clone:
+        return cut_rows(pieces, rows_each)
+    found: list[list[Slice]] = []
+    rest: list[Piece] = []
+    for piece in pieces:
+        if whole_segment(piece) is not None:
+            found += [*cut_rows(rest, rows_each), [Slice(piece, 0, piece.rows)]]
+            rest = []
+        else:
+            rest.append(piece)
+    return found + cut_rows(rest, rows_each)
+
+
+@dataclass(frozen=True)
+class CloneSegment:
+    """Makes one segment folder of clones, with a bloom filter of its own (§4.1-4.4). Where it cannot, `otherwise` is done."""
+
+    id: str
+    folder: str
+    segment_id: str
+    rows: int
+    bytes: int
+    segment: Segment
+    otherwise: Task
+
+    def run(self, advance: Advance) -> Result:
+        folder = Path(self.folder)
+        with fileio.explained("write", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for suffix, source in ((RAW_SUFFIX, self.segment.raw_path), (IDS_SUFFIX, self.segment.ids_path)):
+                target = folder / (self.segment_id + suffix)
+                if not clone_file(source, target) or os.path.getsize(target) != os.path.getsize(source):
+                    return self.otherwise.run(advance)
+                fileio.sync_file(target)
+            with (folder / BLOOM_FILTER).open("wb") as bloom, tempfile.TemporaryFile(dir=folder) as scratch:
+                write_new_filter(bloom, self._ids(folder / (self.segment_id + IDS_SUFFIX)), scratch)
+                bloom.flush()
+                fileio.sync(bloom.fileno())
+            write_deleted(folder, (), sync=True)
+            fileio.sync_folder(folder)
+        advance(self.rows, self.bytes)
+        return {"file_size": self.segment.bytes, "rows": self.rows}
+
+    def _ids(self, path: Path) -> Iterator[npt.NDArray[np.int64]]:
+        fd = fileio.open_read(path)
+        try:
+            for first in range(0, self.rows, _IDS):
+                ids = np.empty(min(_IDS, self.rows - first), ID)
+                fileio.read_into(fd, ids.view(np.uint8).data, LENGTH.size + first * ID.itemsize, path)
+                yield ids
+        finally:
+            os.close(fd)

@@ -1,0 +1,109 @@
+"""On a volume whose files can share blocks, unchanged rows take no room: real XFS, real clones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.builder import StoreBuilder, rows
+from support.command import call, exported
+from support.volumes import used, xfs
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with xfs(tmp_path_factory.mktemp("volume")) as place:
+        yield place
+
+
+def make_store(root: Path) -> Path:
+    """Two whole segments of 16 MiB, one with deleted rows, a small one, and rows of the log."""
+    builder = StoreBuilder(root)
+    builder.collection("faces", dim=512)
+    builder.segment("faces", rows(range(8000), dim=512))
+    builder.segment("faces", rows(range(8000, 8100), dim=512))
+    builder.segment("faces", rows(range(10_000, 12_000), dim=512), deleted=range(5))
+    builder.segment(builder.partition("faces", "p")["table_id"], rows(range(20_000, 28_000), dim=512))
+    builder.wal.insert("faces", rows(range(30_000, 30_100), dim=512))
+    return builder.write()
+
+
+def shares(one: Path, other: Path) -> bool:
+    """Whether two files have their first block at the same place of the disk."""
+    import fcntl
+    import struct
+
+    places = []
+    for path in (one, other):
+        with path.open("rb") as f:
+            request = struct.pack("=QQLLLL", 0, 8 * MIB, 1, 0, 1, 0) + bytes(56)  # FS_IOC_FIEMAP, one extent, synced
+            answer = fcntl.ioctl(f, 0xC020660B, request)
+            places.append(struct.unpack_from("=QQ", answer, 32)[1])
+    return places[0] == places[1] != 0
+
+
+def test_a_repaired_store_shares_the_vectors_of_whole_segments(volume: Path, tmp_path: Path) -> None:
+    store = make_store(volume / "store")
+    before = used(volume)
+    done = call("load", store, f"milvus1:{volume / 'new'}")
+    assert done.code == 0, done.err
+    assert used(volume) - before < 8 * MIB, "of 36 MiB only what is no whole segment is written"
+    call("export", store, tmp_path / "one")
+    call("export", volume / "new", tmp_path / "two")
+    assert exported(tmp_path / "one") == exported(tmp_path / "two")
+    assert call("verify", volume / "new").code == 0
+    new = sorted((volume / "new").rglob("*.rv"), key=lambda p: p.stat().st_size)[-1]
+    assert any(shares(new, old) for old in store.rglob("*.rv"))
+
+
+def test_the_bytes_are_those_of_a_store_that_was_written(volume: Path, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    os.makedirs(volume / "same")
+    call("load", store, f"milvus1:{tmp_path / 'new'}", "--reflink", "never")
+    builder = StoreBuilder(volume / "same" / "store")
+    builder.collection("faces", dim=512)
+    segment = builder.segment("faces", rows(range(8000), dim=512))
+    call("load", builder.write(), f"milvus1:{volume / 'same' / 'new'}", "--reflink", "always")
+    (cloned,) = (volume / "same" / "new").rglob("*.rv")
+    assert cloned.read_bytes() == segment.raw.read_bytes()
+    assert shares(cloned, segment.raw)
+    call("load", builder.root, f"milvus1:{volume / 'same' / 'written'}", "--reflink", "never")
+    (written,) = (volume / "same" / "written").rglob("*.rv")
+    assert written.read_bytes() == cloned.read_bytes() and not shares(written, segment.raw)
+    for name in ("bloom_filter", "deleted_docs"):
+        (one,), (other,) = ((volume / "same" / folder).rglob(name) for folder in ("new", "written"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["header", "tail"])
+def test_files_that_are_not_as_a_server_writes_them_are_not_cloned(damage: str, volume: Path) -> None:
+    folder = volume / damage
+    builder = StoreBuilder(folder / "store")
+    builder.collection("faces", dim=512)
+    segment = builder.segment("faces", rows(range(8000), dim=512))
+    store = builder.write()
+    with segment.raw.open("r+b") as f:
+        if damage == "header":
+            f.write(b"\xff" * 8)
+        else:
+            f.seek(0, os.SEEK_END)
+            f.write(b"behind")
+    done = call("load", store, f"milvus1:{folder / 'new'}")
+    assert done.code in (0, 3), done.err
+    (made,) = (folder / "new").rglob("*.rv")
+    assert made.stat().st_size == 8 + 8000 * 2048
+    assert int.from_bytes(made.read_bytes()[:8], "little") == 8000 * 2048
+
+
+def test_where_blocks_cannot_be_shared_always_is_refused(volume: Path, tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=512)
+    builder.segment("faces", rows(range(8000), dim=512))
+    store = builder.write()
+    refused = call("load", store, f"milvus1:{volume / 'other'}", "--reflink", "always")
+    assert refused.code == 1
+    assert "cannot share blocks with the store" in refused.err
