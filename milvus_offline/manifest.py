@@ -34,6 +34,8 @@ class OutFile:
     partition: str
     rows: int
     salvage: str | None = None
+    aligned: bool = False
+    """Whether each dataset begins 8 bytes behind a block of the disk, as the payload of a segment file does."""
 
 
 def build_manifest(

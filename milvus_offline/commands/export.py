@@ -65,6 +65,13 @@ from .inspect import several
     help="HDF5: compress. Only gzip can be read everywhere; the others need hdf5plugin.",
 )
 @click.option("--link", is_flag=True, help="HDF5 files that point into the store's files instead of copying them.")
+@click.option(
+    "--reflink",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="HDF5: a partition of one unchanged segment shares its blocks with the store, where the volume can (XFS, Btrfs).",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be written, and whether there is room; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export in OUT.")
 @click.option("--resume", is_flag=True, help="Go on with an export that was interrupted.")
@@ -110,7 +117,7 @@ def command(
     if o["resume"] and o["overwrite"]:
         raise UsageError("--resume and --overwrite contradict each other")
     options = {"overwrite": o["overwrite"], "sync": not o["no_sync"]}
-    options |= {name: o[name] for name in ("compression", "link") if is_typed(name) or (o[name] and is_chosen(name))}
+    options |= {name: o[name] for name in ("compression", "link", "reflink") if is_typed(name) or (o[name] and is_chosen(name))}
     open_export(out, o["file_format"], **options)  # refuses what does not go with the format before anything is opened
     if o["file_format"] == "hdf5" and is_remote(out):
         raise UsageError(f"{out}: HDF5 files are not made in a bucket: add --format parquet or --format npy")
@@ -161,7 +168,18 @@ def _export(path: str, out: str, chosen: Any, silent: bool, options: Mapping[str
     o = dict(o)
     own = {
         k: o.pop(k)
-        for k in ("file_format", "compression", "link", "dry_run", "overwrite", "resume", "no_sync", "lost_ids", "jobs")
+        for k in (
+            "file_format",
+            "compression",
+            "link",
+            "reflink",
+            "dry_run",
+            "overwrite",
+            "resume",
+            "no_sync",
+            "lost_ids",
+            "jobs",
+        )
     }
     given = open_given(path, **o)
     opened = SelectedSource(given, chosen)
@@ -236,6 +254,7 @@ def _room(source: Source, out: str, own: dict[str, Any], silent: bool) -> tuple[
     except OSError:
         return needed, None
     plain = own["file_format"] != "parquet" and own["compression"] == "none" and not own["link"]
+    plain = plain and own["reflink"] != "always"
     if plain and needed > free and not own["resume"] and not own["overwrite"] and not own["dry_run"]:
         raise TargetError(
             f"{out}: the disk is full: the export takes {size(needed)}, {size(free)} are free there: free some space, then run "

@@ -10,7 +10,7 @@ import numpy as np
 from ..fileio import is_remote
 from ..model import Piece
 from .layout import ID, LENGTH
-from .segment.files import DeadRows, Segment
+from .segment.files import DeadRows, Segment, read_header
 from .wal.log import LogRows
 
 _WINDOW = 1 << 20
@@ -89,3 +89,20 @@ def _runs(dead: DeadRows | None, first: int, end: int) -> Iterator[tuple[int, in
                 begun = edge
     if begun is not None:
         yield begun, end
+
+
+_WORTH = 1 << 20
+"""Bytes of a segment that is worth a clone of its own."""
+
+
+def whole_segment(piece: Piece) -> Segment | None:
+    """The segment whose files can stand for this piece as they are; None for any other."""
+    if type(piece) is not Segment or piece.rows != piece.stored or piece.schema.attributes or piece.bytes < _WORTH:
+        return None
+    if is_remote(piece.raw_path):
+        return None
+    for path, unit in ((piece.raw_path, piece.schema.row_bytes), (piece.ids_path, ID.itemsize)):
+        found = read_header(path)
+        if not found.declared == found.present == piece.stored * unit:
+            return None
+    return piece

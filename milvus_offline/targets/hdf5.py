@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,10 @@ from ..errors import TargetError, UsageError
 from ..findings import Findings
 from ..ledger import Ledger
 from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, columns_of, octets
-from ..milvus1.extents import Extent, extents_of
+from ..milvus1.extents import Extent, extents_of, whole_segment
+from ..milvus1.segment.files import Segment
 from ..model import Finding, Piece, Schema, Source
+from ..sharing import Reflink, can_share
 from ..transfer import Advance, Result, Task
 from ..watch import Watch, watching
 from .folder import SALVAGE, begin_export, end_export
@@ -27,6 +29,7 @@ from .hdf5file import (
     COMPRESSIONS,
     MAX_EXTENTS,
     Place,
+    clone_columns,
     close_gaps,
     create_compressed,
     filters,
@@ -39,6 +42,7 @@ from .hdf5file import (
 )
 from .slices import Slice, cut
 
+_SHARING = "sharing"
 TASK_BYTES = 128 << 20
 """Vectors per task: what is lost at most when a run is killed, and the grain of parallel work."""
 
@@ -73,6 +77,8 @@ class WriteRows:
     schema: Schema
     places: tuple[Place, ...]
     durable: bool = True
+    there: bool = False
+    """Whether the rows are there already, as clones: they are only read, unless some of them cannot be."""
 
     def run(self, advance: Advance) -> Result:
         sums = Checksums(self.schema.attributes)
@@ -82,20 +88,22 @@ class WriteRows:
         per_write = max(1, fileio.WRITEBACK_BYTES // vectors.row_bytes)
         with fileio.explained("write", self.path, resumable=self.durable), watching() as seen:
             fd = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
-            writers = [_Writer(fd, place.offset + row * place.row_bytes) for place in self.places]
+            writers = [] if self.there else self._writers(fd, row)
             try:
                 for piece in self.slices:
                     for batch in piece.batches():
                         n = len(batch.ids)
                         columns = columns_of(batch, self.schema.attributes)
-                        for writer, values in zip(writers, columns, strict=True):
+                        if len(batch.lost) and not writers:  # those behind move up
+                            writers = self._writers(fd, row)
+                        for writer, values in zip(writers, columns, strict=False):
                             writer.add(octets(values))
                         sums.add(columns)
                         row += n
                         lost += len(batch.lost)
                         if row - begun >= per_write:
                             at = vectors.offset + begun * vectors.row_bytes
-                            if self.durable:
+                            if self.durable and writers:
                                 fileio.begin_writeback(fd, at, (row - begun) * vectors.row_bytes)
                             begun = row
                         advance(n, batch.vectors.nbytes + batch.ids.nbytes)
@@ -105,6 +113,9 @@ class WriteRows:
             finally:
                 os.close(fd)
         return {"parts": [{"rows": row - self.first, **sums.result()}], **seen.result()}
+
+    def _writers(self, fd: int, row: int) -> list[_Writer]:
+        return [_Writer(fd, place.offset + row * place.row_bytes) for place in self.places]
 
 
 class _Writer:
@@ -187,9 +198,12 @@ class Options:
     link: bool = False
     overwrite: bool = False
     sync: bool = True
+    reflink: Reflink = "auto"
 
     def open(self, address: str) -> Hdf5Export:
-        return Hdf5Export(address, compression=self.compression, overwrite=self.overwrite, link=self.link, sync=self.sync)
+        made = Hdf5Export(address, compression=self.compression, overwrite=self.overwrite, link=self.link, sync=self.sync)
+        made.reflink = self.reflink
+        return made
 
 
 Layout = Callable[[Source], Iterator[tuple[OutFile, Sequence[Piece]]]]
@@ -225,6 +239,8 @@ class Hdf5Export:
         self._source: Source
         self._files: list[tuple[OutFile, list[list[Slice]]]] = []
         self._linked: set[str] = set()
+        self.reflink: Reflink = "auto"
+        """Whether a file with the rows of one whole segment shares its blocks, where the volume can."""
 
     def prepare(self, source: Source, *, resume: bool) -> Sequence[Task]:
         if self.compression in ("lz4", "zstd"):
@@ -240,7 +256,22 @@ class Hdf5Export:
         }
         self.ledger = begin_export(self.out, source, key, overwrite=self.overwrite, resume=resume, durable=self.sync)
         with fileio.explained("create", self.out, resumable=self.sync):
+            self._decide_sharing()
             return [task for file, groups in self._files for task in self._tasks(file, groups)]
+
+    def _decide_sharing(self) -> None:
+        """Once for a run and those that go on with it."""
+        assert self.ledger is not None
+        if self.compression != "none" or self.link:
+            return
+        whole = {f.path: s for f, groups in self._files if (s := _whole(groups)) is not None}
+        if _SHARING not in self.ledger.done:
+            share = (bool(whole) or self.reflink == "always") and can_share(
+                [s.raw_path for s in whole.values()], self.out, self.reflink
+            )
+            self.ledger.add({_SHARING: {"share": share}})
+        if self.ledger.done[_SHARING]["share"]:
+            self._files = [(replace(f, aligned=f.path in whole), groups) for f, groups in self._files]
 
     def _tasks(self, file: OutFile, groups: list[list[Slice]]) -> Iterator[Task]:
         """Creates the file as far as needed and gives the tasks that fill it."""
@@ -276,12 +307,17 @@ class Hdf5Export:
             for i in ids:
                 done.pop(i, None)
             reserve(part, file)
+            segment = _whole(groups) if file.aligned else None
+            if segment is not None and not clone_columns(part, file, segment):
+                raise TargetError(f"{part}: cannot share blocks with {segment.raw_path}: run it again with --reflink never")
         yield WriteFrame(ids[0], str(part), file, self.sync)
         places = tuple(places_of(file)[:-1])
         first = 0
         for task_id, group in zip(ids[1:], groups, strict=True):
             rows = sum(s.rows for s in group)
-            yield WriteRows(task_id, str(part), rows, rows * row_bytes, first, tuple(group), file.schema, places, self.sync)
+            yield WriteRows(
+                task_id, str(part), rows, rows * row_bytes, first, tuple(group), file.schema, places, self.sync, file.aligned
+            )
             first += rows
 
     def _task_ids(self, file: OutFile, groups: Sequence[object]) -> list[str]:
@@ -349,6 +385,12 @@ class Hdf5Export:
         if came != announced:
             firsts = [sum(announced[:n]) for n in range(len(groups))]
             close_gaps(part, file, list(zip(firsts, came, strict=True)))
+
+
+def _whole(groups: list[list[Slice]]) -> Segment | None:
+    """The segment that a file's rows are, whole and as they lie on the disk."""
+    pieces = {id(s.piece): s.piece for g in groups for s in g}
+    return whole_segment(next(iter(pieces.values()))) if len(pieces) == 1 else None
 
 
 def _extents(groups: list[list[Slice]]) -> list[Extent] | None:

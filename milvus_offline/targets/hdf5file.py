@@ -23,6 +23,9 @@ from .._version import __version__
 from ..errors import TargetError, UsageError
 from ..manifest import EMBEDDINGS, IDS, OutFile, dataset_names
 from ..milvus1.extents import Extent
+from ..milvus1.layout import LENGTH
+from ..milvus1.segment.files import Segment
+from ..sharing import BLOCK, clone_range
 
 COMPRESSIONS = ("none", "lz4", "zstd", "gzip")
 CHUNK_BYTES = 1 << 20
@@ -64,10 +67,24 @@ class Place:
 def places_of(file: OutFile) -> list[Place]:
     """The places in a file without compression, in the order of `datasets_of`, and behind them one for the rows' end."""
     datasets = datasets_of(file)
-    places = [Place(header_bytes(datasets), datasets[0].row_bytes)]
-    for this, following in zip(datasets, [*datasets[1:], Dataset("end", (0,), "<u1")], strict=True):
-        places.append(Place(places[-1].offset + file.rows * this.row_bytes, following.row_bytes))
-    return places
+    at = header_bytes(datasets)
+    places = []
+    for dataset in datasets:
+        at += _pad_bytes(at) if file.aligned else 0
+        places.append(Place(at, dataset.row_bytes))
+        at += file.rows * dataset.row_bytes
+    return [*places, Place(at, 1)]
+
+
+def _pad_bytes(at: int) -> int:
+    """Bytes of a dataset at `at` behind which the next one begins `LENGTH.size` bytes after a block; larger than what HDF5
+    puts together."""
+    gap = (LENGTH.size - at) % BLOCK
+    return gap if gap > _GATHERED else gap + BLOCK
+
+
+_GATHERED = 2048
+_PAD = "pad"
 
 
 def header_bytes(datasets: Sequence[Dataset]) -> int:
@@ -78,7 +95,29 @@ def header_bytes(datasets: Sequence[Dataset]) -> int:
 def reserve(path: Path, file: OutFile) -> None:
     """A new file with room for the rows and the header."""
     with path.open("wb") as f:
-        fileio.allocate(f, places_of(file)[-1].offset)
+        size = places_of(file)[-1].offset
+        if file.aligned:
+            f.truncate(size)  # its blocks come from elsewhere
+        else:
+            fileio.allocate(f, size)
+
+
+def clone_columns(path: Path, file: OutFile, segment: Segment) -> bool:
+    """Makes the rows of a new, reserved file share the blocks of a segment's files; False where that cannot be."""
+    with path.open("r+b") as f:
+        for place, source in zip(places_of(file)[:-1], (segment.raw_path, segment.ids_path), strict=True):
+            whole = LENGTH.size + file.rows * place.row_bytes
+            shared = whole - whole % BLOCK
+            fd = fileio.open_read(source)
+            try:
+                if not clone_range(fd, 0, f.fileno(), place.offset - LENGTH.size, shared):
+                    return False
+                rest = bytearray(whole - shared)
+                fileio.read_into(fd, memoryview(rest), shared, source)
+                fileio.write_at(f.fileno(), memoryview(rest), place.offset - LENGTH.size + shared)
+            finally:
+                os.close(fd)
+    return True
 
 
 def is_reserved(path: Path, file: OutFile) -> bool:
@@ -114,12 +153,19 @@ def write_frame(path: Path, file: OutFile) -> None:
     import h5py
 
     datasets, places = datasets_of(file), places_of(file)
-    start, end = places[0].offset, places[-1].offset
+    start, end = header_bytes(datasets), places[-1].offset
     frame = path.with_name(path.name + FRAME_SUFFIX)
     try:
         with h5py.File(frame, "w", meta_block_size=start) as h:
-            found = [_create_contiguous(h, d).id.get_offset() for d in datasets]
+            found, at = [], start
+            for number, dataset in enumerate(datasets):
+                if file.aligned:
+                    _create_contiguous(h, Dataset(f"{_PAD}{number}", (_pad_bytes(at),), "<u1"))
+                found.append(_create_contiguous(h, dataset).id.get_offset())
+                at = places[number].offset + file.rows * dataset.row_bytes
             describe(h, file)
+            for number in range(len(datasets) if file.aligned else 0):
+                del h[f"{_PAD}{number}"]
         expected = [p.offset for p in places[:-1]]
         if file.rows and found != expected:
             raise TargetError(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import h5py
 import pytest
-from support.builder import StoreBuilder, rows
-from support.command import call, exported
+from support.builder import StoreBuilder, bag, rows
+from support.command import call, exported, manifest
 from support.volumes import used, xfs
+
+from milvus_offline.targets import hdf5
 
 MIB = 1 << 20
 
@@ -107,3 +112,57 @@ def test_where_blocks_cannot_be_shared_always_is_refused(volume: Path, tmp_path:
     refused = call("load", store, f"milvus1:{volume / 'other'}", "--reflink", "always")
     assert refused.code == 1
     assert "cannot share blocks with the store" in refused.err
+
+
+# Exports -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_export_of_one_segment_shares_its_blocks(volume: Path, tmp_path: Path) -> None:
+    store = make_store(volume / "exported")
+    before = used(volume)
+    assert call("export", store, volume / "out").code == 0
+    call("export", store, volume / "plain", "--reflink", "never")
+    assert exported(volume / "out") == exported(volume / "plain")
+    one, other = manifest(volume / "out"), manifest(volume / "plain")
+    sums = [[f["checksum"] for c in m["collections"] for p in c["partitions"] for f in p["files"]] for m in (one, other)]
+    assert sums[0] == sums[1]
+    assert call("verify", volume / "out", "--against", store).code == 0
+    with h5py.File(volume / "out" / "faces" / "p.h5") as h:
+        assert sorted(h) == ["embeddings", "ids"]
+        assert h["embeddings"].id.get_offset() % 4096 == h["ids"].id.get_offset() % 4096 == 8
+    shutil.rmtree(volume / "plain")
+    call("export", store, volume / "single", "-p", "p")
+    assert used(volume) - before < 24 * MIB, "the partition of one segment takes no room, in both exports"
+
+
+def test_an_interrupted_export_of_clones_goes_on(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5, "TASK_BYTES", 4 * MIB)
+    builder = StoreBuilder(volume / "begun")
+    builder.collection("faces", dim=512)
+    builder.segment("faces", rows(range(8000), dim=512))
+    store = builder.write()
+    run, seen = hdf5.WriteRows.run, []
+
+    def stop_at_the_second(task: Any, advance: Any) -> Any:
+        seen.append(task.id)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return run(task, advance)
+
+    monkeypatch.setattr(hdf5.WriteRows, "run", stop_at_the_second)
+    assert call("export", store, volume / "resumed", "--jobs", "1").code == 130
+    monkeypatch.setattr(hdf5.WriteRows, "run", run)
+    assert call("export", store, volume / "resumed", "--resume").code == 0
+    assert call("verify", volume / "resumed", "--against", store).code == 0
+
+
+def test_an_export_to_another_volume_is_copied(volume: Path, tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=512)
+    builder.segment("faces", rows(range(1000), dim=512))
+    store = builder.write()
+    assert call("export", store, volume / "copied").code == 0
+    assert exported(volume / "copied")["faces", "_default"] == bag(rows(range(1000), dim=512))
+    assert "cannot share blocks" in call("export", store, volume / "refused", "--reflink", "always").err
+    wrong = call("export", store, tmp_path / "parquet", "--format", "parquet", "--reflink", "always")
+    assert wrong.code == 2

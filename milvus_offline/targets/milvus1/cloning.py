@@ -16,31 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import fileio
+from ...milvus1.extents import whole_segment
 from ...milvus1.layout import BLOOM_FILTER, ID, IDS_SUFFIX, LENGTH, RAW_SUFFIX
 from ...milvus1.segment.bloom import write_new_filter
-from ...milvus1.segment.files import Segment, read_header, write_deleted
+from ...milvus1.segment.files import Segment, write_deleted
 from ...model import Piece
 from ...sharing import clone_file
 from ...transfer import Advance, Result, Task
 from ..slices import Slice, cut_rows
 
-_WORTH = 1 << 20
-"""Bytes of a segment that becomes one of its own; smaller ones are put together."""
 _IDS = 1 << 17
 """Ids that are read in one go."""
-
-
-def whole_segment(piece: Piece) -> Segment | None:
-    """The segment whose files can stand for this piece as they are; None for any other."""
-    if type(piece) is not Segment or piece.rows != piece.stored or piece.schema.attributes or piece.bytes < _WORTH:
-        return None
-    if fileio.is_remote(piece.raw_path):
-        return None
-    for path, unit in ((piece.raw_path, piece.schema.row_bytes), (piece.ids_path, ID.itemsize)):
-        found = read_header(path)
-        if not found.declared == found.present == piece.stored * unit:
-            return None
-    return piece
 
 
 def groups(pieces: Sequence[Piece], rows_each: int, *, clone: bool) -> list[list[Slice]]:

@@ -24,6 +24,7 @@ from ...ledger import Ledger
 from ...manifest import LEDGER
 from ...milvus1.catalog import write as create
 from ...milvus1.catalog.rows import FileRow, TableRow
+from ...milvus1.extents import whole_segment
 from ...milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_ID, ID, META, TABLES, WAL
 from ...milvus1.segment.bloom import write_new_filter
 from ...milvus1.segment.files import SegmentWriter
@@ -33,7 +34,7 @@ from ...transfer import Advance, Result, Task
 from ...watch import Watch, watching
 from .. import LoadTarget
 from ..slices import Slice
-from .cloning import CloneSegment, groups, whole_segment
+from .cloning import CloneSegment, groups
 from .names import CollectionPlan, Plan, Settings, check_names, makes_ids, settings_of
 
 PREFIX = "milvus1:"
