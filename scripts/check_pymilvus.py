@@ -3,8 +3,8 @@
 
     python scripts/check_pymilvus.py [--server http://host:19530] [VERSION ...]
 
-Each version gets an environment of its own. The target is a new Milvus Lite file, and the server where one is named; every row is
-read back (`--verify full`).
+Each version gets an environment of its own. The target is a new Milvus Lite file, and the server where one is named; every row
+is read back (`--verify full`).
 """
 
 from __future__ import annotations
