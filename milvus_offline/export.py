@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .model import Finding, Source
 from .targets import ExportTarget
 from .transfer import Clock, Progress, execute
+
+if TYPE_CHECKING:
+    from .engines.dask import DaskCluster
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,25 @@ class ExportReport:
         }
 
 
+def _workers(url: str) -> DaskCluster:
+    from .engines.dask import DaskCluster
+
+    return DaskCluster(url)
+
+
+def seen_files(source: Source) -> list[str]:
+    """A file or two of each partition: what a machine must see that is to read the source."""
+    found: dict[str, None] = {}
+    for partition in (p for c in source.collections for p in c.partitions):
+        for piece in (*partition.pieces[:1], *partition.pieces[-1:]):
+            paths = getattr(piece, "paths", None) or [f.path for f in getattr(piece, "files", ())]
+            found.update(dict.fromkeys(str(p) for p in paths))
+    return list(found)[:_SEEN]
+
+
+_SEEN = 1000
+
+
 def run_export(
     source: Source,
     target: ExportTarget,
@@ -42,14 +65,27 @@ def run_export(
     jobs: int = 1,
     resume: bool = False,
     progress: Progress | None = None,
+    cluster: str | None = None,
 ) -> ExportReport:
-    """Writes all of `source`; raises what the source and the target raise. What is finished is kept for `resume`."""
+    """Writes all of `source`; raises what the source and the target raise. What is finished is kept for `resume`.
+
+    `cluster` (`dask://HOST:PORT`) names the workers that do it, instead of this machine.
+    """
     clock = Clock()
     try:
-        tasks = target.prepare(source, resume=resume)
-        results = execute(
-            tasks, jobs=jobs, processes=target.processes, ledger=target.ledger, settle=target.settle, progress=progress
-        )
+        with contextlib.nullcontext() if cluster is None else _workers(cluster) as workers:
+            tasks = target.prepare(source, resume=resume)
+            if workers is not None:
+                workers.probe(seen_files(source), target.out)
+            results = execute(
+                tasks,
+                jobs=jobs,
+                processes=target.processes,
+                ledger=target.ledger,
+                settle=target.settle,
+                progress=progress,
+                cluster=workers,
+            )
         notes = target.finish(results)
     finally:
         if target.ledger is not None:

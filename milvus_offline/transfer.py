@@ -46,6 +46,9 @@ class Task(Protocol):
     def run(self, advance: Advance) -> Result: ...
 
 
+Done = list[tuple[Task, Result]]
+
+
 class Progress(Protocol):
     """Shows how far a run is; every method is called from one thread."""
 
@@ -62,6 +65,13 @@ class Silent:
     def advance(self, rows: int, nbytes: int) -> None: ...
     def now(self, what: str) -> None: ...
     def close(self) -> None: ...
+
+
+class Cluster(Protocol):
+    """Workers elsewhere; see engines.dask."""
+
+    def run(self, tasks: Sequence[Task], progress: Progress) -> Iterator[Done]:
+        """Gives what is done, whenever something is."""
 
 
 _POLL_SECONDS = 0.1
@@ -82,6 +92,7 @@ def execute(
     ledger: Ledger | None = None,
     settle: Callable[[Sequence[Task]], None] | None = None,
     progress: Progress | None = None,
+    cluster: Cluster | None = None,
 ) -> dict[str, Result]:
     """Runs what the ledger does not already have; returns all results by task id.
 
@@ -89,6 +100,7 @@ def execute(
     `settle` makes what finished tasks wrote durable, before the ledger has them: once a second, so that nothing waits for it.
     Without it the ledger has them at once, and the tasks that it misses after a kill are among the first `UNNOTED_EACH` * jobs
     that it misses (with one job the first).
+    With a `cluster` its workers run the tasks, instead of this machine.
     After an error or Ctrl-C running tasks are stopped at their next batch, finished ones stay in the ledger.
     """
     progress = progress or Silent()
@@ -115,7 +127,7 @@ def execute(
         noted = time.monotonic()
         jobs = max(1, min(jobs, len(todo)))
         ahead = len(todo) if settle else UNNOTED_EACH * jobs
-        for done in _run(todo, jobs, processes, progress, ahead):
+        for done in cluster.run(todo, progress) if cluster and todo else _run(todo, jobs, processes, progress, ahead):
             for task, result in done:
                 results[task.id] = result
                 finished.append(task)
@@ -141,9 +153,6 @@ WAITING = "waiting for the disk"
 def _place(task: Task) -> str:
     """What a task works on, for a person."""
     return task.id.partition(":")[0].removesuffix(".h5")
-
-
-Done = list[tuple[Task, Result]]
 
 
 def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress, ahead: int) -> Iterator[Done]:

@@ -148,6 +148,12 @@ file_options = chain(
 
 ID_FILES = (".npy", ".uid")
 
+cluster_option = chain(
+    click.option(
+        "--cluster", metavar="dask://HOST:PORT", help="Let the workers of a Dask cluster do it; they must see STORE and OUT."
+    )
+)
+
 selection_options = chain(
     click.option("-c", "--collection", metavar="NAME", multiple=True, help="Only this collection; a glob is fine; repeatable."),
     click.option("-p", "--partition", metavar="TAG", multiple=True, help="Only this partition; a glob is fine; repeatable."),

@@ -18,6 +18,7 @@ from ..model import Source
 from .command import Command, OutFolder, SourcePath
 from .common import (
     bucket_costs,
+    cluster_option,
     file_options,
     is_chosen,
     is_typed,
@@ -91,6 +92,7 @@ from .inspect import several
 @click.option(
     "--jobs", type=click.IntRange(1, 64), default=None, metavar="N", help="Tasks at the same time. [default: cores, at most 4]"
 )
+@cluster_option
 @file_options
 @selection_options
 @store_options
@@ -179,6 +181,7 @@ def _export(path: str, out: str, chosen: Any, silent: bool, options: Mapping[str
             "no_sync",
             "lost_ids",
             "jobs",
+            "cluster",
         )
     }
     given = open_given(path, **o)
@@ -193,6 +196,7 @@ def _export(path: str, out: str, chosen: Any, silent: bool, options: Mapping[str
         jobs=own["jobs"] or min(4, os.cpu_count() or 1),
         resume=own["resume"],
         progress=progress(silent),
+        cluster=own["cluster"],
     )
     told = verdict(
         report.rows, report.findings, f"{'was' if report.rows == 1 else 'were'} exported", log_rows=_log_rows(opened)

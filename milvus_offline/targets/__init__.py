@@ -27,6 +27,8 @@ from ..transfer import Progress, Result, Task
 class ExportTarget(Protocol):
     """Files in a folder: a target of `export`. Turns a source into tasks, and closes the work when they are done."""
 
+    out: Path
+    """The folder, or the place in a bucket."""
     processes: bool
     """Whether its tasks hold the interpreter and so want processes rather than threads."""
     sync: bool
