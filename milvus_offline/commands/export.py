@@ -161,7 +161,7 @@ def _places(paths: Sequence[str], out: str) -> list[str]:
 
 def _export(path: str, out: str, chosen: Any, silent: bool, options: Mapping[str, Any], **o: Any) -> tuple[dict[str, Any], Any]:
     """The document of one export, and what shows it on a screen."""
-    from ..export import run_export
+    from ..exporting import run_export
     from ..report import attention_sums, end, needs_attention, places_of, verdict
     from ..selection import SelectedSource
     from ..targets import open_export

@@ -32,7 +32,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..load import LoadReport
+    from ..loading import LoadReport
     from ..text import Places, Screen
 
 
@@ -219,7 +219,7 @@ def command(
     (Milvus 2.x, 3.x, Zilliz Cloud), milvus1:PATH (a new store of Milvus 1.1.1, never an existing one) or milvus1://host:port
     (a running Milvus 0.10 or 1.x).
     """
-    from ..load import run_load
+    from ..loading import run_load
     from ..report import attention_sums, places_of
     from ..selection import SelectedSource
     from ..targets import open_target

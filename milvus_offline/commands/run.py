@@ -101,7 +101,7 @@ def _dry_run(task: DmTask, source: Source, target: str) -> dict[str, Any]:
 
 
 def _export(task: DmTask, source: Source, o: dict[str, Any], silent: bool) -> tuple[dict[str, Any], int]:
-    from ..export import run_export
+    from ..exporting import run_export
     from ..milvusdm import dm_layout, export_folder, write_yamls
     from ..report import amount, needs_attention, size
     from ..targets.hdf5 import Hdf5Export
@@ -127,7 +127,7 @@ def _export(task: DmTask, source: Source, o: dict[str, Any], silent: bool) -> tu
 
 
 def _load(task: DmTask, source: Source, target: str, o: dict[str, Any], silent: bool) -> tuple[dict[str, Any], int]:
-    from ..load import run_load
+    from ..loading import run_load
     from ..targets import open_target, options_of
     from .load import report_lines
 

@@ -114,11 +114,11 @@ def _verify(path: str, **o: Any) -> tuple[dict[str, Any], Places, dict[str, Any]
 def _verify_export(
     path: str, *, against: str | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
+    from ..checking import check_export
     from ..errors import MilvusOfflineError, UsageError
     from ..report import places_of, source_document
     from ..sources.export import open_export
     from ..text import Places, count
-    from ..verify import check_export
 
     if sample != 1.0:
         raise UsageError("--sample goes with a store; an export is always read through")

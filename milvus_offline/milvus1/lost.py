@@ -33,7 +33,7 @@ def lost_ids(store: Store) -> Iterator[tuple[str, str, Ids]]:
             ]
             if not held:
                 continue
-            there = [b.ids.copy() for b in collection[partition.tag].batches()]
+            there = [b.ids for b in collection[partition.tag].batches()]
             wanted = np.concatenate(held)
             lost = wanted[~np.isin(wanted, np.concatenate(there))] if there else wanted
             if len(lost):

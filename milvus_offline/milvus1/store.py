@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -62,10 +64,13 @@ class Partition:
         """Bytes of vectors and ids in segment files (deleted rows included) and in the log."""
         return sum(p.bytes for p in (*self.segments, *self.log))
 
-    def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
-        """All live rows; ids int64 [n], vectors float32 [n, d] or uint8 [n, d/8]. Arrays are overwritten by the next batch."""
+    def batches(self, max_bytes: int = BATCH_BYTES, *, copy: bool = True) -> Iterator[Batch]:
+        """All live rows; ids int64 [n], vectors float32 [n, d] or uint8 [n, d/8].
+
+        With `copy=False`, which is faster, the arrays of a batch are overwritten by the next one.
+        """
         for piece in self.pieces:
-            yield from piece.batches(max_bytes)
+            yield from map(_kept, piece.batches(max_bytes)) if copy else piece.batches(max_bytes)
 
     def read(self, limit: int | None = None) -> Batch:
         """The live rows (the first `limit` of them) as arrays of their own. Without a limit all must fit in memory.
@@ -81,7 +86,7 @@ class Partition:
             {a.name: np.zeros(rows, a.dtype) for a in self.schema.attributes},
         )
         done = 0
-        for batch in self.batches():
+        for batch in self.batches(copy=False):
             take = min(len(batch.ids), rows - done)
             result.ids[done : done + take] = batch.ids[:take]
             result.vectors[done : done + take] = batch.vectors[:take]
@@ -91,6 +96,33 @@ class Partition:
             if done == rows:
                 break
         return result
+
+    def head(self, n: int = 5) -> Batch:
+        """The first `n` live rows, see `read`."""
+        return self.read(n)
+
+    def to_arrow(self) -> Any:
+        """All live rows as a pyarrow.Table, see `to_reader`, which streams them. All must fit in memory."""
+        return self.to_reader().read_all()
+
+    def to_pandas(self, limit: int | None = None) -> Any:
+        """The live rows (the first `limit` of them) as a pandas.DataFrame: `id`, `vector` (an array a row), attributes."""
+        import pandas as pd
+
+        batch = self.read(limit)
+        return pd.DataFrame({"id": batch.ids, "vector": list(batch.vectors), **batch.attributes})
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """(id, vector) of each live row, for looking at some; many are faster by `batches`."""
+        for batch in self.batches(copy=False):
+            for i, vector in zip(batch.ids.tolist(), batch.vectors, strict=True):
+                yield i, vector.copy()
 
     def to_reader(self, batch_rows: int | None = None, *, with_name: bool = False) -> Any:
         """All live rows as a pyarrow.RecordBatchReader, streamed (engines.arrow); `with_name` adds a column `partition`."""
@@ -147,7 +179,10 @@ class Collection(Mapping[str, Partition]):
         return sum(p.bytes for p in self.partitions)
 
     def __getitem__(self, name: str) -> Partition:
-        return next((p for p in self.partitions if p.name == name), None) or _missing(name)
+        for partition in self.partitions:
+            if partition.name == name:
+                return partition
+        raise UnknownName("partition", name, list(self))
 
     def __iter__(self) -> Iterator[str]:
         return (p.name for p in self.partitions)
@@ -188,10 +223,34 @@ class Collection(Mapping[str, Partition]):
         chosen = self.partitions if partitions is None else [self[name] for name in partitions]
         return search(self.schema, chosen, queries, k, jobs=jobs, opened=self._opened)
 
-    def batches(self, max_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+    def batches(self, max_bytes: int = BATCH_BYTES, *, copy: bool = True) -> Iterator[Batch]:
         """All live rows of all partitions, see Partition.batches."""
         for partition in self.partitions:
-            yield from partition.batches(max_bytes)
+            yield from partition.batches(max_bytes, copy=copy)
+
+    def head(self, n: int = 5) -> Batch:
+        """The first `n` live rows of its partitions together."""
+        parts, left = [], n
+        for partition in self.partitions:
+            parts.append(partition.read(left))
+            left -= len(parts[-1].ids)
+        names = [a.name for a in self.schema.attributes]
+        return Batch(
+            np.concatenate([b.ids for b in parts]),
+            np.concatenate([b.vectors for b in parts]),
+            {name: np.concatenate([b.attributes[name] for b in parts]) for name in names},
+        )
+
+    def to_arrow(self) -> Any:
+        """All live rows as a pyarrow.Table with a column `partition`, see `to_reader`."""
+        return self.to_reader().read_all()
+
+    def to_pandas(self) -> Any:
+        """All live rows as a pandas.DataFrame with a column `partition`, see Partition.to_pandas."""
+        import pandas as pd
+
+        frames = [p.to_pandas().assign(partition=p.name) for p in self.partitions]
+        return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
 
     def to_reader(self, batch_rows: int | None = None, *, with_name: bool = True) -> Any:
         """All live rows of all partitions, with the column `partition`, see Partition.to_reader."""
@@ -203,13 +262,43 @@ class Collection(Mapping[str, Partition]):
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.to_reader().__arrow_c_stream__(requested_schema)
 
+    def _repr_html_(self) -> str:
+        rows = [(p.name, p.rows, p.deleted, p.wal_rows) for p in self.partitions]
+        head = f"<p><b>{html.escape(printable(self.name))}</b>: {html.escape(repr(self)[1:-1].partition(': ')[2])}</p>"
+        return head + _table(["partition", "rows", "deleted", "in the log"], rows)
+
     def __repr__(self) -> str:
         s = self.schema
         return f"<Collection {s.name!r}: {s.vector_type.value} {s.dimension}, {s.metric_type}, {self.rows:,} rows>"
 
 
-def _missing(name: str) -> Any:
-    raise KeyError(name)
+class UnknownName(KeyError):
+    """A collection or partition that there is not; the message names those that are like it."""
+
+    def __init__(self, what: str, name: object, there: Sequence[str]) -> None:
+        super().__init__(name)
+        near = difflib.get_close_matches(str(name), there, 3, 0.5)
+        known = ", ".join(map(repr, there[:20])) + (", …" if len(there) > 20 else "")
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {known or 'none'}"
+        self._message = f"no {what} {name!r}; {hint}"
+
+    def __str__(self) -> str:
+        return self._message
+
+
+def _kept(batch: Batch) -> Batch:
+    """A batch of its own, which the next one does not overwrite."""
+    return Batch(batch.ids.copy(), batch.vectors.copy(), {k: v.copy() for k, v in batch.attributes.items()})
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table for a notebook; every name is escaped."""
+
+    def line(cells: Sequence[object], tag: str) -> str:
+        shown = (f"{c:,}" if isinstance(c, int) else html.escape(printable(c)) for c in cells)
+        return "<tr>" + "".join(f"<{tag} style='text-align:left'>{c}</{tag}>" for c in shown) + "</tr>"
+
+    return f"<table>{line(head, 'th')}{''.join(line(r, 'td') for r in rows)}</table>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +316,10 @@ class Store(Mapping[str, Collection]):
     replay: Replay | None = None
 
     def __getitem__(self, name: str) -> Collection:
-        return next((c for c in self.collections if c.name == name), None) or _missing(name)
+        for collection in self.collections:
+            if collection.name == name:
+                return collection
+        raise UnknownName("collection", name, list(self))
 
     def __iter__(self) -> Iterator[str]:
         return (c.name for c in self.collections)
@@ -260,6 +352,20 @@ class Store(Mapping[str, Collection]):
                         digest.update(f"{file.number} {status.st_size} {status.st_mtime_ns}".encode())
                     digest.update(rows.spans.tobytes() + rows.dead.tobytes() + rows.first.to_bytes(8, "little"))
         return digest.hexdigest()
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                c.name,
+                c.rows,
+                len(c.partitions),
+                f"{c.schema.vector_type.value} {c.schema.dimension}",
+                c.schema.metric_type or "",
+            )
+            for c in self.collections
+        ]
+        head = f"<p>Milvus store <code>{html.escape(printable(self.path))}</code>: {self.rows:,} rows</p>"
+        return head + _table(["collection", "rows", "partitions", "vectors", "metric"], rows)
 
     def __repr__(self) -> str:
         lines = [f"<Store {str(self.path)!r}: {len(self)} collection{'' if len(self) == 1 else 's'}, {self.rows:,} rows>"]

@@ -26,7 +26,7 @@ from support.milvus_server import Unavailable, shared_server
 from milvus_offline import targets
 from milvus_offline.errors import MilvusOfflineError, UsageError
 from milvus_offline.ledger import Ledger
-from milvus_offline.load import LoadReport, run_load
+from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.model import Schema
 from milvus_offline.targets import SCHEMES, defaults_of, open_target, scheme_of
 

@@ -14,7 +14,7 @@ from support.milvus_proxy import MilvusProxy, milvus_proxy
 from support.milvus_server import S3_BUCKET, MilvusServer, shared_milvus
 
 from milvus_offline.errors import MilvusOfflineError, TargetError, UsageError
-from milvus_offline.load import LoadReport, run_load
+from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.targets import open_target
 from milvus_offline.targets.milvus import bulk, imports
 

@@ -25,7 +25,7 @@ from support.milvus_server import MilvusServer, Unavailable, shared_server
 from support.real import STORES, copy_store, truth
 
 from milvus_offline.errors import TargetError, UsageError
-from milvus_offline.load import LoadReport, run_load
+from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.model import Schema, Severity, SourceCollection, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
 from milvus_offline.targets import open_target

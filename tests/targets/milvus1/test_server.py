@@ -18,7 +18,7 @@ from support.real import STORES, truth
 
 from milvus_offline import cli
 from milvus_offline.errors import TargetError, UsageError
-from milvus_offline.load import LoadReport, run_load
+from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.model import IndexSpec, Schema, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
 from milvus_offline.targets import open_target

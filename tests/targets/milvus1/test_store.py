@@ -25,7 +25,7 @@ from support.real import STORES, truth
 
 from milvus_offline import cli
 from milvus_offline.errors import DamageError, TargetError, UsageError
-from milvus_offline.load import run_load
+from milvus_offline.loading import run_load
 from milvus_offline.manifest import LEDGER
 from milvus_offline.milvus1.catalog.write import MYSQL_SCHEMA, date_of, is_server_path
 from milvus_offline.milvus1.opening import Store, open_store
