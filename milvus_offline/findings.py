@@ -293,6 +293,19 @@ SECTIONS = (
                 "Rows or deletions that only the log holds, or lost rows that were found in it. They are applied.",
             ),
             Code("wal-not-replayed", (WARNING,), "`--no-wal` left these rows out."),
+            Code(
+                "wal-lacks-rows",
+                (WARNING,),
+                "The catalog tells of unflushed rows, and the log holds none of them: emptied, cut, or another server's.",
+                "`--wal` names the right one.",
+            ),
+            Code(
+                "flush-lsn-wrong",
+                (WARNING,),
+                "The catalog says that the log was flushed up to a place where no record ends: damaged, or another's log.",
+                "`--wal` names the right log.",
+            ),
+            Code("wal-cut", (ERROR,), "A file of the log ends although more would have fitted; what stood there is lost."),
             Code("wal-missing", (WARNING,), "The catalog tells of unflushed rows, and there is no log. `--wal`"),
             Code(
                 "wal-disabled",

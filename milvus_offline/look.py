@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .errors import UsageError
 from .fileio import explained, printable
 from .milvus1.segment.files import Segment
-from .milvus1.wal.log import LogRows
+from .milvus1.wal.rows import LogRows
 from .model import Array, Batch, Piece, Schema, SourceCollection, VectorType
 from .search import find_rows
 

@@ -236,7 +236,7 @@ def _next(path: str, out: str, options: Sequence[str]) -> list[list[str]]:
 
 
 def _log_rows(source: Any) -> int:
-    from ..milvus1.wal.log import LogRows
+    from ..milvus1.wal.rows import LogRows
 
     pieces = (x for c in source.collections for p in c.partitions for x in p.pieces)
     return sum(x.rows for x in pieces if isinstance(x, LogRows))

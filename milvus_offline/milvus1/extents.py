@@ -11,7 +11,7 @@ from ..fileio import is_remote
 from ..model import Piece
 from .layout import ID, LENGTH
 from .segment.files import DeadRows, Segment, read_header
-from .wal.log import LogRows
+from .wal.rows import LogRows
 
 _WINDOW = 1 << 20
 """Rows looked at in one go."""

@@ -143,7 +143,7 @@ def _select_table(
         if row.file_type in _RAW_TYPES and row.file_id != row.segment_id:
             choice = _repair_race(table_id, row, disk, findings)
             choices.append(choice)
-            raced.add(choice.segment_id)
+            raced.update((choice.segment_id, row.segment_id))  # an index that was built since is of the row's own folder
             if choice.segment_id != row.segment_id:
                 victim = Leftover("orphans", table_id, row.segment_id, "its catalog row was overwritten by another segment's")
                 leftovers.append(victim)

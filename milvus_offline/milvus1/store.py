@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from ..search import Found, Hits
     from ..search.blocks import Opened
     from .segment.rawfile import LegacyRawFile
-    from .wal.log import Log, LogRows
+    from .wal.log import Log
     from .wal.outcome import Replay
+    from .wal.rows import LogRows
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,6 +56,7 @@ class File:
     file_id: str
     type: int
     rows: int = 0
+    size: int = 0
 
     @property
     def is_raw(self) -> bool:
@@ -70,6 +71,7 @@ class Table:
     owner: str
     tag: str
     flush_lsn: int
+    created_on: int
     state: int = 0
     unrecorded: int = 0
     """LSN of a flush whose rows are in segments while `flush_lsn` is still the old one: the crash between T1 and T2."""
@@ -149,6 +151,8 @@ class Server:
         self.fuse = 0
         self.trap: tuple[str, ...] = ()
         """Steps behind which it dies once the fuse is short."""
+        self.skipped: dict[tuple[str, str], set[int]] = {}
+        """Ids of deletes that a recovery passed over, by collection and tag: the collection was flushed, the partition not."""
         self.story: list[str] = []
         self._number = 0
         self._salt = 0
@@ -167,6 +171,10 @@ class Server:
         self._number += 1
         return str(1_700_000_000_000_000_000 + 1000 * self._number)
 
+    def now(self) -> int:
+        """µs; no two moments are equal, and ids are moments (§1.2)."""
+        return int(self.new_id()) // 1000
+
     def alive(self) -> list[Table]:
         owners = {t.table_id for t in self.tables if not t.owner and not t.state}
         return [t for t in self.tables if not t.state and (not t.owner or t.owner in owners)]
@@ -176,6 +184,13 @@ class Server:
 
     def segment(self, file: File) -> Segment:
         return self.folders[file.table_id, file.segment_id]
+
+    def begun(self, file: File) -> None:
+        """A row of TableFiles was inserted."""
+
+    def update(self, file: File, type: int, rows: int) -> None:
+        """A flush or merge has written the segment of this row of TableFiles."""
+        file.type, file.rows, file.size = type, rows, rows * (4 * DIMENSION + 8)
 
     def flush_lsns(self) -> dict[tuple[str, str], int]:
         return {t.key: t.flush_lsn for t in self.alive()}
@@ -193,13 +208,13 @@ class Server:
         collection = self.rng.choice(NAMES)
         known = {t.table_id for t in self.tables}
         if collection not in known:
-            self.tables.append(Table(collection, "", "", self.log.acknowledged))
+            self.tables.append(Table(collection, "", "", self.log.acknowledged, self.now()))
             self.tick(f"create {collection}")
             return
         tag = self.rng.choice(TAGS)
         live = self.flush_lsns()
         if (collection, "") in live and (collection, tag) not in live:
-            self.tables.append(Table(self.new_id(), collection, tag, self.log.acknowledged))
+            self.tables.append(Table(self.new_id(), collection, tag, self.log.acknowledged, self.now()))
             self.tick(f"create {collection}/{tag}")
 
     def insert(self, *, acknowledge: bool = True, apply: bool = True) -> None:
@@ -250,6 +265,7 @@ class Server:
                 add_to_memory(table.memory, record.rows, self.new_id)
                 for segment in table.memory[known:]:
                     self.files.append(File(table.table_id, segment.id, segment.id, NEW))
+                    self.begun(self.files[-1])
                     self.folders[table.table_id, segment.id] = Segment(segment.id)
                 table.lsn = record.lsn
             elif record.rows is None and table.collection == record.collection and record.tag in ("", table.tag):
@@ -292,8 +308,9 @@ class Server:
             torn.rows, torn.written = segment.live, True
             self.tick(f"{segment.id} written")
         wanted = self.rng.choice((RAW, RAW, TO_INDEX))
-        for file in self.raw_files(table, NEW):
-            file.type, file.rows = wanted, len(self.segment(file).rows)
+        for segment in table.memory:
+            for file in [f for f in self.files if (f.table_id, f.segment_id, f.type) == (table.table_id, segment.id, NEW)]:
+                self.update(file, wanted, len(segment.live))
         if any(s.live for s in table.memory):
             table.unrecorded = lsn
         table.memory, table.pending, table.lsn = [], set(), 0
@@ -323,6 +340,7 @@ class Server:
         target = Segment(self.new_id())
         file = File(table.table_id, target.id, target.id, NEW_MERGE)
         self.files.append(file)
+        self.begun(file)
         self.tick(f"{why}: {target.id} begun")
         self.folders[table.table_id, target.id] = target
         everything = [r for s in sources for r in self.segment(s).live]
@@ -334,8 +352,7 @@ class Server:
         for old in self.files:
             if old.table_id == table.table_id and old.segment_id in gone:
                 old.type = TO_DELETE
-        file.rows = len(everything)
-        file.type = self.rng.choice((RAW, TO_INDEX)) if everything or why == "merge" else TO_DELETE
+        self.update(file, self.rng.choice((RAW, TO_INDEX)) if everything or why == "merge" else TO_DELETE, len(everything))
         self.tick(f"{why}: sources put aside")
 
     def make_index(self) -> None:
@@ -444,6 +461,7 @@ class Server:
             self.log.position = number << 32
         else:
             replayed = list(read_log(self.log.files, start, applied))
+            self.skipped = self.passed_over()
             self._forget(start >> 32)
             self.log.position = applied
             for record in replayed:
@@ -451,6 +469,18 @@ class Server:
         self.log.acknowledged = applied
         self.tick("replayed")
         self.flush()
+
+    def passed_over(self) -> dict[tuple[str, str], set[int]]:
+        """Ids of deletes that recoveries have passed over, and the next one would: a delete without a tag is tested against the
+        collection's flush_lsn only, and a partition may have been flushed before (§5.7)."""
+        lsns = self.flush_lsns()
+        result = {key: set(ids) for key, ids in self.skipped.items()}
+        for record in read_log(self.log.files, *self.window()):
+            if record.rows is None and record.tag == "" and record.lsn <= lsns.get((record.collection, ""), 0):
+                for table in self.alive():
+                    if table.collection == record.collection and table.flush_lsn < record.lsn:
+                        result.setdefault(table.key, set()).update(record.ids)
+        return result
 
     def _forget(self, below: int) -> None:
         self.log.files = {n: data for n, data in self.log.files.items() if n >= below}
@@ -503,14 +533,15 @@ class Server:
         """Writes the store as the server has left it."""
         b = StoreBuilder(folder)
         for table in self.tables:
+            columns = {"state": table.state, "flush_lsn": table.flush_lsn, "created_on": table.created_on}
             if table.owner:
-                b.partition(table.owner, table.tag, table_id=table.table_id, state=table.state, flush_lsn=table.flush_lsn)
+                b.partition(table.owner, table.tag, table_id=table.table_id, **columns)
             else:
-                b.collection(table.table_id, state=table.state, flush_lsn=table.flush_lsn)
+                b.collection(table.table_id, **columns)
         for (table_id, segment_id), segment in self.folders.items():
             self._render_segment(b, table_id, segment_id, segment)
         for file in self.files:
-            b.file(file.table_id, file.segment_id, file.type, file_id=file.file_id, row_count=file.rows)
+            b.file(file.table_id, file.segment_id, file.type, file_id=file.file_id, row_count=file.rows, file_size=file.size)
         b.global_lsn = self.global_lsn
         b.wal = self.log
         return b.write(checkpoint=self.rng.random() < 0.5)

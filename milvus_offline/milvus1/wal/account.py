@@ -24,6 +24,8 @@ from .table import IDS_CHUNK, LoggedTable
 
 _READ = 4 << 20
 """Bytes of vectors read at a time."""
+_SEARCHED = 1 << 24
+"""Ids of segments, the newest first, among which rows are sought that deletes in the log should have removed."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -94,7 +96,8 @@ def account(table: LoggedTable, segments: Sequence[Segment], until: int, *, race
     known, first, place, counts = np.unique(ids, return_index=True, return_inverse=True, return_counts=True)
     wanted = np.bincount(place[~gone], minlength=len(known))
     stored, found = _find(segments, known, wanted, everything=raced)
-    certain = counts == 1
+    unflushed = np.concatenate([np.empty(0, ID), *table.log_rows().ids_only(IDS_CHUNK)])
+    certain = (counts == 1) & ~np.isin(known, unflushed)  # else the row in the segment may be another one
     for number, segment in enumerate(stored.segments):
         places = stored.place[(stored.segment == number) & (stored.place >= 0)]
         if len(places := places[certain[places]]):
@@ -109,15 +112,25 @@ def account(table: LoggedTable, segments: Sequence[Segment], until: int, *, race
     return result
 
 
+def hashes_with_ids(segments: Sequence[Segment], ids: Ids) -> Hashes:
+    """The hashes of stored rows, deleted ones too, that have one of these ids (sorted, each once)."""
+    return _find(segments, ids, np.ones(len(ids), np.int64), everything=False)[0].hashes()
+
+
 def _find(segments: Sequence[Segment], known: Ids, wanted: Ids, *, everything: bool) -> tuple[_Stored, Ids]:
-    """The rows whose id is one of the `known`, or all, and how often each id is live. The newest segments come first, and once
-    every id is there as often as `wanted` the search ends: what the log still holds was written not long ago."""
+    """The rows whose id is one of the `known`, or all, and how often each id is live.
+
+    The newest segments come first: what the log still holds was written not long ago. In a large store the search ends once
+    every id is there as often as `wanted`, unless one is there more often.
+    """
     order = sorted(segments, key=lambda s: (len(s.id), s.id), reverse=True)
     found = np.zeros(len(known), np.int64)
     parts: list[tuple[Array, ...]] = [tuple(np.empty(0, t) for t in (np.int64, np.int64, ID, np.bool_, np.int64))]
+    searched = 0
     for number, segment in enumerate(order):
-        if not everything and (found >= wanted).all():
+        if not everything and searched > _SEARCHED and (found == wanted).all():
             break
+        searched += segment.stored
         offsets, ids, place = _hits(segment, known, everything)
         live = ~segment.is_dead(offsets)
         parts.append((np.full(len(ids), number), offsets, ids, live, place))

@@ -1,4 +1,4 @@
-"""The write-ahead log: files, records, and pieces that read rows out of it (FORMAT §5.1-5.5), written too.
+"""The write-ahead log: its files and records, read and written (FORMAT §5.1-5.5).
 
 A record is a 21-byte header (LSN, type, lengths), collection, tag, ids, vectors. Its LSN is file number << 32 | end offset, so
 every record checks itself. Types were renumbered in 0.9: the shape decides, the number only has to agree with one numbering.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import struct
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -22,11 +21,10 @@ import numpy.typing as npt
 from ... import fileio
 from ...errors import DamageError
 from ...findings import Findings
-from ...model import BATCH_BYTES, Array, Batch, Finding, Schema, Severity, VectorType, buffer
+from ...model import Finding, Schema, Severity, VectorType
 from ..layout import ID, WAL_HEADER, WAL_META, WAL_META_STRUCT, WAL_SUFFIX
-from ..segment.files import DeadRows
 
-_WINDOW = 1 << 18
+WINDOW = 1 << 18
 """Bytes read at a time while walking over headers."""
 
 _LEAST_RECORD = WAL_HEADER.size + 1 + ID.itemsize
@@ -116,13 +114,13 @@ def open_log(folder: Path) -> Log:
     return Log(folder, tuple(files), acknowledged, torn)
 
 
-class _Reader:
+class Reader:
     """Random access to one file through a window, so that small records cost no system call each."""
 
     def __init__(self, file: LogFile) -> None:
         self.file = file
         self.fd = fileio.open_read(file.path)
-        self._buffer = bytearray(min(_WINDOW, file.size))
+        self._buffer = bytearray(min(WINDOW, file.size))
         self._first = self._last = 0
 
     def close(self) -> None:
@@ -142,7 +140,7 @@ class _Reader:
         return memoryview(self._buffer)[offset - self._first : offset - self._first + length]
 
 
-def _parse(reader: _Reader, start: int) -> Record | None:
+def parse_record(reader: Reader, start: int) -> Record | None:
     """The record at `start`, or None when what stands there is not a whole record (§5.4 self check)."""
     number, size = reader.file.number, reader.file.size
     head = reader.get(start, WAL_HEADER.size)
@@ -173,7 +171,7 @@ def _parse(reader: _Reader, start: int) -> Record | None:
 
 
 def _parse_attributes(
-    reader: _Reader, at: int, plain_bytes: int, end: int
+    reader: Reader, at: int, plain_bytes: int, end: int
 ) -> tuple[int, tuple[tuple[bytes, int, int], ...]] | None:
     head = reader.get(at, 4)
     if head is None:
@@ -230,22 +228,24 @@ class Walk:
         if not file.size and not limit:
             return
         try:
-            reader = _Reader(file)
+            reader = Reader(file)
         except OSError as e:
             self._note(Severity.ERROR, "wal-unreadable", file, f"cannot be read: {e.strerror}")
             return
         try:
             while position < limit:
-                record = _parse(reader, position)
+                record = parse_record(reader, position)
                 if record is None:
                     found = _next_record(reader, position + 1, min(limit, file.size))
                     behind = found if found is not None else min(limit, file.size)
-                    if behind - position >= _LEAST_RECORD and (found is not None or not may_be_torn):
+                    zeros = _begins_with_zeros(reader, position)
+                    if behind - position >= _LEAST_RECORD and (found is not None or not may_be_torn or zeros):
+                        what = "begin with zeros, which no server writes" if zeros else "hold no complete record"
                         self._note(
                             Severity.ERROR,
                             "wal-torn",
                             file,
-                            f"bytes {position} to {behind} hold no complete record; the rows in them cannot be recovered",
+                            f"bytes {position} to {behind} {what}; the rows in them cannot be recovered",
                         )
                     if found is None:
                         if limit > file.size:
@@ -281,12 +281,18 @@ class Walk:
             self.findings.append(finding)
 
 
-def _next_record(reader: _Reader, position: int, limit: int) -> int | None:
+def _begins_with_zeros(reader: Reader, position: int) -> bool:
+    """Whether zeros stand where a record should begin: not the first part of one, for its LSN is never 0 (§5.3)."""
+    head = reader.get(position, WAL_HEADER.size)
+    return head is not None and not any(head)
+
+
+def _next_record(reader: Reader, position: int, limit: int) -> int | None:
     """Offset of the next complete record in position..limit. Candidates carry the file's number in the LSN's upper half."""
     number = _U4.pack(reader.file.number)
-    step = _WINDOW - 32
+    step = WINDOW - 32
     while position + WAL_HEADER.size <= limit:
-        count = min(_WINDOW, limit - position)
+        count = min(WINDOW, limit - position)
         window = reader.get(position, count)
         if window is None:
             return None
@@ -295,182 +301,13 @@ def _next_record(reader: _Reader, position: int, limit: int) -> int | None:
         while at >= 4:
             start = position + at - 4
             end = _U4.unpack_from(chunk, at - 4)[0]
-            if start + WAL_HEADER.size < end <= limit and _parse(reader, start) is not None:
+            if start + WAL_HEADER.size < end <= limit and parse_record(reader, start) is not None:
                 return start
             at = chunk.find(number, at + 1)
-        if count < _WINDOW:
+        if count < WINDOW:
             return None
         position += step
     return None
-
-
-# Rows out of the log -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LogRows:
-    """The rows that some insert records of one table hold, in the log's order; a piece of its partition.
-
-    `spans` is uint64 [k, 3]: file number, first and last byte of runs of adjacent records of the same table; deletes inside are
-    passed over. `dead` are row numbers (counted over all inserts of the spans) that later deletes removed; rows before
-    `first` are in a segment already.
-    """
-
-    id: str
-    schema: Schema
-    files: tuple[LogFile, ...]
-    spans: npt.NDArray[np.uint64]
-    inserted: int
-    dead: npt.NDArray[np.int64]
-    first: int = 0
-
-    @property
-    def rows(self) -> int:
-        return self.inserted - self.first - len(self.dead)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of vectors and ids of the live rows."""
-        return self.rows * (self.schema.row_bytes + ID.itemsize)
-
-    def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
-        """Rows in the log's order; see model.Piece."""
-        dead = None
-        if len(self.dead):
-            dead = DeadRows(self.inserted)
-            dead.add(self.dead)
-        step = max(1, max_bytes // self.schema.row_bytes)
-        ids = np.empty(step, ID)
-        vectors = buffer((step, self.schema.width), self.schema.dtype)
-        names = [a.name for a in self.schema.attributes]
-        attributes = {a.name: np.zeros(step, a.dtype) for a in self.schema.attributes}
-        filled = number = 0
-        for record, count, reader in self._inserts():
-            rows = record.rows * count
-            done = min(rows, max(0, self.first - number))
-            number += done
-            run = _run(reader, record, count, self.schema) if count > 1 else None
-            while done < rows:
-                take = min(rows - done, step - filled)
-                place = slice(filled, filled + take)
-                if run is not None:
-                    ids[place], vectors[place] = run[0][done : done + take], run[1][done : done + take]
-                else:
-                    _read(reader.fd, ids[place], record.ids_at + 8 * done, record)
-                    _read(reader.fd, vectors[place], record.data_at + done * self.schema.row_bytes, record)
-                for name in names:
-                    _read_attribute(reader.fd, record, name, done, attributes[name][place])
-                kept = take
-                if dead is not None:
-                    alive = np.flatnonzero(~dead.window(number, number + take))
-                    kept = len(alive)
-                    if kept < take:
-                        for column in (ids, vectors, *attributes.values()):
-                            column[filled : filled + kept] = column[place][alive]
-                if start:
-                    dropped = min(start, kept)
-                    start -= dropped
-                    if kept > dropped and dropped:
-                        for column in (ids, vectors, *attributes.values()):
-                            column[filled : filled + kept - dropped] = column[filled + dropped : filled + kept].copy()
-                    kept -= dropped
-                filled += kept
-                number += take
-                done += take
-                if filled == step:
-                    yield Batch(ids, vectors, attributes)
-                    filled = 0
-        if filled:
-            yield Batch(ids[:filled], vectors[:filled], {n: a[:filled] for n, a in attributes.items()})
-
-    def ids_only(self, max_rows: int) -> Iterator[npt.NDArray[np.int64]]:
-        """The ids of all inserted rows, dead ones too, in chunks."""
-        for record, count, reader in self._inserts():
-            if count > 1:
-                yield _run(reader, record, count, self.schema)[0]
-                continue
-            for done in range(0, record.rows, max_rows):
-                ids = np.empty(min(max_rows, record.rows - done), ID)
-                _read(reader.fd, ids, record.ids_at + 8 * done, record)
-                yield ids
-
-    def places(self) -> Iterator[tuple[str, int, int, int]]:
-        """(file, byte of the ids, byte of the vectors, rows) of each insert record, dead rows and those before `first` too."""
-        for record, count, reader in self._inserts():
-            size = record.end - record.start
-            for n in range(count):
-                yield reader.file.path, record.ids_at + n * size, record.data_at + n * size, record.rows
-
-    def _inserts(self) -> Iterator[tuple[Record, int, _Reader]]:
-        """Insert records; equal ones in a row, but for ids and vectors, as the first of them and their number."""
-        readers: dict[int, _Reader] = {}
-        by_number = {f.number: f for f in self.files}
-        try:
-            for number, first, last in self.spans.tolist():
-                if number not in readers:
-                    for reader in readers.values():
-                        reader.close()
-                    readers = {number: _Reader(by_number[number])}
-                position, size = first, 0
-                while position < last:
-                    record = _parse(readers[number], position)
-                    if record is None:
-                        raise DamageError(by_number[number].path, "the record is gone; did the log change?", offset=position)
-                    before, size = size, record.end - position
-                    count = _run_length(readers[number], record, last) if size == before else 1
-                    if record.data_bytes:
-                        yield record, count, readers[number]
-                    position += count * size
-        finally:
-            for reader in readers.values():
-                reader.close()
-
-
-def _run_length(reader: _Reader, record: Record, last: int) -> int:
-    """How many records from `record` on, up to the byte `last`, differ in their LSN, ids and vectors only."""
-    size = record.end - record.start
-    count = min(last - record.start, _WINDOW) // size
-    if count < 2 or record.attributes:
-        return 1
-    window = reader.get(record.start, count * size)
-    if window is None:
-        return 1
-    octets = np.frombuffer(window, np.uint8).reshape(count, size)
-    lsns = octets[:, :8].copy().view("<u8")[:, 0]
-    head = record.ids_at - record.start
-    same = lsns == np.uint64(record.lsn) + np.arange(count, dtype=np.uint64) * np.uint64(size)
-    same &= (octets[:, 8:head] == octets[0, 8:head]).all(axis=1)
-    return count if same.all() else int(np.argmin(same))
-
-
-def _run(reader: _Reader, record: Record, count: int, schema: Schema) -> tuple[npt.NDArray[np.int64], Array]:
-    """Ids and vectors of `count` equal records."""
-    size = record.end - record.start
-    window = reader.get(record.start, count * size)
-    if window is None:
-        raise DamageError(reader.file.path, "the records are gone; did the log change?", offset=record.start)
-    octets = np.frombuffer(window, np.uint8).reshape(count, size)
-    ids_at, data_at = record.ids_at - record.start, record.data_at - record.start
-    ids = octets[:, ids_at:data_at].copy().view(ID).reshape(-1)
-    vectors = octets[:, data_at : data_at + record.data_bytes].copy().view(schema.dtype).reshape(-1, schema.width)
-    return ids, vectors
-
-
-def _read(fd: int, out: Array, offset: int, record: Record) -> None:
-    fileio.read_into(fd, out.reshape(-1).view(np.uint8).data, offset, f"WAL file {record.file}")
-
-
-def _read_attribute(fd: int, record: Record, name: str, first: int, out: Array) -> None:
-    for field, at, nbytes in record.attributes:
-        if field.decode("utf-8", "replace") == name and record.rows and nbytes % record.rows == 0:
-            width = nbytes // record.rows
-            kind = {"f": {4: "<f4", 8: "<f8"}, "i": {1: "i1", 2: "<i2", 4: "<i4", 8: "<i8"}}[out.dtype.kind].get(width)
-            if kind:
-                values = np.empty(len(out), kind)
-                _read(fd, values, at + first * width, record)
-                out[:] = values
-                return
-    out[:] = 0
 
 
 def read_ids(file: LogFile, offset: int, rows: int) -> npt.NDArray[np.int64]:
@@ -482,24 +319,6 @@ def read_ids(file: LogFile, offset: int, rows: int) -> npt.NDArray[np.int64]:
     finally:
         os.close(fd)
     return ids
-
-
-class SpanBuilder:
-    """Collects records of one table as runs of adjacent bytes: 24 bytes a run."""
-
-    def __init__(self) -> None:
-        self._runs = array("Q")
-        """File number, first byte, last byte of each run, one behind the other."""
-
-    def add(self, record: Record) -> None:
-        runs = self._runs
-        if runs and runs[-1] == record.start and runs[-3] == record.file:
-            runs[-1] = record.end
-        else:
-            runs.extend((record.file, record.start, record.end))
-
-    def build(self) -> npt.NDArray[np.uint64]:
-        return np.array(self._runs, np.uint64).reshape(-1, 3)
 
 
 def schema_fits(record: Record, schema: Schema) -> bool:

@@ -13,7 +13,7 @@ from ..layout import ID
 from ..segment.files import Segment
 from .account import Account, Mask
 from .deletes import Ids, Lsns
-from .log import LogRows
+from .rows import LogRows
 from .table import LoggedTable, without
 from .unrecorded import stored_hashes
 

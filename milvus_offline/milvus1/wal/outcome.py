@@ -11,7 +11,7 @@ from ...model import Schema
 from ..catalog.rows import Catalog
 from ..live import LiveSet
 from ..segment.files import Segment
-from .log import LogRows
+from .rows import LogRows
 
 
 @dataclass

@@ -6,6 +6,7 @@ that it would throw away with a damaged log are kept; both become findings.
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,11 +21,12 @@ from ..layout import ID, FileType
 from ..live import LiveCollection
 from ..segment.files import Segment
 from .deletes import EVER, DeleteRecords, Deletes
-from .log import Kind, Log, LogRows, Record, SpanBuilder, Walk, is_new_numbering, schema_fits
+from .log import Kind, Log, Record, Walk, is_new_numbering, schema_fits
 from .outcome import LogSalvage, Opened, Replay
+from .rows import LogRows, SpanBuilder
 from .settlement import Settlement
 from .table import IDS_CHUNK, LoggedTable, delete_from
-from .unrecorded import already_flushed, partly_flushed, stored_hashes
+from .unrecorded import already_flushed, older_than_segments, partly_flushed, stored_hashes
 from .window import Window
 
 _BLANKS = " \n\r\t"
@@ -73,6 +75,7 @@ class Replayer:
         self._mismatched: dict[str, int] = defaultdict(int)
         self._doubled: dict[str, int] = defaultdict(int)
         self._log_damaged = False
+        self._by_root = False
 
     def _add_collection(self, collection: LiveCollection, in_memory: Collection[str]) -> None:
         name = collection.table.table_id
@@ -104,6 +107,8 @@ class Replayer:
             self._apply(table)
         for table_id in self.damaged:
             self._recover(self._tables[table_id])
+        if self.catalog.kind != "none" and self.wal_enabled is not False:
+            self._find_lacking()
         self._report()
         return self.result
 
@@ -113,23 +118,46 @@ class Replayer:
         start, end = self.result.start, self.result.end
         by_root = self._filters_by_root()
         self._share_deletes(start, by_root)
-        walk = Walk(self.log, self.result.findings)
+        walk = Walk(self.log, Findings())
         first = min((f.number for f in self.log.files), default=0) << 32
-        previous: Record | None = None
-        for record in Walk(self.log, Findings()).records(first, start):
+        old = Walk(self.log, Findings())
+        ends = array("Q")
+        for record in old.records(first, start):
             self._old(record)
-            previous = self._note_tail(previous, record)
+            self._note_end(ends, record)
         for record in walk.records(start, end):
             self._replay(record, by_root)
-            previous = self._note_tail(previous, record)
+            self._note_end(ends, record)
+        if not old.findings and not walk.findings:
+            self._check_flush_lsns(ends)
+        self.result.findings += walk.findings
         if end is not None:
             for record in Walk(self.log, Findings()).records(end):
                 self._unacknowledged(record)
+        self._by_root = by_root
 
-    def _note_tail(self, before: Record | None, record: Record) -> Record:
-        if before is not None and before.file != record.file:
-            self._settlement.tails.append(before.lsn)
-        return record
+    def _note_end(self, ends: array[int], record: Record) -> None:
+        if ends and ends[-1] >> 32 != record.file:
+            self._settlement.tails.append(ends[-1])
+        ends.append(record.lsn)
+
+    def _check_flush_lsns(self, ends: array[int]) -> None:
+        """flush_lsn is the LSN of a record, or of the moment when the table was made (§5.7): a record's, too, or that of a
+        file's beginning. The bytes behind it may be written anew after a crash, those before it never."""
+        sizes = {f.number: f.size for f in self.log.files}
+        known = set(ends)
+        for table in self._tables.values():
+            number, offset = table.flush_lsn >> 32, table.flush_lsn & 0xFFFFFFFF
+            if 0 < offset <= sizes.get(number, 0) and table.flush_lsn not in known:
+                table.flush_lsn_wrong = True
+                self._note(
+                    Severity.WARNING,
+                    "flush-lsn-wrong",
+                    table.place,
+                    f"the catalog says that the log was flushed up to byte {offset} of {number}.wal, but no record ends there: "
+                    "the catalog is damaged, or the log is that of another server (--wal names the right one). What segments "
+                    "and log both hold is taken once",
+                )
 
     def _delete(self, record: Record, table: LoggedTable, tag: str) -> None:
         exact = self._by_key.get((table.collection, tag)) is table
@@ -263,13 +291,17 @@ class Replayer:
         if flushed and table is self._by_key[table.collection, ""]:
             for member in self._members[table.collection][1:]:
                 member.root_flushed = flushed
-        dead = table.dead_in_memory(flushed)
+        stored = np.empty(0, np.int64)
+        if not flushed and (may_be_flushed or (table.flush_lsn_wrong and table.inserted)) and self.wal_enabled is not False:
+            flushed, stored = older_than_segments(table, segments, self.result.findings)
+            newest = {s.id for s in segments} if flushed else newest
+        dead = np.union1d(table.dead_in_memory(flushed), stored)
         first = table.rows_before(flushed)
-        if may_be_flushed and not flushed and self._may_be_partly_flushed(table):
+        if may_be_flushed and not flushed and not len(stored) and self._may_be_partly_flushed(table):
             share = 0.1 if self._knows_all_of(table) else 0.5  # where else should rows of a table come from?
             flushed, newest, stored = partly_flushed(table, segments, self.result.findings, share=share)
             dead = np.union1d(dead, stored)
-        rows = table.log_rows(dead, first)
+        rows = table.log_rows(dead[dead >= first], first)
         if rows.rows:
             self.result.rows[table.table_id].append(rows)
         if len(table.deletes) and segments:
@@ -349,6 +381,20 @@ class Replayer:
         found = replace(rows, dead=np.flatnonzero(dead))
         if found.rows:
             self.result.rows[table.table_id].append(found)
+
+    def _find_lacking(self) -> None:
+        """Tables of which the catalog knows rows in memory (§3.3): what was put there stands in the log, behind flush_lsn. So
+        where it does not, the log has lost it. Up to 0.9.0 partitions are flushed by the collection's number (§5.6)."""
+        found = {table_id for table_id, rows in self.result.rows.items() if rows} | self._settlement.taken
+        for table in self._tables.values():
+            if table.in_memory and not table.inserted and table.table_id not in found and not self._by_root:
+                self._note(
+                    Severity.WARNING,
+                    "wal-lacks-rows",
+                    table.place,
+                    "the catalog knows of rows that were not flushed, and the log holds none of them: it was emptied or cut, "
+                    "or is that of another server (--wal names the right one)",
+                )
 
     def _report(self) -> None:
         for (kind, collection, partition), extra in self._extras.items():

@@ -27,6 +27,8 @@ class Settlement:
     result: Replay
     odd_tags: set[str] = field(default_factory=set)
     tails: list[int] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+    """Tables to which a folder was added."""
 
     def run(self, tables: Collection[LoggedTable]) -> None:
         """Brings back what the server has lost, and leaves out what it kept by mistake."""
@@ -107,6 +109,7 @@ class Settlement:
     def _take_folders(self, table: LoggedTable) -> None:
         for segment in self._beside(table, self.opened.unfinished):
             self.segments[table.table_id].append(segment)
+            self.taken.add(table.table_id)
             self._warn(
                 "segment-forgotten",
                 f"{table.table_id}/{segment.id}",

@@ -13,7 +13,8 @@ from ...model import Schema
 from ..layout import ID, MEMORY_SEGMENT_BYTES
 from ..segment.files import Segment
 from .deletes import Deletes, Ids, Lsns
-from .log import Log, LogRows, Record, SpanBuilder
+from .log import Log, Record
+from .rows import LogRows, SpanBuilder
 
 IDS_CHUNK = 1 << 17
 """Ids looked at in one go."""
@@ -50,6 +51,8 @@ class LoggedTable:
     """Those that are not replayed, with such as the server may not have applied for their tag."""
     applied_deletes: Deletes = field(default_factory=Deletes)
     """The same without these."""
+    flush_lsn_wrong: bool = False
+    """Whether no record ends at flush_lsn although its file is there: nothing that the server has written."""
     created_on: int = 0
     """When the catalog says that it was made, in µs."""
 

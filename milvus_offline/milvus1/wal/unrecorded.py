@@ -13,8 +13,9 @@ from ...model import Severity
 from ..copies import Hashes, among, contains, hashes_of, matched, row_hashes
 from ..layout import ID
 from ..segment.files import Segment
+from .account import hashes_with_ids
 from .deletes import Deletes, Ids
-from .log import LogRows
+from .rows import LogRows
 from .table import IDS_CHUNK, LoggedTable
 
 _SAMPLE = 64
@@ -119,6 +120,42 @@ def partly_flushed(
         len(rows),
     )
     return lsn, set(held), rows
+
+
+def older_than_segments(table: LoggedTable, segments: Sequence[Segment], findings: Findings) -> tuple[int, Ids]:
+    """The same where flush_lsn is older than the list of segments: a catalog copied while the server ran, a damaged number.
+
+    LSN up to which all records stand in segments, whatever was merged since, and the rows of the log behind it that do; (0,
+    none) when the first record does not. Contents that earlier records inserted are accounted for. A client that sends rows
+    once more, word for word, leaves the same picture only where their records are gone and the server had not yet begun on
+    them; else the catalog knows a segment in memory, or the earlier record is there.
+    """
+    removed = table.removals(table.deletes, 0)[0]
+    log_rows = table.log_rows()
+    hashes = hashes_of(log_rows.batches())
+    ids = np.unique(np.concatenate([np.empty(0, ID), *log_rows.ids_only(IDS_CHUNK)]))
+    stored = hashes_with_ids(segments, ids)
+    if not len(stored):
+        return 0, np.empty(0, ID)
+    if table.old_rows:
+        stored = stored[~matched(stored, hashes_of(table.old_log_rows().batches()))]
+    there = matched(hashes, stored)
+    lacking = np.delete(np.flatnonzero(~there), np.flatnonzero(np.isin(np.flatnonzero(~there), removed)))
+    ends = np.array(table.insert_ends, np.int64)
+    whole = int(np.searchsorted(ends, lacking[0], "right")) if len(lacking) else len(ends)
+    lsn, done = (table.insert_lsns[whole - 1], int(ends[whole - 1])) if whole else (0, 0)
+    if not there[:done].any():
+        lsn, done = 0, 0
+    beyond = np.flatnonzero(there[done:]) + done if table.flush_lsn_wrong else np.empty(0, ID)
+    if count := int(there[:done].sum()) + len(beyond):
+        findings.warning(
+            "flush-unrecorded",
+            table.place,
+            "these rows of the log are in segments as well, though the catalog calls them not flushed: its flush_lsn is older "
+            "than its list of segments. They are taken once",
+            count,
+        )
+    return lsn, beyond
 
 
 def _accounted_before(table: LoggedTable, others: Sequence[Segment], memory: Hashes, lsn: int) -> bool:

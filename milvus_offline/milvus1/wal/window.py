@@ -23,6 +23,7 @@ class Window:
         if self._is_end_unknown(self.end, max(self.start, *flushed, 0)):
             self.end = None
         self._check_numbers()
+        self._check_ends()
 
     def _is_end_unknown(self, end: int, flushed: int) -> bool:
         """Whether mxlog.meta cannot be what the server last wrote there."""
@@ -105,6 +106,29 @@ class Window:
         if end is not None and end & 0xFFFFFFFF and end >> 32 >= first:
             message = f"the files {first}.wal to {end >> 32}.wal are missing; acknowledged rows in them are lost"
             self._fail("wal-gap", self._path(first), message)
+
+    def _check_ends(self) -> None:
+        """A file ends where not one more row of the next record fits (§5.1, §5.4): earlier, its end was lost.
+
+        A server begins another file before that only at a clean restart, and then removes those before. How much fits is taken
+        from the largest file. (After the configuration's buffer_size was raised, and a crash with files of both sizes that
+        still are to be replayed, this would be wrong.)
+        """
+        most = max((f.size for f in self.log.files), default=0)
+        for file, following in pairwise(f for f in self.log.files if f.number >= self.start >> 32):
+            if self.end is not None and (self.end <= self.start or following.number > self.end >> 32):
+                return
+            record = next(Walk(self.log, Findings()).records(following.number << 32), None)
+            if record is None or record.attributes or record.file != following.number or record.start or not record.rows:
+                continue
+            least = record.ids_at - record.start + 8 + record.data_bytes // record.rows
+            if following.number == file.number + 1 and file.size + least <= most:
+                self._fail(
+                    "wal-cut",
+                    file.path,
+                    f"ends at byte {file.size}, although the log goes on in {following.number}.wal with a record that would "
+                    f"have fitted here (there are files of {most} bytes): its end is lost, with the acknowledged rows there",
+                )
 
     def _path(self, number: int) -> str:
         return str(self.log.folder / f"{number}.wal")
