@@ -549,11 +549,11 @@ class Server:
     def _render_segment(self, b: StoreBuilder, table_id: str, segment_id: str, segment: Segment) -> None:
         ids = np.array([r[0] for r in segment.rows], np.int64)
         vectors = np.frombuffer(b"".join(r[1] for r in segment.rows), "<f4").reshape(-1, DIMENSION)
-        offsets = [*segment.dead, *self.rng.sample(sorted(segment.dead), len(segment.dead) // 2)]
+        offsets = sorted(segment.dead)
         self.rng.shuffle(offsets)
         made = b.folder(table_id, segment_id, Batch(ids, vectors), deleted=offsets)
         if not segment.written:
             for path in self.rng.sample([made.raw, made.ids, made.deleted], self.rng.randrange(1, 4)):
                 path.unlink()
-        elif self.rng.random() < 0.2:
+        elif segment.dead and self.rng.random() < 0.2:
             append_garbage(made.deleted)

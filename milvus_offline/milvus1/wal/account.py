@@ -38,16 +38,16 @@ def _none() -> Ids:
 class Account:
     """One table's account. Row numbers are those of `table.old_log_rows()`, offsets those of a segment; all sorted.
 
-    `lost` rows were inserted, nothing has deleted them, and no segment stores them; of `differing` ones a segment stores the id
-    with another vector, which the log does not know. `undeleted` are live offsets whose rows a flushed delete names, `doubled`
-    those of rows that stand in segments more often than they were inserted; both by segment id.
+    `lost` rows were inserted, nothing has deleted them, and no segment stores them; of those that are `differing` a segment
+    stores the id with another vector, which the log does not know. `undeleted` are live offsets whose rows a flushed delete
+    names, `doubled` those of rows that stand in segments more often than they were inserted; both by segment id.
     """
 
     table: LoggedTable
     lsns: Lsns
     """Of each row's record."""
     lost: Ids = field(default_factory=_none)
-    differing: Ids = field(default_factory=_none)
+    differing: Mask = field(default_factory=lambda: np.empty(0, np.bool_))
     undeleted: dict[str, Ids] = field(default_factory=dict)
     doubled: dict[str, Ids] = field(default_factory=dict)
     own_from: int | None = None
@@ -168,11 +168,10 @@ def _compare(result: Account, ids: Ids, gone: Mask, rows: Ids, stored: _Stored, 
     lacking = wanted - alive - np.maximum(0, dead - (inserted - wanted))
     candidates = np.flatnonzero(~gone[rows])
     lost = rows[_last(candidates, in_log[candidates], lacking)]
-    foreign = np.isin(ids[lost], stored.ids[stored.live & (inserted[in_segments] == 0)])
-    result.lost, result.differing = lost[~foreign], lost[foreign]
+    told = inserted + _unflushed(table, values)
+    result.lost, result.differing = lost, np.isin(ids[lost], stored.ids[stored.live & (told[in_segments] == 0)])
 
     deleted = count(in_log[_deleted_for_certain(table, ids, until)[rows]])
-    told = inserted + _unflushed(table, values)
     surplus = np.maximum(0, alive - np.where(told > 0, told - deleted, 1))
     undeleted = np.minimum(surplus, deleted)
     doubled = surplus - undeleted if raced else np.zeros_like(surplus)

@@ -123,6 +123,26 @@ class Deletes:
         is_last = np.append(every[1:] != every[:-1], True)[: len(every)]
         return every[is_last], when[is_last]
 
+    def by_id(self) -> tuple[Ids, Lsns]:
+        """The ids of all, repeated as they are, each with its record's LSN: sorted by both."""
+        ids, lsns = [np.empty(0, ID)], [np.empty(0, np.uint64)]
+        for d, low, high in self.parts:
+            first, last = d.span(low, high)
+            ids.append(d.ids[d.ends[first] : d.ends[last]])
+            lsns.append(np.repeat(d.lsns[first:last], np.diff(d.ends[first : last + 1])))
+        every, when = np.concatenate(ids), np.concatenate(lsns)
+        order = np.lexsort((when, every))
+        return every[order], when[order]
+
+    def single_ids(self) -> Ids:
+        """The ids of records with one id, sorted, each once."""
+        found = [np.empty(0, ID)]
+        for d, low, high in self.parts:
+            first, last = d.span(low, high)
+            starts, counts = d.ends[first:last], np.diff(d.ends[first : last + 1])
+            found.append(d.ids[starts[counts == 1]])
+        return np.unique(np.concatenate(found))
+
     def naming(self, ids: Ids) -> Iterator[tuple[int, int, int]]:
         """(LSN, id, how many ids its record has) of each deleted id that is one of `ids`, in the log's order.
 

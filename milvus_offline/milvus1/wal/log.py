@@ -170,6 +170,20 @@ def parse_record(reader: Reader, start: int) -> Record | None:
     return Record(lsn, type_number, text[:c], text[c:], n, number, start, ids_at, ids_at + 8 * n, s, end, attributes)
 
 
+def is_record(file: LogFile, offset: int) -> bool:
+    """Whether a whole record begins at this place."""
+    try:
+        reader = Reader(file)
+    except OSError:
+        return False
+    try:
+        return parse_record(reader, offset) is not None
+    except (DamageError, OSError):
+        return False
+    finally:
+        reader.close()
+
+
 def _parse_attributes(
     reader: Reader, at: int, plain_bytes: int, end: int
 ) -> tuple[int, tuple[tuple[bytes, int, int], ...]] | None:

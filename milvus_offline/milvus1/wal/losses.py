@@ -20,11 +20,13 @@ from .unrecorded import stored_hashes
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of the lost rows of an account: `taken` for certain, `namesake` ones of a dropped table of that name, and
-    `open` ones, of which nothing tells whether they ever were this table's. Row numbers of `table.old_log_rows()`."""
+    """What becomes of the lost rows of an account: `taken` for certain, `differing` ones, whose ids segments have with other
+    vectors, `namesake` ones of a dropped table of that name, and `open` ones, of which nothing tells whether they ever were
+    this table's. Row numbers of `table.old_log_rows()`."""
 
     account: Account
     taken: Ids
+    differing: Ids
     namesake: Ids
     open: Ids
 
@@ -62,14 +64,15 @@ def judge(
         own = _own(a, lsns, accounts, a.table.table_id in odd_tags)
         own |= _in_folders(a, unfinished.get(a.table.table_id, ()))
         own &= ~namesake & ~np.isin(lsns, np.array([*tails], np.uint64))
-        certain.append(lsns[own])
+        certain.append(lsns[own & ~a.differing])
         verdicts.append((a, lsns, namesake, own))
     every = np.concatenate([np.empty(0, np.uint64), *certain])
     result = []
     for a, lsns, namesake, own in verdicts:
         if len(every) and a.table.table_id not in odd_tags:
             own = own | ((lsns >= every.min()) & (lsns <= every.max()) & ~namesake)
-        result.append(Verdict(a, a.lost[own], a.lost[namesake], a.lost[~own & ~namesake]))
+        parts = own & ~a.differing, own & a.differing, namesake, ~own & ~namesake
+        result.append(Verdict(a, *(a.lost[part] for part in parts)))
     return result
 
 

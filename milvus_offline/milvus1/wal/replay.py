@@ -27,7 +27,7 @@ from .rows import LogRows, SpanBuilder
 from .settlement import Settlement
 from .table import IDS_CHUNK, LoggedTable, delete_from
 from .unrecorded import already_flushed, older_than_segments, partly_flushed, stored_hashes
-from .window import Window
+from .window import Window, check_flush_lsns
 
 _BLANKS = " \n\r\t"
 
@@ -92,7 +92,8 @@ class Replayer:
 
     def run(self) -> Replay:
         """Reads the log and applies it; the log's damage is in the findings."""
-        window = Window(self.log, [t.flush_lsn for t in self._tables.values()], self.catalog.global_lsn)
+        global_lsn = check_flush_lsns(self.log, self._tables.values(), self.catalog.global_lsn, self.result.findings)
+        window = Window(self.log, [t.flush_lsn for t in self._tables.values()], global_lsn)
         self.result.start, self.result.end = window.start, window.end
         self.result.findings += window.findings
         self.result.segments = self.segments
@@ -118,19 +119,15 @@ class Replayer:
         start, end = self.result.start, self.result.end
         by_root = self._filters_by_root()
         self._share_deletes(start, by_root)
-        walk = Walk(self.log, Findings())
+        walk = Walk(self.log, self.result.findings)
         first = min((f.number for f in self.log.files), default=0) << 32
-        old = Walk(self.log, Findings())
         ends = array("Q")
-        for record in old.records(first, start):
+        for record in Walk(self.log, Findings()).records(first, start):
             self._old(record)
             self._note_end(ends, record)
         for record in walk.records(start, end):
             self._replay(record, by_root)
             self._note_end(ends, record)
-        if not old.findings and not walk.findings:
-            self._check_flush_lsns(ends)
-        self.result.findings += walk.findings
         if end is not None:
             for record in Walk(self.log, Findings()).records(end):
                 self._unacknowledged(record)
@@ -140,24 +137,6 @@ class Replayer:
         if ends and ends[-1] >> 32 != record.file:
             self._settlement.tails.append(ends[-1])
         ends.append(record.lsn)
-
-    def _check_flush_lsns(self, ends: array[int]) -> None:
-        """flush_lsn is the LSN of a record, or of the moment when the table was made (§5.7): a record's, too, or that of a
-        file's beginning. The bytes behind it may be written anew after a crash, those before it never."""
-        sizes = {f.number: f.size for f in self.log.files}
-        known = set(ends)
-        for table in self._tables.values():
-            number, offset = table.flush_lsn >> 32, table.flush_lsn & 0xFFFFFFFF
-            if 0 < offset <= sizes.get(number, 0) and table.flush_lsn not in known:
-                table.flush_lsn_wrong = True
-                self._note(
-                    Severity.WARNING,
-                    "flush-lsn-wrong",
-                    table.place,
-                    f"the catalog says that the log was flushed up to byte {offset} of {number}.wal, but no record ends there: "
-                    "the catalog is damaged, or the log is that of another server (--wal names the right one). What segments "
-                    "and log both hold is taken once",
-                )
 
     def _delete(self, record: Record, table: LoggedTable, tag: str) -> None:
         exact = self._by_key.get((table.collection, tag)) is table

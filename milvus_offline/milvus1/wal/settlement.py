@@ -69,17 +69,18 @@ class Settlement:
                 f"forgot; they are taken from the write-ahead log ({place}). A 1.x server would not show them",
                 len(verdict.taken),
             )
-        if len(a.differing):
+        if len(verdict.differing):
+            place = _place(a.lsns[verdict.differing])
             self._warn(
                 "log-differs",
                 table.place,
-                f"segments hold other vectors for these ids than the write-ahead log ({_place(a.lsns[a.differing])}): one of "
-                "them is damaged, or newer rows were lost. Those of the segments are taken; --salvage unseen brings the others",
-                len(a.differing),
+                f"segments hold other vectors for these ids than the write-ahead log ({place}): one of them is damaged, or "
+                "newer rows were lost. Those of the segments are taken; --salvage unseen brings the others",
+                len(verdict.differing),
             )
         for kind, name, rows, reason in (
             ("unseen", "wal-unseen", verdict.open, "acknowledged and logged, but the server never applied them"),
-            ("unseen", "wal-differing", a.differing, "logged with other vectors than segments hold for their ids"),
+            ("unseen", "wal-differing", verdict.differing, "logged with other vectors than segments hold for their ids"),
             ("dropped", "wal-namesake", verdict.namesake, "inserted before the collection or partition was made anew"),
         ):
             if len(rows):

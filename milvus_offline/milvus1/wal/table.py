@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from ...model import Schema
+from ..copies import among
 from ..layout import ID, MEMORY_SEGMENT_BYTES
 from ..segment.files import Segment
 from .deletes import Deletes, Ids, Lsns
@@ -125,47 +127,67 @@ class LoggedTable:
     def removals(self, deletes: Deletes, behind: int) -> tuple[Ids, Lsns]:
         """The rows that `deletes` behind `behind` remove from memory, each with the LSN of the delete, in the order of these.
 
-        A delete of one id takes the first such row of each segment in memory, one of several ids takes all.
+        A delete of one id takes the first such row of each segment in memory, one of several ids takes all. Some 60 bytes
+        a row that is deleted.
         """
-        rows, lsns = array("q"), array("Q")
         deletes = deletes.behind(behind)
-        waiting = self._waiting(deletes, behind) if self.inserted and len(deletes.ids) else []
+        rows, when = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+        if self.inserted and len(deletes.ids):
+            by_turns = self._several(deletes.single_ids(), behind)
+            every, lsns = deletes.by_id()
+            for first, ids, inserted in self._unflushed(behind):
+                at = _first_behind(every, lsns, ids, inserted)
+                found = np.flatnonzero((at >= 0) & ~among(ids, by_turns))
+                rows.append(found + first)
+                when.append(lsns[at[found]])
+            if len(by_turns):
+                more = self._by_turns(deletes, by_turns, behind)
+                rows.append(more[0])
+                when.append(more[1])
+        row, lsn = np.concatenate(rows), np.concatenate(when)
+        order = np.lexsort((row, lsn))
+        return row[order], lsn[order]
+
+    def _unflushed(self, behind: int) -> Iterator[tuple[int, Ids, Lsns]]:
+        """(number of the first row, ids, LSNs of their records) of the rows inserted behind an LSN, in chunks."""
+        start, number = self.rows_before(behind), 0
+        ends, lsns = np.array(self.insert_ends, np.int64), np.array(self.insert_lsns, np.uint64)
+        for ids in self.log_rows().ids_only(IDS_CHUNK):
+            skip = min(max(0, start - number), len(ids))
+            numbers = np.arange(number + skip, number + len(ids))
+            yield number + skip, ids[skip:], lsns[np.searchsorted(ends, numbers, "right")]
+            number += len(ids)
+
+    def _several(self, single: Ids, behind: int) -> Ids:
+        """Those of the ids (sorted) that several rows in memory have."""
+        times = np.zeros(len(single), np.int64)
+        for _, ids, _ in self._unflushed(behind) if len(single) else ():
+            times += np.bincount(np.searchsorted(single, ids[among(ids, single)]), minlength=len(single))
+        return single[times > 1]
+
+    def _by_turns(self, deletes: Deletes, named: Ids, behind: int) -> tuple[Ids, Lsns]:
+        """The same of `named` ids, which several rows have, and single ids among the deletes take one by one."""
+        parts = [
+            (lsns[hits], ids[hits], np.flatnonzero(hits) + first)
+            for first, ids, lsns in self._unflushed(behind)
+            if (hits := among(ids, named)).any()
+        ]
+        lsns, ids, numbers = (np.concatenate(column) for column in zip(*parts, strict=True))
+        segments = np.searchsorted(self._memory_segments(self.rows_before(behind)), numbers, "right")
+        coming = list(zip(*(c[::-1].tolist() for c in (lsns, ids, numbers, segments)), strict=True))
+        rows, when = array("q"), array("Q")
         alive: dict[int, dict[int, deque[int]]] = {}
-        named = np.unique(np.array([w[1] for w in waiting], ID))
-        for lsn, deleted, count in deletes.naming(named) if waiting else ():
-            while waiting and waiting[-1][0] < lsn:
-                _, row_id, row, segment = waiting.pop()
+        for lsn, deleted, count in deletes.naming(named):
+            while coming and coming[-1][0] < lsn:
+                _, row_id, row, segment = coming.pop()
                 alive.setdefault(row_id, {}).setdefault(segment, deque()).append(row)
             there = alive.pop(deleted, {})
             gone = [r for queue in there.values() for r in (queue if count > 1 else (queue.popleft(),))]
             rows.extend(gone)
-            lsns.extend([lsn] * len(gone))
+            when.extend([lsn] * len(gone))
             if count == 1 and (left := {segment: queue for segment, queue in there.items() if queue}):
                 alive[deleted] = left
-        return np.array(rows, np.int64), np.array(lsns, np.uint64)
-
-    def _waiting(self, deletes: Deletes, behind: int) -> list[tuple[int, int, int, int]]:
-        """(LSN, id, row number, segment in memory) of inserted rows with a deleted id, the last first."""
-        deleted = deletes.ids
-        found_rows, found_ids = [], []
-        ends = np.array(self.insert_ends, np.int64)
-        number = 0
-        first = self.rows_before(behind)
-        for ids in self.log_rows().ids_only(IDS_CHUNK):
-            at = np.searchsorted(deleted, ids)
-            hits = np.flatnonzero(deleted[np.minimum(at, len(deleted) - 1)] == ids)
-            hits = hits[hits + number >= first]
-            found_rows.append(hits + number)
-            found_ids.append(ids[hits])
-            number += len(ids)
-        rows, ids = np.concatenate(found_rows), np.concatenate(found_ids)
-        if not len(rows):
-            return []
-        lsns = np.array(self.insert_lsns, np.uint64)[np.searchsorted(ends, rows, "right")]
-        memory = np.searchsorted(self._memory_segments(first), rows, "right")
-        waiting = list(zip(lsns.tolist(), ids.tolist(), rows.tolist(), memory.tolist(), strict=True))
-        waiting.reverse()
-        return waiting
+        return np.array(rows, np.int64), np.array(when, np.uint64)
 
     def _memory_segments(self, first: int) -> npt.NDArray[np.int64]:
         """Row numbers at which the server begins another segment in memory (§5.7), counted from row `first` on."""
@@ -184,6 +206,19 @@ class LoggedTable:
                 used += take * row_bytes
                 row += take
         return np.array(bounds, np.int64)
+
+
+def _first_behind(every: Ids, deleted: Lsns, ids: Ids, inserted: Lsns) -> Ids:
+    """For each row the place of the first delete of its id behind its own LSN, or -1. `every` and `deleted` are the ids of all
+    deletes and their LSNs, sorted by both."""
+    low, high = np.searchsorted(every, ids, "left"), np.searchsorted(every, ids, "right")
+    end = high.copy()
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        later = deleted[np.minimum(middle, len(deleted) - 1)] > inserted
+        high = np.where(open_ & later, middle, high)
+        low = np.where(open_ & ~later, middle + 1, low)
+    return np.where(low < end, low, -1)
 
 
 def delete_from(segment: Segment, deleted: Ids) -> Segment:

@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from ...findings import Findings
-from .log import Log, Walk
+from ...model import Severity
+from .log import Log, Walk, is_record
+from .table import LoggedTable
+
+
+def check_flush_lsns(log: Log, tables: Iterable[LoggedTable], global_lsn: int, findings: Findings) -> int:
+    """Replaces each flush_lsn that no server has written by the end of the record before it, and gives such a global_lsn.
+
+    Both are LSNs of records, or of a file's beginning (§5.6, §5.7). What stands behind one may have been written anew after a
+    crash, what stands before it never, so that a record ends there as long as its file is whole up to there.
+    """
+    for table in tables:
+        whole = _end_before(log, table.flush_lsn)
+        if whole is not None:
+            findings.warning(
+                "flush-lsn-wrong",
+                table.place,
+                f"the catalog says that the log was flushed up to byte {table.flush_lsn & 0xFFFFFFFF} of "
+                f"{table.flush_lsn >> 32}.wal, but no record ends there: the catalog is damaged, or the log is that of another "
+                "server (--wal names the right one). What segments and log both hold is taken once",
+            )
+            table.flush_lsn, table.flush_lsn_wrong = whole, True
+    whole = _end_before(log, global_lsn)
+    return global_lsn if whole is None else whole
+
+
+def _end_before(log: Log, lsn: int) -> int | None:
+    """The LSN of the last record before `lsn`, if this is none itself although its file is whole up to there; else None."""
+    offset = lsn & 0xFFFFFFFF
+    file = next((f for f in log.files if f.number == lsn >> 32), None)
+    if file is None or not offset or offset >= file.size or lsn == log.acknowledged or is_record(file, offset):
+        return None
+    notes = Findings()
+    before = file.number << 32
+    for record in Walk(log, notes).records(before, lsn):
+        if record.lsn == lsn:
+            return None
+        if record.lsn < lsn:
+            before = record.lsn
+    torn = any(f.severity is Severity.ERROR for f in notes)
+    return None if torn else before
 
 
 class Window:
