@@ -363,7 +363,10 @@ class Replayer:
 
     def _find_lacking(self) -> None:
         """Tables of which the catalog knows rows in memory (§3.3): what was put there stands in the log, behind flush_lsn. So
-        where it does not, the log has lost it. Up to 0.9.0 partitions are flushed by the collection's number (§5.6)."""
+        where it does not, the log has lost it. Up to 0.9.0 partitions are flushed by the collection's number (§5.6). And
+        a server whose flush has failed leaves such tables, too; that is told already (§17)."""
+        if self._settlement.struck:
+            return
         found = {table_id for table_id, rows in self.result.rows.items() if rows} | self._settlement.taken
         for table in self._tables.values():
             if table.in_memory and not table.inserted and table.table_id not in found and not self._by_root:

@@ -30,6 +30,11 @@ class Settlement:
     taken: set[str] = field(default_factory=set)
     """Tables to which a folder was added."""
 
+    @property
+    def struck(self) -> bool:
+        """Whether the server has lost something by itself."""
+        return bool(self.opened.raced) or any(f.code in ("flush-lost", "deletes-lost") for f in self.result.findings)
+
     def run(self, tables: Collection[LoggedTable]) -> None:
         """Brings back what the server has lost, and leaves out what it kept by mistake."""
         tables = [t for t in tables if t.table_id not in self.opened.damaged]
