@@ -388,6 +388,12 @@ SECTIONS = (
         "`verify` of a store",
         (
             Code("rows-differ", (ERROR,), "Other rows came out than were counted; or (`--against`) than are in the source."),
+            Code(
+                "search-differs",
+                (ERROR,),
+                "Searches for sampled rows (`--search`) give other ids or distances in the export than in the source, beyond "
+                "ties and rounding.",
+            ),
             Code("vectors-differ", (ERROR,), "Vectors of a segment are not those of its index file, which was made of them."),
             Code(
                 "blocks-lost",

@@ -98,7 +98,7 @@ def _serve(
     from ..serve.answers import Answers, Limits
     from ..serve.server import Server
     from ..sources.milvus1 import StoreSource
-    from ..text import count, needs_attention
+    from ..text import needs_attention
 
     _check_address("--listen", listen)
     given = open_given(path, into=None, metric=None, ids_file=None, first_id=None, lossy=False, follow_ondisk=False, **store)
@@ -106,34 +106,42 @@ def _serve(
         raise UsageError(f"{path}: expected a store; of an export or a file, milvus-offline search answers")
     opened = given.store
     names = _names([c.name for c in opened.collections], collection)
+    rows = sum(c.rows for c in opened.collections if c.name in names)
+    state = {"status": "ok", "path": str(opened.path), "collections": len(names), "rows": rows}
     threads = jobs or default_jobs()
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="search"))
-        answers = Answers(opened, pool, Limits(max_message << 20, searches, threads), names)
-        server = stack.enter_context(Server(answers, listen, max_message=max_message << 20, access=access))
-        rows = sum(c.rows for c in opened.collections if c.name in names)
-        state = {"status": "ok", "path": str(opened.path), "collections": len(names), "rows": rows}
-        healthy = _health(stack, health, server.address, state)
-        if preload:
-            threading.Thread(target=answers.preload, daemon=True).start()
-        if as_json:
-            print_json({"format": "milvus-offline-serve", "version": 1, "address": server.address, "health": healthy, **state})
-        elif not quiet:
-            what = f"{count(rows, 'row')} of {count(len(names), 'collection')}"
-            click.echo(f"{what} of {opened.path} on {server.address}, read-only; Ctrl-C ends it")
-            if healthy:
-                click.echo(f"Health: http://{healthy}/healthz")
-            if needs_attention(opened.findings):
-                click.echo(f"The store is not whole: milvus-offline inspect {opened.path} says what is served and what is lost")
-        sys.stdout.flush()
-        if not _is_loopback(listen) and access.token is None and access.certificate is None:
-            click.echo("Everybody who reaches this address can read all rows: see --tls-cert and --token-file", err=True)
-        try:
+    address = ""
+    try:
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="search"))
+            answers = Answers(opened, pool, Limits(max_message << 20, searches, threads), names)
+            address = stack.enter_context(Server(answers, listen, max_message=max_message << 20, access=access)).address
+            healthy = _health(stack, health, address, state)
+            if preload:
+                threading.Thread(target=answers.preload, daemon=True).start()
+            if as_json:
+                print_json({"format": "milvus-offline-serve", "version": 1, "address": address, "health": healthy, **state})
+            elif not quiet:
+                _say(state, address, healthy, needs_attention(opened.findings))
+            sys.stdout.flush()
+            if not _is_loopback(listen) and access.token is None and access.certificate is None:
+                click.echo("Everybody who reaches this address can read all rows: see --tls-cert and --token-file", err=True)
             threading.Event().wait()
-        except KeyboardInterrupt:
-            if not quiet:
-                click.echo("stopped", err=True)
+    except KeyboardInterrupt:
+        if not address:
+            raise
+        if not quiet:
+            click.echo("stopped", err=True)
     return 0
+
+
+def _say(state: dict[str, Any], address: str, healthy: str | None, incomplete: bool) -> None:
+    from ..text import amount
+
+    click.echo(f"{amount(state['rows'], state['collections'])} in {state['path']} on {address}, read-only; Ctrl-C ends it")
+    if healthy:
+        click.echo(f"Health: http://{healthy}/healthz")
+    if incomplete:
+        click.echo(f"The store is not whole: milvus-offline inspect {state['path']} says what is served and what is lost")
 
 
 def _names(there: list[str], patterns: tuple[str, ...]) -> list[str]:

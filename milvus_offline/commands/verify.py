@@ -27,6 +27,8 @@ from .common import (
 from .inspect import several
 
 if TYPE_CHECKING:
+    from ..findings import Findings
+    from ..model import Source
     from ..text import Places
 
 
@@ -59,6 +61,13 @@ class _Share(click.ParamType[float]):
     type=SourcePath(),
     metavar="STORE",
     help="With an export: compare every id and vector with this store or other source.",
+)
+@click.option(
+    "--search",
+    "searches",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --against: also search both for N sampled rows of each collection, and compare ids and distances.",
 )
 @click.option("--sample", type=_Share(), default=1.0, metavar="SHARE", help="Read only this share of the segments, e.g. 5%.")
 @click.option("--html", type=click.Path(), metavar="FILE", help="Also write a report that a browser shows.")
@@ -112,7 +121,7 @@ def _verify(path: str, **o: Any) -> tuple[dict[str, Any], Places, dict[str, Any]
 
 
 def _verify_export(
-    path: str, *, against: str | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
+    path: str, *, against: str | None, searches: int | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     from ..checking import check_export
     from ..errors import MilvusOfflineError, UsageError
@@ -124,11 +133,15 @@ def _verify_export(
         raise UsageError("--sample goes with a store; an export is always read through")
     if lost_ids:
         raise UsageError("--lost-ids goes with a store: an export does not know the rows that it lacks")
+    if searches and not against:
+        raise UsageError("--search goes with --against: it compares the answers of both")
     source = open_given(against, **o) if against else None
     result = check_export(fileio.as_path(path), against=source, progress=progress(quiet))
+    asked = _compare_searches(path, source, searches, result.findings) if source and searches else 0
     summary = f"{count(result.rows, 'row')} in {count(result.files, 'file')} read" + (
         f", compared with {against}" if against else ""
     )
+    summary += f", {count(asked, 'answer')} to searches compared" if asked else ""
     # what the source itself cannot give is missing in both, which is no difference
     lacking = [f for f in source.findings if f.severity is not Severity.INFO] if source else []
     document = _document(path, "export", result.rows, [*result.findings, *lacking], summary)
@@ -143,8 +156,21 @@ def _verify_export(
     return document, places_of(source) if source else Places([str(fileio.absolute(fileio.as_path(path)))]), inspected
 
 
+def _compare_searches(path: str, source: Source, count: int, findings: Findings) -> int:
+    """Searches the export and its source; returns how many queries were asked of both."""
+    from ..errors import DamageError
+    from ..search.compare import check_searches
+    from ..sources.export import open_export
+
+    try:
+        return check_searches(open_export(path).collections, source.collections, count, findings)
+    except DamageError as e:
+        findings.error("file-unreadable", path, str(e))
+        return 0
+
+
 def _verify_store(
-    path: str, *, against: str | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
+    path: str, *, against: str | None, searches: int | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     from ..errors import UsageError
     from ..milvus1.verify import check_store, weigh
@@ -153,8 +179,9 @@ def _verify_store(
     from ..sources.milvus1 import StoreSource
     from ..text import count
 
-    if against:
-        raise UsageError(f"--against goes with an export; {path} is none (no manifest.json in it)")
+    if against or searches:
+        option = "--against" if against else "--search"
+        raise UsageError(f"{option} goes with an export; {path} is none (no manifest.json in it)")
     given = open_given(path, **o)
     if not isinstance(given, StoreSource):
         kind = KINDS[kind_of(path)].what

@@ -6,6 +6,7 @@ Of rows with equal distance the one that an export would bring first comes first
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,19 +19,21 @@ import numpy.typing as npt
 from ..errors import UsageError
 from ..model import Array, Schema, VectorType
 from .blocks import Block, Named, Opened, Tile, blocks_of
-from .metrics import Floats, Ints, Kernel, Scores, check_metric, default_metric, kernel
+from .metrics import DIRECT, Floats, Ints, Kernel, Scores, check_metric, default_metric, kernel
 
 _TILE_SCORES = 1 << 18
 """Scores (queries times rows) worked on at once: they stay in the cache."""
 _TILE_BYTES = 1 << 19
-_FEW, _FEW_TILE_BYTES = 2, 8 << 20
-_MOST_ROWS = 1 << 14
+_ONE_TILE_BYTES = 16 << 20
+"""Of a single query: there is nothing to find in the cache again."""
+_MOST_ROWS = 1 << 15
 _QUERIES = 256
 """Queries in one matrix product."""
 _PENDING = 1 << 15
 """Candidates that a thread collects at least before it sorts them into the result."""
 _EXACT_BYTES = 8 << 20
 _NO_ROW = np.iinfo(np.int64).max
+_NONE = np.empty(0, np.int64)
 
 
 class Hits(NamedTuple):
@@ -97,7 +100,7 @@ def search(
     result = _Nearest(len(array), k)
     if k and len(array):
         scan = _Scan(name, array, result, blocks, stopped)
-        _run(scan.work, min(jobs or default_jobs(), len(blocks)), pool)
+        _run(scan.work, min(jobs or default_jobs(), len(blocks)), pool, len(array) >= DIRECT)
     numbers = np.searchsorted(np.array(firsts, np.int64), result.rows, "right").astype(np.int32) - 1
     made = kernel(name, array[:1]) if len(array) else None
     with np.errstate(all="ignore"):
@@ -109,11 +112,11 @@ def search(
     return Hits(result.ids, distances, numbers, tuple(p.name for p in partitions))
 
 
-def _run(work: Callable[[], None], jobs: int, pool: Executor | None) -> None:
-    """`work` in several threads; raises what one of them raised."""
+def _run(work: Callable[[], None], jobs: int, pool: Executor | None, multiplies: bool) -> None:
+    """`work`, which may multiply matrices, in several threads; raises what one of them raised."""
     own = None if pool else ThreadPoolExecutor(jobs)
     try:
-        futures = [(pool or own).submit(_alone, work) for _ in range(jobs)]  # type: ignore[union-attr]
+        futures = [(pool or own).submit(_alone, work, multiplies) for _ in range(jobs)]  # type: ignore[union-attr]
         errors = [e for f in futures if (e := f.exception())]
     finally:
         if own:
@@ -122,12 +125,12 @@ def _run(work: Callable[[], None], jobs: int, pool: Executor | None) -> None:
         raise errors[0]
 
 
-def _alone(work: Callable[[], None]) -> None:
+def _alone(work: Callable[[], None], multiplies: bool) -> None:
     """`work` in a thread of its own that starts no others."""
     import faiss
 
     faiss.omp_set_num_threads(1)
-    with _single:
+    with _single if multiplies else contextlib.nullcontext():
         work()
 
 
@@ -198,7 +201,7 @@ class _Scan:
         self._failed = False
         row_bytes = queries.shape[1] * queries.itemsize
         together = min(len(queries), _QUERIES)
-        tile = _FEW_TILE_BYTES if len(queries) < _FEW else _TILE_BYTES
+        tile = _ONE_TILE_BYTES if len(queries) == 1 and metric == "L2" else _TILE_BYTES
         self._rows = max(1, min(_MOST_ROWS, _TILE_SCORES // together, max(64, tile // row_bytes)))
 
     def _next(self) -> Block | None:
@@ -231,7 +234,9 @@ class _Scan:
         if tile.dead is not None:
             scores.values[:, tile.dead] = np.inf
         query, row = _candidates(scores, limit, self._result.k)
-        if tile.dead is not None and len(row):
+        if not len(row):
+            return
+        if tile.dead is not None:
             alive = ~tile.dead[row]
             query, row = query[alive], row[alive]
         step = max(1, _EXACT_BYTES // (8 * tile.vectors.shape[1]))
@@ -248,9 +253,10 @@ def _candidates(scores: Scores, limit: Floats, k: int) -> tuple[Ints, Ints]:
     Lowers `limit` to what the k-th best of this tile surely does not exceed. NaN counts as small: `exact` decides.
     """
     values, largest = scores.values, scores.largest(limit)
-    hit = np.flatnonzero(~(values.min(axis=1) > largest))
-    if not len(hit):
-        return hit, hit
+    far = values.min(axis=1) > largest
+    if far.all():
+        return _NONE, _NONE
+    hit = np.flatnonzero(~far)
     query, row = np.nonzero(~(values[hit] > largest[hit, None]))
     query = hit[query]
     many = np.flatnonzero(np.bincount(query, minlength=len(values)) > 4 * k + 64)

@@ -52,10 +52,9 @@ class Scores:
     absolute: Floats | float = 0.0
     relative: float = 0.0
 
-    def margin(self, score: Floats) -> Floats:
+    def margin(self, score: Floats) -> Floats | float:
         """How far an approximation of these scores (float64 [queries]) may be from the truth."""
-        off = self.relative * np.abs(score) if self.relative else 0.0
-        return np.broadcast_to(self.absolute + off, score.shape)
+        return self.absolute + self.relative * np.abs(score) if self.relative else self.absolute
 
     def largest(self, score: Floats) -> npt.NDArray[np.float32]:
         """What `values` of rows whose score is at most `score` do not exceed."""
