@@ -30,6 +30,11 @@ HEALTH_PORT = 19121
 )
 @click.argument("path", metavar="STORE", type=SourcePath())
 @click.option("-c", "--collection", metavar="NAME", multiple=True, help="Only this collection; a glob is fine; repeatable.")
+@click.option(
+    "--use-index",
+    is_flag=True,
+    help="Search IVF_FLAT, IVF_SQ8 and HNSW index files with the request's nprobe or ef: faster, not exact, held in memory.",
+)
 @click.option("--preload", is_flag=True, help="Have all vectors read into the page cache in the background.")
 @click.option("--listen", metavar="HOST:PORT", default="127.0.0.1:19530", show_default=True, help="Where clients connect.")
 @click.option(
@@ -83,6 +88,7 @@ def _serve(
     quiet: bool,
     *,
     preload: bool,
+    use_index: bool,
     listen: str,
     health: str | None,
     jobs: int | None,
@@ -113,7 +119,7 @@ def _serve(
     try:
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="search"))
-            answers = Answers(opened, pool, Limits(max_message << 20, searches, threads), names)
+            answers = Answers(opened, pool, Limits(max_message << 20, searches, threads), names, use_index=use_index)
             address = stack.enter_context(Server(answers, listen, max_message=max_message << 20, access=access)).address
             healthy = _health(stack, health, address, state)
             if preload:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,11 +88,14 @@ class _Question:
 class Answers:
     """The methods of the service over an opened store, by their names. Safe for several threads.
 
-    `names` limits the collections; `pool` has the threads that search. Every method raises Refused, and DamageError for files
+    `names` limits the collections; `pool` has the threads that search; with `use_index` index files are searched where they can
+    be, which is faster and not exact. Every method raises Refused, and DamageError for files
     that cannot be read any more.
     """
 
-    def __init__(self, store: Store, pool: Executor, limits: Limits, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, store: Store, pool: Executor, limits: Limits, names: Sequence[str] | None = None, *, use_index: bool = False
+    ) -> None:
         self.store, self.limits = store, limits
         self._pool = pool
         self._searches = threading.BoundedSemaphore(limits.searches)
@@ -105,6 +109,15 @@ class Answers:
         for row in store.catalog.files:
             if row.file_type == FileType.INDEX:
                 self._indexes.setdefault(row.segment_id, []).append(row)
+        self._use_index: Any = None
+        if use_index:
+            from ..search.indexed import Indexes
+
+            self._use_index = Indexes(self._index_path)
+
+    def _index_path(self, segment: Segment) -> Path | None:
+        row = next(iter(self._indexes.get(segment.id, ())), None)
+        return self.store.disk.index_file(row.table_id, row.segment_id, row.file_id) if row else None
 
     # Collections and partitions ------------------------------------------------------------------------------------------
 
@@ -292,17 +305,39 @@ class Answers:
     def _hits(self, question: _Question) -> Hits:
         metric = _metric(question.served, question.parameters)
         with self._turn(question.stopped):
-            return search(
-                question.served.collection.schema,
-                question.chosen,
-                question.queries,
-                question.topk,
-                metric=metric,
-                jobs=self.limits.jobs,
-                opened=question.served.opened,
-                pool=self._pool,
-                stopped=question.stopped,
-            )
+            if self._use_index and metric is None:
+                return self._indexed_hits(question)
+            return self._exact_hits(question, question.chosen, metric)
+
+    def _exact_hits(self, question: _Question, partitions: Sequence[Partition], metric: str | None = None) -> Hits:
+        return search(
+            question.served.collection.schema,
+            partitions,
+            question.queries,
+            question.topk,
+            metric=metric,
+            jobs=self.limits.jobs,
+            opened=question.served.opened,
+            pool=self._pool,
+            stopped=question.stopped,
+        )
+
+    def _indexed_hits(self, question: _Question) -> Hits:
+        """Segments with an index that can be used by that index, the others and the log exactly."""
+        from ..search.indexed import merged, search_indexes
+
+        indexed, rest = [], []
+        for number, partition in enumerate(question.chosen):
+            found = {id(s): i for s in partition.segments if isinstance(s, Segment) and (i := self._use_index.of(s))}
+            indexed += [(number, s, found[id(s)]) for s in partition.segments if id(s) in found and isinstance(s, Segment)]
+            kept = tuple(s for s in partition.segments if id(s) not in found)
+            rest.append(Partition(partition.name, partition.schema, kept, partition.log))
+        exact = self._exact_hits(question, rest)
+        k = min(question.topk, sum(p.rows for p in question.chosen))
+        metric = question.served.collection.schema.metric_type or "L2"
+        opened = question.served.opened
+        answers = search_indexes(indexed, question.queries, question.topk, question.parameters, opened)
+        return merged(exact, answers, k, metric, -LARGEST if metric == "IP" else LARGEST)
 
     @contextlib.contextmanager
     def _turn(self, stopped: Callable[[], bool]) -> Iterator[None]:

@@ -41,7 +41,7 @@ INDEX_TYPES = {
 
 _RAW_PART = struct.pack("<Q3s", 3, b"IVF")
 _FAISS_BLOBS = {"IVF": False, "BinaryIVF": True}
-_HNSW = struct.Struct("<9Qi4x3QdQ")
+HNSW_HEADER = struct.Struct("<9Qi4x3QdQ")
 """metric, data_size, dim, offsetLevel0, max_elements, cur_count, size_per_element, label_offset, offsetData, maxlevel,
 enterpoint (unused), maxM, maxM0, M, mult, ef_construction."""
 _OLD_NSG = struct.Struct("<QQq")
@@ -342,7 +342,7 @@ def _checked_dimension(cursor: Cursor, dimension: int) -> int:
 def _hnsw(cursor: Cursor, partial: bool) -> StoredVectors:
     """hnswlib: elements of a fixed size, each with its links, its vector and its label (the row offset)."""
     at = cursor.at
-    metric, data_size, dim, _, _, count, size, label_at, data_at, *_ = cursor.unpack(_HNSW, "the header of an HNSW index")
+    metric, data_size, dim, _, _, count, size, label_at, data_at, *_ = cursor.unpack(HNSW_HEADER, "the header of an HNSW index")
     _checked_dimension(cursor, dim)
     if data_size != 4 * dim or size > 1 << 30 or data_at + data_size > label_at or label_at + ID_BYTES > size:
         raise cursor.damage(f"elements of {size} bytes with {dim} dimensions at {data_at} and a label at {label_at}", at)
