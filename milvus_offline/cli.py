@@ -84,7 +84,7 @@ class _Commands(click.Group):
             return (
                 f"no command before the path {printable(word)}: milvus-offline inspect {shlex.quote(word)} says what is in it"
             )
-        near = [m for m in (_MEANT.get(word.lower()),) if m in there] or difflib.get_close_matches(word.lower(), there, 2, 0.5)
+        near = [m for m in (_MEANT.get(word.lower()),) if m in there] or difflib.get_close_matches(word.lower(), there, 2, 0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(there)}"
         return f"there is no command {printable(word)}: {hint}"
 

@@ -99,7 +99,9 @@ def read_task(path: str | os.PathLike[str]) -> DmTask:
     except OSError as e:
         raise UsageError(f"{path}: cannot read the task file: {e.strerror}") from e
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
-        raise UsageError(f"{path}: not YAML: {e}") from e
+        mark = getattr(e, "problem_mark", None)
+        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UsageError(f"{path}{line}: not YAML: {getattr(e, 'problem', None) or 'it is not text'}") from e
     if not isinstance(document, dict) or not document:
         raise UsageError(f"{path}: expected a task on top: {', '.join(KEYS)}")
     reader = _Reader(str(path))

@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 
 import click
 
-from ..fileio import is_remote
-
 ENVIRONMENT = "MILVUS_OFFLINE_"
 DOCUMENTATION = "docs/commands.md"
 OWN_GROUP = "Options"
@@ -112,6 +110,8 @@ def _one_line(record: str) -> str:
 
 # Types of arguments -----------------------------------------------------------------------------------------------------
 
+_BUCKETS = ("s3://", "gs://", "gcs://", "az://", "abfs://", "abfss://")
+"""What is read and written in place, see milvus_offline/buckets."""
 _REMOTE = re.compile(r"^(?:[a-z][a-z0-9+.-]+://|[\w.-]+@?[\w.-]*:/)", re.I)
 
 
@@ -124,7 +124,7 @@ class SourcePath(click.Path):
         text = str(os.fspath(value))
         if text == "-":
             self.fail("standard input cannot be read: name a file or folder", param, ctx)
-        if _REMOTE.match(text) and not is_remote(text) and not os.path.exists(text):
+        if _REMOTE.match(text) and not text.startswith(_BUCKETS) and not os.path.exists(text):
             kind = (
                 "is a server's address, and files are read" if text.startswith(("http", "milvus")) else "is not on this machine"
             )
@@ -143,7 +143,7 @@ class OutFolder(click.Path):
         text = str(os.fspath(value))
         if text == "-":
             self.fail("an export is a folder of files, which cannot go to standard output: name a folder", param, ctx)
-        if _REMOTE.match(text) and not is_remote(text):
+        if _REMOTE.match(text) and not text.startswith(_BUCKETS):
             where = (
                 "milvus-offline load brings rows into a server"
                 if text.startswith(("http", "milvus"))

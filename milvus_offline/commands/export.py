@@ -185,6 +185,8 @@ def _export(path: str, out: str, chosen: Any, silent: bool, options: Mapping[str
         )
     }
     given = open_given(path, **o)
+    if own["lost_ids"] and given.kind != "milvus1":
+        raise UsageError("--lost-ids goes with a store")
     opened = SelectedSource(given, chosen)
     room = _room(opened, out, own, silent)
     base = {"out": str(absolute(as_path(out))), "free_bytes": room[1]}

@@ -516,7 +516,7 @@ def test_pieces_start_anywhere_and_travel(kind: str, tmp_path: Path, monkeypatch
 
 def test_an_export_to_hdf5(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    from milvus_offline.export import run_export
+    from milvus_offline.exporting import run_export
     from milvus_offline.sources import open_source
     from milvus_offline.targets.hdf5 import Hdf5Export
 

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from milvus_offline.load import run_load
 from support.array_source import ArraySource, floats
 from support.certificates import Authority
 from support.milvus_server import shared_milvus
 
 from milvus_offline.errors import TargetError
+from milvus_offline.loading import run_load
 from milvus_offline.targets import open_target
 
 pytestmark = pytest.mark.server
