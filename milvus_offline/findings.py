@@ -663,6 +663,20 @@ SECTIONS = (
             Code("renamed", (INFO,), "A name that the target refuses was written another way, see `--names`."),
             Code("append-replaces", (INFO,), "Milvus Lite replaces rows that have the same id."),
             Code(
+                "skip-differs",
+                (WARNING,),
+                "`--mode skip` left a collection alone that is not what the load would have made of it.",
+                "An earlier load that was not finished? `--resume` it, or load with `--mode overwrite`.",
+            ),
+            Code(
+                "load-refused",
+                (WARNING,),
+                "The rows are in the target, which does not load the collection into memory.",
+                "Give the server more memory, then load it there; or choose another `--index`.",
+            ),
+            Code("alias-switched", (INFO,), "An alias names the new collection, `--switch-alias`."),
+            Code("alias-kept", (WARNING,), "`--switch-alias` did not move the alias, as verification found differences."),
+            Code(
                 "ids-replaced",
                 (
                     INFO,

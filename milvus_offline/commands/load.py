@@ -173,6 +173,11 @@ class _Ids(click.ParamType[str]):
     help="Bulk import instead of inserts, for large loads: write files there (a folder or s3://bucket/path in the server's "
     "own storage), and let the server take them in.",
 )
+@click.option(
+    "--switch-alias",
+    metavar="NAME",
+    help="When the rows are verified, make this alias name the collection; load under a new name with --rename.",
+)
 @click.option("--import-path", metavar="PATH", help="What the server calls that place. [default: the same; s3: the key]")
 @click.option(
     "--import-format",

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from ...errors import TargetError, UsageError
 from ...model import Array, IndexSpec, VectorType
 from . import wire
 from .connection import Connection, check_lite_path, lite_facts
+from .limits import server_facts
 from .plan import CollectionPlan, Existing, TargetFacts
 from .probe import check_reachable
 
@@ -163,21 +164,36 @@ class Client:
         existing = {n: self.existing(n) for n in names if n in there}
         if self.kind == "lite":
             return replace(lite_facts(), version=self.version, existing=existing)
-        found = re.search(r"(\d+)\.(\d+)", self.version)
-        version = (int(found[1]), int(found[2])) if found else (2, 3)
-        return TargetFacts(
-            kind=self.kind,
-            version=self.version,
-            binary=True,
-            collapses=False,
-            strict_names=True,
-            hyphens=version >= (2, 5),
-            min_dimension=2 if version >= (2, 4) else 1,
-            max_dimension=32768,
-            max_partitions=1024,
-            auto_index_only=self.kind == "zilliz",
-            existing=existing,
-        )
+        return server_facts(self.kind, self.version, existing, aliases=self.aliases(there, names))
+
+    def aliases(self, there: Collection[str], names: Sequence[str]) -> dict[str, str]:
+        """Alias -> collection, of those in `names` that are aliases and of those of collections in `names`."""
+        found = {}
+        for name in names:
+            if name not in there and self.has(name):  # a server finds a collection by its alias, too
+                found[name] = str(self.describe(name).get("collection_name") or "")
+            elif name in there:
+                found.update(dict.fromkeys(map(str, self.describe(name).get("aliases") or ()), name))
+        return found
+
+    def switch_alias(self, alias: str, collection: str) -> None:
+        """Makes `alias` name the collection, whether it exists already or not."""
+
+        def switch() -> None:
+            if self.raw.has_collection(alias):
+                self.raw.alter_alias(collection, alias)
+            else:
+                self.raw.create_alias(collection, alias)
+
+        self.call(f"switch the alias {alias!r}", switch)
+
+    def capacity_used(self) -> int:
+        """Partitions times shards, summed over all collections of the database."""
+        used = 0
+        for name in self.call("list collections", self.raw.list_collections):
+            shards = int(self.describe(name).get("num_shards") or 1)
+            used += shards * len(self.call("list partitions", partial(self.raw.list_partitions, name)))
+        return used
 
     def has(self, collection: str) -> bool:
         return bool(self.call("look for the collection", lambda: self.raw.has_collection(collection)))
@@ -405,7 +421,7 @@ class Client:
         low = reason.lower()
         if "no space left" in low or "disk quota" in low:
             return self._error("insert", TargetError(reason))
-        if "larger than max" in low or "message too large" in low:
+        if code == 1102 or "larger than max" in low or "message too large" in low or "maxinsertsize" in low:
             return TooLarge(reason)
         if code in (3, 8, 9) or old_code == 49 or "rate limit" in low or "quota" in low:
             return Busy(reason)
@@ -474,6 +490,21 @@ class Client:
             ),
         )
         return _columns(found, layout, id_field)
+
+    def ids_there(self, collection: str, partition: str, ids: npt.NDArray[np.int64], id_field: str) -> npt.NDArray[np.int64]:
+        """Those of `ids` that a partition has, int64 [n]. The collection must be loaded."""
+        found: list[int] = []
+        for start in range(0, len(ids), IDS_PER_CALL):
+            ask = partial(
+                self.raw.query,
+                collection,
+                filter=self._among(ids[start : start + IDS_PER_CALL], id_field),
+                output_fields=[id_field],
+                partition_names=[partition],
+                consistency_level="Strong",
+            )
+            found += [row[id_field] for row in self.call("look for ids", ask)]
+        return np.unique(np.array(found, np.int64))
 
     def pages(
         self, layout: wire.Layout, collection: str, partition: str | None, expression: str, id_field: str

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ...errors import TargetError, UsageError
 from .plan import TargetFacts
@@ -14,7 +14,10 @@ from .plan import TargetFacts
 
 @dataclass(frozen=True)
 class Connection:
-    """Where the target is and how to get in. `token` is `user:password` or an API key; it is never printed."""
+    """Where the target is and how to get in. `token` is `user:password` or an API key; it is never printed.
+
+    The path of the address is the database: `http://host:port/proj1`.
+    """
 
     uri: str
     database: str = ""
@@ -35,6 +38,14 @@ class Connection:
                     "the target's address holds a user or a password, which other users of this machine can see: "
                     "use the environment (MILVUS_TOKEN), --token-file or --ask-token"
                 )
+            path = unquote(parts.path.strip("/"))
+            if path and self.database and path != self.database:
+                raise UsageError(f"the address names the database {path!r}, --database {self.database!r}: name one")
+            if "/" in path:
+                raise UsageError(f"{self.name}: the address has the path {path!r}, expected a database's name or nothing")
+            if path:
+                object.__setattr__(self, "database", path)
+                object.__setattr__(self, "uri", urlunsplit((parts.scheme, parts.netloc, "", "", "")))
 
     @property
     def lite(self) -> bool:
@@ -52,6 +63,10 @@ class Connection:
         """The address without what may be secret."""
         if "://" not in self.uri:
             return self.uri
+        return self._address + (f"/{self.database}" if self.database else "")
+
+    @property
+    def _address(self) -> str:
         parts = urlsplit(self.uri)
         return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
 
@@ -64,8 +79,8 @@ class Connection:
 
     @property
     def where(self) -> str:
-        """Names the target in the ledger: the same for the same target."""
-        return str(Path(self.uri).absolute()) if self.lite else self.name
+        """Names the target in the ledger, next to the database: the same for the same target."""
+        return str(Path(self.uri).absolute()) if self.lite else self._address
 
 
 def lite_to_be(connection: Connection) -> bool:

@@ -48,6 +48,10 @@ class LiteOptions:
     def shards_wanted(self) -> int:
         return 1
 
+    @property
+    def alias_wanted(self) -> str | None:
+        return None
+
     def open(self, address: str) -> MilvusTarget:
         from .target import MilvusTarget
 
@@ -90,7 +94,8 @@ class ServerOptions(LiteOptions):
     """Options of a load into a Milvus server or Zilliz Cloud.
 
     `token` is `user:password` or an API key; without it it comes from `token_file` or the environment (MILVUS_TOKEN, or
-    MILVUS_USER and MILVUS_PASSWORD). `import_to`, `import_path`, `import_format`: see bulk.Bucket.
+    MILVUS_USER and MILVUS_PASSWORD). `import_to`, `import_path`, `import_format`: see bulk.Bucket. `switch_alias`: an alias
+    that names the collection when its rows are verified.
     """
 
     shards: int = 1
@@ -105,10 +110,13 @@ class ServerOptions(LiteOptions):
     import_to: str | None = None
     import_path: str | None = None
     import_format: Literal["npy", "parquet"] = "npy"
+    switch_alias: str | None = None
 
     def __post_init__(self) -> None:
         if self.token and self.token_file:
             raise UsageError("--token-file and --ask-token contradict each other")
+        if self.switch_alias and self.verify == "none":
+            raise UsageError("--switch-alias wants a proof first: leave --verify none out")
         if self.import_path and not self.import_to:
             raise UsageError("--import-path only goes with --import-to")
         if self.import_to and self.partitions == "key":
@@ -117,6 +125,10 @@ class ServerOptions(LiteOptions):
     @property
     def shards_wanted(self) -> int:
         return self.shards
+
+    @property
+    def alias_wanted(self) -> str | None:
+        return self.switch_alias
 
     def connection(self, address: str) -> Connection:
         from .connection import Connection

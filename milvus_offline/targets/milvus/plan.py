@@ -20,7 +20,6 @@ from .. import LoadPlan
 from .scan import Scan
 
 MAX_NAME = 255
-MAX_DESCRIPTION = 60_000
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,15 @@ class TargetFacts:
     max_partitions: int
     auto_index_only: bool
     existing: Mapping[str, Existing] = field(default_factory=dict)
+    max_shards: int = 1
+    max_description: int = 60_000
+    """Bytes."""
+    capacity: int | None = None
+    """Partitions times shards that there is still room for; None: nobody knows."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Alias -> collection."""
+    drops_aliased: bool = True
+    """Whether a collection that has aliases can be dropped."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,8 @@ class CollectionPlan:
     """Rows whose id another loaded row has too."""
     dropped_partitions: tuple[str, ...] = ()
     """The target's partitions that go before."""
+    replaced: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the target that go when rows with their ids arrive, by the target's partition (Milvus Lite)."""
 
     def summary(self) -> str:
         index = f"{self.index.type} {dict(self.index.params) or ''}".strip() if self.index else "no index"
@@ -185,6 +195,7 @@ def make_plan(
         chosen = replace(options, mode=room.mode) if room else options
         plan = _plan_collection(c, names[c.schema.name], scans.get(c.schema.name), chosen, facts, notes)
         plans.append(replace(plan, dropped_partitions=room.dropped) if room else plan)
+    _check_room(plans, facts, notes)
     if notes.refusals:
         message = notes.refusals[0] if len(notes.refusals) == 1 else "\n  ".join(["this cannot be loaded:", *notes.refusals])
         raise (UsageError if notes.wrong_use else TargetError)(message)
@@ -209,11 +220,19 @@ def _plan_collection(
         fields = ", ".join(a.name for a in schema.attributes)
         notes.say(Severity.WARNING, "attributes-left-out", where, f"scalar fields are not loaded: {fields}")
     _check_dimension(schema, facts, notes)
+    if options.shards > facts.max_shards:
+        notes.refuse(f"{where}: --shards {options.shards}: the target takes at most {facts.max_shards}")
     metric = _metric(schema, options, scan, notes)
     index = map_index(schema, metric, options, facts, notes)
     partitions, key_field = _partitions(collection, options, facts, notes)
     existing = facts.existing.get(name)
     action = _action(where, name, existing, options, notes)
+    if existing and action == "skip":
+        differing = _differences(schema, existing, auto_id, options, metric)
+        if differing:
+            text = f"{name!r} was left alone, but it is another collection: {'; '.join(differing)}"
+            notes.say(Severity.WARNING, "skip-differs", where, text, collection.rows)
+    _check_aliases(where, name, action, facts, notes)
     id_field, vector_field = options.id_field, options.vector_field
     shards = options.shards
     if existing and action in ("append", "reuse"):
@@ -240,7 +259,7 @@ def _plan_collection(
         id_field=id_field,
         vector_field=vector_field,
         key_field=key_field,
-        description=_describe(schema.name, name, partitions),
+        description=_describe(schema.name, name, partitions, facts),
         partitions=tuple(partitions),
         shards=shards,
         rows=rows,
@@ -294,7 +313,7 @@ def sanitize(name: str, *, hyphens: bool = False) -> str:
     Too long names are cut and end in a digest; those stand in the collection's description.
     """
     name = _ESCAPE.sub(lambda m: f"_x5f_{m[0][1:]}", name)
-    name = re.sub(r"[^A-Za-z0-9_-]" if hyphens else r"[^A-Za-z0-9_]", lambda m: f"_x{ord(m[0]):x}_", name)
+    name = re.sub(r"[^A-Za-z0-9_-]|^-" if hyphens else r"[^A-Za-z0-9_]", lambda m: f"_x{ord(m[0]):x}_", name)
     if len(name) > MAX_NAME:
         name = f"{name[: MAX_NAME - 17]}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return name
@@ -320,8 +339,11 @@ def _allowed(name: str, kind: str, facts: TargetFacts) -> str | None:
     if kind == "collection":
         good = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
     else:
-        good = re.fullmatch(r"[A-Za-z0-9_-]+" if facts.hyphens else r"[A-Za-z0-9_]+", name)
-    return None if good else "may hold only letters, digits and _" + (", not a digit first" if kind == "collection" else "")
+        good = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*" if facts.hyphens else r"[A-Za-z0-9_]+", name)
+    if good:
+        return None
+    first = ", not a digit first" if kind == "collection" else ", not - first" if facts.hyphens else ""
+    return f"may hold only letters, digits and _{' and -' if kind != 'collection' and facts.hyphens else ''}{first}"
 
 
 def _target_name(name: str, kind: str, where: str, options: LoadOptions, facts: TargetFacts, notes: _Notes) -> str:
@@ -331,7 +353,8 @@ def _target_name(name: str, kind: str, where: str, options: LoadOptions, facts: 
     if reason is None:
         return name
     if options.names == "error":
-        notes.refuse(f"{where}: the target takes no {kind} {name!r}: it {reason}. Use --names sanitize or --rename OLD=NEW")
+        way = "--names sanitize or --rename OLD=NEW" if kind == "collection" else "--names sanitize"
+        notes.refuse(f"{where}: the target takes no {kind} {name!r}: it {reason}. Use {way}")
         return name
     new = sanitize_collection(name) if kind == "collection" else sanitize(name, hyphens=facts.hyphens)
     notes.say(Severity.INFO, "renamed", where, f"{kind} {name!r} becomes {new!r}: in the target it {reason}")
@@ -386,17 +409,34 @@ def _partitions(
     return plans, options.key_field
 
 
-def _describe(source: str, name: str, partitions: Sequence[PartitionPlan]) -> str:
-    """What the target's collection says of names that had to change: JSON, or nothing."""
+_DESCRIBED = "milvus_offline: "
+
+
+def _describe(source: str, name: str, partitions: Sequence[PartitionPlan], facts: TargetFacts) -> str:
+    """What the target's collection says of names that had to change: JSON, or nothing. What `restore` gives anyway may be
+    left out where there is little room, then all partitions, then all of it."""
     said: dict[str, Any] = {"collection": source} if source != name else {}
     renamed = {p.target: p.source for p in partitions if p.key is None and p.target not in (p.source, DEFAULT_PARTITION)}
     if renamed:
         said["partitions"] = renamed
-    text = json.dumps(said, ensure_ascii=False) if said else ""
-    if len(text.encode()) > MAX_DESCRIPTION:  # `restore` gives the others
-        said["partitions"] = {k: v for k, v in renamed.items() if restore(k) != v}
-        text = json.dumps(said, ensure_ascii=False)
-    return f"milvus_offline: {text}" if text else ""
+    lost = {k: v for k, v in renamed.items() if restore(k) != v}
+    for shorter in (said, {**said, "partitions": lost}, {k: v for k, v in said.items() if k != "partitions"}):
+        text = f"{_DESCRIBED}{json.dumps(shorter, ensure_ascii=False)}" if any(shorter.values()) else ""
+        if len(text.encode()) <= facts.max_description:
+            return text
+    return ""
+
+
+def _check_room(plans: Sequence[CollectionPlan], facts: TargetFacts, notes: _Notes) -> None:
+    """All new collections together must find room in the target."""
+    new = [p for p in plans if p.action in ("create", "recreate")]
+    wanted = sum(len({q.target for q in p.partitions} | {DEFAULT_PARTITION}) * p.shards for p in new)
+    if facts.capacity is not None and wanted > facts.capacity:
+        notes.refuse(
+            f"the target has room for {facts.capacity:,} more partitions (times shards), these collections need {wanted:,}: "
+            "use --partitions key or merge, fewer --shards, or -c",
+            wrong_use=False,
+        )
 
 
 # Dimension, metric, index ---------------------------------------------------------------------------------------------
@@ -519,11 +559,27 @@ def _index(schema: Schema, metric: str) -> tuple[IndexSpec, str]:
 # What is there, and the rows --------------------------------------------------------------------------------------------
 
 
+def _check_aliases(where: str, name: str, action: str, facts: TargetFacts, notes: _Notes) -> None:
+    if name in facts.aliases:
+        notes.refuse(
+            f"{where}: {name!r} is an alias of the target's collection {facts.aliases[name]!r}, so no collection can have that "
+            f"name: use --rename {where}=NEW, or load into {facts.aliases[name]!r} with --rename and --mode",
+            wrong_use=False,
+        )
+    mine = sorted(alias for alias, of in facts.aliases.items() if of == name)
+    if mine and action == "recreate" and not facts.drops_aliased:
+        notes.refuse(
+            f"{where}: the target drops no collection that has aliases, and {name!r} has {', '.join(mine)}: load under another "
+            f"name with --rename {where}=NEW --switch-alias {mine[0]}, which moves the alias when the rows are verified",
+            wrong_use=False,
+        )
+
+
 def _action(where: str, name: str, existing: Existing | None, options: LoadOptions, notes: _Notes) -> str:
     if existing is None:
         return "create"
     if options.mode == "skip":
-        notes.say(Severity.INFO, "skipped", where, f"{name!r} exists in the target with {existing.rows} rows: left alone")
+        notes.say(Severity.INFO, "skipped", where, f"{name!r} exists in the target with {existing.rows:,} rows: left alone")
         return "skip"
     if options.mode == "overwrite":
         notes.say(Severity.INFO, "overwritten", where, f"{name!r} with {existing.rows} rows in the target is dropped first")
@@ -544,6 +600,19 @@ def _action(where: str, name: str, existing: Existing | None, options: LoadOptio
 def _check_existing(
     schema: Schema, name: str, existing: Existing, auto_id: bool, options: LoadOptions, metric: str, notes: _Notes
 ) -> None:
+    differing = _differences(schema, existing, auto_id, options, metric)
+    if existing.others:
+        differing.append(f"it wants more fields: {', '.join(existing.others)}")
+    if differing:
+        notes.refuse(
+            f"{schema.name}: the target's collection {name!r} is another: {'; '.join(differing)}. "
+            "Use --rename, --metric or --mode overwrite",
+            wrong_use=False,
+        )
+
+
+def _differences(schema: Schema, existing: Existing, auto_id: bool, options: LoadOptions, metric: str) -> list[str]:
+    """What a collection of the target has otherwise."""
     differing = []
     if existing.dimension != schema.dimension:
         differing.append(f"dimension {existing.dimension} there, {schema.dimension} here")
@@ -559,14 +628,7 @@ def _check_existing(
         differing.append(f"partition key {existing.key_field} there, {wanted_key} here")
     if existing.metric_type not in (None, metric):
         differing.append(f"metric {existing.metric_type} there, {metric} here")
-    if existing.others:
-        differing.append(f"it wants more fields: {', '.join(existing.others)}")
-    if differing:
-        notes.refuse(
-            f"{schema.name}: the target's collection {name!r} is another: {'; '.join(differing)}. "
-            "Use --rename, --metric or --mode overwrite",
-            wrong_use=False,
-        )
+    return differing
 
 
 def _judge_rows(scan: Scan, where: str, auto_id: bool, options: LoadOptions, facts: TargetFacts, notes: _Notes) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ...errors import TargetError, UsageError
 from ...fileio import write_text
@@ -30,8 +31,10 @@ from ..columnar import CHUNK_BYTES
 from .bulk import Importer, ImportTask, check_importable
 from .client import Client
 from .connection import Connection, lite_facts, lite_to_be
+from .limits import MAX_CAPACITY
 from .options import LiteOptions
 from .plan import (
+    CollectionPlan,
     Plan,
     Room,
     TargetFacts,
@@ -54,6 +57,8 @@ from .tasks import (
 )
 from .verify import compare_counts, compare_rows, count_partitions
 
+_MANY_PARTITIONS = 1000
+"""Partitions times shards from which on the target is asked how many it has room for."""
 _PARALLEL = 8
 """Collections that are flushed, indexed and verified at the same time: the server lets a client wait seconds for each."""
 
@@ -85,6 +90,7 @@ class MilvusTarget(LoadTarget):
         self._plan: Plan
         self._dropped: list[Any] = []
         self._jobs: list[_Job] = []
+        self._skipped: list[_Job] = []
 
     @property
     def client(self) -> Client:
@@ -103,7 +109,9 @@ class MilvusTarget(LoadTarget):
     # Plan -------------------------------------------------------------------------------------------------------------
 
     def plan(self, source: Source, folder: Path | None) -> Plan:
-        facts = self._facts(_possible_names(source, self._decisions.rename))
+        partitions = sum(len(c.partitions) for c in source.collections)
+        facts = self._facts([*_possible_names(source, self._decisions.rename), *self._alias()], partitions)
+        self._check_alias(source, facts)
         if self._bucket:
             check_importable(facts.kind, self.name)
         rooms = self._rooms(source, facts) if self._decisions.per_partition and self._decisions.mode != "error" else {}
@@ -114,12 +122,57 @@ class MilvusTarget(LoadTarget):
         with watching() as met:
             scans = {c.schema.name: self._scan(c, facts, folder) for c in collections}
         plan = make_plan(collections, scans, self._decisions, facts, rooms)
-        self._plan = replace(plan, findings=(*plan.findings, *met.findings()))
+        notes = Findings([*plan.findings, *met.findings()])
+        planned = [self._count_replaced(c, p, facts, notes) for c, p in zip(collections, plan.collections, strict=True)]
+        self._plan = replace(plan, collections=tuple(planned), findings=tuple(notes))
         self._dropped = [scans[c.schema.name].dropped for c in collections]
         return self._plan
 
-    def _facts(self, names: Sequence[str]) -> TargetFacts:
-        return lite_facts() if self._client is None and lite_to_be(self.connection) else self.client.facts(names)
+    def _count_replaced(self, c: SourceCollection, plan: CollectionPlan, facts: TargetFacts, notes: Findings) -> CollectionPlan:
+        """Appending to Milvus Lite: rows of the target whose ids come again go, and that is said before it happens."""
+        if not facts.collapses or plan.action != "append" or plan.auto_id:
+            return plan
+        was_loaded = self.client.loaded(plan.name)
+        self.client.load(plan.name)
+        found: dict[str, npt.NDArray[np.int64]] = {}
+        there = facts.existing[plan.name].partitions
+        for piece in (x for p in c.partitions for x in p.pieces):
+            for batch in piece.batches():
+                for partition in there:
+                    some = self.client.ids_there(plan.name, partition, np.unique(batch.ids), plan.id_field)
+                    found[partition] = np.union1d(found.get(partition, some), some)
+        if not was_loaded:
+            self.client.release(plan.name)
+        replaced = {p: len(ids) for p, ids in found.items() if len(ids)}
+        if rows := sum(replaced.values()):
+            examples = ", ".join(map(str, np.concatenate(list(found.values()))[:10].tolist()))
+            examples += ", ..." if rows > 10 else ""
+            text = (
+                f"{rows:,} rows of {plan.name!r} have ids that are loaded again ({examples}): Milvus Lite holds one row for each "
+                "id, so the ones from before are replaced"
+            )
+            notes.error("duplicates-collapsed", c.schema.name, text, rows)
+        return replace(plan, replaced=replaced)
+
+    def _facts(self, names: Sequence[str], partitions: int) -> TargetFacts:
+        if self._client is None and lite_to_be(self.connection):
+            return lite_facts()
+        facts = self.client.facts(names)
+        if self.client.kind != "lite" and partitions * self._decisions.shards > _MANY_PARTITIONS:
+            facts = replace(facts, capacity=MAX_CAPACITY - self.client.capacity_used())
+        return facts
+
+    def _alias(self) -> list[str]:
+        return [self.options.alias_wanted] if self.options.alias_wanted else []
+
+    def _check_alias(self, source: Source, facts: TargetFacts) -> None:
+        for alias in self._alias():
+            if len(source.collections) != 1:
+                raise UsageError(
+                    f"--switch-alias {alias}: {len(source.collections)} collections would share it: choose one with -c"
+                )
+            if alias in facts.existing:
+                raise UsageError(f"--switch-alias {alias}: the target has a collection of that name, which no alias can have")
 
     def _rooms(self, source: Source, facts: TargetFacts) -> dict[str, Room]:
         rooms = {}
@@ -180,11 +233,10 @@ class MilvusTarget(LoadTarget):
         if self._bucket:
             size, most = CHUNK_BYTES, sys.maxsize
         for c, plan, positions in zip(source.collections, self._plan.collections, self._dropped, strict=True):
-            if plan.action != "skip":
-                job = _Job(plan, c.schema, positions)
-                chosen = _only(c, [p.source for p in plan.partitions])
-                job.tasks = messages_of(job, chosen, link, message_bytes=size, message_rows=most)
-                self._jobs.append(job)
+            job = _Job(plan, c.schema, positions)
+            chosen = _only(c, [p.source for p in plan.partitions])
+            job.tasks = messages_of(job, chosen, link, message_bytes=size, message_rows=most)
+            (self._skipped if plan.action == "skip" else self._jobs).append(job)
         for job in self._jobs:
             self._create(job, ledger)
         tasks = [t for job in self._jobs for t in job.tasks]
@@ -240,7 +292,9 @@ class MilvusTarget(LoadTarget):
             return None
         if not client.loaded(plan.name):
             client.load(plan.name)
-        return count_partitions(client, job)
+        counted = count_partitions(client, job)
+        targets = {p.source: p.target for p in plan.partitions}
+        return {source: rows - plan.replaced.get(targets[source], 0) for source, rows in counted.items()}
 
     # Afterwards -------------------------------------------------------------------------------------------------------
 
@@ -255,7 +309,48 @@ class MilvusTarget(LoadTarget):
 
     def prove(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         self.verified = self.options.verify
-        return [f for found in self._for_each(lambda job: self._prove(job, results)) for f in found]
+        notes = Findings(f for found in self._for_each(lambda job: self._prove(job, results)) for f in found)
+        if self.options.verify != "none":
+            for job in self._skipped:
+                notes += self._compare_skipped(job)
+        for alias in self._alias():
+            self._switch_alias(alias, notes)
+        return notes
+
+    def _compare_skipped(self, job: _Job) -> Findings:
+        """A collection that was left alone should be what the load would have made of it; half of it should not pass."""
+        notes = Findings()
+        plan, client = job.plan, self.client
+        if not plan.partitions or any(f.code == "skip-differs" and f.where == plan.source for f in self._plan.findings):
+            return notes  # MilvusDM's meaning of skip; or another collection, as the plan said
+        try:
+            was_loaded = client.loaded(plan.name)
+            if client.kind == "lite" or (client.index_of(plan.name, plan.vector_field) and (was_loaded or self.options.load)):
+                client.load(plan.name)
+                job.readable, job.rows_before = True, {}
+                found = list(self._differences(job, {}))
+                if not was_loaded:
+                    client.release(plan.name)
+            else:
+                found = [self._prove_by_statistics(job)]
+        except TargetError as e:  # a partition or a field is not there
+            found = [Finding(Severity.ERROR, "verify-count", plan.source, str(e))]
+        for f in found:
+            if f.severity is Severity.ERROR:
+                text = (
+                    f"{plan.name!r} was left alone, but it differs from the source: {f.message}. Load it with --mode overwrite"
+                )
+                notes.warning("skip-differs", f.where, text, f.rows)
+        return notes
+
+    def _switch_alias(self, alias: str, notes: Findings) -> None:
+        (job,) = self._jobs or self._skipped
+        if any(f.severity is not Severity.INFO for f in notes):
+            text = f"the alias was not moved to {job.plan.name!r}, as the rows there are not what they should be"
+            notes.warning("alias-kept", alias, text)
+        else:
+            self.client.switch_alias(alias, job.plan.name)
+            notes.info("alias-switched", alias, f"the alias now names {job.plan.name!r}")
 
     def _for_each(self, call: Callable[[_Job], Any]) -> list[Any]:
         with ThreadPoolExecutor(_PARALLEL) as pool:
@@ -274,16 +369,22 @@ class MilvusTarget(LoadTarget):
         loadable = indexed or client.kind == "lite"
         if loadable and (self.options.load or self.options.verify != "none"):
             job.was_loaded = indexed and client.loaded(plan.name)
-            client.load(plan.name)
-            if self._bucket and job.was_loaded:
-                client.refresh(plan.name)
-            job.readable = True
+            if not (self.options.load or job.was_loaded or client.kind == "lite"):
+                return findings
+            try:
+                client.load(plan.name)
+                if self._bucket and job.was_loaded:
+                    client.refresh(plan.name)
+                job.readable = True
+            except TargetError as e:
+                text = f"the rows are there, but the target does not load the collection into memory: {e}"
+                findings.warning("load-refused", plan.source, text)
         return findings
 
     def _prove(self, job: _Job, results: Mapping[str, Result]) -> list[Finding]:
         findings: list[Finding] = []
         if self.options.verify != "none":
-            findings = list(self._differences(job, results)) if job.readable else [self._prove_unindexed(job)]
+            findings = list(self._differences(job, results)) if job.readable else [self._prove_by_statistics(job)]
         if job.readable and not self.options.load and not job.was_loaded:
             self.client.release(job.plan.name)
         return findings
@@ -297,13 +398,14 @@ class MilvusTarget(LoadTarget):
         if self.options.verify in ("sample", "full"):
             yield from compare_rows(self.client, job, results, full=self.options.verify == "full")
 
-    def _prove_unindexed(self, job: _Job) -> Finding:
-        """Without an index a server loads nothing; its statistics, which count deleted rows too, still say something."""
+    def _prove_by_statistics(self, job: _Job) -> Finding:
+        """What is not loaded (without an index a server loads nothing) cannot be read; the server's statistics, which count
+        deleted rows too, still say something."""
         plan = job.plan
         expected = sum(t.rows for t in job.tasks)
         stored = self.client.stored(plan.name)
         if stored >= expected:
-            text = f"without an index rows cannot be read back; the statistics say {stored} rows, {expected} were sent"
+            text = f"the collection is not loaded, so rows were not read back; the server counts {stored:,}, {expected:,} were sent"
             return Finding(Severity.INFO, "verify-limited", plan.source, text)
         text = f"{stored} rows in the target, {expected} expected"
         return Finding(Severity.ERROR, "verify-count", plan.source, text, expected - stored)

@@ -167,7 +167,7 @@ class ServerTarget(LoadTarget):
             plan = replace(CollectionPlan.of(c, chosen, name), loaded=tags)
             there = self.service.schema(name)
             if there is not None:
-                plan, refusal = self._into_existing(plan, there, chosen)
+                plan, refusal = self._into_existing(plan, there, chosen, notes)
                 refused += refusal
             planned.append(plan)
         if refused and folder is not None:
@@ -181,7 +181,9 @@ class ServerTarget(LoadTarget):
         o = self.options
         return [settings_of(c.schema, o.metric, o.index_file_size, o.index) for c in source.collections]
 
-    def _into_existing(self, plan: CollectionPlan, there: Any, chosen: Settings) -> tuple[CollectionPlan, list[str]]:
+    def _into_existing(
+        self, plan: CollectionPlan, there: Any, chosen: Settings, notes: Findings
+    ) -> tuple[CollectionPlan, list[str]]:
         """The plan for a collection that the target has, and why that is refused."""
         if self.options.mode == "error":
             text = f"collection {plan.name!r} exists; --mode append, skip or overwrite says what to do"
@@ -190,6 +192,8 @@ class ServerTarget(LoadTarget):
         plan = replace(plan, action=action)
         if self.options.per_partition:
             plan = self._by_partition(plan)
+        elif action == "skip":
+            notes += self._compare_skipped(plan, there)
         if plan.action == "append":
             known = there.metric_type in list(MetricType)
             held = (there.dimension, MetricType(there.metric_type).name if known else there.metric_type)
@@ -197,6 +201,17 @@ class ServerTarget(LoadTarget):
                 text = f"has {held[0]} dimensions, {held[1]}; the source {plan.dimension}, {chosen.metric.name}"
                 return plan, [f"collection {plan.name!r} {text}"]
         return plan, []
+
+    def _compare_skipped(self, plan: CollectionPlan, there: Any) -> Findings:
+        """A collection that is left alone should be what the load would have made of it; half of it should not pass."""
+        notes = Findings()
+        rows = self.service.count(plan.name)
+        differing = [f"dimension {there.dimension} there, {plan.dimension} here"] if there.dimension != plan.dimension else []
+        differing += [f"{rows:,} rows there, {plan.rows:,} here"] if rows != plan.rows else []
+        if differing:
+            text = f"{plan.name!r} is left alone, but it differs from the source: {'; '.join(differing)}"
+            notes.warning("skip-differs", plan.source, text, abs(plan.rows - rows))
+        return notes
 
     def _by_partition(self, plan: CollectionPlan) -> CollectionPlan:
         reply = self.service.call("ShowPartitions", {"collection_name": plan.name})

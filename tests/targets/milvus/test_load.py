@@ -466,7 +466,7 @@ def h5(path: Path) -> str:
 def test_refusals_on_the_command_line(tmp_path: Path) -> None:
     source = h5(tmp_path / "a.h5")
     for words, code, text in (
-        (["http://127.0.0.1:1"], 1, "cannot connect"),
+        (["http://127.0.0.1:1"], 1, "nobody listens on port 1"),
         (["http://me:secret@127.0.0.1:1"], 2, "other users of this machine can see"),
         (["ftp://nowhere"], 2, "a target is"),
         ([str(tmp_path / "no" / "x.db")], 1, "no such folder"),

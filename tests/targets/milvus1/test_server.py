@@ -256,3 +256,68 @@ def test_the_command(server: Standin, capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.run([*command, "--mode", "overwrite"]) == 2
     assert "add --yes" in capsys.readouterr().err
     assert cli.run([*command, "--mode", "overwrite", "--yes"]) == 0
+
+
+# What a real 1.1.1 server refuses ---------------------------------------------------------------------------------------
+
+
+def test_binary_indexes_are_asked_for_by_the_services_own_numbers(server: Standin) -> None:
+    given = Schema("c", 64, VectorType.BINARY, "JACCARD", IndexSpec("BIN_IVF_FLAT", {"nlist": 4}), auto_id=False)
+    report = load(ArraySource({"c": {"_default": [(np.arange(10), bits(10, 64))]}}, {"c": given}), server)
+    assert (report.exit_code, server.tables["c"].index) == (0, (2, '{"nlist":4}'))
+
+
+QUOTED = {"c": {"it's": [(np.arange(5), floats(5))], "_default": [(np.arange(5, 9), floats(4))]}}
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_quote_in_a_tag_is_told_before_anything_is_created(dry_run: bool, server: Standin) -> None:
+    with pytest.raises(UsageError, match=r"partition \"it's\" of 'c': .*quote; use --names sanitize"):
+        load(ArraySource(QUOTED), server, dry_run=dry_run)
+    assert server.tables == {}
+
+
+def test_a_tag_with_a_quote_is_written_otherwise(server: Standin) -> None:
+    report = load(ArraySource(QUOTED), server, names="sanitize")
+    assert (report.exit_code, [f.code for f in report.findings]) == (0, ["renamed"])
+    assert {k: sum(v.values()) for k, v in held(server).items()} == {("c", "it_x27_s"): 5, ("c", "_default"): 4}
+
+
+def test_a_server_with_mysql_takes_quotes(server: Standin) -> None:
+    server.meta_uri = "mysql://root:1@127.0.0.1:3306/milvus"
+    assert load(ArraySource(QUOTED), server).exit_code == 0
+    assert ("c", "it's") in held(server)
+
+
+@pytest.mark.parametrize("verify", ["sample", "full"])
+def test_rows_are_read_back(verify: str, server: Standin, monkeypatch: pytest.MonkeyPatch) -> None:
+    insert = Standin._Insert
+
+    def garbled(self: Standin, request: Any) -> Any:
+        for record in request.row_record_array:
+            record.float_data[3] += 1
+        return insert(self, request)
+
+    monkeypatch.setattr(Standin, "_Insert", garbled)
+    report = load(small(100), server, verify=verify)
+    assert report.exit_code == 4
+    assert [(f.code, f.rows) for f in report.findings] == [("verify-rows", 100 if verify == "full" else 32)]
+
+
+def test_rows_that_share_an_id_are_no_difference(server: Standin) -> None:
+    ids = np.r_[np.arange(50), np.arange(50)]
+    source = ArraySource({"c": {"_default": [(ids, floats(100))]}})
+    assert load(source, server, verify="full").exit_code == 0
+
+
+def test_a_server_that_gives_no_rows_back_is_counted(server: Standin) -> None:
+    server.refuse_reading = True
+    report = load(small(), server)
+    assert (report.exit_code, [f.code for f in report.findings]) == (0, ["verify-limited"])
+
+
+def test_what_is_skipped_is_compared(server: Standin) -> None:
+    load(small(10), server)
+    assert load(small(10), server, mode="skip").exit_code == 0
+    report = load(small(12), server, mode="skip")
+    assert (report.exit_code, [f.code for f in report.findings]) == (3, ["skip-differs"])

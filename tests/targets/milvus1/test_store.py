@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -254,28 +253,6 @@ def test_no_segment_without_rows(tmp_path: Path) -> None:
     assert catalog(tmp_path / "new", "SELECT flag FROM Tables") == [(0,), (0,)]
     assert len(list((tmp_path / "new/db/tables").iterdir())) == 2
     assert rows_of(open_store(tmp_path / "new")) == {("c", "_default"): Counter(), ("c", "p"): Counter()}
-
-
-def refusing(*_: Any, **__: Any) -> int:
-    raise OSError(errno.EXDEV, "other file systems")
-
-
-def copying_little(source: int, target: int, count: int, offset: int) -> int:
-    """As the system call may: fewer bytes than asked for."""
-    return os.write(target, os.pread(source, min(count, 1001), offset))
-
-
-@pytest.mark.parametrize("system", [None, refusing, copying_little])
-def test_rows_copied_by_the_system_or_not(system: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create(many(2), tmp_path / "one")
-    if system is None:
-        monkeypatch.delattr(os, "copy_file_range", raising=False)
-    else:
-        monkeypatch.setattr(os, "copy_file_range", system, raising=False)
-    monkeypatch.setattr("milvus_offline.targets.milvus1.store._COPY_BYTES", 100_000)
-    create(open_store_source(tmp_path / "one"), tmp_path / "two")
-    assert rows_of(open_store(tmp_path / "two")) == rows_of(open_store(tmp_path / "one"))
-    assert cli.run(["verify", str(tmp_path / "two"), "-q"]) == 0
 
 
 def test_a_source_that_becomes_shorter(tmp_path: Path) -> None:
