@@ -405,7 +405,7 @@ class MilvusTarget(LoadTarget):
         expected = sum(t.rows for t in job.tasks)
         stored = self.client.stored(plan.name)
         if stored >= expected:
-            text = f"the collection is not loaded, so rows were not read back; the server counts {stored:,}, {expected:,} were sent"
+            text = f"the collection is not loaded, so rows were not read back; {stored:,} are counted, {expected:,} were sent"
             return Finding(Severity.INFO, "verify-limited", plan.source, text)
         text = f"{stored} rows in the target, {expected} expected"
         return Finding(Severity.ERROR, "verify-count", plan.source, text, expected - stored)
