@@ -148,7 +148,7 @@ class MilvusTarget(LoadTarget):
             examples = ", ".join(map(str, np.concatenate(list(found.values()))[:10].tolist()))
             examples += ", ..." if rows > 10 else ""
             text = (
-                f"{rows:,} rows of {plan.name!r} have ids that are loaded again ({examples}): Milvus Lite holds one row for each "
+                f"{rows:,} rows of {plan.name!r} have ids that come again ({examples}): Milvus Lite holds one row for each "
                 "id, so the ones from before are replaced"
             )
             notes.error("duplicates-collapsed", c.schema.name, text, rows)
