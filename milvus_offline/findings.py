@@ -674,6 +674,9 @@ SECTIONS = (
                 "The rows are in the target, which does not load the collection into memory.",
                 "Give the server more memory, then load it there; or choose another `--index`.",
             ),
+            Code(
+                "verify-schema", (ERROR,), "A collection of the target is another than the source's: dimension, type, metric."
+            ),
             Code("alias-switched", (INFO,), "An alias names the new collection, `--switch-alias`."),
             Code("alias-kept", (WARNING,), "`--switch-alias` did not move the alias, as verification found differences."),
             Code(

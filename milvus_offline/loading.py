@@ -41,6 +41,8 @@ class LoadReport:
     verified: str = "none"
     dry_run: bool = False
     findings: Findings = field(default_factory=Findings)
+    first_use: Sequence[str] = ()
+    """Lines that use what was loaded, see LoadTarget."""
 
     @property
     def exit_code(self) -> int:
@@ -64,6 +66,7 @@ class LoadReport:
             "verified": self.verified,
             "dry_run": self.dry_run,
             "findings": [f.to_json() for f in self.findings],
+            "first_use": list(self.first_use),
             "exit_code": self.exit_code,
         }
 
@@ -115,6 +118,14 @@ def run_load(
     return report
 
 
+def run_compare(source: Source, target: LoadTarget, *, progress: Progress | None = None) -> tuple[int, Findings]:
+    """Holds what a target has against a source: rows that were looked at, and the findings of both. The target is closed."""
+    with contextlib.closing(target):
+        target.progress = progress
+        rows, notes = target.compare(source)
+    return rows, Findings([*source.findings, *notes])
+
+
 def _work(source: Source, target: LoadTarget, ledger: Ledger, report: LoadReport, *, resumed: bool) -> None:
     tasks = target.begin(source, ledger, resumed=resumed)
     report.rows_now = sum(t.rows for t in tasks if t.id not in ledger.done)
@@ -127,6 +138,7 @@ def _work(source: Source, target: LoadTarget, ledger: Ledger, report: LoadReport
     report.findings += target.finish(results)
     report.findings += target.prove(results)
     report.verified = target.verified
+    report.first_use = target.first_use()
 
 
 def _key(source: Source, target: LoadTarget) -> dict[str, Any]:

@@ -134,6 +134,19 @@ class SourcePath(click.Path):
         return text
 
 
+class SourceOrTarget(SourcePath):
+    """A file or folder that is read, or the target of a load."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(os.fspath(value))
+        return text if is_target(text) else super().convert(value, param, ctx)
+
+
+def is_target(text: str) -> bool:
+    """Whether a path means a target of load, and no store, export or file."""
+    return text.startswith(("http://", "https://", "tcp://", "milvus1:")) or (text.endswith(".db") and os.path.isdir(text))
+
+
 class OutFolder(click.Path):
     """A folder that is written."""
 

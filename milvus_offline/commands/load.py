@@ -286,7 +286,7 @@ def _target_options(target: str, o: dict[str, Any], typed: set[str]) -> dict[str
     if "load_after" in given:
         given["load"] = given.pop("load_after")
     if "rename" in given:
-        given["rename"] = _renames(given["rename"])
+        given["rename"] = renames(given["rename"])
     if "field_names" in given:
         given["field_names"] = _field_names(given["field_names"])
     if given.pop("ask_token", False):
@@ -319,7 +319,8 @@ def _field_names(text: str) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def _renames(pairs: tuple[str, ...]) -> dict[str, str]:
+def renames(pairs: tuple[str, ...]) -> dict[str, str]:
+    """`--rename OLD=NEW ...` as a mapping. Raises UsageError."""
     result = {}
     for pair in pairs:
         old, equals, new = pair.partition("=")
@@ -423,6 +424,8 @@ def report_lines(report: LoadReport, *, with_findings: bool = True) -> list[str]
         speed = f" ({rate:,.0f} rows/s)" if rate else ""
         lines = [f"{amount(report.rows, loaded)} ({size(report.bytes)}) in {report.seconds:.1f} s{speed}: {report.target}"]
         lines.append(_VERIFIED[report.verified] if report.exit_code != 4 else "VERIFICATION FOUND DIFFERENCES")
+    if report.first_use:
+        lines += ["To use it:", *(f"  {printable(line)}" for line in report.first_use)]
     if report.findings and with_findings:
         lines += finding_lines([f.to_json() for f in report.findings])
     return lines

@@ -9,10 +9,11 @@ import click
 
 from .. import fileio
 from ..model import Finding, Severity
-from .command import Command, SourcePath
+from .command import Command, SourceOrTarget, SourcePath, is_target
 from .common import (
     bucket_costs,
     file_options,
+    is_typed,
     lost_ids_option,
     open_given,
     output_options,
@@ -53,14 +54,15 @@ class _Share(click.ParamType[float]):
         "milvus-offline verify /var/lib/milvus",
         "milvus-offline verify /var/lib/milvus --sample 5%",
         "milvus-offline verify ./milvus-export --against /var/lib/milvus",
+        "milvus-offline verify http://localhost:19530 --against /var/lib/milvus",
     ],
 )
-@click.argument("paths", metavar="STORE|EXPORT...", nargs=-1, required=True, type=SourcePath())
+@click.argument("paths", metavar="STORE|EXPORT|TARGET...", nargs=-1, required=True, type=SourceOrTarget())
 @click.option(
     "--against",
     type=SourcePath(),
     metavar="STORE",
-    help="With an export: compare every id and vector with this store or other source.",
+    help="With an export or a target: compare every id and vector with this store or other source.",
 )
 @click.option(
     "--search",
@@ -70,6 +72,9 @@ class _Share(click.ParamType[float]):
     help="With --against: also search both for N sampled rows of each collection, and compare ids and distances.",
 )
 @click.option("--sample", type=_Share(), default=1.0, metavar="SHARE", help="Read only this share of the segments, e.g. 5%.")
+@click.option("--rename", metavar="OLD=NEW", multiple=True, help="With a target: a collection's name there; repeatable.")
+@click.option("--database", metavar="NAME", envvar="MILVUS_DATABASE", help="With a target: its database.")
+@click.option("--token-file", metavar="FILE", help="With a target: a file that holds the token. Otherwise: MILVUS_TOKEN.")
 @click.option("--html", type=click.Path(), metavar="FILE", help="Also write a report that a browser shows.")
 @lost_ids_option
 @file_options
@@ -82,12 +87,16 @@ def command(
 
     For a STORE: lengths, ids against bloom filters, vectors against index files, catalog against disk, the log's records.
     For an EXPORT (a folder with manifest.json): checksums and counts, and with --against every row.
+    For a TARGET of load (http://host:port, ./some.db, milvus1://host:port) with --against: counts, ids and vectors.
     """
     from ..errors import UsageError
 
     set_up_log(verbose)
     if len(paths) > 1 and (html or lost_ids or o["against"]):
         raise UsageError("--html, --lost-ids and --against go with one path")
+    for name in ("rename", "database", "token_file"):
+        if is_typed(name) and not all(map(is_target, paths)):
+            raise UsageError(f"--{name.replace('_', '-')} goes with a target: milvus-offline verify http://… --against STORE")
     found = [_verify(path, quiet=quiet or as_json, lost_ids=lost_ids, **o) for path in paths]
     documents = [document for document, _, _ in found]
     documents[-1] |= bucket_costs()
@@ -115,9 +124,38 @@ def _verify(path: str, **o: Any) -> tuple[dict[str, Any], Places, dict[str, Any]
     """The document of one path, how its places are called, and what `inspect` says of it."""
     from ..sources import kind_of
 
+    about_target = {name: o.pop(name) for name in ("rename", "database", "token_file")}
+    if is_target(path):
+        return _verify_target(path, about_target, **o)
     if fileio.as_path(path).is_dir() and kind_of(path) == "export":
         return _verify_export(path, **o)
     return _verify_store(path, **o)
+
+
+def _verify_target(
+    path: str, about: dict[str, Any], *, against: str | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
+) -> tuple[dict[str, Any], Places, dict[str, Any]]:
+    from ..errors import UsageError
+    from ..load import run_compare
+    from ..report import places_of
+    from ..targets import open_target, options_of
+    from ..text import count
+    from .load import renames
+
+    if not against:
+        raise UsageError(f"{path}: a target is verified --against a source: the store, export or file that was loaded")
+    if lost_ids:
+        raise UsageError("--lost-ids goes with a store")
+    options = {"rename": renames(about["rename"]), "verify": "full" if sample == 1.0 else "sample"}
+    known = options_of(path)
+    options |= {name: about[name] for name in ("database", "token_file") if about[name] and (name in known or is_typed(name))}
+    target = open_target(path, **options)
+    source = open_given(against, **o)
+    rows, findings = run_compare(source, target, progress=progress(quiet))
+    how = "every row" if sample == 1.0 else "counts and a sample"
+    document = _document(path, "target", rows, findings, f"{count(rows, 'row')} compared with {against}: {how}")
+    document |= {"path": target.name, "against": against}
+    return document, places_of(source), {}
 
 
 def _verify_export(

@@ -151,6 +151,15 @@ class LoadTarget(ABC):
     def prove(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Looks whether the rows are there; differences are findings `verify-...` of severity ERROR."""
 
+    def first_use(self) -> Sequence[str]:
+        """What somebody types next: lines of Python, or of a shell, that use what was loaded. There after `prove`."""
+        return ()
+
+    def compare(self, source: Source) -> tuple[int, Sequence[Finding]]:
+        """`verify TARGET --against SOURCE`: rows of the source that were looked at, and what the target lacks or has otherwise
+        (findings `verify-...` of severity ERROR). Nothing is changed."""
+        raise UsageError(f"{self.name}: this kind of target cannot be compared with a source")
+
     def close(self) -> None:  # noqa: B027 - nothing to do for most
         """Lets go of connections; called once, whatever happened."""
 

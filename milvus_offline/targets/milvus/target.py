@@ -23,7 +23,7 @@ from ...errors import TargetError, UsageError
 from ...fileio import write_text
 from ...findings import Findings
 from ...ledger import Ledger
-from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection
+from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, VectorType
 from ...transfer import UNNOTED_EACH, Result, Task
 from ...watch import Watch, watching
 from .. import LoadTarget
@@ -57,6 +57,14 @@ from .tasks import (
 )
 from .verify import compare_counts, compare_rows, count_partitions
 
+_SEARCH_PARAMS = {
+    "IVF_FLAT": {"nprobe": 16},
+    "IVF_SQ8": {"nprobe": 16},
+    "IVF_PQ": {"nprobe": 16},
+    "BIN_IVF_FLAT": {"nprobe": 16},
+    "HNSW": {"ef": 64},
+}
+"""How exact a first search should be, by kind of index."""
 _MANY_PARTITIONS = 1000
 """Partitions times shards from which on the target is asked how many it has room for."""
 _PARALLEL = 8
@@ -316,6 +324,31 @@ class MilvusTarget(LoadTarget):
         for alias in self._alias():
             self._switch_alias(alias, notes)
         return notes
+
+    def first_use(self) -> Sequence[str]:
+        job = next((j for j in self._jobs if sum(t.rows for t in j.tasks)), None)
+        if job is None:
+            return ()
+        plan, c = job.plan, self.connection
+        given = (", token=TOKEN" if c.token else "") + (f", db_name={c.database!r}" if c.database else "")
+        vector = f"[[0.0] * {plan.dimension}]" if plan.vector_type is VectorType.FLOAT else f"[bytes({plan.dimension // 8})]"
+        params = _SEARCH_PARAMS.get(plan.index.type if plan.index else "", {})
+        return (
+            "from pymilvus import MilvusClient",
+            f"client = MilvusClient({c.uri!r}{given})",
+            f"client.load_collection({plan.name!r})",
+            f"client.search({plan.name!r}, data={vector}, anns_field={plan.vector_field!r}, limit=10, "
+            f"search_params={ {'metric_type': plan.metric_type, 'params': params}!r})",
+        )
+
+    def compare(self, source: Source) -> tuple[int, Findings]:
+        from .compare import compare
+
+        if self._client is None and lite_to_be(self.connection):
+            raise UsageError(f"{self.name}: there is no such Milvus Lite folder")
+        with watching() as met:
+            rows, notes = compare(self.client, self._decisions, source, full=self.options.verify == "full")
+        return rows, Findings([*notes, *met.findings()])
 
     def _compare_skipped(self, job: _Job) -> Findings:
         """A collection that was left alone should be what the load would have made of it; half of it should not pass."""

@@ -355,6 +355,33 @@ class ServerTarget(LoadTarget):
                     notes.info("verify-limited", job.name, text)
         return notes
 
+    def compare(self, source: Source) -> tuple[int, Findings]:
+        notes = Findings()
+        rows = 0
+        names = check_names(source.collections, self.options.rename, sanitize=True)
+        for c, settings in zip(source.collections, self._settings(source), strict=True):
+            name = names[c.schema.name]
+            there = self.service.schema(name)
+            if there is None:
+                notes.error("verify-count", c.schema.name, f"the server has no collection {name!r}", c.rows)
+                continue
+            plan = CollectionPlan.of(c, settings, name)
+            held = (there.dimension, there.metric_type)
+            if held != (plan.dimension, int(settings.metric)):
+                text = f"dimension and metric {held} there, {(plan.dimension, int(settings.metric))} here"
+                notes.error("verify-schema", c.schema.name, text, c.rows)
+                continue
+            job = _Job(plan, c, settings, c.has_ids)
+            job.tasks = list(self._messages(job))
+            rows += c.rows
+            self.service.flush(name)
+            count = self.service.count(name)
+            if count != c.rows:
+                text = f"the server counts {count:,} rows, expected {c.rows:,}"
+                notes.error("verify-count", c.schema.name, text, abs(c.rows - count))
+            notes += self._compare_rows(job, {t.id: {"rows": t.rows} for t in job.tasks})
+        return rows, notes
+
     def _compare_rows(self, job: _Job, results: Mapping[str, Result]) -> Findings:
         checked = 0
         wrong: dict[int, bytes | None] = {}

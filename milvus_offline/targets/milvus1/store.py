@@ -7,6 +7,7 @@ store that is only half there is so recognised by anybody, and by a server as no
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -38,6 +39,7 @@ from .cloning import CloneSegment, groups
 from .names import CollectionPlan, Plan, Settings, check_names, makes_ids, settings_of
 
 PREFIX = "milvus1:"
+_IMAGE = "milvusdb/milvus:1.1.1-cpu-d061621-330cc6"
 UNFINISHED = "db.part"
 MYSQL_CATALOG = "meta.sql"
 _PLAN = "plan"
@@ -313,6 +315,11 @@ class StoreTarget(LoadTarget):
             text = f"the catalog is {self.path / MYSQL_CATALOG}: load it into an empty database and name that in {CONFIG}"
             notes.info("catalog-sql", str(self.path), text)
         return notes
+
+    def first_use(self) -> Sequence[str]:
+        if self.options.new_catalog == "mysql" or self.options.server_path:
+            return ()
+        return (f"docker run -d -p 19530:19530 -v {shlex.quote(str(self.path))}:/var/lib/milvus {_IMAGE}",)
 
     def prove(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Opens the new store as any other and counts."""
