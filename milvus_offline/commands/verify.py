@@ -136,7 +136,7 @@ def _verify_target(
     path: str, about: dict[str, Any], *, against: str | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     from ..errors import UsageError
-    from ..load import run_compare
+    from ..loading import run_compare
     from ..report import places_of
     from ..targets import open_target, options_of
     from ..text import count

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from milvus_offline.load import LoadReport, run_load
 from pymilvus import MilvusClient
 from support.array_source import ArraySource, floats
 from support.milvus_server import Unavailable, shared_server
 
 from milvus_offline.errors import TargetError, UsageError
+from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.model import Finding, Schema, Severity, SourceCollection, SourcePartition, VectorType
 from milvus_offline.targets import open_target
 from milvus_offline.targets.milvus.client import Client, TooLarge
