@@ -133,7 +133,15 @@ def _verify(path: str, **o: Any) -> tuple[dict[str, Any], Places, dict[str, Any]
 
 
 def _verify_target(
-    path: str, about: dict[str, Any], *, against: str | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
+    path: str,
+    about: dict[str, Any],
+    *,
+    against: str | None,
+    searches: int | None,
+    sample: float,
+    quiet: bool,
+    lost_ids: str | None,
+    **o: Any,
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     from ..errors import UsageError
     from ..loading import run_compare
@@ -142,6 +150,8 @@ def _verify_target(
     from ..text import count
     from .load import renames
 
+    if searches:
+        raise UsageError("--search goes with an export; a target's rows are compared one by one")
     if not against:
         raise UsageError(f"{path}: a target is verified --against a source: the store, export or file that was loaded")
     if lost_ids:
