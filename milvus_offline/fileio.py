@@ -317,23 +317,9 @@ def unreadable(path: str | os.PathLike[str]) -> str | None:
         except OSError as e:
             return f"{path} cannot be read: {e.strerror}"
     except (FileNotFoundError, NotADirectoryError):
-        link = dangling(path)
-        return (
-            f"{link} is a link to {os.readlink(link)}, which is not there"
-            if link
-            else f"{path}: there is no such file or folder"
-        )
+        return missing_link(Path(os.path.abspath(path))) or f"{path}: there is no such file or folder"
     except OSError as e:
         return f"{path} cannot be read: {e.strerror}"
-    return None
-
-
-def dangling(path: str | os.PathLike[str]) -> str | None:
-    """The link on the way to `path` whose target is not there, if that is why it is missing."""
-    absolute = Path(os.path.abspath(path))
-    for place in (*reversed(absolute.parents), absolute):
-        if place.is_symlink() and not place.exists():
-            return str(place)
     return None
 
 

@@ -149,6 +149,12 @@ SECTIONS = (
             ),
             Code("dump-truncated", (ERROR,), "The dump ends early; what is behind its end is lost. A complete dump?"),
             Code(
+                "dump-damaged",
+                (ERROR,),
+                "Between its statements the dump holds what no tool writes, or its words contradict each other.",
+                "Make the dump again, or look for another copy.",
+            ),
+            Code(
                 "dump-note",
                 (
                     INFO,

@@ -117,17 +117,9 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
         if not path.exists() and "#" in text:
             name, _, dumped = text.rpartition("#")
             path = fileio.as_path(name)
-        if path.is_dir():
-            raise UsageError(f"{path}: --catalog must name a meta.sqlite, a mysqldump file or mysql://…, found a folder")
-        if not path.exists():
-            raise StoreError(fileio.missing_link(path) or f"{path}: there is no such catalog file")
-        from .catalog.dump import looks_like_dump
+        from .catalog.given import read_given
 
-        if looks_like_dump(path):
-            from .catalog.readable import read_dump_catalog
-
-            return read_dump_catalog(path, dumped)
-        return database.read_sqlite(path)
+        return read_given(path, dumped)
     if location.meta is not None and location.config.mysql_uri is None:
         return database.read_sqlite(location.meta)
     if location.config.mysql_uri is not None:

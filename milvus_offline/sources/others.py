@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import StoreError, UsageError
 from ..fileio import printable, scan
 
 _PACKED = {
@@ -50,7 +50,7 @@ def refuse_file(path: Path, head: bytes) -> None:
         raise UsageError(f"{path}: a web page, not the file itself: was a login or an error page saved? Download it again")
     if kind := packed(head):
         raise UsageError(
-            f"{path}: a packed file ({kind}): unpack it, then name what was in it (of a store the folder with db/ in it); "
+            f"{path}: a packed file ({kind}): unpack it, then {_WHOLE}, or the file that was in it; "
             "a packed dump or meta.sqlite can go to --catalog as it is"
         )
     if head.startswith(b"SQLite format 3\0"):
@@ -98,23 +98,23 @@ _OF_2 = {"insert_log", "delta_log", "stats_log", "index_files", "rdb_data", "rdb
 
 
 def refuse_folder(root: Path) -> None:
-    """Raises UsageError for data of another Milvus, in this folder or up to two below it."""
+    """Raises StoreError for data of another Milvus, in this folder or up to two below it."""
     for folder, names in _near(root):
         if names >= {"collections", "LOCK"} or (names >= {"schema.json", "manifest.json", "partitions"}):
-            raise UsageError(
+            raise StoreError(
                 f"{folder}: a database of Milvus Lite 3, which is a target here, not a source: open it with pymilvus "
                 f"(MilvusClient('{folder}')) and its query iterator"
             )
         if (folder / "meta" / "backup_meta.json").is_file() or names >= {"backup_meta.json"} or "binlogs" in names:
-            raise UsageError(f"{folder}: a backup of Milvus 2.x by milvus-backup: restore it with `milvus-backup restore`")
+            raise StoreError(f"{folder}: a backup of Milvus 2.x by milvus-backup: restore it with `milvus-backup restore`")
         if _is_preview(folder, names):
-            raise UsageError(
+            raise StoreError(
                 f"{folder}: folders named C_<id>/P_<id> are those of Milvus 0.11, a preview with another storage engine, "
                 "not read here. Start that server once more and export through its API"
             )
         if names & _OF_2 or ".minio.sys" in names or {"etcd", "minio"} <= names:
             what = "a bucket of MinIO" if ".minio.sys" in names else "object storage with insert_log/, or container volumes"
-            raise UsageError(f"{folder}: this is data of Milvus 2.x ({what}). This tool reads 1.x; for 2.x use milvus-backup")
+            raise StoreError(f"{folder}: this is data of Milvus 2.x ({what}). This tool reads 1.x; for 2.x use milvus-backup")
 
 
 def _is_preview(folder: Path, names: set[str]) -> bool:

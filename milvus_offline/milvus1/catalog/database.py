@@ -33,7 +33,7 @@ _STEPS, _STEPS_A_BYTE, _STEPS_AT_ONCE = 10_000_000, 20, 100_000
 """Instructions of SQLite's machine: for any file, for each byte of it, and between two looks at the clock."""
 
 
-def read_sqlite(path: Path) -> Catalog:
+def read_sqlite(path: Path, origin: str | None = None) -> Catalog:
     """Reads a `meta.sqlite` together with its -wal, -shm and -journal on a private copy; the original is only read.
 
     Where SQLite itself gives up, the pages that can still be read are used, with a finding. Raises StoreError when the file is
@@ -49,7 +49,7 @@ def read_sqlite(path: Path) -> Catalog:
 
             return rescue_sqlite(copy, origin=path, reason=refused)
         try:
-            return parse_catalog(_read_copy(copy), kind="sqlite", origin=str(path))
+            return parse_catalog(_read_copy(copy), kind="sqlite", origin=origin or str(path))
         except (sqlite3.DatabaseError, UnicodeDecodeError) as e:  # SQLite quotes damaged names in its messages
             from .readable import rescue_sqlite  # rarely needed
 

@@ -13,15 +13,25 @@ import lzma
 import os
 import re
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ... import fileio
-from ...errors import DamageError, StoreError
-from .columns import canonical_columns, canonical_table, decode, is_milvus, repair_double_encoding
+from ...errors import DamageError, StoreError, UsageError
+from ...fileio import printable
+from .columns import (
+    COLUMNS,
+    canonical_columns,
+    canonical_table,
+    decode,
+    is_milvus,
+    is_misspelt,
+    known_columns,
+    repair_double_encoding,
+)
 from .dumprows import Dump, Found
-from .statements import Statements
+from .statements import TOOL_LINE, Statements
 
 __all__ = ["Dump", "looks_like_dump", "read_dump", "repair_double_encoding"]
 
@@ -29,11 +39,13 @@ CHUNK = 1 << 20
 MAX_VALUE = 16 << 20
 """The longest value or tag that is accepted in XML; Milvus' own columns hold at most 512 characters."""
 _PACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\x00": lzma}
+_ZSTD = b"\x28\xb5\x2f\xfd"
 _CUT = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 _CUT_NOTE = "the compressed file is damaged or cut"
 
 _LEADING_COMMENTS = re.compile(rb"\A(?:\s+|--[^\n]*(?:\n|\Z)|#[^\n]*(?:\n|\Z)|/\*(?:(?!!|M!)|M!999999).*?\*/)*", re.S)
-_BANNER = re.compile(rb"[^\n]*\n?-- (?:MySQL|MariaDB) dump ")
+_BANNER = re.compile(rb"^-- (?:MySQL|MariaDB) dump ", re.M)
+_XML_BEHIND = re.compile(rb"^<\?xml[^>]*>\s*<mysqldump\b", re.M)
 _XML_START = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!DOCTYPE\s+)?mysqldump\b", re.S)
 _SQL_START = re.compile(
     rb"(?:/\*M?!\d*\s*)?(?:(?:INSERT|REPLACE)\s+(?:\w+\s+)*INTO\b|CREATE\s+(?:TABLE|DATABASE|SCHEMA)\b|DROP\s+(?:TABLE|DATABASE)\b"
@@ -45,10 +57,23 @@ _SQL_START = re.compile(
 def looks_like_dump(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins like a dump of SQL or mysqldump's XML; False also for what cannot be read."""
     try:
-        head = next(_chunks(fileio.as_path(path), []), b"")[: 1 << 16]
+        head = next(chunks(fileio.as_path(path), []), b"")[: 1 << 16]
     except OSError:
         return False
-    return bool(_XML_START.match(head) or _BANNER.match(head) or _SQL_START.match(_LEADING_COMMENTS.sub(b"", head)))
+    return is_dump(head)
+
+
+def is_dump(head: bytes) -> bool:
+    """The same of its first bytes; lines that a tool printed may stand before it."""
+    if _BANNER.search(head) or _XML_BEHIND.search(head[:4096]):
+        return True
+    for _ in range(20):
+        if _XML_START.match(head) or _SQL_START.match(_LEADING_COMMENTS.sub(b"", head)):
+            return True
+        line, newline, head = head.partition(b"\n")
+        if not newline or not TOOL_LINE.match(line.rstrip()):
+            return False
+    return False
 
 
 def read_dump(path: str | os.PathLike[str], database: str | None = None) -> Dump:
@@ -60,27 +85,127 @@ def read_dump(path: str | os.PathLike[str], database: str | None = None) -> Dump
     path = fileio.as_path(path)
     notes: list[str] = []
     found = Found(path)
-    source = _chunks(path, notes)
+    cut = _read_into(found, path, notes)
+    return found.choose(database, cut, notes)
+
+
+def read_dumps(origin: Path, parts: Sequence[tuple[str | None, str, Path]], database: str | None = None) -> Dump:
+    """The same of a folder with one file a table: (database, table, file), those with the structure first.
+
+    Files of SQL are read as dumps; others hold rows separated by tabs, as mysqldump --tab and MySQL Shell write them, in the
+    order of the columns that the table's own file of SQL gives.
+    """
+    notes: list[str] = []
+    found = Found(origin)
+    cut = False
+    columns: dict[tuple[str | None, str], tuple[str, ...]] = {}
+    for name, table, path in parts:
+        if looks_like_dump(path):
+            cut |= _read_into(found, path, notes, name, columns)
+        else:
+            _read_tabs(found, path, notes, name, table, columns)
+    return found.choose(database, cut, notes)
+
+
+def _read_tabs(
+    found: Found,
+    path: Path,
+    notes: list[str],
+    database: str | None,
+    table: str,
+    columns: dict[tuple[str | None, str], tuple[str, ...]],
+) -> None:
+    name = canonical_table(table) or table
+    rest = b""
+    for chunk in (*chunks(path, notes), b""):
+        lines = (rest + chunk).split(b"\n")
+        rest = lines.pop() if chunk else b""
+        while lines and lines[-1].endswith(b"\\") and not lines[-1].endswith(b"\\\\"):  # a line break within a value
+            rest = lines.pop() + b"\n" + rest
+        for line in filter(None, lines):
+            values = [_field(v) for v in line.rstrip(b"\r").split(b"\t")]
+            names = columns.get((database, name)) or known_columns(name, len(values))
+            if names is None or len(names) != len(values):
+                found.damaged(f"in {path.name} a line of {len(values)} values")
+                continue
+            found.add(database, name, names, values)
+
+
+_TAB_ESCAPES = {b"t": b"\t", b"n": b"\n", b"r": b"\r", b"0": b"\0", b"b": b"\b", b"Z": b"\x1a"}
+
+
+def _field(raw: bytes) -> object:
+    if raw == b"\\N":
+        return None
+    return decode(re.sub(rb"\\(.)", lambda m: _TAB_ESCAPES.get(m[1], m[1]), raw, flags=re.S))
+
+
+def _read_into(
+    found: Found,
+    path: Path,
+    notes: list[str],
+    database: str | None = None,
+    columns: dict[tuple[str | None, str], tuple[str, ...]] | None = None,
+) -> bool:
+    """Reads one file; whether it is cut. `columns` of tables, known from other files, are used and added to."""
+    source = chunks(path, notes)
     try:
         first = next(source, b"")
+        if behind := _XML_BEHIND.search(first[:4096]):
+            found.foreign += [printable(line.decode("utf-8", "replace")) for line in first[: behind.start()].splitlines()]
+            first = first[behind.start() :]
         if _XML_START.match(first[:4096]):
             cut = _read_xml(path, first, source, found, notes)
         else:
-            cut = Statements(path, first, source, found, notes).read()
+            reader = Statements(path, first, source, found, notes)
+            reader.database = database
+            if columns is not None:
+                reader.columns = columns
+                reader.made |= set(columns)
+            cut = reader.read()
     except OSError as e:
         raise StoreError(f"{path}: cannot read the dump: {e.strerror or e}") from e
     finally:
         source.close()
-    return found.choose(database, cut or any(n.startswith(_CUT_NOTE) for n in notes), notes)
+    return cut or any(n.startswith(_CUT_NOTE) for n in notes)
 
 
-def _chunks(path: Path, notes: list[str]) -> Generator[bytes]:
-    """The unpacked bytes as they are; UTF-16 (a dump made with PowerShell's `>`) becomes UTF-8."""
+def unpacked(path: Path) -> bytes | None:
+    """The first bytes of what a packed file holds; None for a file that is not packed."""
+    with fileio.open_binary(path) as file:
+        magic = file.read(6)
+    if not magic.startswith((*_PACKERS, _ZSTD)):
+        return None
+    return next(chunks(path, []), b"")
+
+
+def _zstd(path: Path, file: Any) -> Any:
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise UsageError(
+            f"{path}: packed with zstd, which needs the package pyarrow here; or unpack it first: zstd -d"
+        ) from None
+    return _Stream(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
+
+
+class _Stream:
+    """pyarrow's stream with the method of Python's."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def read1(self, n: int) -> bytes:
+        return bytes(self._stream.read(n))
+
+
+def chunks(path: Path, notes: list[str], *, recode: bool = True) -> Generator[bytes]:
+    """The unpacked bytes as they are; UTF-16 (a dump made with PowerShell's `>`) becomes UTF-8 unless `recode` is False."""
     with fileio.open_binary(path) as file:
         magic = file.read(6)
         file.seek(0)
         packer = next((p for m, p in _PACKERS.items() if magic.startswith(m)), None)
-        stream: Any = packer.open(file) if packer else file
+        stream: Any = packer.open(file) if packer else _zstd(path, file) if magic.startswith(_ZSTD) else file
         decoder: codecs.IncrementalDecoder | None = None
         first = True
         while True:
@@ -93,9 +218,9 @@ def _chunks(path: Path, notes: list[str]) -> Generator[bytes]:
                 return
             if not chunk:
                 return
-            if first and chunk[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            if first and recode and chunk[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 decoder = codecs.getincrementaldecoder("utf-16")("replace")
-            elif first and chunk.startswith(codecs.BOM_UTF8):
+            elif first and recode and chunk.startswith(codecs.BOM_UTF8):
                 chunk = chunk[3:]
             first = False
             if decoder is not None:
@@ -143,6 +268,12 @@ def _read_xml(path: Path, first: bytes, source: Generator[bytes], found: Found, 
     return False
 
 
+_TAGS = frozenset(
+    {"mysqldump", "database", "table_structure", "table_data", "row", "field", "key", "options", "resultset"}
+    | {"events", "event", "routines", "routine", "triggers", "trigger", "view"}
+)
+
+
 class _Xml:
     """Elements of mysqldump --xml -> rows."""
 
@@ -154,6 +285,8 @@ class _Xml:
         self.field: str | None = None
         self.parts: list[str] = []
         self.structure: list[str] = []
+        self.made: set[tuple[str | None, str]] = set()
+        self.name = ""
         self.nil = self.hex = False
         self.size = 0
 
@@ -162,11 +295,20 @@ class _Xml:
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         name = _xml_text(attributes.get("name", ""))
+        if tag in ("database", "table_data", "table_structure") or (tag == "field" and "Field" not in attributes):
+            if not name:
+                self.found.damaged(f"a <{tag}> without a name")
+        elif tag not in _TAGS:
+            self.found.damaged(f"an element <{printable(tag)}>")
         if tag == "database":
             self.database = name
         elif tag in ("table_data", "table_structure"):
-            self.table = canonical_table(name)
+            self.table, self.name = canonical_table(name), name
             self.structure = []
+            if tag == "table_structure":
+                self.made.add((self.database, name))
+            elif self.made and (self.database, name) not in self.made:
+                self.found.damaged(f"rows of a table {name!r} without its structure")
         elif tag == "row":
             self.row = {}
         elif tag == "field" and "Field" in attributes:
@@ -194,11 +336,17 @@ class _Xml:
             self.field = None
         elif tag == "row" and self.table:
             columns = canonical_columns(list(self.row))
+            if is_misspelt(self.table, columns):
+                self.found.damaged(f"a row of {self.table} with fields of other names than Milvus gives them")
+                columns = known_columns(self.table, len(columns)) or columns
             if is_milvus(self.table, columns):
                 self.found.add(self.database, self.table, columns, list(self.row.values()))
-        elif tag == "table_structure" and self.table:
-            if is_milvus(self.table, canonical_columns(self.structure)):
+        elif tag == "table_structure":
+            columns = canonical_columns(self.structure)
+            if self.table and is_milvus(self.table, columns):
                 self.found.declare(self.database, self.table)
+            elif self.table is None and len(columns) > 3 and any(is_milvus(t, columns) for t in COLUMNS):
+                self.found.damaged(f"a table {self.name!r} with the columns of Milvus")
             self.table = None
         elif tag == "table_data":
             self.table = None

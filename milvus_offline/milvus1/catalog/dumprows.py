@@ -16,12 +16,21 @@ MAX_TEXT = 256 << 20
 
 @dataclass(frozen=True)
 class Dump:
-    """What a dump holds. `truncated`: it ends before its end, and rows may be missing. `notes`: sentences for a person."""
+    """What a dump holds. `cut`: it ends before its end. `notes`: sentences for a person."""
 
     tables: RawTables
-    truncated: bool = False
+    cut: bool = False
     notes: list[str] = field(default_factory=list)
     database: str | None = None
+    damage: list[str] = field(default_factory=list)
+    """What no tool writes, and where: rows may be missing, or others than they were."""
+    foreign: list[str] = field(default_factory=list)
+    """Lines of tools that got into the dump."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether rows may be missing."""
+        return self.cut or bool(self.damage)
 
 
 class Found:
@@ -31,6 +40,12 @@ class Found:
         self.path = path
         self.databases: dict[str | None, RawTables] = {}
         self.rows = self.text = 0
+        self.damage: list[str] = []
+        self.foreign: list[str] = []
+
+    def damaged(self, what: str) -> None:
+        """Notes something that no tool writes."""
+        self.damage.append(what)
 
     def declare(self, database: str | None, table: str) -> None:
         self.databases.setdefault(database, {}).setdefault(table, [])
@@ -70,4 +85,4 @@ class Found:
             notes.append("the dump has the tables but no rows: was it made with --no-data?")
         if truncated:
             notes.append("the dump is cut before its end: rows may be missing")
-        return Dump(tables, truncated, notes, database)
+        return Dump(tables, truncated, notes, database, self.damage, self.foreign)

@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import StoreError
 from ...findings import Findings
 from ...model import Severity
-from .dump import read_dump
+from .dump import read_dump, read_dumps
+from .dumprows import Dump
 from .pages import salvage_pages
 from .rows import Catalog, parse_catalog
 
 
-def read_dump_catalog(path: Path, database: str | None = None) -> Catalog:
+def read_dumps_catalog(origin: Path, parts: Sequence[tuple[str | None, str, Path]], database: str | None = None) -> Catalog:
+    """The same of a folder with one file a table, see dump.read_dumps."""
+    return _catalog(read_dumps(origin, parts, database), str(origin))
+
+
+def read_dump_catalog(path: Path, database: str | None = None, origin: str | None = None) -> Catalog:
     """Reads a mysqldump file (`.sql`, `.sql.gz`, `--xml`). Raises StoreError when it holds no catalog of Milvus 1.x, UsageError
     when several databases in it do and `database` names none of them."""
-    dump = read_dump(path, database)
+    return _catalog(read_dump(path, database), origin or str(path))
+
+
+def _catalog(dump: Dump, path: str) -> Catalog:
     notes = Findings()
     for note in dump.notes:
-        notes.add(Severity.INFO if dump.truncated else Severity.WARNING, "dump-note", str(path), note)
-    if dump.truncated:
-        notes.error("dump-truncated", str(path), "the dump ends early: collections or segments behind its end are lost")
-    return parse_catalog(dump.tables, kind="dump", origin=str(path), findings=notes)
+        notes.add(Severity.INFO if dump.truncated else Severity.WARNING, "dump-note", path, note)
+    if dump.foreign:
+        text = f"{len(dump.foreign)} lines of the tools that made the dump are in it, and were passed over: {dump.foreign[0]}"
+        notes.info("dump-note", path, text)
+    if dump.damage:
+        more = f"; and {len(dump.damage) - 5} more" if len(dump.damage) > 5 else ""
+        text = (
+            f"the dump holds what no tool writes: {'; '.join(dump.damage[:5])}{more}. Collections, partitions or segments may "
+            "be missing. Make the dump again, or look for another copy"
+        )
+        notes.error("dump-damaged", path, text)
+    if dump.cut:
+        notes.error("dump-truncated", path, "the dump ends early: collections or segments behind its end are lost")
+    return parse_catalog(dump.tables, kind="dump", origin=path, findings=notes)
 
 
 def rescue_sqlite(copy: Path, *, origin: Path, reason: str) -> Catalog:

@@ -462,7 +462,7 @@ def test_a_strange_row_is_told(tmp_path: Path) -> None:
     dump = read_dump(write(tmp_path, text))
     assert (len(dump.tables["Tables"]), len(dump.tables["TableFiles"])) == (1, 1)
     assert dump.truncated
-    assert "the statement at byte 0 is not understood at byte" in dump.notes[0]
+    assert "at byte 0 a statement that is not understood at byte" in dump.damage[0]
 
 
 def test_no_rows_is_told(tmp_path: Path) -> None:
