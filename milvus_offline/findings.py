@@ -69,6 +69,12 @@ SECTIONS = (
                 "A segment cannot be read, or rows of it: the disk refuses the places that the message names. All others came.",
                 "Copy the disk with ddrescue before it gets worse, and read the copy.",
             ),
+            Code(
+                "disk-refuses",
+                (WARNING,),
+                "Files could not be read through when they were compared with each other: the disk fails there.",
+                "Copy the disk with ddrescue before it gets worse, and read the copy.",
+            ),
             Code("segment-incomplete", (ERROR,), "A segment lacks its ids or its vectors, and no index file has them."),
             Code(
                 "segment-ambiguous",

@@ -19,6 +19,8 @@ MANIFEST = "manifest.json"
 LEDGER = ".milvus-offline-ledger.jsonl"
 """Beside the manifest, or in a new store, while it is being written."""
 FORMAT = "milvus-offline-export"
+CHECKSUM = "checksum"
+"""The manifest's own; manifests of earlier versions have none."""
 VERSION = 1
 EMBEDDINGS = "embeddings"
 IDS = "ids"
@@ -88,8 +90,19 @@ def build_manifest(
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any], *, durable: bool = True) -> None:
-    """Writes the manifest into an export's folder, as a whole."""
-    fileio.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n", durable=durable)
+    """Writes the manifest into an export's folder, as a whole, with a checksum of its own."""
+    text = json.dumps({**manifest, CHECKSUM: checksum_of(manifest)}, indent=1)
+    fileio.write_text(folder / MANIFEST, text + "\n", durable=durable)
+
+
+def checksum_of(manifest: Mapping[str, Any]) -> str:
+    """xxh3-128 of the manifest's values, however they are laid out in the file: of the compact JSON with sorted keys, without
+    the checksum itself."""
+    import xxhash
+
+    values = {key: value for key, value in manifest.items() if key != CHECKSUM}
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return f"xxh3-128:{xxhash.xxh3_128_hexdigest(text.encode())}"
 
 
 def is_export(folder: Path) -> bool:
@@ -120,6 +133,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: export of version {manifest.get('version')!r}, this program reads version {VERSION}")
     if manifest.get("complete") is not True:
         raise UsageError(f"{path}: the export was not finished: run it again with --resume")
+    if CHECKSUM in manifest and manifest[CHECKSUM] != checksum_of(manifest):
+        raise DamageError(path, "its values are not those that were written: its own checksum is another one")
     return manifest
 
 

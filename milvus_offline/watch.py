@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from .fileio import SECTOR, Ranges
 from .findings import Findings
+from .model import Piece
 
 _NAMED = 6
 """Byte ranges that a message names."""
@@ -120,6 +121,10 @@ class Watch:
             watch.add(result)
         return watch
 
+    def all_places(self) -> dict[str, Ranges]:
+        """The bytes that cannot be read, by the file's path."""
+        return {path: union(file.unreadable) for path, file in self._files.items() if file.unreadable}
+
     def places(self, path: str) -> Ranges:
         """The bytes of a file that cannot be read."""
         return list(self._files[path].unreadable) if path in self._files else []
@@ -135,6 +140,9 @@ class Watch:
         sectors = sum(-(-(r.end - r.start) // SECTOR) for r in lost)
         return LostBlocks(sectors, sum(r.rows for r in lost), min(r.start for r in lost))
 
+    def _paths(self, where: str) -> list[str]:
+        return [path for path, file in self._files.items() if file.where == where and file.unreadable]
+
     def findings(self) -> Findings:
         """What is to be said of all of it, in the order of the files."""
         notes = Findings()
@@ -145,12 +153,13 @@ class Watch:
                 places.setdefault(file.where, []).append(f"{path}: the disk refuses {named(union(file.unreadable))}")
                 rows.setdefault(file.where, []).extend(file.lost)
         for where, texts in places.items():
+            code = "wal-unreadable" if all(p.endswith(".wal") for p in self._paths(where)) else "segment-unreadable"
             count = sum(b - a for a, b in union(rows[where]))
             text = (
                 f"{'; '.join(texts)}. The rows there are left out, all others came. Copy the disk with ddrescue before it gets "
                 "worse, and try again with the copy"
             )
-            notes.error("segment-unreadable", where, text, count)
+            notes.error(code, where, text, count)
         for path, file in self._files.items():
             lost = self.lost_blocks(path)
             if lost is not None:
@@ -194,6 +203,14 @@ def _joined(runs: Iterable[Run]) -> list[Run]:
         else:
             result.append(run)
     return result
+
+
+def findings_of(pieces: Iterable[Piece], advance: Callable[[int, int], None]) -> Findings:
+    """Reads all rows of some pieces, and says what cannot be read and what is lost. Raises DamageError."""
+    with watching() as met:
+        for batch in (b for piece in pieces for b in piece.batches()):
+            advance(batch.span, batch.vectors.nbytes + batch.ids.nbytes)
+    return met.findings()
 
 
 _current = threading.local()

@@ -140,3 +140,81 @@ def test_a_real_store(tmp_path: Path) -> None:
     missing = {where: here - rows[where] for where, here in truth("flat_basic").items()}
     assert done.code == 3 and sum(n for _, n in lost_of(done)) == sum(m.total() for m in missing.values()) > 0
     assert all(not rows[where] - here for where, here in truth("flat_basic").items())
+
+
+@pytest.mark.parametrize("rows_each", [1, 700])
+def test_a_log_with_an_unreadable_place(tmp_path: Path, rows_each: int) -> None:
+    """Records that hold some rows, and one that holds many: what stands around comes."""
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c", dim=128)
+    for first in range(1, 701, rows_each):
+        b.wal.insert("c", Batch(np.arange(first, first + rows_each), numbers(rows_each, 128)))
+    root = b.write()
+    assert call("export", root, tmp_path / "whole").code == 0
+    (log,) = root.rglob("*.wal")
+    with refusing({log: [(20 * PAGE, 20 * PAGE + 1)]}):
+        done = call("export", root, tmp_path / "out", "--json")
+        inspected = call("inspect", root, "--json")
+        assert call("verify", root).code == 4
+    assert (done.code, inspected.code) == (3, 3)
+    assert f"{log}" in done.out and "the disk refuses bytes 81920 to 86015" in done.out
+    whole, came = (exported(tmp_path / name)["c", "_default"] for name in ("whole", "out"))
+    lost = whole - came
+    assert not came - whole and 7 <= lost.total() <= 10
+    assert manifest(tmp_path / "out")["collections"][0]["partitions"][0]["rows"] == 700 - lost.total()
+
+
+def test_a_catalog_with_an_unreadable_page(tmp_path: Path) -> None:
+    store = copy_store("flat_basic", tmp_path)
+    catalog = store / "db" / "meta.sqlite"
+    with refusing({catalog: [(catalog.stat().st_size - 1, catalog.stat().st_size)]}):
+        done = call("export", store, tmp_path / "out", "--json")
+    assert done.code in (1, 3)
+    assert "the disk refuses bytes" in done.out + done.err and "meta.sqlite" in done.out + done.err
+
+
+def test_deletes_of_the_log_and_an_unreadable_page_of_ids(tmp_path: Path) -> None:
+    """Ids are compared when the store is opened; the pages that the disk refuses stop nothing."""
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c", dim=128, flush_lsn=0)
+    b.segment("c", Batch(np.arange(1, ROWS + 1), numbers(ROWS, 128)))
+    b.wal.delete("c", [5, 1900])
+    root = b.write()
+    with refusing({segment_file(root, ".uid"): [(PAGE, PAGE + 1)]}):
+        done = call("export", root, tmp_path / "out", "--json")
+        inspected = call("inspect", root, "--json")
+    assert inspected.code == done.code == 3
+    assert [f["code"] for f in inspected.json["findings"] if f["severity"] != "info"] == ["disk-refuses"]
+    assert lost_of(done) == [(".uid", 512)]
+    ids = {i for i, _ in exported(tmp_path / "out")["c", "_default"]}
+    assert ids == set(range(1, ROWS + 1)) - {5, 1900} - set(range(512, 1024))
+
+
+def test_inspect_reads_the_rows_when_it_is_asked_to(root: Path) -> None:
+    bad = segment_file(root, ".rv")
+    with refusing({bad: [(PAGE, PAGE + 1)]}):
+        assert call("inspect", root).code == 0
+        done = call("inspect", root, "--read", "--json")
+    assert done.code == 3 and lost_of(done) == [(".rv", 9)]
+    data = bytearray(bad.read_bytes())
+    data[8192:12288] = bytes(4096)
+    bad.write_bytes(data)
+    done = call("inspect", root, "--read", "--json")
+    assert [(f["code"], f["rows"]) for f in done.json["findings"] if f["severity"] == "error"] == [("blocks-lost", 9)]
+
+
+def test_lost_blocks_in_records_of_the_log(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c", dim=128)
+    b.wal.insert("c", Batch(np.arange(1, 701), numbers(700, 128)))
+    root = b.write()
+    (log,) = root.rglob("*.wal")
+    for fill in (b"\0", b"\xff"):
+        data = bytearray(log.read_bytes())
+        data[20 * PAGE : 21 * PAGE] = fill * PAGE
+        log.write_bytes(data)
+        done = call("export", root, tmp_path / f"out{fill[0]}", "--json")
+        assert done.code == 3
+        assert [(f["code"], f["rows"]) for f in done.json["findings"] if f["severity"] == "error"] == [("blocks-lost", 9)]
+        assert call("verify", root).code == 4
+        assert call("verify", tmp_path / f"out{fill[0]}", "--against", root).code == 4

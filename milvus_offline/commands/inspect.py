@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ from .common import (
     open_given,
     output_options,
     print_json,
+    progress,
     say_costs,
     set_up_log,
     store_options,
@@ -36,10 +38,15 @@ if TYPE_CHECKING:
 )
 @click.argument("paths", metavar="STORE...", nargs=-1, required=True, type=SourcePath())
 @click.option("--html", type=click.Path(), metavar="FILE", help="Also write a report that a browser shows.")
+@click.option(
+    "--read",
+    is_flag=True,
+    help="Also read all rows: what did a failing disk lose, what does it refuse? As fast as cp.",
+)
 @file_options
 @store_options
 @output_options
-def command(paths: Sequence[str], html: str | None, as_json: bool, quiet: bool, verbose: int, **o: Any) -> int:
+def command(paths: Sequence[str], html: str | None, read: bool, as_json: bool, quiet: bool, verbose: int, **o: Any) -> int:
     """What is in STORE, how healthy it is, and what an export would bring.
 
     STORE is the Milvus root, its db/ folder, or a folder above it; or a Faiss index, HDF5 files, or an export. With several
@@ -51,7 +58,7 @@ def command(paths: Sequence[str], html: str | None, as_json: bool, quiet: bool, 
     set_up_log(verbose)
     if html and len(paths) > 1:
         raise UsageError("--html writes one page: name one store")
-    found = [_inspect(path, dict(o)) for path in paths]
+    found = [_inspect(path, read, quiet or as_json, dict(o)) for path in paths]
     documents = [document for document, _ in found]
     documents[-1] |= bucket_costs()
     if html:
@@ -78,7 +85,7 @@ def several(documents: Sequence[dict[str, Any]], code: int) -> dict[str, Any]:
     return {"format": "milvus-offline-several", "version": 1, "documents": list(documents), "exit_code": code}
 
 
-def _inspect(path: str, o: dict[str, Any]) -> tuple[dict[str, Any], Places]:
+def _inspect(path: str, read: bool, quiet: bool, o: dict[str, Any]) -> tuple[dict[str, Any], Places]:
     from ..report import inspect_document, places_of, source_document
     from ..sources import kind_of
     from ..sources.milvus1 import StoreSource
@@ -86,6 +93,19 @@ def _inspect(path: str, o: dict[str, Any]) -> tuple[dict[str, Any], Places]:
     if as_path(path).is_file() and kind_of(path) == "faiss":
         o["lossy"] = True  # what is approximate is said, not refused
     source = open_given(path, **o)
+    if read:
+        from ..watch import findings_of
+
+        shown = progress(quiet)
+        nbytes = sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections)
+        shown.start(sum(c.rows for c in source.collections), nbytes, 0, 0)
+        try:
+            found = findings_of((p for c in source.collections for part in c.partitions for p in part.pieces), shown.advance)
+        finally:
+            shown.close()
+        if isinstance(source, StoreSource):
+            source.store = replace(source.store, findings=(*source.store.findings, *found))
+        source.findings = [*source.findings, *found]
     if isinstance(source, StoreSource):
         return inspect_document(source.store, store_words(o)), places_of(source)
     return source_document(source), places_of(source)

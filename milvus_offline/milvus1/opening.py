@@ -18,6 +18,7 @@ from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
 from ..findings import Findings
 from ..model import Schema
+from ..watch import named, union, watching
 from .catalog.rows import Catalog, Generation, TableRow
 from .choices import Choices
 from .disk import Disk
@@ -30,6 +31,10 @@ from .unexplained import Unexplained
 
 if TYPE_CHECKING:
     from .nocatalog import Assumptions
+
+
+_NAMED = 4
+"""Files that a finding names."""
 
 
 def open_store(
@@ -47,7 +52,35 @@ def open_store(
     write-ahead log, `secondary` further roots that hold `tables/` (Milvus up to 0.9). Without `replay_wal` unflushed rows are
     only counted. `without_catalog` reads the files alone, with what the user assumes instead. Raises StoreError when this is
     not a readable store of Milvus 0.5-1.1.1, UsageError when options contradict.
+
+    Where a failing disk refuses what has to be compared here, the rest is compared, and a finding names the places; rows in
+    them are told when they are read.
     """
+    with watching() as met, fileio.forgiving() as refused:
+        store = _open(path, catalog, wal, replay_wal, secondary, without_catalog)
+    places = {**met.all_places(), **{path: union(found) for path, found in refused.items()}}
+    if not places:
+        return store
+    texts = [f"{path}: {named(found)}" for path, found in sorted(places.items())[:_NAMED]]
+    more = f"; and {len(places) - _NAMED} more files" if len(places) > _NAMED else ""
+    findings = Findings(store.findings)
+    findings.warning(
+        "disk-refuses",
+        str(store.path),
+        f"places that the disk refuses: {'; '.join(texts)}{more}. What could not be compared is taken as it stands. Copy the "
+        "disk with ddrescue before it gets worse, and read the copy",
+    )
+    return replace(store, findings=tuple(findings))
+
+
+def _open(
+    path: str | os.PathLike[str],
+    catalog: str | os.PathLike[str] | None,
+    wal: str | os.PathLike[str] | None,
+    replay_wal: bool,
+    secondary: Sequence[str | os.PathLike[str]],
+    without_catalog: Assumptions | None,
+) -> Store:
     location = locate(path, wal=wal, secondary=secondary)
     disk = Disk(location.roots)
     if without_catalog is not None:

@@ -197,7 +197,8 @@ class Segment:
         with _Reader(Column(self.ids_path, ID, 1), self.where) as reader:
             for first in range(0, self.stored, max_rows):
                 part = ids[: min(max_rows, self.stored - first)]
-                reader.read(part, first)
+                if len(reader.read(part, first)):
+                    reader.tell(np.empty(0, np.int64))
                 yield first, part
 
     @property

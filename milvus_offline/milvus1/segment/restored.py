@@ -11,7 +11,8 @@ import numpy as np
 from ... import fileio
 from ...errors import DamageError, UsageError
 from ...model import Array, Batch, Schema
-from ..layout import LENGTH
+from ...watch import watch
+from ..layout import ID, LENGTH
 from .files import DeadRows, Segment
 from .indexfile import StoredVectors, read_index_file
 
@@ -38,16 +39,25 @@ class RestoredSegment(Segment):
         return self.index
 
     def _read(self, dead: DeadRows | None, max_bytes: int, start: int) -> Iterator[Batch]:
-        ids = self.ids
-        for offsets, vectors in self._stored().batches(max_bytes):
-            if dead is not None:
-                alive = np.flatnonzero(~dead.contains(offsets))
-                offsets, vectors = offsets[alive], vectors[alive]
-            if start >= len(offsets):
-                start -= len(offsets)
-                continue
-            yield Batch(np.asarray(ids[offsets[start:]]), vectors[start:])
-            start = 0
+        ids = np.concatenate([np.empty(0, ID), *(part.copy() for _, part in self.ids_in_chunks(1 << 17))])
+        came = start
+        try:
+            for offsets, vectors in self._stored().batches(max_bytes):
+                if dead is not None:
+                    alive = np.flatnonzero(~dead.contains(offsets))
+                    offsets, vectors = offsets[alive], vectors[alive]
+                if start >= len(offsets):
+                    start -= len(offsets)
+                    continue
+                came += len(offsets) - start
+                yield Batch(ids[offsets[start:]], vectors[start:])
+                start = 0
+        except DamageError as e:
+            seen, rest = watch(), self.rows - came
+            if seen is None or e.offset is None:
+                raise
+            seen.note_unreadable(self.where, e.path, [(e.offset, e.offset + 1)], [(came, self.rows)])
+            yield Batch(ids[:0], np.empty((0, self.schema.width), self.schema.dtype), {}, np.arange(rest))
 
 
 def find_vectors(indexes: Iterable[Path], schema: Schema, rows: int) -> tuple[StoredVectors | None, list[str]]:

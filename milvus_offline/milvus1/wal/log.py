@@ -20,8 +20,10 @@ import numpy.typing as npt
 
 from ... import fileio
 from ...errors import DamageError
+from ...fileio import Ranges
 from ...findings import Findings
 from ...model import Finding, Schema, Severity, VectorType
+from ...watch import named, union
 from ..layout import ID, WAL_HEADER, WAL_META, WAL_META_STRUCT, WAL_SUFFIX
 
 WINDOW = 1 << 18
@@ -122,6 +124,8 @@ class Reader:
         self.fd = fileio.open_read(file.path)
         self._buffer = bytearray(min(WINDOW, file.size))
         self._first = self._last = 0
+        self.refused: Ranges = []
+        """What the disk refused; there are zeros instead, which are no record."""
 
     def close(self) -> None:
         os.close(self.fd)
@@ -135,7 +139,10 @@ class Reader:
             self._first = self._last = 0
         if offset < self._first or offset + length > self._last:
             count = min(len(self._buffer), self.file.size - offset)
-            fileio.read_into(self.fd, memoryview(self._buffer)[:count], offset, self.file.path)
+            window = memoryview(self._buffer)[:count]
+            for place in fileio.read_around(self.fd, window, offset, self.file.path):
+                if place not in self.refused:
+                    self.refused.append(place)
             self._first, self._last = offset, offset + count
         return memoryview(self._buffer)[offset - self._first : offset - self._first + length]
 
@@ -287,6 +294,9 @@ class Walk:
         except DamageError as e:
             self._note(Severity.ERROR, "wal-unreadable", file, str(e))
         finally:
+            if reader.refused:
+                text = f"the disk refuses {named(union(reader.refused))}; copy it with ddrescue, and try again with the copy"
+                self._note(Severity.ERROR, "wal-unreadable", file, text)
             reader.close()
 
     def _note(self, severity: Severity, code: str, file: LogFile, message: str) -> None:

@@ -11,12 +11,15 @@ import numpy.typing as npt
 
 from ... import fileio
 from ...errors import DamageError
-from ...model import BATCH_BYTES, Array, Batch, Schema, buffer
-from ...watch import watch
+from ...fileio import Ranges
+from ...model import BATCH_BYTES, NOWHERE, Array, Batch, Places, Schema, buffer
+from ...watch import named, union, watch
 from ..layout import ID
-from ..segment.files import DeadRows
+from ..segment.files import DeadRows, rows_in, runs_of
 from ..segment.zeros import Finder
 from .log import WINDOW, LogFile, Reader, Record, parse_record
+
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -56,50 +59,46 @@ class LogRows:
         vectors = buffer((step, self.schema.width), self.schema.dtype)
         names = [a.name for a in self.schema.attributes]
         attributes = {a.name: np.zeros(step, a.dtype) for a in self.schema.attributes}
+        columns = (ids, vectors, *attributes.values())
         filled = number = 0
-        finders = _Finders(self)
+        lost: list[Places] = []
         for record, count, reader in self._inserts():
             rows = record.rows * count
             done = min(rows, max(0, self.first - number))
             number += done
-            run = _run(reader, record, count, self.schema) if count > 1 else None
-            if run is not None:
-                finders.look(run[2], record.start, record)
-            while done < rows:
-                take = min(rows - done, step - filled)
-                place = slice(filled, filled + take)
-                if run is not None:
-                    ids[place], vectors[place] = run[0][done : done + take], run[1][done : done + take]
-                else:
-                    _read(reader.fd, ids[place], record.ids_at + 8 * done, record)
-                    at = record.data_at + done * self.schema.row_bytes
-                    _read(reader.fd, vectors[place], at, record)
-                    finders.look(vectors[place].reshape(-1).view(np.uint8), at, record)
-                for name in names:
-                    _read_attribute(reader.fd, record, name, done, attributes[name][place])
-                kept = take
-                if dead is not None:
-                    alive = np.flatnonzero(~dead.window(number, number + take))
-                    kept = len(alive)
-                    if kept < take:
-                        for column in (ids, vectors, *attributes.values()):
-                            column[filled : filled + kept] = column[place][alive]
-                if start:
-                    dropped = min(start, kept)
-                    start -= dropped
-                    if kept > dropped and dropped:
-                        for column in (ids, vectors, *attributes.values()):
-                            column[filled : filled + kept - dropped] = column[filled + dropped : filled + kept].copy()
-                    kept -= dropped
-                filled += kept
-                number += take
-                done += take
-                if filled == step:
-                    yield Batch(ids, vectors, attributes)
-                    filled = 0
-        finders.close()
-        if filled:
-            yield Batch(ids[:filled], vectors[:filled], {n: a[:filled] for n, a in attributes.items()})
+            with _Payload(reader, record, count, self.schema, self.where) as payload:
+                while done < rows:
+                    take = min(rows - done, step - filled)
+                    place = slice(filled, filled + take)
+                    refused = payload.read(done, ids[place], vectors[place])
+                    for name in names:
+                        _read_attribute(reader, record, name, done, attributes[name][place])
+                    alive = np.arange(take) if dead is None else np.flatnonzero(~dead.window(number, number + take))
+                    if start:
+                        skipped = min(start, len(alive))
+                        start, alive = start - skipped, alive[skipped:]
+                    if len(refused):
+                        is_lost = np.isin(alive, refused)
+                        payload.tell(alive[is_lost] + number)
+                        lost.append(np.flatnonzero(is_lost) + filled + sum(map(len, lost)))
+                        alive = alive[~is_lost]
+                    if len(alive) < take:
+                        for column in columns:
+                            column[filled : filled + len(alive)] = column[place][alive]
+                    filled += len(alive)
+                    number += take
+                    done += take
+                    if filled == step:
+                        yield Batch(ids, vectors, attributes, np.concatenate(lost) if lost else NOWHERE)
+                        filled, lost = 0, []
+        if filled or lost:
+            rest = {n: a[:filled] for n, a in attributes.items()}
+            yield Batch(ids[:filled], vectors[:filled], rest, np.concatenate(lost) if lost else NOWHERE)
+
+    @property
+    def where(self) -> str:
+        """How findings name it."""
+        return f"{self.schema.name}/{self.id}"
 
     def ids_only(self, max_rows: int) -> Iterator[npt.NDArray[np.int64]]:
         """The ids of all inserted rows, dead ones too, in chunks."""
@@ -109,7 +108,7 @@ class LogRows:
                 continue
             for done in range(0, record.rows, max_rows):
                 ids = np.empty(min(max_rows, record.rows - done), ID)
-                _read(reader.fd, ids, record.ids_at + 8 * done, record)
+                _read(reader, ids, record.ids_at + 8 * done)
                 yield ids
 
     def places(self) -> Iterator[tuple[str, int, int, int]]:
@@ -161,8 +160,8 @@ def _run_length(reader: Reader, record: Record, last: int) -> int:
     return count if same.all() else int(np.argmin(same))
 
 
-def _run(reader: Reader, record: Record, count: int, schema: Schema) -> tuple[npt.NDArray[np.int64], Array, Array]:
-    """Ids and vectors of `count` equal records, and all their bytes."""
+def _run(reader: Reader, record: Record, count: int, schema: Schema) -> tuple[npt.NDArray[np.int64], Array]:
+    """Ids and vectors of `count` equal records."""
     size = record.end - record.start
     window = reader.get(record.start, count * size)
     if window is None:
@@ -171,51 +170,87 @@ def _run(reader: Reader, record: Record, count: int, schema: Schema) -> tuple[np
     ids_at, data_at = record.ids_at - record.start, record.data_at - record.start
     ids = octets[:, ids_at:data_at].copy().view(ID).reshape(-1)
     vectors = octets[:, data_at : data_at + record.data_bytes].copy().view(schema.dtype).reshape(-1, schema.width)
-    return ids, vectors, octets.reshape(-1)
+    return ids, vectors
 
 
-class _Finders:
-    """Looks for lost blocks in what is read of the records of one table, while somebody watches (`watch.py`).
+class _Payload:
+    """Reads ids and vectors of an insert record, or of several equal ones, around unreadable places while somebody watches."""
 
-    A block that takes in a record's header is a place without a record, and told as such. In a run of equal records one of them
-    stands for a row.
-    """
-
-    def __init__(self, rows: LogRows) -> None:
-        self._watch, self._rows = watch(), rows
-        self._finder: Finder | None = None
-        self._key = (-1, -1)
-
-    def look(self, octets: Array, offset: int, record: Record) -> None:
+    def __init__(self, reader: Reader, record: Record, count: int, schema: Schema, where: str) -> None:
+        self._reader, self._record, self._schema, self._where = reader, record, schema, where
+        self._watch = watch()
+        self._run = _run(reader, record, count, schema) if count > 1 else None
+        self._refused: Ranges = []
+        self._finders: list[Finder] = []
+        path = reader.file.path
         if self._watch is None:
+            if self._run is not None and reader.refused:
+                raise DamageError(path, f"the disk refuses {named(union(reader.refused))}")
             return
-        row_bytes = self._rows.schema.row_bytes if offset != record.start else record.end - record.start
-        if self._key != (record.file, row_bytes):
-            self.close()
-            self._key = (record.file, row_bytes)
-            path = next(f.path for f in self._rows.files if f.number == record.file)
-            where, each = f"{self._rows.schema.name}/{self._rows.id}", record.rows if offset == record.start else 1
-            self._finder = Finder(self._watch, where, path, row_bytes, rows_each=each)
-        if self._finder is not None:
-            self._finder.look(octets, offset)
+        if self._run is not None:
+            size = record.end - record.start
+            finder = Finder(self._watch, where, path, size, rows_each=record.rows)
+            octets = np.frombuffer(reader.get(record.start, count * size) or b"", np.uint8)
+            finder.look(octets, record.start)
+            finder.close()
+            self._refused = [(a, b) for a, b in reader.refused if a < record.start + count * size and b > record.start]
+        else:
+            self._finders = [
+                Finder(self._watch, where, path, ID.itemsize, ID.itemsize),
+                Finder(self._watch, where, path, schema.row_bytes),
+            ]
 
-    def close(self) -> None:
-        if self._finder is not None:
-            self._finder.close()
+    def __enter__(self) -> _Payload:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for finder in self._finders:
+            finder.close()
+
+    def read(self, first: int, ids: Ids, vectors: Array) -> Places:
+        """Fills both with the rows from `first` on; which of them lie in places that cannot be read."""
+        record, row_bytes = self._record, self._schema.row_bytes
+        if self._run is not None:
+            last = first + len(ids)
+            ids[:], vectors[:] = self._run[0][first:last], self._run[1][first:last]
+            if not self._refused:
+                return NOWHERE
+            records = rows_in(self._refused, record.start, record.end - record.start)
+            return np.flatnonzero(np.isin(np.arange(first, last) // record.rows, records))
+        if self._watch is None:
+            _read(self._reader, ids, record.ids_at + ID.itemsize * first)
+            _read(self._reader, vectors, record.data_at + row_bytes * first)
+            return NOWHERE
+        self._refused, lost = [], NOWHERE
+        parts = ((ids, record.ids_at, ID.itemsize), (vectors, record.data_at, row_bytes))
+        for finder, (out, at, width) in zip(self._finders, parts, strict=True):
+            octets = out.reshape(-1).view(np.uint8)
+            refused = fileio.read_around(self._reader.fd, octets.data, at + width * first, self._reader.file.path)
+            if refused:
+                lost = np.union1d(lost, rows_in(refused, at + width * first, width))
+                self._refused += refused
+            else:
+                finder.look(octets, at + width * first)
+        return lost
+
+    def tell(self, rows: Ids) -> None:
+        """Tells the watch of the unreadable places of the last `read`, and which live rows are left out for them."""
+        if self._watch is not None:
+            self._watch.note_unreadable(self._where, self._reader.file.path, self._refused, runs_of(rows))
 
 
-def _read(fd: int, out: Array, offset: int, record: Record) -> None:
-    fileio.read_into(fd, out.reshape(-1).view(np.uint8).data, offset, f"WAL file {record.file}")
+def _read(reader: Reader, out: Array, offset: int) -> None:
+    fileio.read_into(reader.fd, out.reshape(-1).view(np.uint8).data, offset, reader.file.path)
 
 
-def _read_attribute(fd: int, record: Record, name: str, first: int, out: Array) -> None:
+def _read_attribute(reader: Reader, record: Record, name: str, first: int, out: Array) -> None:
     for field, at, nbytes in record.attributes:
         if field.decode("utf-8", "replace") == name and record.rows and nbytes % record.rows == 0:
             width = nbytes // record.rows
             kind = {"f": {4: "<f4", 8: "<f8"}, "i": {1: "i1", 2: "<i2", 4: "<i4", 8: "<i8"}}[out.dtype.kind].get(width)
             if kind:
                 values = np.empty(len(out), kind)
-                _read(fd, values, at + first * width, record)
+                _read(reader, values, at + first * width)
                 out[:] = values
                 return
     out[:] = 0

@@ -189,14 +189,21 @@ def _with_ids_of(log_rows: LogRows, segments: Iterable[Segment], share: float = 
     if not order:
         return []
     logged = np.unique(np.concatenate(list(log_rows.ids_only(IDS_CHUNK))))
-    return [s for s in order if among(s.ids[:: -(-s.stored // _SAMPLE)], logged).mean() >= share]
+    return [s for s in order if among(_sampled_ids(s), logged).mean() >= share]
+
+
+def _sampled_ids(segment: Segment) -> Ids:
+    step = -(-segment.stored // _SAMPLE)
+    return np.concatenate([ids[-first % step :: step] for first, ids in segment.ids_in_chunks(IDS_CHUNK)])
 
 
 def stored_hashes(segment: Segment) -> Hashes:
     """Hashes of all stored rows, deleted ones too."""
-    ids, vectors, step = segment.ids, segment.vectors, max(1, (1 << 20) // segment.schema.row_bytes)
-    parts = [row_hashes(ids[i : i + step], vectors[i : i + step]) for i in range(0, segment.stored, step)]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+    result, row = np.zeros(segment.stored, np.uint64), 0
+    for batch in segment.undeleted.batches(1 << 20):
+        result[row + np.delete(np.arange(batch.span), batch.lost)] = row_hashes(batch.ids, batch.vectors)
+        row += batch.span
+    return result
 
 
 def _note(findings: Findings, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
