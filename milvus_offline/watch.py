@@ -47,6 +47,8 @@ class Run(NamedTuple):
     def is_lost(self) -> bool:
         """Whether a disk made it: vectors may hold zeros of their own, but those begin and end anywhere. Where an end is open
         (the file's end), they may be whole vectors unless they begin inside of one."""
+        if self.end - self.start < SECTOR:
+            return False
         if self.sharp_start == OPEN:
             return self.sharp_end == 1 and bool(self.inside_end)
         if self.sharp_end == OPEN:

@@ -203,6 +203,18 @@ def test_inspect_reads_the_rows_when_it_is_asked_to(root: Path) -> None:
     assert [(f["code"], f["rows"]) for f in done.json["findings"] if f["severity"] == "error"] == [("blocks-lost", 9)]
 
 
+def test_vectors_that_end_with_zeros_are_no_lost_blocks_in_the_log(tmp_path: Path) -> None:
+    """Behind each of them a record's header stands, which a lost block would have taken along."""
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c", dim=512)
+    padded = numbers(600, 512)
+    padded[:, 300:] = 0
+    for number in range(600):
+        b.wal.insert("c", Batch(np.array([number + 1]), padded[number : number + 1]))
+    root = b.write()
+    assert call("export", root, tmp_path / "out").code == 0
+
+
 def test_lost_blocks_in_records_of_the_log(tmp_path: Path) -> None:
     b = StoreBuilder(tmp_path / "s")
     b.collection("c", dim=128)

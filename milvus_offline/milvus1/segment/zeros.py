@@ -56,12 +56,23 @@ class Finder:
     """Looks for lost blocks in the bytes of one file as they are read, piece by piece.
 
     Each piece begins with a row of `row_bytes`; pieces that follow each other in the file are looked at together. `rows_each`:
-    how many rows of the user's such a row is. What is found goes to `watch`, said of `where`.
+    how many rows of the user's such a row is. What is found goes to `watch`, said of `where`. `bounds`: whether something that
+    is no blank stands right before the first and right behind the last piece; where nothing is known of it, False.
     """
 
     def __init__(
-        self, watch: Watch, where: str, path: str, row_bytes: int, value_bytes: int = 4, *, rows_each: int = 1
+        self,
+        watch: Watch,
+        where: str,
+        path: str,
+        row_bytes: int,
+        value_bytes: int = 4,
+        *,
+        rows_each: int = 1,
+        bounds: tuple[bool, bool] = (False, False),
     ) -> None:
+        self._bounds = bounds
+
         self._watch, self._where, self._path = watch, where, path
         self._row_bytes, self._value, self._rows_each = row_bytes, value_bytes, rows_each
         self._end = -1
@@ -100,8 +111,10 @@ class Finder:
 
     def _break(self) -> None:
         if self._tail is not None:
-            self._watch.note_runs(self._where, self._path, 1, [self._tail])
-            self._tail = None
+            run, self._tail = self._tail, None
+            if self._bounds[1]:
+                run = run._replace(sharp_end=int(run.end % SECTOR == 0))
+            self._watch.note_runs(self._where, self._path, 1, [run])
         self._before = b""
 
     def _search(self, octets: Octets, offset: int, lead: int, words: _Words, firsts: _Words) -> None:
@@ -171,7 +184,7 @@ class Finder:
         elif self._before and self._end == offset:
             sharp_start = int(start % SECTOR == 0 and _differs(np.frombuffer(self._before, np.uint8), fill))
         else:
-            sharp_start = OPEN
+            sharp_start = int(start % SECTOR == 0) if self._bounds[0] else OPEN
         sharp_end = OPEN if last == len(octets) else int(_differs(octets[last : last + self._value], fill))
         rows = ((last - 1) // row_bytes - first // row_bytes + 1) * self._rows_each
         return Run(start, end, rows, fill, sharp_start, sharp_end, int(first % row_bytes != 0), int(last % row_bytes != 0))

@@ -189,15 +189,15 @@ class _Payload:
             return
         if self._run is not None:
             size = record.end - record.start
-            finder = Finder(self._watch, where, path, size, rows_each=record.rows)
+            finder = Finder(self._watch, where, path, size, rows_each=record.rows, bounds=(True, True))
             octets = np.frombuffer(reader.get(record.start, count * size) or b"", np.uint8)
             finder.look(octets, record.start)
             finder.close()
             self._refused = [(a, b) for a, b in reader.refused if a < record.start + count * size and b > record.start]
         else:
             self._finders = [
-                Finder(self._watch, where, path, ID.itemsize, ID.itemsize),
-                Finder(self._watch, where, path, schema.row_bytes),
+                Finder(self._watch, where, path, ID.itemsize, ID.itemsize, bounds=(True, False)),
+                Finder(self._watch, where, path, schema.row_bytes, bounds=(False, True)),
             ]
 
     def __enter__(self) -> _Payload:
