@@ -24,13 +24,14 @@ from ..milvus1.catalog.rows import FileRow
 from ..milvus1.layout import CONFIG, ID, EngineType, FileType, MetricType
 from ..milvus1.opening import Collection, Partition, Store
 from ..milvus1.segment.files import Segment
+from ..milvus1.wal.rows import LogRows
 from ..model import DEFAULT_PARTITION, Array, Piece, VectorType
 from ..search import Hits, find_rows, search
 from ..search.blocks import Opened
 from ..search.exact import Cancelled
 from ..search.lookup import Filters
-from ..search.metrics import LARGEST
-from ..targets.milvus1.names import BLANKS, MB
+from ..search.metrics import LARGEST, default_metric
+from ..targets.milvus1.names import BLANKS, DEFAULT_INDEX_FILE_SIZE, MB
 from ..targets.milvus1.proto import hits_bytes, ids_bytes, records_bytes, vectors_of
 from . import rules
 from .rules import Code, Refused
@@ -70,7 +71,7 @@ class _Served:
     filters: Filters = field(default_factory=Filters)
 
     def partition(self, tag: str) -> Partition | None:
-        return next((p for p in self.collection.partitions if p.name == tag), None)
+        return next((p for p in self.collection.partitions if tag in (p.name, _text(p.name))), None)
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,8 @@ class Answers:
         return {
             "collection_name": schema.name,
             "dimension": schema.dimension,
-            "index_file_size": (schema.index_file_size or 0) // MB,
-            "metric_type": int(MetricType[schema.metric_type or "L2"]),
+            "index_file_size": max(1, (schema.index_file_size or DEFAULT_INDEX_FILE_SIZE) // MB),
+            "metric_type": int(MetricType[schema.metric_type or default_metric(schema.vector_type)]),
         }
 
     def CountCollection(self, request: Any) -> Answer:
@@ -151,7 +152,7 @@ class Answers:
         partitions = []
         for partition in served.collection.partitions:
             segments = [self._segment_info(partition, piece) for piece in partition.pieces]
-            partitions.append({"row_count": partition.rows, "segments": segments or None, "tag": partition.name})
+            partitions.append({"row_count": partition.rows, "segments": segments or None, "tag": _text(partition.name)})
         info = {"partitions": partitions, "row_count": served.collection.rows}
         return {"json_info": json.dumps(info, separators=(",", ":"), ensure_ascii=False)}
 
@@ -171,7 +172,7 @@ class Answers:
 
     def ShowPartitions(self, request: Any) -> Answer:
         tags = [p.name for p in self._of(request.collection_name).collection.partitions]
-        return {"partition_tag_array": [DEFAULT_PARTITION, *(t for t in tags if t != DEFAULT_PARTITION)]}
+        return {"partition_tag_array": [DEFAULT_PARTITION, *(_text(t) for t in tags if t != DEFAULT_PARTITION)]}
 
     def DescribeIndex(self, request: Any) -> Answer:
         served = self._of(request.collection_name)
@@ -279,7 +280,7 @@ class Answers:
             p
             for p in served.collection.partitions
             if (p.name == DEFAULT_PARTITION and p.name in trimmed)
-            or (p.name != DEFAULT_PARTITION and any(rules.matches(p.name, t) for t in trimmed))
+            or (p.name != DEFAULT_PARTITION and any(rules.matches(_text(p.name), t) for t in trimmed))
         ]
         if not found:
             raise Refused(Code.UNEXPECTED_ERROR, "The specified partition does not exist")
@@ -466,7 +467,12 @@ def _parameters_text(collection: Collection) -> str:
 
 def _shown_name(partition: Partition, piece: Piece) -> str:
     """A segment's name; rows of the log, which have none, get one that is different in each partition."""
-    return piece.id if piece in partition.segments else f"{piece.id}/{partition.name}"
+    return f"{piece.id}/{_text(partition.name)}" if isinstance(piece, LogRows) else piece.id
+
+
+def _text(name: str) -> str:
+    """A name as a message can hold it: bytes that are no UTF-8 are replaced."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _piece_named(served: _Served, name: str) -> Piece | None:

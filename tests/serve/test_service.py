@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -249,6 +250,23 @@ def test_what_is_asked_rightly_is_answered(raw: Raw) -> None:
     assert info["row_count"] == 5
     assert [(p["tag"], p["row_count"]) for p in info["partitions"]] == [("_default", 3), ("2020/a", 2), ("nobody", 0)]
     assert info["partitions"][2]["segments"] is None
+
+
+def test_a_tag_that_is_no_utf8_is_shown_and_found(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "store")
+    b.collection("c")
+    b.partition("c", "p", table_id="1111111111111111111")
+    b.segment("1111111111111111111", rows(3))
+    root = b.write()
+    with sqlite3.connect(root / "db" / "meta.sqlite") as database:
+        database.execute("UPDATE Tables SET partition_tag = CAST(X'67FF' AS TEXT) WHERE partition_tag = 'p'")
+    database.close()
+    with Served(root) as served, Raw(served.address) as raw:
+        shown = raw("ShowPartitions", collection_name="c").partition_tag_array[1]
+        assert shown.startswith("g")
+        found = raw("Search", collection_name="c", topk=1, query_record_array=Q, partition_tag_array=[shown])
+        assert list(found.ids) == [3]
+        assert raw.status("ShowCollectionInfo", collection_name="c") == (0, "OK")
 
 
 def test_another_metric_can_be_asked_for_without_an_index(raw: Raw) -> None:
