@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.argument("path", metavar="SOURCE", type=SourcePath())
 @click.option("-n", "--rows", "limit", type=click.IntRange(0), default=10, show_default=True, help="Rows of each partition.")
-@click.option("--id", "ids", type=int, multiple=True, metavar="ID", help="The rows with this id; repeatable.")
+@click.option("--id", "row_ids", type=int, multiple=True, metavar="ID", help="The rows with this id; repeatable.")
 @click.option(
     "--ids-file", "ids_path", metavar="FILE", help="The rows with these ids: one a line, or an int64 array in a .npy file."
 )
@@ -64,7 +64,7 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     set_up_log(verbose)
     if as_csv + as_json + bool(npy) > 1:
         raise UsageError("--json, --csv and --npy are three ways to say the same: choose one")
-    ids, ids_path, deleted = o.pop("ids"), o.pop("ids_path"), o.pop("deleted")
+    ids, ids_path, deleted = o.pop("row_ids"), o.pop("ids_path"), o.pop("deleted")
     chosen = selection(o.pop("collection"), o.pop("partition"), o.pop("exclude"))
     wanted = read_ids(ids, ids_path)
     if wanted is not None and deleted:

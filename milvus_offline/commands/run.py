@@ -11,7 +11,7 @@ import click
 
 from ..errors import UsageError
 from ..fileio import printable
-from ..model import Source
+from ..model import Finding, Severity, Source
 from .command import Command, SourcePath
 from .common import is_typed, output_options, print_json, progress, set_up_log
 
@@ -47,7 +47,7 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
     Rows go to a server of Milvus 0.10-1.x when the file's milvus_version is below 2, else to one of 2.x or 3.x.
     """
     from ..milvusdm import open_task, parse_version, read_task
-    from ..report import finding_lines, needs_attention
+    from ..report import needs_attention
 
     set_up_log(verbose)
     if bool(task) == bool(yaml_file):
@@ -66,16 +66,43 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
         document, code = _export(read, source, o, quiet or as_json)
     else:
         document, code = _load(read, source, target, o, quiet or as_json)
-    document = {"format": "milvus-offline-run", "version": 1, "task": read.kind, **document, "exit_code": code}
+    told, sums = _told(document, read.kind, code)
+    document = {"format": "milvus-offline-run", "version": 1, "task": read.kind, **document, **sums, "exit_code": code}
+    document["verdict"] = told
     if as_json:
         print_json(document)
     elif not quiet:
-        click.echo("\n".join(printable(line) for line in document["lines"]))
-        if document["findings"]:
-            click.echo("\n".join(finding_lines(document["findings"])))
+        _show(document, source, verbose > 0)
     elif code:
         click.echo("finished with findings; --json names them", err=True)
     return code
+
+
+def _told(document: dict[str, Any], kind: str, code: int) -> tuple[dict[str, str], dict[str, int]]:
+    """The verdict, and how many rows are lost, restored or in doubt."""
+    from ..report import attention_sums, verdict
+
+    findings = [Finding(Severity(f["severity"]), f["code"], f["where"], f["message"], f["rows"]) for f in document["findings"]]
+    done = "exported" if kind == "M2H" else "loaded"
+    form = "would be" if document["dry_run"] else "was" if document["rows"] == 1 else "were"
+    told = verdict(document["rows"], findings, f"{form} {done}")
+    if code == 4:
+        told["text"] = f"VERIFICATION FOUND DIFFERENCES: {told['text'][0].lower()}{told['text'][1:]}"
+    return told, attention_sums(findings)
+
+
+def _show(document: dict[str, Any], source: Source, verbose: bool) -> None:
+    from ..report import end, places_of
+    from ..text import Screen
+
+    screen, told = Screen(), document["verdict"]
+    screen.verdict(told["level"], told["text"])
+    for line in document["lines"]:
+        screen.verbatim(printable(line))
+    if document["findings"]:
+        screen.say()
+        screen.findings(document["findings"], places_of(source), verbose=verbose)
+    end(screen, told, document["exit_code"])
 
 
 def _dry_run(task: DmTask, source: Source, target: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="The query vectors: a .npy file, float32 [n, d], or uint8 [n, d/8] for binary vectors.",
 )
-@click.option("--id", "ids", type=int, multiple=True, metavar="ID", help="Search with the vector of this row; repeatable.")
+@click.option("--id", "row_ids", type=int, multiple=True, metavar="ID", help="Search with the vector of this row; repeatable.")
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="How many of the nearest rows.")
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Threads. [default: processors, at most 4]")
 @file_options
@@ -41,7 +41,7 @@ def command(
     collection: str | None,
     partition: tuple[str, ...],
     query: str | None,
-    ids: tuple[int, ...],
+    row_ids: tuple[int, ...],
     k: int,
     jobs: int | None,
     as_json: bool,
@@ -61,7 +61,7 @@ def command(
     from ..text import needs_attention
 
     set_up_log(verbose)
-    if (query is None) == (not ids):
+    if (query is None) == (not row_ids):
         raise UsageError("name the query vectors: either --query FILE.npy or --id ID")
     source = open_given(path, **o)
     chosen = _collection(source, collection, partition)
@@ -70,12 +70,12 @@ def command(
         metric = default_metric(chosen.schema.vector_type)
         click.echo(f"the source names no metric; {metric} is taken. Another one: --metric", err=True)
     whole = _collection(source, collection, ())
-    queries = _load(query) if query is not None else _vectors_of(whole, ids)
+    queries = _load(query) if query is not None else _vectors_of(whole, row_ids)
     hits = search(chosen.schema, chosen.partitions, queries, k, metric=metric, jobs=jobs)
     if as_json:
         print_json(search_document(chosen.schema.name, metric, hits))
     elif not quiet:
-        click.echo(search_text(hits, list(ids)))
+        click.echo(search_text(hits, list(row_ids)))
     return 3 if needs_attention(source.findings) else 0
 
 

@@ -152,6 +152,9 @@ def _find_db(given: Path, log: Path | None) -> Path:
         raise StoreError(f"{given}: this is the write-ahead log of the store {given.parent}: name that folder")
     if log is not None and _holds_wal(log):
         return given / DB
+    around = next((p for p in list(given.absolute().parents)[: _SEARCH_DEPTH + 1] if p.name == DB and _is_db(p)), None)
+    if around is not None and not fileio.is_remote(given):
+        raise StoreError(f"{given}: a folder inside of the store {around.parent}: name that folder")
     raise StoreError(
         f"{given}: not a Milvus 1.x data folder: expected `db/{META}` or `db/{TABLES}/` in it, its `db/` folder, or at most "
         f"{_SEARCH_DEPTH} folders below. Name the folder of the server's setting storage.path (often /var/lib/milvus)"

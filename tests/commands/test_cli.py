@@ -62,6 +62,13 @@ def test_help_lists_every_option(name: str) -> None:
         assert {*option.opts, *option.secondary_opts} <= words
 
 
+@pytest.mark.parametrize("name", PRESENT)
+def test_no_two_options_share_a_name(name: str) -> None:
+    """One would get the value of the other."""
+    names = [p.name for p in command_of(name).params]
+    assert len(set(names)) == len(names)
+
+
 def test_help_names_what_can_be_salvaged() -> None:
     assert ", ".join(KINDS) + ", or all" in " ".join(call("export", "--help").out.split())
 

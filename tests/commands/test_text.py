@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -216,7 +217,9 @@ def on_a_terminal(columns: int, words: list[str], **environment: str) -> list[st
 
 
 @pytest.mark.parametrize("columns", [80, 100, 120])
-@pytest.mark.parametrize("command", ["inspect", "verify", "export", "dry-run", "explain", "help"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "verify", "export", "dry-run", "explain", "help", "load", "load-dry-run", "search", "run"]
+)
 def test_on_a_real_terminal(command: str, columns: int, tmp_path: Path) -> None:
     """The terminal shows each line as it was written, so none is broken by it; but for paths and commands, which stay whole."""
     store, out = damaged_store(tmp_path / "s"), str(tmp_path / "o")
@@ -225,12 +228,19 @@ def test_on_a_real_terminal(command: str, columns: int, tmp_path: Path) -> None:
         "export": ["export", str(store), out, "--overwrite"],
         "explain": ["explain"],
         "help": ["export", "--help"],
+        "load": ["load", str(store), f"milvus1:{tmp_path / 'new'}"],
+        "load-dry-run": ["load", str(store), f"milvus1:{tmp_path / 'new'}", "--dry-run"],
+        "search": ["search", str(store), "--id", "1", "-k", "3"],
+        "run": ["run", str(tmp_path / "task.yaml"), "--dry-run"],
     }.get(command, [command, str(store)])
     if command == "export":
         spawn("export", store, out)
+    (tmp_path / "task.yaml").write_text(f"M2H:\n  milvus_dir: {store}\n  data_dir: {out}\n  source_collection: {{c: [red]}}\n")
     shown = on_a_terminal(columns, words)
+    if command == "load":
+        shutil.rmtree(tmp_path / "new")
     written = spawn(*words, env={**os.environ, "COLUMNS": str(columns)}).out.splitlines()
-    assert len(written) > 5
+    assert len(written) > 2
     for line in written:
         if len(line) > columns:
             assert str(tmp_path) in line or "milvus-offline" in line

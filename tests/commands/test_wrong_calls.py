@@ -150,6 +150,8 @@ SOURCES: list[Wrong] = [
     ("inspect json.json", USAGE, ("json.json",)),
     ("inspect empty.h5", FAILED, ("empty.h5",)),
     ("inspect other.h5", USAGE, ("other.h5", "--embeddings")),
+    ("inspect store/db/tables/faces", FAILED, ("a folder inside of the store", "name that folder")),
+    ("inspect store/db/tables", FAILED, ("a folder inside of the store", "name that folder")),
     ("inspect backup.tar.gz", USAGE, ("packed file (gzip)", "unpack it")),
     ("inspect backup.zip", USAGE, ("packed file (zip)", "unpack it")),
     ("inspect store/db/meta.sqlite", USAGE, ("--catalog",)),
