@@ -327,8 +327,14 @@ def write_lost_ids(path: str, source: Source) -> int:
 
 
 def print_json(document: Any) -> None:
-    json.dump(document, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    text = json.dumps(document)
+    if len(text) < _INDENTED:  # the indenting encoder is written in Python
+        text = json.dumps(document, indent=1)
+    sys.stdout.write(text + "\n")
+
+
+_INDENTED = 1 << 20
+"""Characters of a document up to which it is indented for a person."""
 
 
 def set_up_log(verbose: int) -> None:

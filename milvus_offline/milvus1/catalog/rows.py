@@ -217,24 +217,36 @@ _LONGEST = dict.fromkeys(("table_id", "segment_id", "file_id", "owner_table", "p
 
 def _convert(cls: type[Row], row: Mapping[str, object]) -> Row:
     values: dict[str, Any] = {}
-    for field in fields(cls):
-        value = row.get(field.name)
+    for name, is_number in _COLUMNS[cls]:
+        value = row.get(name)
         if value is None:
             continue  # absent in this generation, or NULL: the default holds
-        if field.type == "int":
+        if is_number:
             if not isinstance(value, int):
                 value = int(str(value))
-            if not -(1 << 63) <= value < 1 << 64:
-                raise ValueError(f"{field.name} is {value}")
+            if not _LEAST <= value < _MOST:
+                raise ValueError(f"{name} is {value}")
         elif isinstance(value, bytes):
             value = value.decode("utf-8", "surrogateescape")
         elif not isinstance(value, str):
             value = str(value)
-        most = _LONGEST.get(field.name, _MAX_TEXT)
+        most = _LONGEST.get(name, _MAX_TEXT)
         if isinstance(value, str) and len(value) > most:
-            raise ValueError(f"{field.name} has {len(value):,} characters, expected {most:,} at most")
-        values[field.name] = value
+            raise ValueError(f"{name} has {len(value):,} characters, expected {most:,} at most")
+        values[name] = value
     return cls(**values)
+
+
+_LEAST, _MOST = -(1 << 63), 1 << 64
+
+
+_COLUMNS: dict[type[Any], tuple[tuple[str, bool], ...]] = {
+    row: tuple((f.name, f.type == "int") for f in fields(row)) for row in (TableRow, FileRow, FieldRow)
+}
+"""The columns of each table, and whether they hold numbers."""
+
+
+_IN_NO_NAME = re.compile(r"[/\\\x00]")
 
 
 def is_plain_name(name: str) -> bool:
@@ -242,8 +254,8 @@ def is_plain_name(name: str) -> bool:
     return (
         bool(name)
         and name not in (".", "..")
-        and not re.search(r"[/\\\x00]", name)
-        and len(name.encode("utf-8", "replace")) <= 255
+        and _IN_NO_NAME.search(name) is None
+        and (len(name) < 64 or len(name.encode("utf-8", "replace")) <= 255)
     )
 
 

@@ -122,7 +122,8 @@ def _read(segment: Segment, witness: Witness) -> _Listed:
             text = f"at byte 0: the header says {payload.declared} bytes, expected a multiple of {OFFSET.itemsize}"
             wrong.append(("deleted-docs-short", text))
         listed.entries = size // OFFSET.itemsize
-        _read_entries(segment, segment.deleted_path, listed, witness)
+        if listed.entries:
+            _read_entries(segment, segment.deleted_path, listed, witness)
     except DamageError as e:
         wrong.append(("deleted-docs-unreadable", str(e)))
     return listed

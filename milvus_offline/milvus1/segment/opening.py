@@ -36,6 +36,10 @@ class Folder:
     foreign: tuple[str, ...] = ()
     """Files that no server wrote: what copiers, synchronisers and file managers leave."""
 
+    def file(self, name: str) -> str:
+        """The path of one of them, as text: there may be hundreds of thousands."""
+        return f"{self.path}{os.sep}{name}"
+
     @property
     def has_deleted_docs(self) -> bool:
         return DELETED_DOCS in self.others
@@ -59,7 +63,7 @@ def list_folder(path: Path) -> Folder | None:
     by_suffix: dict[str, list[str]] = {RAW_SUFFIX: [], IDS_SUFFIX: [], ATTRIBUTE_SUFFIX: []}
     others: list[str] = []
     for name in names:
-        by_suffix.get(os.path.splitext(name)[1], others).append(name)
+        by_suffix.get(name[name.rfind(".") :] if "." in name else "", others).append(name)
     raw, ids, attributes = (tuple(by_suffix[s]) for s in (RAW_SUFFIX, IDS_SUFFIX, ATTRIBUTE_SUFFIX))
     return Folder(path, raw, ids, attributes, tuple(others), foreign)
 
@@ -103,7 +107,7 @@ def open_segment(
     folder = _own_files(folder, segment_id, witness.hint, notes)
     segment = _open_files(folder, segment_id, schema, state, file_size, notes)
     if indexes and folder.ids and len(folder.ids) == 1 and len(folder.raw) <= 1:
-        ids = read_header(folder.path / folder.ids[0])
+        ids = read_header(folder.file(folder.ids[0]))
         wanted = ids.bytes // ID.itemsize
         if wanted > (segment.stored if segment else 0):
             restored = _restored(folder, segment_id, schema, state, indexes, segment, notes, witness)
@@ -167,12 +171,12 @@ def _restored(
     from .restored import find_vectors, restore  # rarely needed, and all of the index files' formats behind it
 
     where = str(folder.path)
-    ids = read_header(folder.path / folder.ids[0])
+    ids = read_header(folder.file(folder.ids[0]))
     stored = ids.bytes // ID.itemsize
     found, reasons = find_vectors(indexes, schema, stored)
     before = readable.stored if readable else 0
     if found is not None and found.rows > before:
-        deleted_path = str(folder.path / DELETED_DOCS) if folder.has_deleted_docs else None
+        deleted_path = folder.file(DELETED_DOCS) if folder.has_deleted_docs else None
         bare = Segment(
             id=segment_id,
             state=state,
@@ -227,8 +231,8 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, fil
             note(Severity.ERROR, "segment-incomplete", f"the {missing} file is missing, its rows cannot be put together", rows)
         return None
 
-    raw = read_header(folder.path / folder.raw[0])
-    ids = read_header(folder.path / folder.ids[0])
+    raw = read_header(folder.file(folder.raw[0]))
+    ids = read_header(folder.file(folder.ids[0]))
     if file_size == raw.declared + ids.declared == raw.present + ids.present:
         _require_width(folder.path, raw.declared, ids.declared // ID.itemsize, schema)
     in_raw, in_ids = _agreed_rows(raw, ids, schema.row_bytes, note)
@@ -241,7 +245,7 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, fil
         if field not in dtypes:
             note(Severity.INFO, "attribute-unknown", f"{name} belongs to no field in the catalog and is not exported")
             continue
-        held = read_header(folder.path / name).bytes // np.dtype(dtypes[field]).itemsize
+        held = read_header(folder.file(name)).bytes // np.dtype(dtypes[field]).itemsize
         if held < stored:
             note(
                 Severity.ERROR,
@@ -250,7 +254,7 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, fil
                 stored,
             )
         else:
-            attribute_paths.append((field, dtypes[field], str(folder.path / name)))
+            attribute_paths.append((field, dtypes[field], folder.file(name)))
 
     if absent := sorted(set(dtypes) - {f.removesuffix(ATTRIBUTE_SUFFIX) for f in folder.attributes}):
         note(
@@ -266,7 +270,7 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, fil
         schema=schema,
         raw_path=raw.path,
         ids_path=ids.path,
-        deleted_path=str(folder.path / DELETED_DOCS) if folder.has_deleted_docs else None,
+        deleted_path=folder.file(DELETED_DOCS) if folder.has_deleted_docs else None,
         stored=stored,
         deleted=0,
         bytes=stored * (schema.row_bytes + ID.itemsize),
