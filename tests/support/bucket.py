@@ -69,6 +69,11 @@ class S3Server:
         names = [item["Key"] for page in pages for item in page.get("Contents", [])]
         return {name: client.get_object(Bucket=BUCKET, Key=name)["Body"].read() for name in names}
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """The objects below `prefix` with their sizes."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        return {item["Key"]: item["Size"] for page in pages for item in page.get("Contents", [])}
+
     def buckets(self) -> list[str]:
         return [b["Name"] for b in self.client.list_buckets()["Buckets"]]
 

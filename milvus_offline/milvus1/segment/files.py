@@ -94,7 +94,8 @@ class DeadRows:
         return chosen * 8 + np.array(first, np.int64)
 
     def __len__(self) -> int:
-        return int(np.bitwise_count(self._bits).sum(dtype=np.int64))
+        blocks = (self._bits[at : at + _CHUNK] for at in range(0, len(self._bits), _CHUNK))
+        return sum(int(np.bitwise_count(block).sum(dtype=np.int64)) for block in blocks)
 
     def others(self) -> DeadRows:
         """The set of all other rows of the segment."""
