@@ -58,7 +58,7 @@ def looks_like_dump(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins like a dump of SQL or mysqldump's XML; False also for what cannot be read."""
     try:
         head = next(chunks(fileio.as_path(path), []), b"")[: 1 << 16]
-    except OSError:
+    except (OSError, DamageError):
         return False
     return is_dump(head)
 
