@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,7 @@ from .findings import Findings
 from .ledger import Ledger
 from .model import Severity, Source
 from .targets import LoadPlan, LoadTarget, PlannedCollection
-from .transfer import Clock, Progress, execute
+from .transfer import Advance, Clock, Progress, Result, Task, execute
 
 
 @dataclass
@@ -78,13 +80,15 @@ def run_load(
     state: Path | None = None,
     resume: bool = False,
     dry_run: bool = False,
+    limit_rate: float | None = None,
     progress: Progress | None = None,
     confirm: Callable[[Sequence[str]], bool] = lambda names: True,
 ) -> LoadReport:
     """Loads all of `source` and proves it; raises what the source and the target raise (UsageError, TargetError, DamageError).
 
     What is finished is kept for `resume` in `state`, by default a folder in the user's state folder that follows from source
-    and target. `confirm` is asked before collections of the target are dropped. The target is closed at the end.
+    and target. `limit_rate` is in bytes per second. `confirm` is asked before collections of the target are dropped. The target
+    is closed at the end.
     """
     clock = Clock()
     with contextlib.closing(target):
@@ -113,7 +117,7 @@ def run_load(
             with explained("keep the state of the load", folder):
                 ledger = Ledger.resume(path, key) if resumed else Ledger.create(path, key, lambda: target.remember(folder))
                 with contextlib.closing(ledger):
-                    _work(source, target, ledger, report, resumed=resumed)
+                    _work(source, target, ledger, report, resumed=resumed, limit_rate=limit_rate)
     report.seconds = clock.seconds
     return report
 
@@ -126,19 +130,71 @@ def run_compare(source: Source, target: LoadTarget, *, progress: Progress | None
     return rows, Findings([*source.findings, *notes])
 
 
-def _work(source: Source, target: LoadTarget, ledger: Ledger, report: LoadReport, *, resumed: bool) -> None:
+def _work(
+    source: Source, target: LoadTarget, ledger: Ledger, report: LoadReport, *, resumed: bool, limit_rate: float | None
+) -> None:
     tasks = target.begin(source, ledger, resumed=resumed)
     report.rows_now = sum(t.rows for t in tasks if t.id not in ledger.done)
     clock = Clock()
-    results = execute(tasks, jobs=target.jobs, ledger=ledger, progress=target.progress)
-    target.flush()
+    pace = Pace(limit_rate) if limit_rate else None
+    work = [Slowed(t, pace) for t in tasks] if pace else tasks
+    results = execute(work, jobs=target.jobs, ledger=ledger, progress=target.progress)
+    with target.phase("waiting until the target has all rows"):
+        target.flush()
     report.seconds_sending = clock.seconds
     report.rows = sum(int(results[t.id]["rows"]) for t in tasks)
     report.bytes = sum(t.bytes * int(results[t.id]["rows"]) // t.rows for t in tasks if t.rows)
-    report.findings += target.finish(results)
-    report.findings += target.prove(results)
+    with target.phase("indexing"):
+        report.findings += target.finish(results)
+    with target.phase("verifying"):
+        report.findings += target.prove(results)
     report.verified = target.verified
     report.first_use = target.first_use()
+
+
+class Pace:
+    """Holds work back to a rate in bytes per second, for all threads together."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate, self._lock = rate, threading.Lock()
+        self._free = time.monotonic()
+
+    def wait(self, nbytes: int, advance: Advance) -> None:
+        """Returns when so many bytes may have gone."""
+        with self._lock:
+            self._free = max(self._free, time.monotonic()) + nbytes / self._rate
+            until = self._free
+        while (left := until - time.monotonic()) > 0:
+            advance(0, 0)  # raises when the run is being given up
+            time.sleep(min(left, 0.2))
+
+
+@dataclass(frozen=True)
+class Slowed:
+    """A task that keeps a pace."""
+
+    task: Task
+    pace: Pace
+
+    @property
+    def id(self) -> str:
+        return self.task.id
+
+    @property
+    def rows(self) -> int:
+        return self.task.rows
+
+    @property
+    def bytes(self) -> int:
+        return self.task.bytes
+
+    def run(self, advance: Advance) -> Result:
+        def slowly(rows: int, nbytes: int) -> None:
+            advance(rows, nbytes)
+            if nbytes:
+                self.pace.wait(nbytes, advance)
+
+        return self.task.run(slowly)
 
 
 def _key(source: Source, target: LoadTarget) -> dict[str, Any]:

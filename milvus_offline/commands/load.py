@@ -56,14 +56,14 @@ class _Ids(click.ParamType[str]):
         "milvus-offline load /var/lib/milvus milvus1:./milvus-repaired",
     ],
     groups={
-        "What the target has already": ["mode", "yes", "resume", "state"],
+        "What the target has already": ["mode", "yes", "resume", "state", "switch_alias"],
         "What the rows become": [
             *("names", "rename", "rename_map", "partitions", "duplicates", "nonfinite", "ids", "metric", "index"),
             *("field_names", "shards", "into", "into_partition"),
         ],
         "The server": [
             *("database", "token_file", "ask_token", "server_pem", "server_name", "ca_pem", "client_pem", "client_key"),
-            *("message_mib", "inflight", "patience"),
+            *("message_mib", "inflight", "patience", "limit_rate", "part"),
         ],
         "Bulk import": ["import_to", "import_path", "import_format"],
         "A new store of Milvus 1.x": ["jobs", "new_catalog", "server_path"],
@@ -81,6 +81,12 @@ class _Ids(click.ParamType[str]):
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before --mode overwrite drops collections.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show every decision, create nothing.")
 @click.option("--resume", is_flag=True, help="Go on with a load that was interrupted.")
+@click.option("--limit-rate", type=click.FloatRange(0.001), metavar="MIB", help="Send at most so many MiB a second.")
+@click.option(
+    "--part",
+    metavar="I/N",
+    help="Load only the I-th of N parts, as one of several machines (1/4 … 4/4); then verify TARGET --against SOURCE.",
+)
 @click.option("--state", metavar="DIR", help="Where the ledger is kept. [default: in the user's state folder]")
 @click.option(
     "--names",
@@ -241,6 +247,7 @@ def command(
         state=Path(o["state"]) if o["state"] else None,
         resume=o["resume"],
         dry_run=o["dry_run"],
+        limit_rate=o["limit_rate"] * (1 << 20) if o["limit_rate"] else None,
         progress=progress(quiet or as_json),
         confirm=lambda names: _confirm(names, o["yes"]),
     )
@@ -256,7 +263,7 @@ def command(
 
 _NAMES = {"load_after": "load", "ask_token": "token"}
 """Options of the command that a target knows by another name."""
-_OF_THE_ROAD = ("state", "resume", "dry_run", "yes", "rename_map")
+_OF_THE_ROAD = ("state", "resume", "dry_run", "yes", "rename_map", "limit_rate")
 """Options that every target has."""
 _OF_SOURCES = (
     "into",
@@ -287,6 +294,8 @@ def _target_options(target: str, o: dict[str, Any], typed: set[str]) -> dict[str
         given["load"] = given.pop("load_after")
     if "rename" in given:
         given["rename"] = renames(given["rename"])
+    if "part" in given:
+        given["part"] = _part(given["part"])
     if "field_names" in given:
         given["field_names"] = _field_names(given["field_names"])
     if given.pop("ask_token", False):
@@ -317,6 +326,13 @@ def _field_names(text: str) -> tuple[str, str]:
     if len(names) != 2 or not all(names) or names[0] == names[1]:
         raise UsageError(f"--field-names {text}: expected two names, as in id,vector")
     return names[0], names[1]
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise UsageError(f"--part {text}: expected I/N, as in 1/4")
+    return int(number), int(of)
 
 
 def renames(pairs: tuple[str, ...]) -> dict[str, str]:

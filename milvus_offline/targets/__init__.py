@@ -7,10 +7,11 @@ is refused by one rule (`options_for`), for the command line and for a Python ca
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -19,7 +20,7 @@ from ..errors import UsageError
 from ..fileio import printable
 from ..ledger import Ledger
 from ..model import Finding, Source
-from ..transfer import Progress, Result, Task
+from ..transfer import Advance, Progress, Result, Silent, Task
 
 # Files ---------------------------------------------------------------------------------------------------------------
 
@@ -150,6 +151,17 @@ class LoadTarget(ABC):
     @abstractmethod
     def prove(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Looks whether the rows are there; differences are findings `verify-...` of severity ERROR."""
+
+    @contextlib.contextmanager
+    def phase(self, what: str, rows: int = 0, nbytes: int = 0) -> Iterator[Advance]:
+        """Shows a part of the load that takes time; the function counts rows and bytes, where there are any."""
+        shown = self.progress or Silent()
+        shown.start(rows, nbytes, 0, 0)
+        try:
+            shown.now(what)
+            yield shown.advance
+        finally:
+            shown.close()
 
     def first_use(self) -> Sequence[str]:
         """What somebody types next: lines of Python, or of a shell, that use what was loaded. There after `prove`."""

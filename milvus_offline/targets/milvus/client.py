@@ -329,17 +329,17 @@ class Client:
 
         return int(self.call("count rows", ask)["row_count"])
 
-    def count(self, collection: str, partition: str | None, expression: str = "") -> int:
-        """Rows that a query sees now; the collection must be loaded."""
-        if self.kind == "lite" and partition is not None and not expression:
-            return self.stored(collection, partition)  # its count(*) ignores partitions
+    def count(self, collection: str, partitions: Sequence[str], expression: str = "") -> int:
+        """Rows of these partitions (of all when none is named) that a query sees now; the collection must be loaded."""
+        if self.kind == "lite" and partitions and not expression:
+            return sum(self.stored(collection, p) for p in partitions)  # its count(*) ignores partitions
         found = self.call(
             "count rows",
             lambda: self.raw.query(
                 collection,
                 filter=expression,
                 output_fields=["count(*)"],
-                partition_names=[partition] if partition else None,
+                partition_names=list(partitions) or None,
                 consistency_level="Strong",
             ),
         )
@@ -354,7 +354,7 @@ class Client:
         partition: str,
         ids: npt.NDArray[np.int64],
         vectors: Array,
-        key: str | None,
+        keys: wire.Keys,
     ) -> npt.NDArray[np.int64]:
         """Sends one message and waits for the acknowledgement; returns the ids as the server gives them.
 
@@ -366,7 +366,7 @@ class Client:
 
         partition = "" if layout.key_field else partition
         if self._channel is None:
-            rows = wire.insert_rows(layout, ids, vectors, key)
+            rows = wire.insert_rows(layout, ids, vectors, keys)
             try:
                 answer = self.raw.insert(
                     collection, rows, partition_name=partition, timeout=CALL_SECONDS, retry_times=0, retry_on_rate_limit=False
@@ -378,7 +378,7 @@ class Client:
             returned, count = np.array(answer["ids"], np.int64), answer["insert_count"]
         else:
             message = wire.insert_request(
-                layout, collection, partition, ids, vectors, database=self.connection.database, key=key
+                layout, collection, partition, ids, vectors, database=self.connection.database, keys=keys
             )
             call = self._channel().unary_unary(
                 wire.INSERT, request_serializer=None, response_deserializer=milvus_pb2.MutationResult.FromString
@@ -505,6 +505,20 @@ class Client:
             )
             found += [row[id_field] for row in self.call("look for ids", ask)]
         return np.unique(np.array(found, np.int64))
+
+    def values(self, collection: str, field: str, batch: int) -> Iterator[Any]:
+        """The values of a scalar field in all rows. The collection must be loaded."""
+        iterator = self.call(
+            "read a field",
+            lambda: self.raw.query_iterator(
+                collection, batch_size=batch, filter="", output_fields=[field], consistency_level="Strong"
+            ),
+        )
+        try:
+            while found := self.call("read a field", iterator.next):
+                yield from (row[field] for row in found)
+        finally:
+            iterator.close()
 
     def pages(
         self, layout: wire.Layout, collection: str, partition: str | None, expression: str, id_field: str

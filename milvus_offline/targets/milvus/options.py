@@ -52,6 +52,10 @@ class LiteOptions:
     def alias_wanted(self) -> str | None:
         return None
 
+    @property
+    def part_wanted(self) -> tuple[int, int] | None:
+        return None
+
     def open(self, address: str) -> MilvusTarget:
         from .target import MilvusTarget
 
@@ -86,6 +90,7 @@ class LiteOptions:
             vector_field=vector_field,
             shards=self.shards_wanted,
             per_partition=self.per_partition,
+            part=self.part_wanted,
         )
 
 
@@ -95,7 +100,7 @@ class ServerOptions(LiteOptions):
 
     `token` is `user:password` or an API key; without it it comes from `token_file` or the environment (MILVUS_TOKEN, or
     MILVUS_USER and MILVUS_PASSWORD). `import_to`, `import_path`, `import_format`: see bulk.Bucket. `switch_alias`: an alias
-    that names the collection when its rows are verified.
+    that names the collection when its rows are verified. `part`: (i, n), the i-th of n parts of the tasks, for n machines.
     """
 
     shards: int = 1
@@ -111,8 +116,11 @@ class ServerOptions(LiteOptions):
     import_path: str | None = None
     import_format: Literal["npy", "parquet"] = "npy"
     switch_alias: str | None = None
+    part: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.part and (self.mode != "error" or self.switch_alias):
+            raise UsageError("--part fills a new collection together with the others: leave --mode and --switch-alias out")
         if self.token and self.token_file:
             raise UsageError("--token-file and --ask-token contradict each other")
         if self.switch_alias and self.verify == "none":
@@ -129,6 +137,10 @@ class ServerOptions(LiteOptions):
     @property
     def alias_wanted(self) -> str | None:
         return self.switch_alias
+
+    @property
+    def part_wanted(self) -> tuple[int, int] | None:
+        return self.part
 
     def connection(self, address: str) -> Connection:
         from .connection import Connection

@@ -41,6 +41,8 @@ class LoadOptions:
     shards: int = 1
     per_partition: bool = False
     """MilvusDM's meaning of `mode`: what exists is a partition; see `make_room`."""
+    part: tuple[int, int] | None = None
+    """The i-th of n parts that fill one collection."""
 
 
 @dataclass(frozen=True)
@@ -243,10 +245,14 @@ def _plan_collection(
             notes.say(Severity.INFO, "append-replaces", where, "Milvus Lite replaces rows whose id it has already")
     elif auto_id and shards != 1:
         notes.refuse(f"{where}: with ids made by the target, only --shards 1 can be resumed without doubling rows")
+    if options.part and auto_id:
+        notes.refuse(f"{where}: with ids made by the target a load cannot be cut in parts: leave --part out")
     rows, duplicates = collection.rows, 0
     if scan and action != "skip":
         rows -= len(scan.dropped)
         duplicates = _judge_rows(scan, where, auto_id, options, facts, notes)
+        if duplicates and options.part:
+            notes.refuse(f"{where}: {duplicates:,} rows repeat an id, which --part cannot keep: --duplicates first or last")
     return CollectionPlan(
         source=schema.name,
         name=name,
@@ -584,7 +590,7 @@ def _action(where: str, name: str, existing: Existing | None, options: LoadOptio
     if options.mode == "overwrite":
         notes.say(Severity.INFO, "overwritten", where, f"{name!r} with {existing.rows} rows in the target is dropped first")
         return "recreate"
-    if not existing.rows:
+    if not existing.rows or options.part:
         return "reuse"
     if options.mode == "append":
         notes.say(Severity.INFO, "appended", where, f"{name!r} has {existing.rows} rows already")

@@ -19,10 +19,12 @@ The same happens within a run when a call breaks off without an answer (the serv
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +37,9 @@ from ...watch import Watch, watching
 from ..slices import Slice, cut_rows, read
 from .client import FIRST_WAIT, LONGEST_WAIT, Busy, Client, TooLarge, Unclear
 from .plan import CollectionPlan, PartitionPlan
-from .wire import Layout
+from .wire import Keys, Layout
+
+_log = logging.getLogger("milvus_offline")
 
 MESSAGE_BYTES = 8 << 20
 LITE_MESSAGE_BYTES = 2 << 20
@@ -88,7 +92,12 @@ class CollectionJob:
 
 @dataclass(eq=False)
 class LoadTask:
-    """A message's worth of rows of one partition. `position` is the first row's number within its collection."""
+    """A message's worth of rows. `position` is the first row's number within its collection.
+
+    They are of one partition (`partition`), but where a field holds the partition's name: `shares` are then the partitions in
+    their order, with the rows of each. 1,500 small partitions go in a few messages, as the server takes some tenths of a
+    second for each.
+    """
 
     id: str
     job: CollectionJob
@@ -97,10 +106,13 @@ class LoadTask:
     source_rows: int
     slices: tuple[Slice, ...]
     link: Link
+    shares: tuple[tuple[PartitionPlan, int], ...] = ()
     doubtful: bool = False
     """An earlier run may have sent it without writing that down."""
     seen: Watch = field(default_factory=Watch)
     """What the last `read` met."""
+    _share: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    """Of each row that was read last the number of its share."""
 
     @property
     def rows(self) -> int:
@@ -120,6 +132,9 @@ class LoadTask:
         """Ids int64 [n] and vectors of the rows to send; valid until the next read in this thread."""
         with watching() as self.seen:
             ids, vectors, lost = read(self.slices, self.job.schema, self.link.max_bytes)
+        if self.job.plan.key_field:
+            of = np.delete(np.repeat(np.arange(len(self.shares)), [n for _, n in self.shares]), lost)
+            self._share, _ = chosen(of, of, lost, self.job.dropped, self.position)
         return chosen(ids, vectors, lost, self.job.dropped, self.position)
 
     def run(self, advance: Advance) -> Result:
@@ -137,7 +152,7 @@ class LoadTask:
                 while start < len(ids):
                     count = self._message_rows(len(ids) - start)
                     chunk = slice(start, start + count)
-                    returned = self._send(ids[chunk], vectors[chunk], advance)
+                    returned = self._send(ids[chunk], vectors[chunk], self._keys(chunk), advance)
                     if self.job.plan.auto_id and len(returned) == count:
                         samples += [[start, int(returned[0])], [start + count - 1, int(returned[-1])]]
                     start += count
@@ -163,9 +178,16 @@ class LoadTask:
     def _message_rows(self, rows: int) -> int:
         return min(rows, max(1, self.link.max_bytes // (self.job.schema.row_bytes + 10)))
 
-    def _send(self, ids: npt.NDArray[np.int64], vectors: Array, advance: Advance) -> npt.NDArray[np.int64]:
+    def _keys(self, rows: slice | npt.NDArray[np.int64]) -> Keys:
+        """The key field's values of some of the rows that were read last."""
+        if not self.job.plan.key_field:
+            return ()
+        numbers, counts = np.unique(self._share[rows], return_counts=True)  # they are in this order
+        return [(str(self.shares[i][0].key), n) for i, n in zip(numbers.tolist(), counts.tolist(), strict=True)]
+
+    def _send(self, ids: npt.NDArray[np.int64], vectors: Array, keys: Keys, advance: Advance) -> npt.NDArray[np.int64]:
         job = self.job
-        returned = self.link.client.insert(job.layout, job.plan.name, self.partition.target, ids, vectors, self.partition.key)
+        returned = self.link.client.insert(job.layout, job.plan.name, self.partition.target, ids, vectors, keys)
         advance(len(ids), len(ids) * (job.schema.row_bytes + 8))
         return returned
 
@@ -181,6 +203,8 @@ class LoadTask:
                 return ids, vectors, start
             if job.held_rows:
                 missing = self._missing(ids, vectors)
+                if job.plan.key_field:
+                    self._share = self._share[missing]
                 return ids[missing], vectors[missing], 0
             client.delete(job.plan.name, self.scope, np.unique(ids), job.plan.id_field)
             if job.plan.duplicate_rows:
@@ -225,7 +249,7 @@ class LoadTask:
                 chosen = np.flatnonzero(np.isin(there, wanted))
                 for at in range(0, len(chosen), step := self._message_rows(len(chosen) or 1)):
                     some = chosen[at : at + step]
-                    task._send(there[some], vectors[some], lambda rows, nbytes: None)
+                    task._send(there[some], vectors[some], task._keys(some), lambda rows, nbytes: None)
 
 
 class _Lost(TargetError):
@@ -254,7 +278,10 @@ class Patience:
         return self._until - now
 
     def wait(self, reason: str, advance: Advance) -> None:
+        first = self._until is None
         left = self.check(reason)
+        if first:
+            _log.warning("%s: waiting for the server, up to %d s: %s", self._name, self._seconds, reason)
         end = time.monotonic() + min(self._wait * random.uniform(0.7, 1.3), left)
         while (left := end - time.monotonic()) > 0:
             advance(0, 0)  # raises when the run is being given up
@@ -303,6 +330,8 @@ def messages_of(
     rows_each = max(1, min(message_rows, message_bytes // (job.schema.row_bytes + 10)))
     tasks: list[LoadTask] = []
     position = 0
+    if job.plan.key_field:
+        return list(_keyed_messages(job, collection, link, rows_each))
     for partition, planned in zip(collection.partitions, job.plan.partitions, strict=True):
         for group in cut_rows(partition.pieces, rows_each):
             rows = sum(s.rows for s in group)
@@ -310,3 +339,26 @@ def messages_of(
             tasks.append(LoadTask(name, job, planned, position, rows, tuple(group), link))
             position += rows
     return tasks
+
+
+def _keyed_messages(job: CollectionJob, collection: SourceCollection, link: Link, rows_each: int) -> Iterator[LoadTask]:
+    """Messages that go over the borders of partitions."""
+    pieces = [x for p in collection.partitions for x in p.pieces]
+    left: deque[tuple[PartitionPlan, int]] = deque(
+        (planned, p.rows) for p, planned in zip(collection.partitions, job.plan.partitions, strict=True) if p.rows
+    )
+    position = 0
+    for group in cut_rows(pieces, rows_each):
+        rows = wanted = sum(s.rows for s in group)
+        shares = []
+        while wanted:
+            planned, there = left.popleft()
+            taken = min(there, wanted)
+            shares.append((planned, taken))
+            wanted -= taken
+            if there > taken:
+                left.appendleft((planned, there - taken))
+        first = shares[0][0]
+        name = f"{job.plan.source}/{first.source}/{position}"
+        yield LoadTask(name, job, first, position, rows, tuple(group), link, tuple(shares))
+        position += rows

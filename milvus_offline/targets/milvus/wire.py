@@ -10,7 +10,7 @@ request with the generated classes; where either fails, the caller takes the pub
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,11 @@ def _raw(array: Array) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def field_data(layout: Layout, ids: npt.NDArray[np.int64], vectors: Array, key: str | None) -> list[Bytes]:
+Keys = Sequence[tuple[str, int]]
+"""Values of the key field with how many rows in a row have each; empty where there is no such field."""
+
+
+def field_data(layout: Layout, ids: npt.NDArray[np.int64], vectors: Array, keys: Keys) -> list[Bytes]:
     """The `fields_data` of an insert: schema.proto FieldData messages, each as field 5 of the request."""
     parts: list[Bytes] = []
     if layout.id_field is not None:
@@ -98,9 +102,8 @@ def field_data(layout: Layout, ids: npt.NDArray[np.int64], vectors: Array, key: 
         kind = _BINARY_VECTOR
     dimension = _number(1, layout.dimension)
     parts += _field(5, _number(1, kind), *_field(2, layout.vector_field.encode()), *_field(4, dimension, *content))
-    if layout.key_field is not None and key is not None:
-        one = b"".join(_field(1, key.encode()))
-        strings = _field(6, one * len(vectors))
+    if layout.key_field is not None:
+        strings = _field(6, b"".join(b"".join(_field(1, key.encode())) * rows for key, rows in keys))
         parts += _field(5, _number(1, _VARCHAR), *_field(2, layout.key_field.encode()), *_field(3, *strings))
     return parts
 
@@ -113,7 +116,7 @@ def insert_request(
     vectors: Array,
     *,
     database: str = "",
-    key: str | None = None,
+    keys: Keys = (),
 ) -> bytes:
     """A whole `InsertRequest`. `ids` int64 [n]; `vectors` float32 [n, d] or uint8 [n, d/8], C order."""
     from pymilvus.grpc_gen import milvus_pb2
@@ -121,10 +124,10 @@ def insert_request(
     head = milvus_pb2.InsertRequest(
         db_name=database, collection_name=collection, partition_name=partition, num_rows=len(vectors)
     )
-    return b"".join([head.SerializeToString(), *field_data(layout, ids, vectors, key)])
+    return b"".join([head.SerializeToString(), *field_data(layout, ids, vectors, keys)])
 
 
-def insert_rows(layout: Layout, ids: npt.NDArray[np.int64], vectors: Array, key: str | None) -> list[dict[str, Any]]:
+def insert_rows(layout: Layout, ids: npt.NDArray[np.int64], vectors: Array, keys: Keys) -> list[dict[str, Any]]:
     """The same rows for the public `MilvusClient.insert`, a dictionary each: slow, used where the channel is not found."""
     values: Iterable[Any] = vectors if layout.vector_type is VectorType.FLOAT else (v.tobytes() for v in vectors)
     rows: list[dict[str, Any]] = [{layout.vector_field: v} for v in values]
@@ -132,7 +135,7 @@ def insert_rows(layout: Layout, ids: npt.NDArray[np.int64], vectors: Array, key:
         for row, i in zip(rows, ids.tolist(), strict=True):
             row[layout.id_field] = i
     if layout.key_field is not None:
-        for row in rows:
+        for row, key in zip(rows, (key for key, n in keys for _ in range(n)), strict=True):
             row[layout.key_field] = key
     return rows
 
@@ -148,7 +151,9 @@ def encoder_agrees() -> bool:
     ):
         layout = Layout("v", kind, dim, "i", "k")
         try:
-            got = milvus_pb2.InsertRequest.FromString(insert_request(layout, "c", "p", ids, vectors, database="d", key="é"))
+            got = milvus_pb2.InsertRequest.FromString(
+                insert_request(layout, "c", "p", ids, vectors, database="d", keys=[("é", 7)])
+            )
         except Exception:  # whatever protobuf raises: not our format any more
             return False
         vector = schema_pb2.FieldData(type=100 if kind is VectorType.BINARY else 101, field_name="v")

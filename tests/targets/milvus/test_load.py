@@ -213,7 +213,7 @@ def test_partitions_otherwise(target: str, tmp_path: Path, name: str, how: str) 
     if how == "key":
         with Client(Connection(target)) as client:
             client.load(name)
-            assert client.count(name, None, 'partition == "東京"') == 30
+            assert client.count(name, (), 'partition == "東京"') == 30
 
 
 class AllStores:
@@ -333,7 +333,7 @@ def test_killed_and_resumed(target: str, tmp_path: Path, name: str, kind: str) -
         assert set(found) <= set(ours)
         assert {i for i, _ in found} == {i for i, _ in ours}
         with Client(Connection(target)) as client:
-            assert client.count(name, "_default") == (len(set(numbers.tolist())) if lite else n)
+            assert client.count(name, ["_default"]) == (len(set(numbers.tolist())) if lite else n)
 
 
 SLOW_DISK = """
@@ -401,7 +401,7 @@ def test_append_and_resume_leaves_rows_of_others(server: str, tmp_path: Path, na
     report = load(source, server, state, mode="append", message_bytes=1000, verify="none", resume=True)
     assert report.rows == 100
     with Client(Connection(server)) as client:
-        assert client.count(name, "_default") == 200
+        assert client.count(name, ["_default"]) == 200
 
 
 # Refusals ---------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,185 @@
+"""What a large load needs: few messages and questions, parts for several machines, a pace, and words for each phase."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.array_source import ArraySource, floats
+from support.milvus_server import Unavailable, shared_server
+
+from milvus_offline import loading
+from milvus_offline.errors import UsageError
+from milvus_offline.loading import LoadReport, Pace, run_compare, run_load
+from milvus_offline.targets import open_target
+from milvus_offline.targets.milvus.client import Busy, Client
+from milvus_offline.targets.milvus.connection import Connection
+from milvus_offline.targets.milvus.plan import sanitize
+from milvus_offline.targets.milvus.wire import Layout
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> str:
+    base = tmp_path_factory.getbasetemp()
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    try:
+        return shared_server((base.parent if worker else base) / "milvus", os.getppid() if worker else os.getpid())
+    except Unavailable as e:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"no Milvus server: {e}")
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    return "t" + sanitize(request.node.name)[:60]
+
+
+def load(of: Any, address: str, state: Path, **options: Any) -> LoadReport:
+    road = {k: options.pop(k) for k in ("resume", "progress", "limit_rate") if k in options}
+    return run_load(of, open_target(address, **options), state=state, **road)
+
+
+def many_tags(name: str, tags: int = 250, rows: int = 3) -> ArraySource:
+    return ArraySource({name: {f"t{i}": [(np.arange(rows) + rows * i, floats(rows, 8, i))] for i in range(tags)}})
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, method: str) -> list[int]:
+    calls: list[int] = []
+    original = getattr(Client, method)
+
+    def count(self: Client, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Client, method, count)
+    return calls
+
+
+@pytest.mark.parametrize("where", ["lite", pytest.param("server", marks=pytest.mark.server)])
+def test_partitions_in_a_field_share_messages_and_questions(
+    where: str, request: pytest.FixtureRequest, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = str(tmp_path / "lite.db") if where == "lite" else request.getfixturevalue("server")
+    inserts, counts = counted(monkeypatch, "insert"), counted(monkeypatch, "count")
+    source = many_tags(name)
+    options = {"partitions": "key", "verify": "full", "message_mib": 0.01}
+    report = load(source, target, tmp_path / "1", **options)
+    assert (report.exit_code, report.rows) == (0, 750)
+    assert len(inserts) < 12
+    assert not counts  # the field is read instead, a thousand rows at once
+    with Client(Connection(target)) as client:
+        client.load(name)
+        layout = Layout("vector", client.existing(name).vector_type, 8, "id")  # type: ignore[arg-type]
+        for tag in ("t0", "t131", "t249"):
+            held: Counter[int] = Counter()
+            for ids, _ in client.pages(layout, name, None, f'partition == "{tag}"', "id"):
+                held.update(ids.tolist())
+            assert sorted(held) == source.data[name][tag][0][0].tolist()
+
+
+def test_a_partition_whose_count_differs_is_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Client.insert
+
+    def forgetful(self: Client, layout: Any, collection: str, partition: str, ids: Any, vectors: Any, keys: Any) -> Any:
+        given = [(k, n) if k != "t7" else ("t8", n) for k, n in keys]
+        return send(self, layout, collection, partition, ids, vectors, given)
+
+    monkeypatch.setattr(Client, "insert", forgetful)
+    report = load(many_tags(name, 20), str(tmp_path / "lite.db"), tmp_path / "1", partitions="key", verify="count")
+    assert [(f.code, f.where, f.rows) for f in report.findings] == [
+        ("partitions-in-field", name, None),
+        ("verify-count", f"{name}/t7", 3),
+        ("verify-count", f"{name}/t8", 3),
+    ]
+
+
+@pytest.mark.server
+def test_parts_of_a_load_fill_one_collection(server: str, tmp_path: Path, name: str) -> None:
+    ids = np.arange(3000)
+    source = ArraySource({name: {"_default": [(ids[:2000], floats(2000))], "p": [(ids[2000:], floats(1000, seed=1))]}})
+    rows = 0
+    for i in (2, 1, 3):
+        report = load(source, server, tmp_path / f"{i}", part=(i, 3), message_mib=0.01)
+        assert report.exit_code == 0, report.findings
+        assert "verify-limited" in [f.code for f in report.findings]
+        rows += report.rows
+        whole, differing = run_compare(source, open_target(server, verify="full"))
+        assert (whole, bool(differing)) == (3000, i != 3)
+    assert rows == 3000
+
+
+def test_what_cannot_be_loaded_in_parts(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leave --mode"):
+        open_target("http://127.0.0.1:1", part=(1, 2), mode="append")
+    with pytest.raises(UsageError, match="--part does not go with"):
+        open_target(str(tmp_path / "x.db"), part=(1, 2))
+
+
+def test_a_pace_is_kept_by_all_threads_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        now = 100.0
+
+    monkeypatch.setattr(loading.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr(loading.time, "sleep", lambda seconds: setattr(Clock, "now", Clock.now + seconds))
+    pace = Pace(1000)
+    for _ in range(5):
+        pace.wait(500, lambda rows, nbytes: None)
+    assert Clock.now == pytest.approx(102.5)
+
+
+def test_a_limited_load_arrives_whole(tmp_path: Path, name: str) -> None:
+    source = ArraySource({name: {"_default": [(np.arange(100), floats(100))]}})
+    report = load(source, str(tmp_path / "lite.db"), tmp_path / "1", limit_rate=1e9)
+    assert (report.exit_code, report.rows) == (0, 100)
+
+
+def test_a_server_that_wants_to_be_waited_for_is_told_at_once(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    send, refused = Client.insert, []
+
+    def busy(self: Client, *arguments: Any) -> Any:
+        if not refused:
+            refused.append(1)
+            raise Busy("quota exceeded[reason=memory quota exceeded, please allocate more resources]")
+        return send(self, *arguments)
+
+    monkeypatch.setattr(Client, "insert", busy)
+    source = ArraySource({name: {"_default": [(np.arange(10), floats(10))]}})
+    with caplog.at_level(logging.WARNING, "milvus_offline"):
+        assert load(source, str(tmp_path / "lite.db"), tmp_path / "1").exit_code == 0
+    (told,) = [r.getMessage() for r in caplog.records if "waiting" in r.getMessage()]
+    assert "waiting for the server, up to 300 s: quota exceeded[reason=memory quota" in told
+
+
+def test_every_phase_is_shown(tmp_path: Path, name: str) -> None:
+    class Recorder:
+        def __init__(self) -> None:
+            self.said: list[str] = []
+            self.rows = 0
+
+        def start(self, rows: int, nbytes: int, done_rows: int, done_bytes: int) -> None:
+            self.said.append(f"start {rows}")
+
+        def advance(self, rows: int, nbytes: int) -> None:
+            self.rows += rows
+
+        def now(self, what: str) -> None:
+            self.said.append(what)
+
+        def close(self) -> None: ...
+
+    shown = Recorder()
+    source = ArraySource({name: {"_default": [(np.arange(10), floats(10))]}})
+    load(source, str(tmp_path / "lite.db"), tmp_path / "1", progress=shown)
+    named = [s for s in shown.said if not s.startswith("start")]
+    assert named[0] == "reading the source once"
+    assert named[-3:] == ["waiting until the target has all rows", "indexing", "verifying"]
+    assert shown.said[0] == "start 10"
+    assert shown.rows == 20  # read once, sent once
