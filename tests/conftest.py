@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.mariadb import MariaDB, start_mariadb
 
 from milvus_offline.findings import CODES
 from milvus_offline.model import Finding, Severity
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")  # no test may depend on an idle machine
 
 
 @pytest.fixture(scope="session")
