@@ -200,6 +200,19 @@ SECTIONS = (
                 (WARNING,),
                 "Catalog and folders are of two moments with a merge between them; each row is read once, from what is here.",
             ),
+            Code(
+                "catalog-value",
+                (WARNING,),
+                "A value that no server writes, or that another row contradicts: a bit of the catalog has flipped.",
+                "Look for an older copy of the catalog.",
+            ),
+            Code(
+                "drop-half-done",
+                (WARNING,),
+                "A collection or partition is marked as dropped, and its segments are not: a crash in the middle of a drop, or "
+                "a damaged mark.",
+                "`--salvage dropped` exports its rows.",
+            ),
             Code("partition-twice", (WARNING,), "Two live partitions have one tag; their rows are put together."),
             Code("tag-encoding", (INFO,), "A tag that was encoded twice is repaired."),
             Code("zombie-partition", (INFO,), "A partition of a dropped collection; it counts as dropped."),

@@ -99,7 +99,7 @@ class Choices:
             if folder is None:
                 expected = self.disk.roots[0] / "tables" / choice.table_id / choice.segment_id
                 why = fileio.missing_link(expected) or f"the folder {expected} is not there"
-                text = f"the catalog lists this segment, but {why}; its rows are lost"
+                text = f"the catalog lists this segment, but {why}; its rows are lost{self._elsewhere(choice)}"
                 return Finding(Severity.ERROR, "segment-missing", where, text, hint)
             indexes = [p for i in choice.index_ids if (p := self.disk.index_file(choice.table_id, choice.segment_id, i))]
             segment, found = open_segment(
@@ -128,6 +128,16 @@ class Choices:
         if self.catalog.kind == "none" or not is_raw or schema.attributes or version < (0, 8):
             return NO_WITNESS
         return Witness(row.row_count, version < (1, 1, 1))
+
+    def _elsewhere(self, choice: Choice) -> str:
+        """Segment numbers are never given twice (§1.2): a folder of this one below another table is the segment's."""
+        place = next((t for t in self.disk.tables() if choice.segment_id in self.disk.segments(t)), None)
+        if place is None:
+            return ""
+        return (
+            f". But its folder lies in tables/{place}: one of the two has the wrong table. Was the folder moved, or is the "
+            "catalog damaged?"
+        )
 
     def _not_contained(self, lost: Sequence[Finding], segments: Sequence[Segment], table: TableRow) -> Iterator[Finding]:
         """Without a catalog: which of the segments that have lost their vectors are a loss, with their live rows. One whose ids

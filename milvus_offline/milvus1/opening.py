@@ -19,6 +19,7 @@ from ..fileio import printable
 from ..findings import Findings
 from ..model import Schema
 from ..watch import named, union, watching
+from .catalog.check import contradictions
 from .catalog.rows import Catalog, Generation, TableRow
 from .choices import Choices
 from .disk import Disk
@@ -99,6 +100,8 @@ def _open(
             str(location.root),
             "a server holds this store's lock and may change it while it is read; stop it, or read a snapshot",
         )
+    if known.generation is Generation.SEGMENTED and known.kind != "none":
+        findings += contradictions(known)
     selection = select(known, disk)
     findings += selection.findings
     schemas = {c.table.table_id: _schema(c.table, known) for c in selection.collections}

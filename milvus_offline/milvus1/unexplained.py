@@ -10,7 +10,7 @@ in both directions:
   segment, and then the collection must have been dropped. In no real store seen is there such a folder.
 - complete segments of live tables that no row lists. A crash leaves these too, but their rows are then in other segments or in
   the log (§3.2, §11.4). So they count if they are newer than all that the catalog knows and have rows of their own, or if not
-  one of their ids is anywhere else, or if they were live for sure (deletes were applied to them, or an index was built) and
+  one of their rows is anywhere else, or if they were live for sure (deletes were applied to them, or an index was built) and
   have rows of their own. Segments older than their table are of a namesake that was dropped (§16).
 """
 
@@ -18,16 +18,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import DamageError
+from ..fileio import printable
 from ..findings import Findings
 from ..model import Finding, Piece, Schema, Severity
 from .catalog.rows import Catalog, TableRow
-from .copies import among, by_ids, contains, hashes_among, hashes_of, ids_alone, live_ids, newest_of
+from .copies import among, by_ids, hashes_among, hashes_of, ids_alone, live_ids, newest_of
 from .disk import Disk
 from .layout import ID
 from .live import LiveSet
@@ -97,6 +98,7 @@ class Unexplained:
                 "this name: it has lost a row. --salvage orphans exports the rows apart",
                 rows,
             )
+        self._owners(known, findings)
         for table_id in self.disk.tables():
             if table_id in known:
                 continue
@@ -108,6 +110,23 @@ class Unexplained:
                     f"the folder holds {count(segments, 'segment')} of a collection or partition that this catalog does not "
                     "know and has never dropped: is it the catalog of these files, and of the same day? --catalog names "
                     "another one, --no-catalog reads the files without, --salvage orphans exports the rows",
+                    rows,
+                )
+
+    def _owners(self, known: set[str], findings: Findings) -> None:
+        """Live partitions of a collection that is not in the catalog, but whose folder is there: a drop removes that folder, for
+        no files are in it (§3.5), so the catalog has lost the collection. Without the folder a crash came into a drop (§3.4)."""
+        folders, listed = set(self.disk.tables()), {r.table_id for r in self.catalog.files}
+        for t in self.catalog.tables:
+            if t.is_dropped or not t.owner_table or t.owner_table in known | listed or t.owner_table not in folders:
+                continue
+            rows, segments = self._rows(t.table_id, self.disk.segments(t.table_id))
+            if rows:
+                findings.warning(
+                    "table-missing",
+                    t.table_id,
+                    f"{count(segments, 'segment')} of a partition of {printable(t.owner_table)!r}, whose folder is here, but "
+                    "which is not in the catalog: it has lost a row. --salvage dropped exports the rows apart",
                     rows,
                 )
 
@@ -126,13 +145,12 @@ class Unexplained:
         ids = {s.id: np.concatenate([np.empty(0, ID), *_ids(s)]) for s in opened}
         wanted = np.unique(np.concatenate(list(ids.values())))
         held, near = self._held(table.table_id, wanted)
-        twins = [ids[s.id] for s in opened if held[np.searchsorted(wanted, ids[s.id])].all()]
-        hashes = hashes_among(near, np.unique(np.concatenate(twins))) if twins else np.empty(0, np.uint64)
+        hashes = hashes_among(map(_with_deleted, near), wanted[held])
         for s in opened:
-            there = held[np.searchsorted(wanted, ids[s.id])]
+            there = among(hashes_of(s.batches()), hashes) if len(hashes) else np.zeros(s.rows, np.bool_)
             where = f"{table.table_id}/{s.id}"
             newer = int(s.id) > newest
-            if there.all() and contains(hashes, hashes_of(s.batches()), is_sorted=True):
+            if there.all():
                 continue
             if newer:
                 findings.warning(
@@ -178,6 +196,12 @@ class Unexplained:
         """Deletes are applied to live segments only, and indexes are built for these (§3.3)."""
         folder = self.disk.folder(table_id, segment.id)
         return bool(segment.deleted or (folder and any(n.isdecimal() for n in folder.others)))
+
+
+def _with_deleted(piece: Piece) -> Piece:
+    if not isinstance(piece, Segment) or not piece.deleted:
+        return piece
+    return replace(piece, deleted_path=None, deleted=0, wal_deleted=None).recounted()
 
 
 def _ids(piece: Piece) -> Iterator[Ids]:

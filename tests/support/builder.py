@@ -313,6 +313,8 @@ class StoreBuilder:
             if raw and not has_raw:
                 size = batch.vectors.nbytes + batch.ids.nbytes
                 count = len(batch.ids) - len({*deleted})
+                if t in (FileType.NEW, FileType.NEW_MERGE):
+                    size = count = 0  # a server writes them with the state of a finished segment (§3.3)
                 self.file(table, segment_id, t, **{"file_size": size, "row_count": count, **columns})
                 has_raw = True
             else:

@@ -27,6 +27,7 @@ class Mutant:
         self.root = root
         self.touched: set[str] = set()
         self.log: list[str] = []
+        self.recipe = ""
         for folder in sorted({Path(f).parent for f in original.files}):
             (root / folder).mkdir(parents=True, exist_ok=True)
         for name in original.files:
@@ -522,6 +523,91 @@ def catalog_from_elsewhere(m: Mutant, rng: random.Random) -> None:
             m.remove(f"db/meta.sqlite{suffix}", f"that of {other.name}")
             if f"db/meta.sqlite{suffix}" in other.files:
                 m.write(f"db/meta.sqlite{suffix}", other.files[f"db/meta.sqlite{suffix}"].read_bytes(), f"that of {other.name}")
+
+
+def _edited(m: Mutant, what: str, *statements: str) -> bool:
+    """Changes the catalog as a sound database; False where there is none, or nothing changed."""
+    if not m.files("meta.sqlite"):
+        return False
+    for suffix in ("", "-wal"):
+        if f"db/meta.sqlite{suffix}" in m.base.files:
+            m.write(f"db/meta.sqlite{suffix}", m.read(f"db/meta.sqlite{suffix}"), what)
+    m.remove("db/meta.sqlite-shm")
+    with contextlib.closing(sqlite3.connect(m.root / "db/meta.sqlite", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+        with contextlib.suppress(sqlite3.Error):
+            changed = sum(connection.execute(s).rowcount for s in statements)
+            return changed > 0
+    return False
+
+
+def _live_tables(m: Mutant) -> list[str]:
+    """Tables with rows in live segments."""
+    return sorted({"/".join(s.ids_path.split("/")[-3:-2]) for s in m.base.live.values() if s.rows and hasattr(s, "ids_path")})
+
+
+@recipe
+def catalog_table_lost(m: Mutant, rng: random.Random) -> None:
+    """The row of a collection or partition with live rows is gone; its segments are still listed."""
+    if tables := _live_tables(m):
+        table = rng.choice(tables)
+        _edited(m, f"{table} lost", f"DELETE FROM Tables WHERE table_id = '{table}'")
+
+
+@recipe
+def catalog_of_before(m: Mutant, rng: random.Random) -> None:
+    """The catalog is older than all collections but some, or new and empty."""
+    if tables := _live_tables(m):
+        roots = sorted({m.base.collection_of[t] for t in tables})
+        kept = rng.sample(roots, rng.randrange(len(roots)))
+        names = ", ".join(f"'{t}'" for t in kept)
+        kept_rows = f"SELECT table_id FROM Tables WHERE table_id IN ({names}) OR owner_table IN ({names})"
+        gone = f"table_id NOT IN ({kept_rows})"
+        _edited(m, f"of before, with {kept}", f"DELETE FROM TableFiles WHERE {gone}", f"DELETE FROM Tables WHERE {gone}")
+
+
+@recipe
+def catalog_segment_lost(m: Mutant, rng: random.Random) -> None:
+    """The row of one live segment is gone."""
+    if live := sorted(i for i, s in m.base.live.items() if s.rows):
+        segment = rng.choice(live)
+        _edited(m, f"{segment} lost", f"DELETE FROM TableFiles WHERE segment_id = '{segment}'")
+
+
+@recipe
+def catalog_bit(m: Mutant, rng: random.Random) -> None:
+    """One bit of a value that decides which rows are live flips; the database stays sound."""
+    table, column = rng.choice(
+        (
+            *(("Tables", c) for c in ("state", "table_id", "owner_table")),
+            *(("TableFiles", c) for c in ("table_id", "file_type", "segment_id", "file_id")),
+        )
+    )
+    live = ", ".join(f"'{t}'" for t in _live_tables(m)) or "''"
+    which = f"table_id IN ({live})" + (" AND file_type IN (1, 2, 7) AND row_count > 0" if table == "TableFiles" else "")
+    if column == "owner_table":
+        which += " AND owner_table != ''"
+    bit = rng.randrange(3)
+    if column in ("state", "file_type"):
+        change = f"({column} | {1 << bit}) - ({column} & {1 << bit})"
+    else:
+        change = f"char(unicode({column}) + 1) || substr({column}, 2)"
+    row = f"(SELECT id FROM {table} WHERE {which} ORDER BY id LIMIT 1 OFFSET {rng.randrange(3)})"
+    _edited(m, f"{table}.{column} bit", f"UPDATE {table} SET {column} = {change} WHERE id = {row}")
+
+
+@recipe
+def copied_while_running(m: Mutant, rng: random.Random) -> None:
+    """Folders of live segments are not in the copy; those that were merged into them may be."""
+    live = [f for f in m.base.segments if f.split("/")[3] in m.base.live]
+    for folder in rng.sample(live, rng.randint(1, len(live))) if live else ():
+        m.remove(folder, "not copied")
+
+
+@recipe
+def tables_not_copied(m: Mutant, rng: random.Random) -> None:
+    if m.base.segments:
+        m.remove("db/tables", "not copied")
 
 
 # fmt: off

@@ -17,7 +17,16 @@ from .builder import DIMENSION, content, pieces_bag
 from .history import Crash, Server
 from .unlucky import UnluckyServer
 
-CODES = {"wal-rows", "wal-deletes", "wal-gap", "wal-torn", "flush-unrecorded", "zombie-partition", "catalog-older"}
+CODES = {
+    "wal-rows",
+    "wal-deletes",
+    "wal-gap",
+    "wal-torn",
+    "flush-unrecorded",
+    "zombie-partition",
+    "catalog-older",
+    "drop-half-done",
+}
 """What may be found after a crash of a healthy server; `wal-torn` where a restarted one left the rest of a cut call behind."""
 
 

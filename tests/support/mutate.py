@@ -38,6 +38,8 @@ from milvus_offline.report import inspect_document, inspect_text
 from support.damage import RECIPES, ROWS, Mutant
 from support.healthy import Keys, Outcome, base, keys_of, read_catalog, read_naively, read_piece, store_names
 
+NEVER_SILENT = {"catalog-table-lost", "catalog-of-before", "catalog-segment-lost", "catalog-bit"}
+"""Recipes whose damage must be told whenever the rows differ."""
 SECONDS = 20
 """More than this for one case counts as a hang."""
 SLACK = 48 << 20
@@ -123,6 +125,7 @@ class Bench:
         root = self.folder / "mutant"
         shutil.rmtree(root, ignore_errors=True)
         mutant = Mutant(base(case.store), self._links(case.store), root)
+        mutant.recipe = case.recipe
         RECIPES[case.recipe](mutant, random.Random(f"{case.recipe} {case.seed}"))
         yield mutant
 
@@ -207,6 +210,8 @@ def judge(mutant: Mutant, store: Store | None, outcome: Outcome | None, error: s
     if touched <= {"log"}:
         return problems + _judge_log(mutant, outcome, alarms)
     if touched <= {"catalog"} and not mutant.base.dump:
+        if mutant.log and mutant.recipe in NEVER_SILENT and not alarms and (lost := _all_differences(mutant, outcome)):
+            problems.append(f"rows are lost or doubled without a finding: {_summary(lost)}")
         return problems + _judge_catalog(mutant, store, outcome, alarms)
     if touched <= {"config"}:
         return problems + _judge_config(mutant, outcome, alarms)
@@ -272,7 +277,7 @@ def _judge_segments(mutant: Mutant, outcome: Outcome, alarms: list[Finding]) -> 
                 continue
             folder = mutant.root / next(s for s in mutant.base.segments if s.endswith("/" + piece_id))
             naive = read_naively(folder, mutant.base.row_bytes[where[0]])
-            alarmed = any(piece_id in f.where for f in alarms)
+            alarmed = any(piece_id in f.where or f.code == "tables-missing" for f in alarms)
             now = got.keys() if got else Counter()
             stored = mutant.base.live[piece_id]
             original = keys_of(stored.ids, stored.vectors)

@@ -55,7 +55,7 @@ class TableRow:
 
     @property
     def is_dropped(self) -> bool:
-        return self.state != TableState.NORMAL
+        return self.state == TableState.TO_DELETE  # what a server asks for, whatever else stands there (§3.1)
 
     @property
     def vector_type(self) -> VectorType:
