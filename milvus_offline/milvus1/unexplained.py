@@ -114,8 +114,8 @@ class Unexplained:
                 )
 
     def _owners(self, known: set[str], findings: Findings) -> None:
-        """Live partitions of a collection that is not in the catalog, but whose folder is there: a drop removes that folder, for
-        no files are in it (§3.5), so the catalog has lost the collection. Without the folder a crash came into a drop (§3.4)."""
+        """Live partitions of a collection that is not in the catalog, but whose folder is there: a drop removes a folder without
+        files (§3.5), so the catalog has lost the collection. Without the folder a crash came into a drop (§3.4)."""
         folders, listed = set(self.disk.tables()), {r.table_id for r in self.catalog.files}
         for t in self.catalog.tables:
             if t.is_dropped or not t.owner_table or t.owner_table in known | listed or t.owner_table not in folders:
