@@ -114,7 +114,7 @@ class Unexplained:
                 )
 
     def _owners(self, known: set[str], findings: Findings) -> None:
-        """Live partitions of a collection that is not in the catalog, but whose folder is there: a drop removes a folder without
+        """Live partitions of a collection that is not in the catalog, but whose folder is there: a drop removes one without
         files (§3.5), so the catalog has lost the collection. Without the folder a crash came into a drop (§3.4)."""
         folders, listed = set(self.disk.tables()), {r.table_id for r in self.catalog.files}
         for t in self.catalog.tables:
