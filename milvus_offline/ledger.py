@@ -69,7 +69,7 @@ class Ledger:
             try:
                 head = json.loads(whole[0])
                 ours = head["format"] == FORMAT and isinstance(head["key"], dict)
-            except (IndexError, ValueError, KeyError, TypeError):
+            except (IndexError, ValueError, KeyError, TypeError, RecursionError):
                 ours = False
             if not ours:
                 return cls._begin(path, file, key)
@@ -78,9 +78,10 @@ class Ledger:
             for line in whole[1:]:
                 try:
                     entry = json.loads(line)
-                    done[entry["id"]] = entry["result"]
-                except (ValueError, KeyError, TypeError):
-                    continue
+                    if isinstance(entry["id"], str) and isinstance(entry["result"], dict):
+                        done[entry["id"]] = entry["result"]
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    continue  # damaged: its task runs again
             if lines[-1]:
                 file.truncate(sum(len(line) + 1 for line in whole))
             return cls(path, file, done)

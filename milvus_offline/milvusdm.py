@@ -31,6 +31,7 @@ from .model import (
     SourcePartition,
     VectorType,
 )
+from .named import read_document
 from .selection import SelectedSource, Selection
 
 VERSION_KEYS = ("milvus_version", "milvus-version")
@@ -92,16 +93,7 @@ class DmTask:
 
 def read_task(path: str | os.PathLike[str]) -> DmTask:
     """Reads a task file. Raises UsageError that names the file and the key for whatever is unknown, missing or impossible."""
-    import yaml
-
-    try:
-        document = yaml.safe_load(Path(path).read_bytes())
-    except OSError as e:
-        raise UsageError(f"{path}: cannot read the task file: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: not YAML: {getattr(e, 'problem', None) or 'it is not text'}") from e
+    document = read_document(path, "the task file")
     if not isinstance(document, dict) or not document:
         raise UsageError(f"{path}: expected a task on top: {', '.join(KEYS)}")
     reader = _Reader(str(path))
@@ -245,7 +237,7 @@ class _Reader:
 def parse_version(text: str, error: UsageError | None = None) -> int:
     """`0.10.5`, `1.x`, `1` -> 1; `2.x`, `2.0`, `3.1` -> 2. Raises UsageError."""
     head = text.lower().removeprefix("v").split(".")[0]
-    if head.isdigit():
+    if head.isdecimal():
         return 1 if int(head) < 2 else 2
     raise UsageError(f"{error or 'version: '}expected a version such as 1.x or 2.0, found {printable(text)!r}")
 

@@ -6,25 +6,17 @@ import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
 from .fileio import printable
 from .model import Finding, Salvaged, Source, SourceCollection
+from .named import read_document
 
 
 def read_names(path: str) -> dict[str, str]:
     """The lines `old: new` of a YAML or JSON file; `collection/partition` names a partition. Raises UsageError."""
-    import yaml
-
-    try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as e:
-        raise UsageError(f"--rename-map {path}: cannot be read: {e.strerror}") from e
-    except (UnicodeDecodeError, yaml.YAMLError) as e:
-        mark = getattr(e, "problem_mark", None)
-        raise UsageError(f"--rename-map {path}{f', line {mark.line + 1}' if mark else ''}: neither YAML nor JSON") from e
+    given = read_document(path, "the file of --rename-map")
     if not isinstance(given, dict) or not all(isinstance(v, (str, int)) and str(v) for v in given.values()):
         raise UsageError(f"--rename-map {path}: expected lines such as `faces: people` or `faces/2021: y2021`")
     return {str(old): str(new) for old, new in given.items()}

@@ -10,7 +10,6 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -215,17 +214,13 @@ def read_config(ctx: click.Context, param: click.Parameter, value: str | None) -
     """Makes what a YAML or JSON file says the default of options: `option: value`, also below a command's name."""
     if not value:
         return
-    import yaml
+    from ..errors import UsageError
+    from ..named import read_document
 
     try:
-        given = yaml.safe_load(Path(value).read_text(encoding="utf-8")) or {}
-    except OSError as e:
-        raise click.BadParameter(f"{value}: cannot be read: {e.strerror}", ctx, param) from e
-    except (UnicodeDecodeError, yaml.YAMLError) as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(e, "problem", None) or "not text"
-        raise click.BadParameter(f"{value}{line}: neither YAML nor JSON: {reason}", ctx, param) from e
+        given = read_document(value, "the configuration") or {}
+    except UsageError as e:
+        raise click.BadParameter(str(e), ctx, param) from e
     if not isinstance(given, dict):
         raise click.BadParameter(f"{value}: expected lines such as `jobs: 2`", ctx, param)
     commands = (

@@ -187,7 +187,7 @@ def _check_address(option: str, text: str) -> None:
     from ..errors import UsageError
 
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 <= int(port) < 1 << 16:
+    if not host or not port.isdecimal() or not 0 <= int(port) < 1 << 16:
         raise UsageError(f"{option}: expected HOST:PORT such as 127.0.0.1:19530, found {text!r}")
 
 
@@ -198,13 +198,11 @@ def _is_loopback(address: str) -> bool:
 
 def _token(path: str | None) -> str | None:
     from ..errors import UsageError
+    from ..named import read_text
 
     if path is None:
         return None
-    try:
-        token = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as e:
-        raise UsageError(f"{path}: cannot be read: {e}") from e
+    token = read_text(path, "the token").strip()
     if not token:
         raise UsageError(f"{path}: the file holds no token")
     return token

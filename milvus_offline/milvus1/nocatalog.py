@@ -7,13 +7,11 @@ What cannot be known is taken from the user or guessed, and every guess is a fin
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +21,7 @@ from ..errors import DamageError, StoreError, UsageError
 from ..fileio import printable
 from ..findings import Findings
 from ..model import DEFAULT_PARTITION
+from ..named import read_document
 from .catalog.rows import Catalog, FileRow, Generation, TableRow, is_plain_name
 from .copies import by_ids, ids_alone, newest_of
 from .disk import Disk
@@ -64,14 +63,7 @@ class Assumptions:
 
 
 def _read_map(path: Path) -> dict[str, tuple[str, str]]:
-    import yaml
-
-    try:
-        document: Any = json.loads(path.read_bytes()) if path.suffix == ".json" else yaml.safe_load(path.read_bytes())
-    except OSError as e:
-        raise UsageError(f"{path}: cannot read the partition map: {e.strerror}") from e
-    except (ValueError, yaml.YAMLError) as e:
-        raise UsageError(f"{path}: the partition map is neither JSON nor YAML: {printable(e)}") from e
+    document = read_document(path, "the partition map")
     places = {}
     if not isinstance(document, dict):
         raise UsageError(f'{path}: expected a map of folder names to "collection/partition"')
@@ -79,9 +71,9 @@ def _read_map(path: Path) -> dict[str, tuple[str, str]]:
         if isinstance(place, dict):
             collection, partition = place.get("collection"), place.get("partition", DEFAULT_PARTITION)
         else:
-            collection, _, partition = str(place).partition("/")
+            collection, _, partition = (str(place) if isinstance(place, (str, int)) else "").partition("/")
             partition = partition or DEFAULT_PARTITION
-        if not collection:
+        if not isinstance(collection, (str, int)) or not isinstance(partition, (str, int)) or not collection:
             raise UsageError(f"{path}: the entry {printable(folder)!r} names no collection")
         places[str(folder)] = (str(collection), str(partition))
     return places

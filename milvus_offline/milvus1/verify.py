@@ -16,7 +16,7 @@ from ..findings import Findings
 from ..model import Array, Batch, VectorType
 from ..watch import watching
 from .catalog.rows import Catalog, FileRow
-from .copies import hashes_of, row_hashes
+from .copies import row_hashes
 from .layout import BLOOM_FILTER, FileType
 from .opening import Partition, Store
 from .segment.bloom import BloomFilter, read_filter
@@ -76,7 +76,7 @@ def _check(store: Store, sample: float, advance: Advance | None, notes: Findings
     for f in store.findings:
         if f.code == "file-longer":
             notes.error("file-differs", f.where, "a file of this segment is not what the server wrote", f.rows)
-    alike: dict[tuple[str, int, int], list[Segment]] = {}
+    alike: dict[tuple[str, int, int], list[_Alike]] = {}
     done = Checked()
     chosen = _chosen(store, sample)
     for partition, segment, table_id in _segments(store):
@@ -216,23 +216,42 @@ def _read_rows(
     return rows, id_sum
 
 
-def _find_twin(partition: Partition, segment: Segment, alike: list[Segment], notes: Findings) -> None:
-    """Says it when one of `alike`, segments of the table with as many rows and the same sum of ids, holds the same rows."""
-    alike.append(segment)
+def _find_twin(partition: Partition, segment: Segment, alike: list[_Alike], notes: Findings) -> None:
+    """Says it when one of `alike`, segments of the table with as many rows and the same sum of ids, holds the same rows. Each
+    is read once more at most."""
+    alike.append(_Alike(segment))
     if not segment.rows or len(alike) < 2:
         return
     try:
-        hashes = np.sort(hashes_of(segment.batches()))
-        twin = next((s for s in alike[:-1] if np.array_equal(hashes, np.sort(hashes_of(s.batches())))), None)
+        digests = [a.digest() for a in alike]
     except (DamageError, OSError):  # said by who read the rows
         return
-    if twin is not None:
+    if digests[-1] in digests[:-1]:
+        twin = alike[digests.index(digests[-1])].segment
         text = (
             f"the same rows as in segment {twin.id}: they were inserted twice, or a server that was killed while it flushed "
             "doubled them when it started again. A 1.x server shows both"
         )
         where = f"{partition.schema.name}/{partition.name}/{segment.id}"
         notes.info("segments-equal", where, text, segment.rows)
+
+
+@dataclass
+class _Alike:
+    """A segment and, once asked for, a digest of its rows whatever their order: two sums of 64 bits of hashes."""
+
+    segment: Segment
+    sums: tuple[int, int] | None = None
+
+    def digest(self) -> tuple[int, int]:
+        if self.sums is None:
+            plain = mixed = 0
+            for batch in self.segment.batches():
+                hashes = row_hashes(batch.ids, batch.vectors)
+                plain += int(hashes.sum(dtype=np.uint64))
+                mixed += int((hashes * hashes).sum(dtype=np.uint64))
+            self.sums = plain % (1 << 64), mixed % (1 << 64)
+        return self.sums
 
 
 def _read_log_rows(store: Store, notes: Findings, advance: Advance | None) -> int:

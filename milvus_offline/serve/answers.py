@@ -400,7 +400,7 @@ class Answers:
         if len(keys) < 2:
             raise Refused(Code.UNEXPECTED_ERROR, f"Invalid command: {command}")
         found: Any = None
-        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None

@@ -235,7 +235,7 @@ def scheme_of(address: str) -> Kind:
         host, _, port = address.rpartition(":")
         hint = (
             f"; did you mean http://{printable(address)}?"
-            if host and port.isdigit()
+            if host and port.isdecimal()
             else f"; did you mean {printable(address)}.db?"
         )
     raise UsageError(f"{_shown(address)}: a target is one of {examples}{hint}")

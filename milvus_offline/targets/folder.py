@@ -75,6 +75,7 @@ def _check(out: Path, source: Source, *, overwrite: bool, resume: bool) -> bool:
     if not complete and LEDGER not in names:
         raise UsageError(f"{out}: the folder is not empty and holds no export of this tool; choose an empty or new one")
     if overwrite or (resume and not complete):
+        _refuse_links(out)
         return True
     if complete and resume:
         raise UsageError(
@@ -84,6 +85,15 @@ def _check(out: Path, source: Source, *, overwrite: bool, resume: bool) -> bool:
     if complete:
         raise UsageError(f"{out}: holds a complete export; choose another place, or replace it with --overwrite")
     raise UsageError(f"{out}: holds an unfinished export; go on with --resume, or begin anew with --overwrite")
+
+
+def _refuse_links(out: Path) -> None:
+    """Raises UsageError for a link in an earlier export: this program makes none, and what it wrote would lie elsewhere."""
+    for folder, folders, files in os.walk(out):
+        for name in (*folders, *files):
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                raise UsageError(f"{path}: a link to {os.readlink(path)}; nothing is written through links. Remove it first")
 
 
 def _our_manifest(out: Path) -> dict[str, Any] | None:
@@ -99,9 +109,9 @@ def _remove_export(out: Path) -> None:
         manifest = _our_manifest(out) or {}
         parts = [p for c in manifest.get("collections", []) for p in c.get("partitions", [])] + manifest.get("salvage", [])
         paths |= {str(f[key]) for p in parts for f in p.get("files", []) for key in ("path", "ids_path") if key in f}
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         head = json.loads((out / LEDGER).read_text().split("\n", 1)[0])
-        paths |= {path for path, _ in head["key"]["files"]}
+        paths |= {str(path) for path, _ in head["key"]["files"]}
     folders = set()
     for relative in sorted(paths):
         path = out / relative

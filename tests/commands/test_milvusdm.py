@@ -517,7 +517,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("M2H: {}\nM2M: {}\n", "holds 2 tasks"),
         ("[1, 2]", "expected a task on top: M2H, M2M, H2M, F2M"),
         ("", "expected a task on top"),
-        ("a: [", "not YAML"),
+        ("a: [", "neither YAML nor JSON"),
         ("M2H: 5", "M2H: expected keys and values, found '5'"),
     ],
 )

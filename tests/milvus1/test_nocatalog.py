@@ -118,7 +118,7 @@ def test_wrong_maps_and_assumptions_are_refused(tmp_path: Path) -> None:
         open_store(root, without_catalog=Assumptions(metrics={"d": MetricType.L2}))
     broken = tmp_path / "map.yaml"
     broken.write_text("[1, 2")
-    with pytest.raises(UsageError, match="neither JSON nor YAML"):
+    with pytest.raises(UsageError, match="neither YAML nor JSON"):
         Assumptions.parse(str(broken), [])
     (tmp_path / "empty" / "db" / "tables").mkdir(parents=True)
     with pytest.raises(StoreError, match="nothing to read"):

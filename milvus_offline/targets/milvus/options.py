@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...errors import UsageError
+from ...named import read_text
 
 if TYPE_CHECKING:
     from .bulk import Bucket
@@ -171,10 +171,7 @@ class ServerOptions(LiteOptions):
 def find_token(file: str | None = None) -> str:
     """The secret, from where neither `ps` nor a log shows it: a file, else the environment."""
     if file:
-        try:
-            return Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as e:
-            raise UsageError(f"{file}: the token cannot be read: {getattr(e, 'strerror', None) or 'not text'}") from e
+        return read_text(file, "the token").strip()
     if token := os.environ.get("MILVUS_TOKEN"):
         return token
     user, password = os.environ.get("MILVUS_USER"), os.environ.get("MILVUS_PASSWORD")

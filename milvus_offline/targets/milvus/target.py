@@ -229,7 +229,7 @@ class MilvusTarget(LoadTarget):
             self._plan = plan_from_json(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
             numbers = range(len(self._plan.collections))
             self._dropped = [np.load(folder / f"{n}.dropped.npy", mmap_mode="r") for n in numbers]
-        except (OSError, ValueError, KeyError, TypeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             text = f"{folder}: the state of the interrupted run cannot be read ({e}): start anew without --resume"
             raise UsageError(text) from e
         return self._plan

@@ -62,7 +62,7 @@ class Options:
         host, colon, port = address.removeprefix(PREFIX).rstrip("/").rpartition(":")
         if not colon:
             host, port = port, "19530"
-        if not host or not port.isdigit() or not 0 < int(port) < 65536 or "@" in host or "/" in host:
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "@" in host or "/" in host:
             raise UsageError(f"{printable(address)}: expected milvus1://HOST:PORT")
         return ServerTarget(f"{host}:{port}", self)
 
@@ -232,7 +232,7 @@ class ServerTarget(LoadTarget):
         try:
             stored = json.loads((folder / _PLAN_FILE).read_text(encoding="utf-8"))
             planned = [CollectionPlan(**{**c, "dropped": tuple(c["dropped"])}) for c in stored]
-        except (OSError, ValueError, KeyError, TypeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             text = f"{folder}: the state of the interrupted run cannot be read ({e}): start anew without --resume"
             raise UsageError(text) from e
         notes = [note for s in self._settings(source) for note in s.findings]
