@@ -331,13 +331,12 @@ def unreadable(path: str | os.PathLike[str]) -> str | None:
         list_once(as_path(path))
         return None if as_path(path).exists() else f"{path}: there is no such file or folder"
     try:
-        with open(path, "rb", buffering=0) as f:
-            f.read(1)
-    except IsADirectoryError:
-        try:
+        if os.path.isdir(path):
             os.scandir(path).close()
-        except OSError as e:
-            return f"{path} cannot be read: {e.strerror}"
+        else:
+            os.close(open_read(path))
+    except DamageError as e:
+        return str(e)
     except (FileNotFoundError, NotADirectoryError):
         return missing_link(Path(os.path.abspath(path))) or f"{path}: there is no such file or folder"
     except OSError as e:
