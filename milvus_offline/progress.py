@@ -79,9 +79,9 @@ class State:
         left = self.seconds_left
         return [
             f"{100 * self.share:.0f} %",
+            "" if left is None or self.share == 1 else f"{duration(left)} left",
             f"{size(self.bytes)} of {size(self.total_bytes)}",
             f"{size(self.rate)}/s" if self.rate else "",
-            "" if left is None or self.share == 1 else f"{duration(left)} left",
             f"{self.rows:,} of {count(self.total_rows, 'row')}",
         ]
 

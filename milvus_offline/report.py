@@ -376,6 +376,26 @@ def source_document(source: Source, options: Sequence[str] = ()) -> dict[str, An
     }
 
 
+def unread_document(kind: str, path: str) -> dict[str, Any]:
+    """The document of a source that cannot be read: nothing is in it."""
+
+    class Unread:
+        collections: Sequence[Any] = ()
+        findings: Sequence[Finding] = ()
+        salvage: Sequence[Any] = ()
+
+        def __init__(self) -> None:
+            self.kind = kind
+
+        def describe(self) -> dict[str, Any]:
+            return {"path": path}
+
+        def fingerprint(self) -> str:
+            return ""
+
+    return source_document(Unread())
+
+
 def _next_for(source: Source, path: str, options: Sequence[str]) -> list[str]:
     base = _base(os.path.basename(path))
     steps = [["verify", path]] if source.kind == "export" else [["export", path, f"./{base}-export", *options]]

@@ -54,6 +54,8 @@ class Command(click.Command):
                 continue
             if param.name in headings:
                 param.group = headings[param.name]  # type: ignore[attr-defined]
+            if isinstance(param.type, (click.IntRange, click.FloatRange)) and not param.metavar and not param.count:
+                param.metavar = "N"
             own, given = variable_of(param), param.envvar
             param.envvar = [own, *([given] if isinstance(given, str) else given or [])]
 
@@ -63,7 +65,7 @@ class Command(click.Command):
             record = param.get_help_record(ctx)
             if record is not None and isinstance(param, click.Option):
                 group = "Help" if "--help" in param.opts else getattr(param, "group", OWN_GROUP)
-                sections.setdefault(group, []).append((_one_line(record[0]), record[1]))
+                sections.setdefault(group, []).append((_one_line(record[0]), _readable(record[1])))
         for title in sorted(sections, key=lambda t: (t != OWN_GROUP, t == "Help")):
             with formatter.section(title):
                 formatter.write_dl(sections[title])
@@ -101,6 +103,12 @@ class Command(click.Command):
         near = difflib.get_close_matches(option, own, 3, 0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else f"milvus-offline {name} --help lists all"
         return f"{name} has no option {option}: {hint}"
+
+
+def _readable(text: str) -> str:
+    """The limits of a number as a person says them."""
+    text = re.sub(r"([\d.]+)<=x<=([\d.]+)", r"\1 to \2", text)
+    return re.sub(r"; x>=\d+\b|\s*\[x>=[\d.]+\]", "", text)
 
 
 def _one_line(record: str) -> str:

@@ -173,7 +173,7 @@ def _verify_export(
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     from ..checking import check_export
     from ..errors import MilvusOfflineError, UsageError
-    from ..report import places_of, source_document
+    from ..report import places_of, source_document, unread_document
     from ..sources.export import open_export
     from ..text import Places, count
 
@@ -199,8 +199,8 @@ def _verify_export(
     document |= {"files": result.files, "against": against}
     try:
         inspected = source_document(open_export(path))
-    except MilvusOfflineError:  # the findings tell
-        inspected = {}
+    except MilvusOfflineError:  # the findings tell why
+        inspected = unread_document("export", document["path"])
     return document, places_of(source) if source else Places([str(fileio.absolute(fileio.as_path(path)))]), inspected
 
 

@@ -132,6 +132,15 @@ def test_the_page_of_verify_tells_its_findings(tmp_path: Path) -> None:
     assert {k: v for k, v in found.items() if k.startswith("finding.")} == truth
 
 
+def test_the_page_of_an_export_that_cannot_be_read(tmp_path: Path) -> None:
+    call("export", STORES / "crash_tags" / "store", tmp_path / "out", "-q")
+    text = (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")
+    (tmp_path / "out" / "manifest.json").write_text(text[:-40], encoding="utf-8")
+    done = call("verify", tmp_path / "out", "--html", tmp_path / "v.html")
+    assert done.code == 4, done
+    assert "manifest-damaged" in (tmp_path / "v.html").read_text(encoding="utf-8")
+
+
 def test_the_page_asks_for_nothing(pages: dict[str, Path]) -> None:
     for path in pages.values():
         text = path.read_text(encoding="utf-8")

@@ -279,7 +279,7 @@ def test_a_log_shows_that_the_run_lives() -> None:
     while "c/red" not in stream.getvalue() and time.monotonic() < until:
         time.sleep(0.01)
     shown.close()
-    assert re.search(r"^\d\d:\d\d:\d\d c/red: 50 %, 512.0 KiB of 1.0 MiB, .*5 of 10 rows$", stream.getvalue(), re.M)
+    assert re.search(r"^\d\d:\d\d:\d\d c/red: 50 %,.* 512.0 KiB of 1.0 MiB,.* 5 of 10 rows$", stream.getvalue(), re.M)
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 200])
@@ -293,7 +293,7 @@ def test_the_bar_fits_every_terminal(columns: int, monkeypatch: pytest.MonkeyPat
     bar._live = type("Live", (), {"console": console})()
     console.print(bar._line())
     (line,) = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert cells(line) <= columns and "86 %" in line and "GiB" in line
+    assert cells(line) <= columns and "86 %" in line and "left" in line
 
 
 def test_the_rate_does_not_jump() -> None:
