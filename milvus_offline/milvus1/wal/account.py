@@ -24,7 +24,7 @@ from .table import IDS_CHUNK, LoggedTable
 
 _READ = 4 << 20
 """Bytes of vectors read at a time."""
-_SEARCHED = 1 << 24
+_SEARCHED = 1 << 22
 """Ids of segments, the newest first, among which rows are sought that deletes in the log should have removed."""
 
 Mask = npt.NDArray[np.bool_]
@@ -90,12 +90,12 @@ def account(table: LoggedTable, segments: Sequence[Segment], until: int, *, race
     Where each id is found as often as it should be, no vector is read. `raced`: catalog rows of the table were overwritten, so
     rows may be doubled, and all are looked at. Raises DamageError, OSError where a file cannot be read.
     """
-    ids = np.concatenate([np.empty(0, ID), *table.old_log_rows().ids_only(IDS_CHUNK)])
+    ids = table.old_ids
     result = Account(table, table.old_row_lsns())
     gone = table.deleted_since(table.old_deletes + table.deletes)
     known, first, place, counts = np.unique(ids, return_index=True, return_inverse=True, return_counts=True)
     wanted = np.bincount(place[~gone], minlength=len(known))
-    stored, found = _find(segments, known, wanted, everything=raced)
+    stored, found = _find(segments, known, wanted, counts, everything=raced)
     unflushed = np.concatenate([np.empty(0, ID), *table.log_rows().ids_only(IDS_CHUNK)])
     certain = (counts == 1) & ~np.isin(known, unflushed)  # else the row in the segment may be another one
     for number, segment in enumerate(stored.segments):
@@ -114,27 +114,30 @@ def account(table: LoggedTable, segments: Sequence[Segment], until: int, *, race
 
 def hashes_with_ids(segments: Sequence[Segment], ids: Ids) -> Hashes:
     """The hashes of stored rows, deleted ones too, that have one of these ids (sorted, each once)."""
-    return _find(segments, ids, np.ones(len(ids), np.int64), everything=False)[0].hashes()
+    once = np.ones(len(ids), np.int64)
+    return _find(segments, ids, once, once, everything=False)[0].hashes()
 
 
-def _find(segments: Sequence[Segment], known: Ids, wanted: Ids, *, everything: bool) -> tuple[_Stored, Ids]:
+def _find(segments: Sequence[Segment], known: Ids, wanted: Ids, most: Ids, *, everything: bool) -> tuple[_Stored, Ids]:
     """The rows whose id is one of the `known`, or all, and how often each id is live.
 
-    The newest segments come first: what the log still holds was written not long ago. In a large store the search ends once
-    every id is there as often as `wanted`, unless one is there more often.
+    The newest segments come first: what the log still holds was written not long ago. The search ends once each id is live as
+    often as `wanted`, and stored as often as inserted (`most`). Rows that were deleted in memory are stored nowhere; they are
+    sought among so many ids only.
     """
     order = sorted(segments, key=lambda s: (len(s.id), s.id), reverse=True)
-    found = np.zeros(len(known), np.int64)
+    found, seen = np.zeros(len(known), np.int64), np.zeros(len(known), np.int64)
     parts: list[tuple[Array, ...]] = [tuple(np.empty(0, t) for t in (np.int64, np.int64, ID, np.bool_, np.int64))]
     searched = 0
     for number, segment in enumerate(order):
-        if not everything and searched > _SEARCHED and (found == wanted).all():
+        if not everything and (found == wanted).all() and ((seen >= most).all() or searched > _SEARCHED):
             break
         searched += segment.stored
         offsets, ids, place = _hits(segment, known, everything)
-        live = ~segment.is_dead(offsets)
+        live = ~segment.is_dead(offsets) if len(offsets) else np.empty(0, np.bool_)
         parts.append((np.full(len(ids), number), offsets, ids, live, place))
         found += np.bincount(place[live & (place >= 0)], minlength=len(known))
+        seen += np.bincount(place[place >= 0], minlength=len(known))
     return _Stored(order[: len(parts) - 1], *(np.concatenate(column) for column in zip(*parts, strict=True))), found
 
 
@@ -142,13 +145,17 @@ def _hits(segment: Segment, known: Ids, everything: bool) -> tuple[Ids, Ids, Ids
     """(offset, id, place in `known` or -1) of each row whose id is known, or of all."""
     parts: list[tuple[Ids, ...]] = [(_none(), _none(), _none())]
     for offset, ids in segment.ids_in_chunks(IDS_CHUNK):
-        if len(known):
-            place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-            place[known[place] != ids] = -1
+        if everything:
+            hits = np.arange(len(ids))
+        elif len(known) and int(ids.min()) <= int(known[-1]) and int(ids.max()) >= int(known[0]):
+            hits = np.flatnonzero((ids >= known[0]) & (ids <= known[-1]))
         else:
-            place = np.full(len(ids), -1)
-        hits = np.arange(len(ids)) if everything else np.flatnonzero(place >= 0)
-        parts.append((hits + offset, ids[hits], place[hits]))
+            continue
+        some = ids[hits]
+        place = np.searchsorted(known, some)
+        place[known[np.minimum(place, len(known) - 1)] != some if len(known) else slice(None)] = -1
+        kept = slice(None) if everything else place >= 0
+        parts.append((hits[kept] + offset, some[kept], place[kept]))
     offsets, found, places = (np.concatenate(column) for column in zip(*parts, strict=True))
     return offsets, found, places
 

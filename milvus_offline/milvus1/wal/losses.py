@@ -9,7 +9,6 @@ import numpy as np
 
 from ...model import DEFAULT_PARTITION
 from ..copies import hashes_of
-from ..layout import ID
 from ..segment.files import Segment
 from .account import Account, Mask
 from .deletes import Ids, Lsns
@@ -92,8 +91,7 @@ def _own(a: Account, lsns: Lsns, accounts: Iterable[Account], odd_tag: bool) -> 
     if later:
         own |= lsns >= min(later)
     if table.schema.auto_id and len(lsns):
-        ids = np.concatenate([np.empty(0, ID), *table.old_log_rows().ids_only(1 << 17)])
-        own |= ids[a.lost] >= table.created_on * 1000
+        own |= table.old_ids[a.lost] >= table.created_on * 1000
     return own
 
 

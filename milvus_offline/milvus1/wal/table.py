@@ -6,6 +6,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -105,19 +106,18 @@ class LoggedTable:
         ends = np.array([0, *self.old_ends], np.int64)
         return np.repeat(np.array(self.old_lsns, np.uint64), ends[1:] - ends[:-1])
 
+    @cached_property
+    def old_ids(self) -> Ids:
+        """The ids of `old_log_rows()`: 8 bytes a row."""
+        return np.concatenate([np.empty(0, ID), *self.old_log_rows().ids_only(IDS_CHUNK)])
+
     def deleted_since(self, deletes: Deletes, least: int = 1) -> npt.NDArray[np.bool_]:
         """Which of `old_log_rows()` a delete behind their own record names, one with at least so many ids."""
-        gone = np.zeros(self.old_rows, np.bool_)
         deleted, last = deletes.last(least)
-        if not len(deleted):
-            return gone
-        inserted = self.old_row_lsns()
-        number = 0
-        for ids in self.old_log_rows().ids_only(IDS_CHUNK):
-            at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
-            here = slice(number, number + len(ids))
-            gone[here] = (deleted[at] == ids) & (last[at] > inserted[here])
-            number += len(ids)
+        if not len(deleted) or not self.old_rows:
+            return np.zeros(self.old_rows, np.bool_)
+        at = np.minimum(np.searchsorted(deleted, self.old_ids), len(deleted) - 1)
+        gone: npt.NDArray[np.bool_] = (deleted[at] == self.old_ids) & (last[at] > self.old_row_lsns())
         return gone
 
     def dead_in_memory(self, behind: int) -> Ids:
