@@ -12,7 +12,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from support.lives import live
+from support.lives import live, live_unlucky
 
 
 @settings(
@@ -26,3 +26,17 @@ from support.lives import live
 def test_histories(rng: Random) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
         live(rng, Path(folder), monkeypatch)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+@given(rng=st.randoms(use_true_random=False))
+def test_histories_of_a_server_that_loses_rows_by_itself(rng: Random) -> None:
+    """Flushes that fail as a whole, and the row-id race (FORMAT §3.6, §17): what clients have a right to find comes out."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        live_unlucky(rng, Path(folder), monkeypatch)

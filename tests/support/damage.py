@@ -392,6 +392,33 @@ def wal_file_removed(m: Mutant, rng: random.Random) -> None:
 
 
 @recipe
+def wal_emptied(m: Mutant, rng: random.Random) -> None:
+    """After a power failure all files of the log are there, and empty or zeros; with mxlog.meta, or without."""
+    zeros = rng.random() < 0.5
+    for name in m.files(".wal", *(("mxlog.meta",) if rng.random() < 0.7 else ()), folder="wal/"):
+        size = (m.root / name).stat().st_size
+        m.write(name, bytes(size if zeros else 0), "zeros" if zeros else "emptied")
+
+
+@recipe
+def wal_cut_at_record(m: Mutant, rng: random.Random) -> None:
+    records = [r for r in m.base.records if (m.root / r.file).is_file()]
+    if records:
+        one = rng.choice(records)
+        m.write(one.file, m.read(one.file)[: one.start], f"cut to {one.start} bytes, where a record begins")
+
+
+@recipe
+def wal_block_lost(m: Mutant, rng: random.Random) -> None:
+    if name := _log(m, rng):
+        data = m.read(name)
+        first = rng.randint(0, len(data)) // 512 * 512
+        last = min(len(data), first + 512 * rng.choice((1, 1, 8)))
+        data[first:last] = bytes(last - first)
+        m.write(name, data, f"zeroed {first}..{last}")
+
+
+@recipe
 def wal_renumbered(m: Mutant, rng: random.Random) -> None:
     if name := _log(m, rng):
         number = int(Path(name).stem) + rng.choice((1, 2, 7))

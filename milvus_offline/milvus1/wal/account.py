@@ -192,8 +192,8 @@ def _last(places: Ids, numbers: Ids, counts: Ids) -> Ids:
     """Of the places with each number the last so many, sorted."""
     order = np.argsort(numbers, kind="stable")
     ordered = numbers[order]
-    behind = np.searchsorted(ordered, ordered, "right") - np.arange(len(ordered))
-    return np.sort(places[order[behind <= counts[ordered]]])
+    after = np.searchsorted(ordered, ordered, "right") - np.arange(len(ordered))
+    return np.sort(places[order[after <= counts[ordered]]])
 
 
 def _deleted_for_certain(table: LoggedTable, ids: Ids, until: int) -> Mask:
@@ -211,7 +211,7 @@ def _deleted_for_certain(table: LoggedTable, ids: Ids, until: int) -> Mask:
 
 
 def _unflushed(table: LoggedTable, values: Hashes) -> Ids:
-    """How often the log inserts each content behind flush_lsn."""
+    """How often the log inserts each content after flush_lsn."""
     if not table.inserted or not len(values):
         return np.zeros(len(values), np.int64)
     hashes = hashes_of(table.log_rows().batches())
@@ -231,11 +231,11 @@ def _hashes(segment: Segment, offsets: Ids, ids: Ids) -> Iterator[Hashes]:
         done = 0
         while done < len(offsets):
             first = int(offsets[done])
-            behind = int(np.searchsorted(offsets, first + step))
-            vectors = np.empty((int(offsets[behind - 1]) - first + 1, schema.width), schema.dtype)
+            after = int(np.searchsorted(offsets, first + step))
+            vectors = np.empty((int(offsets[after - 1]) - first + 1, schema.width), schema.dtype)
             octets = vectors.reshape(-1).view(np.uint8).data
             fileio.read_into(fd, octets, LENGTH.size + first * schema.row_bytes, segment.raw_path)
-            yield row_hashes(ids[done:behind], vectors[offsets[done:behind] - first])
-            done = behind
+            yield row_hashes(ids[done:after], vectors[offsets[done:after] - first])
+            done = after
     finally:
         os.close(fd)

@@ -42,7 +42,7 @@ class DeleteRecords:
 
     @cached_property
     def ends(self) -> Ids:
-        """Where the ids of each record end in `ids`, behind a zero: int64 [records + 1]."""
+        """Where the ids of each record end in `ids`, after a zero: int64 [records + 1]."""
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self._table[:, 3], dtype=np.int64)])
 
     @cached_property
@@ -63,14 +63,14 @@ class DeleteRecords:
                 os.close(fd)
         return result
 
-    def span(self, behind: int, until: int) -> tuple[int, int]:
-        """The first and behind the last record with an LSN in (behind, until]."""
-        first, last = np.searchsorted(self.lsns, np.array([behind, until], np.uint64), "right")
+    def span(self, after: int, until: int) -> tuple[int, int]:
+        """The first record with an LSN in (after, until], and the one that follows the last."""
+        first, last = np.searchsorted(self.lsns, np.array([after, until], np.uint64), "right")
         return int(first), max(int(first), int(last))
 
-    def unique(self, behind: int, until: int) -> Ids:
+    def unique(self, after: int, until: int) -> Ids:
         """The ids of these records, sorted, each once. Partitions that were flushed together share the array."""
-        span = self.span(behind, until)
+        span = self.span(after, until)
         if span not in self._unique:
             self._unique[span] = np.unique(self.ids[self.ends[span[0]] : self.ends[span[1]]])
         return self._unique[span]
@@ -78,11 +78,11 @@ class DeleteRecords:
 
 @dataclass(frozen=True)
 class Deletes:
-    """What of some delete records counts: those with LSNs in (behind, until], for each list of its own."""
+    """What of some delete records counts: those with LSNs in (after, until], for each list of its own."""
 
     parts: tuple[tuple[DeleteRecords, int, int], ...] = ()
 
-    def behind(self, lsn: int) -> Deletes:
+    def after(self, lsn: int) -> Deletes:
         """Only those with a higher LSN."""
         return replace(self, parts=tuple((d, max(low, lsn), high) for d, low, high in self.parts))
 
@@ -151,8 +151,8 @@ class Deletes:
         return heapq.merge(*(_naming(*part, ids) for part in self.parts), key=lambda r: r[0])
 
 
-def _naming(deletes: DeleteRecords, behind: int, until: int, ids: Ids) -> Iterator[tuple[int, int, int]]:
-    first, last = deletes.span(behind, until)
+def _naming(deletes: DeleteRecords, after: int, until: int, ids: Ids) -> Iterator[tuple[int, int, int]]:
+    first, last = deletes.span(after, until)
     every = deletes.ids[deletes.ends[first] : deletes.ends[last]]
     at = np.flatnonzero(ids[np.minimum(np.searchsorted(ids, every), len(ids) - 1)] == every)
     records = np.searchsorted(deletes.ends, at + deletes.ends[first], "right") - 1

@@ -228,7 +228,7 @@ class Walk:
     findings: Findings
 
     def records(self, start_lsn: int = 0, end_lsn: int | None = None) -> Iterator[Record]:
-        """Complete records behind `start_lsn` up to `end_lsn` (all when None), file by file.
+        """Complete records after `start_lsn` up to `end_lsn` (all when None), file by file.
 
         Where a record fails its self check although more of them must follow, the next complete one is searched.
         """
@@ -258,15 +258,15 @@ class Walk:
                 record = parse_record(reader, position)
                 if record is None:
                     found = _next_record(reader, position + 1, min(limit, file.size))
-                    behind = found if found is not None else min(limit, file.size)
+                    after = found if found is not None else min(limit, file.size)
                     zeros = _begins_with_zeros(reader, position)
-                    if behind - position >= _LEAST_RECORD and (found is not None or not may_be_torn or zeros):
+                    if after - position >= _LEAST_RECORD and (found is not None or not may_be_torn or zeros):
                         what = "begin with zeros, which no server writes" if zeros else "hold no complete record"
                         self._note(
                             Severity.ERROR,
                             "wal-torn",
                             file,
-                            f"bytes {position} to {behind} {what}; the rows in them cannot be recovered",
+                            f"bytes {position} to {after} {what}; the rows in them cannot be recovered",
                         )
                     if found is None:
                         if limit > file.size:
@@ -313,25 +313,31 @@ def _begins_with_zeros(reader: Reader, position: int) -> bool:
 
 def _next_record(reader: Reader, position: int, limit: int) -> int | None:
     """Offset of the next complete record in position..limit. Candidates carry the file's number in the LSN's upper half."""
-    number = _U4.pack(reader.file.number)
     step = WINDOW - 32
     while position + WAL_HEADER.size <= limit:
         count = min(WINDOW, limit - position)
         window = reader.get(position, count)
         if window is None:
             return None
-        chunk = bytes(window)
-        at = chunk.find(number, 4)
-        while at >= 4:
-            start = position + at - 4
-            end = _U4.unpack_from(chunk, at - 4)[0]
-            if start + WAL_HEADER.size < end <= limit and parse_record(reader, start) is not None:
+        octets = np.frombuffer(bytes(window), np.uint8)
+        ends, numbers = (_numbers_at_each_byte(octets[at : len(octets) - 4 + at]) for at in (0, 4))
+        starts = np.arange(position, position + len(ends))
+        fits = (numbers == reader.file.number) & (ends > starts + WAL_HEADER.size) & (ends <= limit)
+        start: int
+        for start in starts[fits].tolist():
+            if parse_record(reader, start) is not None:
                 return start
-            at = chunk.find(number, at + 1)
         if count < WINDOW:
             return None
         position += step
     return None
+
+
+def _numbers_at_each_byte(octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """The four bytes from each one on as a number, little endian: int64 [n - 3]."""
+    wide = octets.astype(np.int64)
+    n = len(octets) - 3
+    return wide[:n] | wide[1 : n + 1] << 8 | wide[2 : n + 2] << 16 | wide[3:] << 24
 
 
 def read_ids(file: LogFile, offset: int, rows: int) -> npt.NDArray[np.int64]:

@@ -49,7 +49,7 @@ def judge(
     dropped table of the same name; they were sent under a tag that the server took for none of its partitions (§5.6); or their
     call, the last in its file, was never acknowledged. So rows count as lost only where that is excluded: an earlier record has
     rows in the table's segments, or was logged after the table was made; the catalog has not seen the table flush that far; the
-    ids, which the server gave, are times behind its creation; or the catalog still has, or a folder still is, the segment that
+    ids, which the server gave, are times after its creation; or the catalog still has, or a folder still is, the segment that
     the rows were in. What was logged between two such rows was in memory with them.
 
     By table_id: `odd_tags` of partitions whose tag was also sent with blanks, `never_flushed` of tables that never had a
@@ -82,7 +82,7 @@ def _own(a: Account, lsns: Lsns, accounts: Iterable[Account], odd_tag: bool) -> 
         own |= lsns >= a.own_from
     if odd_tag:
         return own
-    if table.in_memory and not table.inserted:  # the segment in memory held rows that are behind no flush_lsn
+    if table.in_memory and not table.inserted:  # the segment in memory held rows that are after no flush_lsn
         own[:] = True
     if table.partition != DEFAULT_PARTITION:
         return own

@@ -272,7 +272,8 @@ class Replayer:
                 member.root_flushed = flushed
         stored = np.empty(0, np.int64)
         if not flushed and (may_be_flushed or (table.flush_lsn_wrong and table.inserted)) and self.wal_enabled is not False:
-            flushed, stored = older_than_segments(table, segments, self.result.findings)
+            certain = table.flush_lsn_wrong or self._knows_all_of(table)
+            flushed, stored = older_than_segments(table, segments, self.result.findings, for_certain=certain)
             newest = {s.id for s in segments} if flushed else newest
         dead = np.union1d(table.dead_in_memory(flushed), stored)
         first = table.rows_before(flushed)
@@ -286,7 +287,7 @@ class Replayer:
         if len(table.deletes) and segments:
             deletes = table.segment_deletes()
             everything = deletes.ids
-            recent = deletes.behind(flushed).ids if flushed else everything
+            recent = deletes.after(flushed).ids if flushed else everything
             self.result.segments[table.table_id] = [delete_from(s, recent if s.id in newest else everything) for s in segments]
 
     def _may_be_partly_flushed(self, table: LoggedTable) -> bool:
@@ -362,7 +363,7 @@ class Replayer:
             self.result.rows[table.table_id].append(found)
 
     def _find_lacking(self) -> None:
-        """Tables of which the catalog knows rows in memory (§3.3): what was put there stands in the log, behind flush_lsn. So
+        """Tables of which the catalog knows rows in memory (§3.3): what was put there stands in the log, after flush_lsn. So
         where it does not, the log has lost it. Up to 0.9.0 partitions are flushed by the collection's number (§5.6). And
         a server whose flush has failed leaves such tables, too; that is told already (§17)."""
         if self._settlement.struck:

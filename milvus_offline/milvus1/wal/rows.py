@@ -261,7 +261,7 @@ class SpanBuilder:
 
     def __init__(self) -> None:
         self._runs = array("Q")
-        """File number, first byte, last byte of each run, one behind the other."""
+        """File number, first byte, last byte of each run, one after the other."""
 
     def add(self, record: Record) -> None:
         runs = self._runs

@@ -42,7 +42,7 @@ class LoggedTable:
     deletes: Deletes = field(default_factory=Deletes)
     """Those that a restarted server applies."""
     memory_deletes: Deletes = field(default_factory=Deletes)
-    """Those behind the table's own flush_lsn: the running server applied them to memory, whatever its recovery will do."""
+    """Those after the table's own flush_lsn: the running server applied them to memory, whatever its recovery will do."""
     root_flushed: int = 0
     """LSN of a flush of the collection that the catalog does not know: it has applied the deletes before it that this table,
     too, had flushed."""
@@ -99,7 +99,7 @@ class LoggedTable:
 
     def segment_deletes(self) -> Deletes:
         """The deletes that take rows out of segments."""
-        return self.deletes.behind(min(self.root_flushed, self.flush_lsn))
+        return self.deletes.after(min(self.root_flushed, self.flush_lsn))
 
     def old_row_lsns(self) -> Lsns:
         """The LSN of the record of each of `old_log_rows()`."""
@@ -112,7 +112,7 @@ class LoggedTable:
         return np.concatenate([np.empty(0, ID), *self.old_log_rows().ids_only(IDS_CHUNK)])
 
     def deleted_since(self, deletes: Deletes, least: int = 1) -> npt.NDArray[np.bool_]:
-        """Which of `old_log_rows()` a delete behind their own record names, one with at least so many ids."""
+        """Which of `old_log_rows()` a delete after their own record names, one with at least so many ids."""
         deleted, last = deletes.last(least)
         if not len(deleted) or not self.old_rows:
             return np.zeros(self.old_rows, np.bool_)
@@ -120,37 +120,37 @@ class LoggedTable:
         gone: npt.NDArray[np.bool_] = (deleted[at] == self.old_ids) & (last[at] > self.old_row_lsns())
         return gone
 
-    def dead_in_memory(self, behind: int) -> Ids:
+    def dead_in_memory(self, after: int) -> Ids:
         """Row numbers (over all inserts of the table) that deletes remove from memory, sorted."""
-        return np.sort(self.removals(self.deletes, behind)[0])
+        return np.sort(self.removals(self.deletes, after)[0])
 
-    def removals(self, deletes: Deletes, behind: int) -> tuple[Ids, Lsns]:
-        """The rows that `deletes` behind `behind` remove from memory, each with the LSN of the delete, in the order of these.
+    def removals(self, deletes: Deletes, after: int) -> tuple[Ids, Lsns]:
+        """The rows that `deletes` after `after` remove from memory, each with the LSN of the delete, in the order of these.
 
         A delete of one id takes the first such row of each segment in memory, one of several ids takes all. Some 60 bytes
         a row that is deleted.
         """
-        deletes = deletes.behind(behind)
+        deletes = deletes.after(after)
         rows, when = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
         if self.inserted and len(deletes.ids):
-            by_turns = self._several(deletes.single_ids(), behind)
+            by_turns = self._several(deletes.single_ids(), after)
             every, lsns = deletes.by_id()
-            for first, ids, inserted in self._unflushed(behind):
-                at = _first_behind(every, lsns, ids, inserted)
+            for first, ids, inserted in self._unflushed(after):
+                at = _first_after(every, lsns, ids, inserted)
                 found = np.flatnonzero((at >= 0) & ~among(ids, by_turns))
                 rows.append(found + first)
                 when.append(lsns[at[found]])
             if len(by_turns):
-                more = self._by_turns(deletes, by_turns, behind)
+                more = self._by_turns(deletes, by_turns, after)
                 rows.append(more[0])
                 when.append(more[1])
         row, lsn = np.concatenate(rows), np.concatenate(when)
         order = np.lexsort((row, lsn))
         return row[order], lsn[order]
 
-    def _unflushed(self, behind: int) -> Iterator[tuple[int, Ids, Lsns]]:
-        """(number of the first row, ids, LSNs of their records) of the rows inserted behind an LSN, in chunks."""
-        start, number = self.rows_before(behind), 0
+    def _unflushed(self, after: int) -> Iterator[tuple[int, Ids, Lsns]]:
+        """(number of the first row, ids, LSNs of their records) of the rows inserted after an LSN, in chunks."""
+        start, number = self.rows_before(after), 0
         ends, lsns = np.array(self.insert_ends, np.int64), np.array(self.insert_lsns, np.uint64)
         for ids in self.log_rows().ids_only(IDS_CHUNK):
             skip = min(max(0, start - number), len(ids))
@@ -158,22 +158,22 @@ class LoggedTable:
             yield number + skip, ids[skip:], lsns[np.searchsorted(ends, numbers, "right")]
             number += len(ids)
 
-    def _several(self, single: Ids, behind: int) -> Ids:
+    def _several(self, single: Ids, after: int) -> Ids:
         """Those of the ids (sorted) that several rows in memory have."""
         times = np.zeros(len(single), np.int64)
-        for _, ids, _ in self._unflushed(behind) if len(single) else ():
+        for _, ids, _ in self._unflushed(after) if len(single) else ():
             times += np.bincount(np.searchsorted(single, ids[among(ids, single)]), minlength=len(single))
         return single[times > 1]
 
-    def _by_turns(self, deletes: Deletes, named: Ids, behind: int) -> tuple[Ids, Lsns]:
+    def _by_turns(self, deletes: Deletes, named: Ids, after: int) -> tuple[Ids, Lsns]:
         """The same of `named` ids, which several rows have, and single ids among the deletes take one by one."""
         parts = [
             (lsns[hits], ids[hits], np.flatnonzero(hits) + first)
-            for first, ids, lsns in self._unflushed(behind)
+            for first, ids, lsns in self._unflushed(after)
             if (hits := among(ids, named)).any()
         ]
         lsns, ids, numbers = (np.concatenate(column) for column in zip(*parts, strict=True))
-        segments = np.searchsorted(self._memory_segments(self.rows_before(behind)), numbers, "right")
+        segments = np.searchsorted(self._memory_segments(self.rows_before(after)), numbers, "right")
         coming = list(zip(*(c[::-1].tolist() for c in (lsns, ids, numbers, segments)), strict=True))
         rows, when = array("q"), array("Q")
         alive: dict[int, dict[int, deque[int]]] = {}
@@ -208,8 +208,8 @@ class LoggedTable:
         return np.array(bounds, np.int64)
 
 
-def _first_behind(every: Ids, deleted: Lsns, ids: Ids, inserted: Lsns) -> Ids:
-    """For each row the place of the first delete of its id behind its own LSN, or -1. `every` and `deleted` are the ids of all
+def _first_after(every: Ids, deleted: Lsns, ids: Ids, inserted: Lsns) -> Ids:
+    """For each row the place of the first delete of its id after its own LSN, or -1. `every` and `deleted` are the ids of all
     deletes and their LSNs, sorted by both."""
     low, high = np.searchsorted(every, ids, "left"), np.searchsorted(every, ids, "right")
     end = high.copy()

@@ -68,21 +68,21 @@ def _moments(
 
     `hashes` are those of all inserts; `order` are the segments by age, with `hashes_by_id`.
     """
-    stored_behind: dict[int, int] = {}
+    stored_after: dict[int, int] = {}
     total = 0
     for k, segment in enumerate(reversed(order), 1):
         total += segment.stored
-        stored_behind.setdefault(total, k)
+        stored_after.setdefault(total, k)
     ends, lsns = np.array(table.insert_ends, np.int64), np.array(table.insert_lsns, np.uint64)
     moments = np.union1d(lsns, deletes.lsns)
     inserted = np.concatenate([[0], ends])[np.searchsorted(lsns, moments, "right")]
     removed, removed_lsns = table.removals(deletes, 0)
     left = inserted - np.searchsorted(removed_lsns, moments, "right")
-    matches = [i for i in range(len(moments)) if left[i] > 0 and int(left[i]) in stored_behind]
+    matches = [i for i in range(len(moments)) if left[i] > 0 and int(left[i]) in stored_after]
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
     removed_sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes[removed], dtype=np.uint64)])
     for i in reversed(matches):
-        newest = list(order[len(order) - stored_behind[int(left[i])] :])
+        newest = list(order[len(order) - stored_after[int(left[i])] :])
         gone = int(np.searchsorted(removed_lsns, moments[i], "right"))
         memory = (int(sums[inserted[i]]) - int(removed_sums[gone])) % _SUMS
         if memory == sum(int(hashes_by_id[s.id].sum(dtype=np.uint64)) for s in newest) % _SUMS:
@@ -122,10 +122,12 @@ def partly_flushed(
     return lsn, set(held), rows
 
 
-def older_than_segments(table: LoggedTable, segments: Sequence[Segment], findings: Findings) -> tuple[int, Ids]:
+def older_than_segments(
+    table: LoggedTable, segments: Sequence[Segment], findings: Findings, *, for_certain: bool
+) -> tuple[int, Ids]:
     """The same where flush_lsn is older than the list of segments: a catalog copied while the server ran, a damaged number.
 
-    LSN up to which all records stand in segments, whatever was merged since, and the rows of the log behind it that do; (0,
+    LSN up to which all records stand in segments, whatever was merged since, and the rows of the log after it that do; (0,
     none) when the first record does not. Contents that earlier records inserted are accounted for. A client that sends rows
     once more, word for word, leaves the same picture only where their records are gone and the server had not yet begun on
     them; else the catalog knows a segment in memory, or the earlier record is there.
@@ -146,7 +148,7 @@ def older_than_segments(table: LoggedTable, segments: Sequence[Segment], finding
     lsn, done = (table.insert_lsns[whole - 1], int(ends[whole - 1])) if whole else (0, 0)
     if not there[:done].any():
         lsn, done = 0, 0
-    beyond = np.flatnonzero(there[done:]) + done if table.flush_lsn_wrong else np.empty(0, ID)
+    beyond = np.flatnonzero(there[done:]) + done if for_certain else np.empty(0, ID)
     if count := int(there[:done].sum()) + len(beyond):
         findings.warning(
             "flush-unrecorded",

@@ -14,7 +14,7 @@ from .table import LoggedTable
 def check_flush_lsns(log: Log, tables: Iterable[LoggedTable], global_lsn: int, findings: Findings) -> int:
     """Replaces each flush_lsn that no server has written by the end of the record before it, and gives such a global_lsn.
 
-    Both are LSNs of records, or of a file's beginning (§5.6, §5.7). What stands behind one may have been written anew after a
+    Both are LSNs of records, or of a file's beginning (§5.6, §5.7). What stands after one may have been written anew after a
     crash, what stands before it never, so that a record ends there as long as its file is whole up to there.
     """
     for table in tables:
@@ -68,7 +68,7 @@ class Window:
     def _is_end_unknown(self, end: int, flushed: int) -> bool:
         """Whether mxlog.meta cannot be what the server last wrote there."""
         where, acknowledged = str(self.log.folder), self.log.acknowledged
-        calls = self._calls_behind(end)
+        calls = self._calls_after(end)
         if not calls:
             return acknowledged is None
         if acknowledged is None:
@@ -83,7 +83,7 @@ class Window:
             self._warn(
                 "mxlog-stale",
                 where,
-                f"{calls} calls are logged behind the last one that mxlog.meta knows, although only one can be unacknowledged: "
+                f"{calls} calls are logged after the last one that mxlog.meta knows, although only one can be unacknowledged: "
                 "mxlog.meta is older than the log. All complete records are taken; a 1.x server would drop these",
             )
             return True
@@ -104,8 +104,8 @@ class Window:
             )
         return False
 
-    def _calls_behind(self, lsn: int) -> int:
-        """Calls with complete records behind `lsn`. A call's records are split only where a file ends (§5.4).
+    def _calls_after(self, lsn: int) -> int:
+        """Calls with complete records after `lsn`. A call's records are split only where a file ends (§5.4).
 
         Behind a place without a record one call does not count: it can be the end of one that a crash before the last restart
         cut off, when the server went on in the file before it.
