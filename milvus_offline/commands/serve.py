@@ -43,6 +43,13 @@ HEALTH_PORT = 19121
     help=f"Where GET /healthz is answered. [default: the host of --listen, port {HEALTH_PORT}, or another]",
 )
 @click.option(
+    "--server-version",
+    metavar="VERSION",
+    default="1.1.1",
+    show_default=True,
+    help="What clients are told: pymilvus 1.0 wants 1.0.0, up to 0.4 it wants 0.10.6, and refuses others.",
+)
+@click.option(
     "--tls-cert",
     type=click.Path(),
     metavar="FILE",
@@ -94,6 +101,7 @@ def _serve(
     jobs: int | None,
     searches: int,
     max_message: int,
+    server_version: str,
     **store: Any,
 ) -> int:
     from concurrent.futures import ThreadPoolExecutor
@@ -101,7 +109,7 @@ def _serve(
 
     from ..errors import UsageError
     from ..search.exact import default_jobs
-    from ..serve.answers import Answers, Limits
+    from ..serve.answers import Answers, Settings
     from ..serve.server import Server
     from ..sources.milvus1 import StoreSource
     from ..text import needs_attention
@@ -119,7 +127,9 @@ def _serve(
     try:
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="search"))
-            answers = Answers(opened, pool, Limits(max_message << 20, searches, threads), names, use_index=use_index)
+            answers = Answers(
+                opened, pool, Settings(max_message << 20, searches, threads, server_version), names, use_index=use_index
+            )
             address = stack.enter_context(Server(answers, listen, max_message=max_message << 20, access=access)).address
             healthy = _health(stack, health, address, state)
             if preload:

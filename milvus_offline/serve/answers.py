@@ -52,12 +52,15 @@ _FOR_CLIENTS = {EngineType.FAISS_BIN_IDMAP: EngineType.FAISS_IDMAP, EngineType.F
 
 
 @dataclass
-class Limits:
-    """What one request may take. `answer_bytes`: of a search; `searches`: at the same time; `jobs`: threads of all together."""
+class Settings:
+    """What one request may take, and who answers. `answer_bytes`: of a search; `searches`: at the same time; `jobs`: threads of
+    all together."""
 
     answer_bytes: int = 64 << 20
     searches: int = 4
     jobs: int = 2
+    version: str = VERSION
+    """What Cmd answers to `version`: clients of before 1.0 refuse a server of another age."""
 
 
 @dataclass
@@ -95,11 +98,11 @@ class Answers:
     """
 
     def __init__(
-        self, store: Store, pool: Executor, limits: Limits, names: Sequence[str] | None = None, *, use_index: bool = False
+        self, store: Store, pool: Executor, settings: Settings, names: Sequence[str] | None = None, *, use_index: bool = False
     ) -> None:
-        self.store, self.limits = store, limits
+        self.store, self.settings = store, settings
         self._pool = pool
-        self._searches = threading.BoundedSemaphore(limits.searches)
+        self._searches = threading.BoundedSemaphore(settings.searches)
         tables = {c.table.table_id: c.table for c in store.selection.collections}
         self._served = {
             c.name: _Served(c, int(tables[c.name].engine_type), _parameters_text(c))
@@ -265,7 +268,7 @@ class Answers:
         rules.check_name(request.collection_name)
         rules.check_topk(request.topk)
         rows = self._served[request.collection_name].collection.rows if request.collection_name in self._served else 0
-        rules.check_result(queries, min(request.topk, max(1, rows)), self.limits.answer_bytes)
+        rules.check_result(queries, min(request.topk, max(1, rows)), self.settings.answer_bytes)
         rules.check_tags(request.partition_tag_array)
         served = self._of(request.collection_name)
         rules.check_parameters(parameters, served.engine, request.topk)
@@ -317,7 +320,7 @@ class Answers:
             question.queries,
             question.topk,
             metric=metric,
-            jobs=self.limits.jobs,
+            jobs=self.settings.jobs,
             opened=question.served.opened,
             pool=self._pool,
             stopped=question.stopped,
@@ -382,7 +385,7 @@ class Answers:
         if command.startswith("get_config"):
             return {"string_reply": self._configured(command)}
         replies = {
-            "version": VERSION,
+            "version": self.settings.version,
             "status": "OK",
             "mode": "CPU",
             "tasktable": "{}",

@@ -13,7 +13,7 @@ from support.nearest import near
 from support.real import STORES, copy_store
 
 from milvus_offline import open_store
-from milvus_offline.serve.answers import Answers, Limits
+from milvus_offline.serve.answers import Answers, Settings
 from milvus_offline.targets.milvus1.proto import messages
 
 KINDS = {"ix_ivf_flat": 1.0, "ix_ivf_sq8": 0.9, "ix_hnsw": 0.98, "ix_ip": 0.9, "ix_del": 0.9}
@@ -46,7 +46,7 @@ def queries_of(collection: Any) -> Any:
 @pytest.mark.parametrize("name", KINDS)
 def test_an_index_finds_what_an_exact_search_finds_and_no_deleted_row(name: str, pool: Executor) -> None:
     store = open_store(STORES / "indexed" / "store")
-    indexed, exact = Answers(store, pool, Limits(), use_index=True), Answers(store, pool, Limits())
+    indexed, exact = Answers(store, pool, Settings(), use_index=True), Answers(store, pool, Settings())
     assert any(indexed._use_index.of(s) for p in store[name].values() for s in p.segments)
     queries = queries_of(store[name])
     (ids, distances), (true_ids, _) = (found(a, name, queries, THOROUGH) for a in (indexed, exact))
@@ -58,7 +58,7 @@ def test_an_index_finds_what_an_exact_search_finds_and_no_deleted_row(name: str,
 
 def test_a_smaller_nprobe_looks_less_far(pool: Executor) -> None:
     store = open_store(STORES / "indexed" / "store")
-    answers = Answers(store, pool, Limits(), use_index=True)
+    answers = Answers(store, pool, Settings(), use_index=True)
     queries = queries_of(store["ix_ivf_flat"])
     near_by, everywhere = (found(answers, "ix_ivf_flat", queries, p)[1] for p in ('{"nprobe": 1}', THOROUGH))
     assert near_by.sum() > everywhere.sum()
@@ -67,7 +67,7 @@ def test_a_smaller_nprobe_looks_less_far(pool: Executor) -> None:
 def test_more_rows_than_an_index_has_are_asked_for(pool: Executor) -> None:
     store = open_store(STORES / "indexed" / "store")
     ids, _ = found(
-        Answers(store, pool, Limits(), use_index=True), "ix_ivf_flat", queries_of(store["ix_ivf_flat"])[:2], THOROUGH, 16384
+        Answers(store, pool, Settings(), use_index=True), "ix_ivf_flat", queries_of(store["ix_ivf_flat"])[:2], THOROUGH, 16384
     )
     assert ids.shape == (2, store["ix_ivf_flat"].rows)
     assert sorted(ids[0]) == sorted(i for p in store["ix_ivf_flat"].values() for i in p.read().ids)
@@ -80,8 +80,8 @@ def test_a_damaged_index_is_not_used_and_its_rows_are_searched_exactly(
 ) -> None:
     root = copy_store("indexed", tmp_path)
     store = open_store(root)
-    exact = Answers(store, pool, Limits())
-    answers = Answers(store, pool, Limits(), use_index=True)
+    exact = Answers(store, pool, Settings())
+    answers = Answers(store, pool, Settings(), use_index=True)
     segments = [s for p in store[name].values() for s in p.segments]
     for path in {p for s in segments if (p := answers._index_path(s))}:
         data = bytearray(path.read_bytes())

@@ -480,6 +480,11 @@ def test_only_the_chosen_collections_are_there(folder: Path) -> None:
         assert raw.status("CountCollection", collection_name="c")[0] == 4
 
 
+def test_clients_of_before_1_1_are_told_the_version_that_they_want(folder: Path) -> None:
+    with Served(folder, "--server-version", "0.10.6") as served, Raw(served.address) as raw:
+        assert raw("Cmd", cmd="version").string_reply == "0.10.6"
+
+
 def test_a_folder_that_may_only_be_read_is_served(tmp_path: Path) -> None:
     root = build(tmp_path / "store").write()
     for path in (root, *root.rglob("*")):
