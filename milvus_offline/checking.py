@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DamageError, MilvusOfflineError
-from .fileio import printable
+from .fileio import as_path, printable
 from .findings import Findings
 from .manifest import (
     EMBEDDINGS,
@@ -30,7 +30,7 @@ from .sources.export import file_pieces
 from .sources.hdf5 import damage, open_file
 from .targets.folder import SALVAGE
 from .targets.hdf5file import description
-from .transfer import Advance, Progress, Silent
+from .transfer import Advance, Progress, Result, Silent
 from .watch import watching
 
 
@@ -46,9 +46,12 @@ class ExportCheck:
         self.findings.error(code, where, message, rows)
 
 
-def check_export(out: Path, *, against: Source | None = None, progress: Progress | None = None) -> ExportCheck:
+def check_export(
+    out: Path, *, against: Source | None = None, progress: Progress | None = None, cluster: str | None = None
+) -> ExportCheck:
     """Reads an export through: files, sizes, counts, descriptions and checksums; with `against` also every id and vector.
 
+    With `cluster` (`dask://HOST:PORT`) its workers read the files; rows are compared here.
     Raises UsageError when `out` is no complete export of ours.
     """
     result = ExportCheck()
@@ -66,17 +69,12 @@ def check_export(out: Path, *, against: Source | None = None, progress: Progress
         return result
     progress.start(rows, nbytes * (2 if against else 1), 0, 0)
     try:
-        for part in (*parts, *rescued):
-            for entry in part.files:
-                result.files += 1
-                progress.now(part.where)
-                count = _Count(progress.advance)
-                try:
-                    _check_file(out, part, entry, result, count.advance)
-                except (MilvusOfflineError, OSError, KeyError, ValueError, TypeError) as e:
-                    part.damaged = True
-                    result.differs("file-unreadable", part.where, str(e), entry.get("rows"))
-                progress.advance(entry["rows"] - count.rows, entry["bytes"] - count.bytes)  # headers, and what is damaged
+        tasks = [CheckFile(e["path"], str(out), p, e) for p in (*parts, *rescued) for e in p.files]
+        for task, found in _checked(tasks, progress, cluster):
+            result.files += 1
+            result.rows += found["rows"]
+            result.findings += found["findings"]
+            task.part.damaged |= found["damaged"]
         if against is not None:
             with watching() as met:
                 _compare(out, collections, parts, against, selected, result, progress)
@@ -84,6 +82,53 @@ def check_export(out: Path, *, against: Source | None = None, progress: Progress
     finally:
         progress.close()
     return result
+
+
+@dataclass(frozen=True)
+class CheckFile:
+    """Reads one file of an export through, here or on another machine."""
+
+    id: str
+    out: str
+    part: _Part
+    entry: Mapping[str, Any]
+
+    @property
+    def rows(self) -> int:
+        return int(self.entry["rows"])
+
+    @property
+    def bytes(self) -> int:
+        return int(self.entry["bytes"])
+
+    def run(self, advance: Advance) -> Result:
+        """`rows` that were read, `findings`, and whether the file is `damaged`."""
+        found = ExportCheck()
+        damaged = False
+        try:
+            _check_file(as_path(self.out), self.part, self.entry, found, advance)
+        except (MilvusOfflineError, OSError, KeyError, ValueError, TypeError) as e:
+            damaged = True
+            found.differs("file-unreadable", self.part.where, str(e), self.entry.get("rows"))
+        return {"rows": found.rows, "findings": Findings(found.findings), "damaged": damaged or self.part.damaged}
+
+
+def _checked(tasks: Sequence[CheckFile], progress: Progress, cluster: str | None) -> Iterator[tuple[CheckFile, Result]]:
+    """Each task with what it found, in their order."""
+    if cluster is None:
+        for task in tasks:
+            progress.now(task.part.where)
+            count = _Count(progress.advance)
+            yield task, task.run(count.advance)
+            progress.advance(task.rows - count.rows, task.bytes - count.bytes)  # headers, and what is damaged
+        return
+    from .engines.dask import DaskCluster
+
+    with DaskCluster(cluster) as workers:
+        there = [path for t in tasks if as_path(path := f"{t.out}/{t.id}").is_file()]
+        workers.probe(there[:1000], None)
+        found = {task.id: result for done in workers.run(tasks, progress) for task, result in done}
+    yield from ((task, found[task.id]) for task in tasks)
 
 
 @dataclass

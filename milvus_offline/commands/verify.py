@@ -12,6 +12,7 @@ from ..model import Finding, Severity
 from .command import Command, SourceOrTarget, SourcePath, is_target
 from .common import (
     bucket_costs,
+    cluster_option,
     file_options,
     is_typed,
     lost_ids_option,
@@ -77,6 +78,7 @@ class _Share(click.ParamType[float]):
 @click.option("--token-file", metavar="FILE", help="With a target: a file that holds the token. Otherwise: MILVUS_TOKEN.")
 @click.option("--html", type=click.Path(), metavar="FILE", help="Also write a report that a browser shows.")
 @lost_ids_option
+@cluster_option
 @file_options
 @store_options
 @output_options
@@ -122,13 +124,17 @@ def command(
 
 def _verify(path: str, **o: Any) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     """The document of one path, how its places are called, and what `inspect` says of it."""
+    from ..errors import UsageError
     from ..sources import kind_of
 
     about_target = {name: o.pop(name) for name in ("rename", "database", "token_file")}
+    cluster = o.pop("cluster")
+    if not is_target(path) and fileio.as_path(path).is_dir() and kind_of(path) == "export":
+        return _verify_export(path, cluster, **o)
+    if cluster:
+        raise UsageError(f"--cluster goes with an export; {path} is none, and is verified on one machine")
     if is_target(path):
         return _verify_target(path, about_target, **o)
-    if fileio.as_path(path).is_dir() and kind_of(path) == "export":
-        return _verify_export(path, **o)
     return _verify_store(path, **o)
 
 
@@ -169,7 +175,15 @@ def _verify_target(
 
 
 def _verify_export(
-    path: str, *, against: str | None, searches: int | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
+    path: str,
+    cluster: str | None,
+    *,
+    against: str | None,
+    searches: int | None,
+    sample: float,
+    quiet: bool,
+    lost_ids: str | None,
+    **o: Any,
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     from ..checking import check_export
     from ..errors import MilvusOfflineError, UsageError
@@ -184,7 +198,7 @@ def _verify_export(
     if searches and not against:
         raise UsageError("--search goes with --against: it compares the answers of both")
     source = open_given(against, **o) if against else None
-    result = check_export(fileio.as_path(path), against=source, progress=progress(quiet))
+    result = check_export(fileio.as_path(path), against=source, progress=progress(quiet), cluster=cluster)
     asked = _compare_searches(path, source, searches, result.findings) if source and searches else 0
     summary = f"{count(result.rows, 'row')} in {count(result.files, 'file')} read" + (
         f", compared with {against}" if against else ""

@@ -52,6 +52,24 @@ def test_the_bytes_are_those_of_one_machine(options: list[str], running: Cluster
     assert same(tmp_path / "there", tmp_path / "here")
 
 
+@pytest.mark.parametrize("form", ["hdf5", "parquet"])
+def test_the_workers_verify_an_export(form: str, running: Cluster, store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    call("export", store, out, "--format", form)
+    done = call("verify", out, "--cluster", running.url, "--against", store, "--json")
+    assert done.code == 0, done.err
+    assert done.json["rows"] == call("verify", out, "--json").json["rows"]
+    broken = sorted(out.rglob("*.h5" if form == "hdf5" else "*.parquet"))[-1]
+    data = bytearray(broken.read_bytes())
+    data[len(data) // 2] ^= 1
+    broken.write_bytes(data)
+    there, here = call("verify", out, "--cluster", running.url, "--json"), call("verify", out, "--json")
+    assert there.code == here.code == 4
+    assert there.json["findings"] == here.json["findings"] != []
+    refused = call("verify", store, "--cluster", running.url)
+    assert refused.code == 2 and "--cluster goes with an export" in refused.err
+
+
 @pytest.mark.parametrize("name", ["partitions", "crash_wal", "indexed", "binary"])
 def test_real_stores(name: str, running: Cluster, tmp_path: Path) -> None:
     done = call("export", STORES / name / "store", tmp_path / "there", "--cluster", running.url)
