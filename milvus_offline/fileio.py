@@ -212,14 +212,14 @@ _local = threading.local()
 
 
 @contextlib.contextmanager
-def forgiving() -> Iterator[dict[str, Ranges]]:
+def forgiving(forgive: bool = True) -> Iterator[dict[str, Ranges]]:
     """For what is only compared: within, in this thread, `read_into` gives zeros for what the disk refuses.
 
-    Gives the refused bytes by the file's path.
+    Gives the refused bytes by the file's path. Within `forgiving(False)` it raises again: for what decides.
     """
     before = getattr(_local, "forgiven", None)
     mine: dict[str, Ranges] = {}
-    _local.forgiven = mine
+    _local.forgiven = mine if forgive else None
     try:
         yield mine
     finally:

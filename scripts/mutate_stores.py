@@ -3,7 +3,8 @@
     python scripts/mutate_stores.py --count 10000 --seed 0 --jobs 2
     python scripts/mutate_stores.py --case crash_wal:mxlog-damaged:4711
 
-Every failure is printed with its case, which reproduces it. A run stopped at seed n goes on with --seed n.
+Every failure is printed with its case, which reproduces it; at the end stands what became of each kind of damage. A run stopped
+at seed n goes on with --seed n.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
@@ -51,7 +52,7 @@ def through_cli(bench: Bench, case: Case) -> list[str]:
     return problems
 
 
-def work(first: int, count: int, step: int, only: str, cli_every: int, failures: multiprocessing.Queue[Result | int]) -> None:
+def work(first: int, count: int, step: int, only: str, cli_every: int, failures: multiprocessing.Queue[Result]) -> None:
     with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
         bench = Bench(Path(folder))
         for seed in range(first, first + count, step):
@@ -60,7 +61,20 @@ def work(first: int, count: int, step: int, only: str, cli_every: int, failures:
             result = bench.run(case, measured=number % 16 == 0, thorough=number % 4 == 0)
             if cli_every and number % cli_every == 0:
                 result.problems += through_cli(bench, case)
-            failures.put(result if result.problems else seed)
+            failures.put(result)
+
+
+VERDICTS = ("equal", "reported", "refused", "silent")
+
+
+def table(verdicts: dict[str, Counter[str]]) -> str:
+    """What became of each kind of damage: rows as before it, other rows and a finding, a store that is refused, other rows
+    and not a word."""
+    width = max(map(len, verdicts), default=0)
+    lines = [f"{'kind':{width}}" + "".join(f"{v:>10}" for v in VERDICTS)]
+    lines += [f"{kind:{width}}" + "".join(f"{found[v]:10}" for v in VERDICTS) for kind, found in sorted(verdicts.items())]
+    total: Counter[str] = sum(verdicts.values(), Counter())
+    return "\n".join([*lines, f"{'':{width}}" + "".join(f"{total[v]:10}" for v in VERDICTS)])
 
 
 def main() -> int:
@@ -96,6 +110,8 @@ def main() -> int:
     for process in processes:
         process.start()
     kinds: Counter[str] = Counter()
+    verdicts: dict[str, Counter[str]] = defaultdict(Counter)
+    silent: list[str] = []
     for done in range(1, arguments.count + 1):
         while True:
             try:
@@ -105,7 +121,10 @@ def main() -> int:
                 if not any(p.is_alive() for p in processes):
                     print("a worker died")
                     return 1
-        if isinstance(answer, Result):
+        verdicts[answer.case.recipe][answer.verdict] += 1
+        if answer.verdict == "silent":
+            silent.append(str(answer.case))
+        if answer.problems:
             kinds[answer.case.recipe] += 1
             print(f"FAILED {answer.case}", *(f"    damage: {d}" for d in answer.damage[:6]), sep="\n")
             print(*(f"    {p}" for p in answer.problems[:6]), sep="\n", flush=True)
@@ -116,6 +135,9 @@ def main() -> int:
     for process in processes:
         process.join()
     last = arguments.seed + arguments.count - 1
+    print(table(verdicts))
+    if silent:
+        print(f"other rows in silence, e.g. {', '.join(silent[:12])}")
     print(f"{arguments.count} cases, seeds {arguments.seed} to {last}: {kinds.total()} failed {dict(kinds)}")
     return min(kinds.total(), 1)
 

@@ -37,6 +37,29 @@ def test_a_slice_of_all_damage(bench: Bench, part: int) -> None:
         assert not result.problems, told(result)
 
 
+NEVER_SILENT = (
+    "deletes-zeroed",
+    "deletes-swapped",
+    "deletes-emptied",
+    "deletes-repeated",
+    "files-of-another-segment",
+    "second-files-of-copiers",
+    "segment-longer",
+    "disk-blocks-lost",
+    "log-blocks-lost",
+)
+
+
+@pytest.mark.parametrize("name", NEVER_SILENT)
+def test_what_files_can_show_is_never_silent(bench: Bench, name: str) -> None:
+    """`scripts/mutate_stores.py` counts many more; single bits in vectors and ids, which nothing shows, are other kinds."""
+    for store in store_names():
+        result = bench.run(Case(store, name, 1))
+        assert not result.problems, told(result)
+        expected = {"equal"} if name == "second-files-of-copiers" else {"equal", "reported"}
+        assert result.verdict in expected, told(result)
+
+
 FOUND = {
     # A frame of the catalog's -wal was damaged or cut off: SQLite took the older catalog, and whole collections were gone.
     "catalog's -wal, flipped": "crash_wal_partial:catalog-frames:3",

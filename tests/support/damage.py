@@ -201,6 +201,119 @@ def segment_deletes_made_up(m: Mutant, rng: random.Random) -> None:
         m.write(name, struct.pack(f"<Q{len(entries)}i", 4 * len(entries), *entries), "offsets made up")
 
 
+def _lists(m: Mutant) -> list[str]:
+    """The deleted_docs of live segments that have deletions."""
+    return [n for n in m.files("deleted_docs") if n.split("/")[3] in m.base.live and len(m.read(n)) > 8]
+
+
+@recipe
+def deletes_zeroed(m: Mutant, rng: random.Random) -> None:
+    """As a power loss or a failing disk leaves the list: all of it, its first block, or one inside."""
+    if lists := _lists(m):
+        name = rng.choice(lists)
+        data = m.read(name)
+        block = rng.choice((len(data), 512, 4096))
+        first = rng.choice((0, 0, rng.randrange(len(data)) // block * block))
+        last = min(len(data), first + block)
+        data[first:last] = rng.choice((b"\0", b"\0", b"\xff")) * (last - first)
+        m.write(name, data, f"blank from {first} to {last}")
+
+
+@recipe
+def deletes_swapped(m: Mutant, rng: random.Random) -> None:
+    """Two segments' lists changed places."""
+    if len(lists := _lists(m)) > 1:
+        first, second = rng.sample(lists, 2)
+        a, b = m.read(first), m.read(second)
+        if a != b:
+            m.write(first, b, f"swapped with {second}")
+            m.write(second, a, f"swapped with {first}")
+
+
+@recipe
+def deletes_emptied(m: Mutant, rng: random.Random) -> None:
+    """The list of the day when the segment was new, or one of some days later."""
+    if lists := _lists(m):
+        name = rng.choice(lists)
+        entries = (len(m.read(name)) - 8) // 4
+        kept = rng.choice((0, 0, rng.randrange(entries)))
+        m.write(name, struct.pack("<Q", 4 * kept) + m.read(name)[8 : 8 + 4 * kept], f"{kept} of {entries} deletions")
+
+
+@recipe
+def deletes_repeated(m: Mutant, rng: random.Random) -> None:
+    """Some entries stand in place of others."""
+    if lists := [n for n in _lists(m) if len(m.read(n)) > 12]:
+        name = rng.choice(lists)
+        data = m.read(name)
+        entries = (len(data) - 8) // 4
+        half = entries // 2
+        data[8 + 4 * (entries - half) :] = data[8 : 8 + 4 * half]
+        m.write(name, data, f"the first {half} of {entries} entries twice")
+
+
+@recipe
+def files_of_another_segment(m: Mutant, rng: random.Random) -> None:
+    """The folder of one segment holds another one's files, under their own names."""
+    live = sorted({n.rsplit("/", 1)[0] for n in m.files(".rv") if n.split("/")[3] in m.base.live})
+    if len(live) > 1:
+        to, origin = rng.sample(live, 2)
+        files = {n: m.read(n) for n in m.files(folder=origin + "/")}
+        m.remove(to, f"the files of {origin}")
+        for name, data in files.items():
+            m.write(f"{to}/{name.rsplit('/', 1)[1]}", data, f"copied from {name}")
+
+
+@recipe
+def second_files_of_copiers(m: Mutant, rng: random.Random) -> None:
+    """Nothing is lost: macOS, a copy by hand or a synchroniser left files beside the right ones."""
+    names = [n for n in m.files(folder="db/tables/") if n.split("/")[3] in m.base.live]
+    for name in rng.sample(names, min(len(names), rng.randint(1, 8))):
+        folder, file = name.rsplit("/", 1)
+        stem, dot, suffix = file.partition(".")
+        other = rng.choice(
+            (f"._{file}", f"{stem} (1){dot}{suffix}", f"{stem}.sync-conflict-20210301-101010{dot}{suffix}", f"{file}~")
+        )
+        if dot or not other.startswith(stem):  # `bloom_filter (1)` is nobody's either, but index files have bare numbers
+            m.write(f"{folder}/{other}", m.read(name)[: rng.choice((None, 60, -400))], "a second file")
+
+
+@recipe
+def segment_longer(m: Mutant, rng: random.Random) -> None:
+    """Bytes were put into a file of vectors or ids, or behind it; its header stays."""
+    if name := _pick(m, rng, ".rv", ".uid"):
+        data = m.read(name)
+        if len(data) > 8:
+            at, more = rng.choice((len(data), rng.randrange(8, len(data)))), rng.randbytes(rng.choice((1, 4, 100)))
+            data[at:at] = more
+            m.write(name, data, f"{len(more)} bytes put in at {at}")
+
+
+@recipe
+def disk_blocks_lost(m: Mutant, rng: random.Random) -> None:
+    """Whole sectors of vectors or ids are zeros, or ones."""
+    if name := _pick(m, rng, ".rv", ".uid"):
+        _blank(m, rng, name, 0)
+
+
+@recipe
+def log_blocks_lost(m: Mutant, rng: random.Random) -> None:
+    """Whole sectors inside the ids and vectors of a record are zeros, or ones."""
+    if records := [r for r in m.base.records if not r.is_delete and r.end - r.ids_at > 1536]:
+        record = rng.choice(records)
+        _blank(m, rng, record.file, record.ids_at, record.end)
+
+
+def _blank(m: Mutant, rng: random.Random, name: str, low: int, high: int | None = None) -> None:
+    data = m.read(name)
+    first, last = -(-low // 512), (len(data) if high is None else high) // 512
+    if last - first > 1:
+        at = rng.randrange(first, last - 1)
+        end = min(last, at + rng.choice((1, 1, 8, 64)))
+        data[512 * at : 512 * end] = rng.choice((b"\0", b"\0", b"\xff")) * (512 * (end - at))
+        m.write(name, data, f"sectors {at} to {end - 1} are blank")
+
+
 @recipe
 def segment_file_removed(m: Mutant, rng: random.Random) -> None:
     if name := _pick(m, rng, *ROWS):

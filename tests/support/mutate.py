@@ -35,6 +35,7 @@ from milvus_offline.milvus1.salvage import collect
 from milvus_offline.milvus1.verify import check_store
 from milvus_offline.model import Finding, Piece, Severity
 from milvus_offline.report import inspect_document, inspect_text
+from milvus_offline.watch import watching
 from support.damage import RECIPES, ROWS, Mutant
 from support.healthy import Keys, Outcome, base, keys_of, read_catalog, read_naively, read_piece, store_names
 
@@ -74,6 +75,8 @@ class Result:
     problems: list[str] = field(default_factory=list)
     error: str | None = None
     """The error with which the store was refused."""
+    verdict: str = "equal"
+    """What a person gets: `equal` rows, others that are `reported`, a store that is `refused`, or other rows in silence."""
     peak: int = 0
 
 
@@ -142,13 +145,17 @@ class Bench:
                 with _limited(SECONDS * (5 if measured else 1)):
                     dump = mutant.base.dump
                     store = open_store(mutant.root, mutant.root / dump if dump else None)
-                    outcome = Outcome.of(store)
+                    with watching() as met:
+                        outcome = Outcome.of(store)
+                    found = [*store.findings, *met.findings()]
+                    result.verdict = _verdict(mutant, outcome, found)
                     json.dumps(document := inspect_document(store))
                     inspect_text(document).encode("utf-8")
                     if thorough:
                         self._further(mutant, store, result)
             except MilvusOfflineError as e:
                 result.error = f"{type(e).__name__}: {e}"
+                result.verdict = "refused"
                 if store is not None:
                     result.problems.append(f"opened, but reading it fails: {result.error}")
             except _Hang:
@@ -187,6 +194,14 @@ class Bench:
             read = read_piece(piece, 5000)
             if read.rows != read.given:
                 result.problems.append(f"{what} {piece.id}: {read.rows} rows announced, {read.given} came")
+
+
+def _verdict(mutant: Mutant, outcome: Outcome, findings: Iterable[Finding]) -> str:
+    places = mutant.base.outcome.pieces.keys() | outcome.pieces.keys()
+    if all(mutant.base.outcome.keys(*where) == outcome.keys(*where) for where in places):
+        return "equal"
+    alarmed = any(f.severity is not Severity.INFO and (f.code, f.where) not in mutant.base.findings for f in findings)
+    return "reported" if alarmed else "silent"
 
 
 # Judging ------------------------------------------------------------------------------------------------------------------

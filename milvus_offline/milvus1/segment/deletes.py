@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ... import fileio
 from ...errors import DamageError
 from ...model import Severity
 from ...watch import named, union, watching
@@ -74,6 +75,11 @@ class _Listed:
 
 def count_deleted(segment: Segment, witness: Witness, note: Note) -> Segment:
     """The segment with its deletions: those of `deleted_docs`, or where it lost some, those that the bloom filter knows."""
+    with fileio.forgiving(False):  # a filter with holes would delete rows
+        return _count_deleted(segment, witness, note)
+
+
+def _count_deleted(segment: Segment, witness: Witness, note: Note) -> Segment:
     expected = None
     if witness.row_count is not None and 0 <= witness.row_count <= segment.stored:
         expected = segment.stored - witness.row_count
