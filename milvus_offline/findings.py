@@ -515,6 +515,11 @@ SECTIONS = (
                 "uint8 were taken for bits; in another layout than MilvusDM's this may be wrong.",
                 "If they are numbers: `--vector-type float`, or `--metric L2`.",
             ),
+            Code(
+                "task-note",
+                (INFO,),
+                "A key of a task file that MilvusDM ignored, too, or a value that was read for what it means.",
+            ),
             Code("columns-chosen", (INFO,), "Which datasets, arrays or columns were taken for vectors and ids, and why these."),
             Code("ids-not-numbers", (INFO,), "Ids that are no whole numbers were left out, as `--ids auto` or `row` says."),
             Code("metric-of-file", (INFO,), "The metric was taken from what the file says of its distance."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,8 @@ KEYS = {
 }
 MYSQL_KEYS = ("host", "user", "port", "password", "database")
 COLLECTION_KEYS = ("dimension", "index_file_size", "metric_type")
+METRICS = ("L2", "IP", "COSINE", "HAMMING", "JACCARD", "TANIMOTO", "SUBSTRUCTURE", "SUPERSTRUCTURE")
+_ALL_KEYS = frozenset(k for keys in KEYS.values() for k in keys)
 MODES = ("skip", "append", "overwrite")
 DEFAULT_FILE = "None"
 """MilvusDM's name for the default partition's file."""
@@ -76,16 +79,24 @@ class DmTask:
     selection: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Collection -> partitions; empty for all."""
     data_dir: Path | None = None
-    host: str = "127.0.0.1"
+    host: str | None = None
     port: int = 19530
+    secure: bool = False
     mode: str = "error"
     into: Into | None = None
+    file: str = ""
+    notes: tuple[str, ...] = ()
+    """What of the file is not done, or was read otherwise than it stands there."""
 
     @property
     def target(self) -> str:
         """The target as `load` takes it."""
+        if self.host is None:
+            raise UsageError(f"{self.file}: dest_host: is missing; name the target there or with --target")
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"milvus1://{host}:{self.port}" if self.version == 1 else f"http://{host}:{self.port}"
+        if self.version == 1:
+            return f"milvus1://{host}:{self.port}"
+        return f"http{'s' if self.secure else ''}://{host}:{self.port}"
 
 
 # Reading a file -------------------------------------------------------------------------------------------------------
@@ -93,7 +104,14 @@ class DmTask:
 
 def read_task(path: str | os.PathLike[str]) -> DmTask:
     """Reads a task file. Raises UsageError that names the file and the key for whatever is unknown, missing or impossible."""
-    document = read_document(path, "the task file")
+    encoding: str | None = None
+
+    def decoded(raw: bytes) -> str | bytes:
+        nonlocal encoding
+        text, encoding = _decoded(raw)
+        return text
+
+    document = read_document(path, "the task file", decoded)
     if not isinstance(document, dict) or not document:
         raise UsageError(f"{path}: expected a task on top: {', '.join(KEYS)}")
     reader = _Reader(str(path))
@@ -101,7 +119,22 @@ def read_task(path: str | os.PathLike[str]) -> DmTask:
     if len(document) > 1:
         raise UsageError(f"{path}: holds {len(document)} tasks ({', '.join(document)}); write one a file")
     ((kind, body),) = document.items()
-    return reader.task(kind, body)
+    task = reader.task(kind, body)
+    if encoding:
+        reader.notes.append(f"the file is not UTF-8; it was read as {encoding}")
+    return replace(task, file=str(path), notes=tuple(reader.notes))
+
+
+def _decoded(raw: bytes) -> tuple[str | bytes, str | None]:
+    """The text of a file and its encoding where that is not Unicode: comments were often written in GBK."""
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw, None
+    for encoding in ("utf-8", "gb18030"):
+        try:
+            return raw.decode(encoding), None if encoding == "utf-8" else "GBK"
+        except UnicodeDecodeError:
+            continue
+    return raw.decode("latin-1"), "latin1"
 
 
 class _Reader:
@@ -109,6 +142,7 @@ class _Reader:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.notes: list[str] = []
 
     def fail(self, key: str, message: str) -> UsageError:
         return UsageError(f"{self.path}: {key}: {message}")
@@ -117,6 +151,9 @@ class _Reader:
         for key in given:
             if key not in names:
                 near = difflib.get_close_matches(str(key), names, 1, 0.5)
+                if where and (key in _ALL_KEYS or not near):  # MilvusDM ignored it, and it is no slip of the pen
+                    self.notes.append(f"{where}{printable(key)} has no meaning here and is ignored, as MilvusDM did")
+                    continue
                 hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
                 raise UsageError(f"{self.path}: unknown key {where}{printable(key)}; {hint}")
 
@@ -171,10 +208,27 @@ class _Reader:
             raise self.fail("mode", f"expected {', '.join(MODES)}, found {printable(mode)!r}")
         return replace(
             task,
-            host=self.required("dest_host", body.get("dest_host")),
-            port=self.number("dest_port", body.get("dest_port"), 1, 65535) or 19530,
+            **self.address(body),
             mode=mode or "error",
         )
+
+    def address(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Host, port and whether TLS is used; a host that is written as a URL is one."""
+        host = self.text("dest_host", body.get("dest_host"))
+        port = self.number("dest_port", body.get("dest_port"), 1, 65535)
+        scheme, separator, rest = (host or "").partition("://")
+        if separator:
+            if scheme not in ("http", "https", "tcp", "grpc"):
+                raise self.fail("dest_host", f"expected a host's name, found {printable(host)!r}")
+            found = re.fullmatch(r"(\[[^\]]+\]|[^:/@]+)(?::(\d+))?/?", rest)
+            if not found:
+                raise self.fail("dest_host", f"expected a host's name, found {printable(host)!r}")
+            host, said = found[1].strip("[]"), self.number("dest_host", found[2], 1, 65535)
+            if said and port and said != port:
+                raise self.fail("dest_host", f"names the port {said}, dest_port {port}")
+            port = port or said
+            self.notes.append(f"dest_host is a URL; the host is {host}")
+        return {"host": host, "port": port or 19530, "secure": scheme == "https" and bool(separator)}
 
     def version(self, body: Mapping[str, Any]) -> tuple[int, str]:
         given = [k for k in VERSION_KEYS if self.text(k, body.get(k))]
@@ -206,7 +260,7 @@ class _Reader:
         for name, tags in self.mapping("source_collection", value).items():
             key = f"source_collection.{name}"
             listed = tags if isinstance(tags, list) else [] if tags is None else [tags]
-            result[str(name)] = tuple(DEFAULT_PARTITION if t is None else self.required(key, t) for t in listed)
+            result[str(name)] = tuple(DEFAULT_PARTITION if t in (None, "") else self.required(key, t) for t in listed)
         return result
 
     def data_paths(self, kind: str, body: Mapping[str, Any]) -> tuple[Path, ...]:
@@ -230,8 +284,13 @@ class _Reader:
             partition=self.text("dest_partition_name", body.get("dest_partition_name")) or DEFAULT_PARTITION,
             dimension=self.number("collection_parameter.dimension", made.get("dimension"), 1, 1 << 20),
             index_file_size=size << 20 if size else None,
-            metric=metric.upper() if metric else None,
+            metric=self.metric(metric),
         )
+
+    def metric(self, given: str | None) -> str | None:
+        if given is None or given.upper() in METRICS:
+            return given.upper() if given else None
+        raise self.fail("collection_parameter.metric_type", f"expected {', '.join(METRICS)}, found {printable(given)!r}")
 
 
 def parse_version(text: str, error: UsageError | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,13 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         raise UsageError(f"{path}: cannot read {what}: not text in UTF-8") from e
 
 
-def read_document(path: str | os.PathLike[str], what: str) -> Any:
-    """What a YAML file says, of which JSON is a part. Raises UsageError."""
+def read_document(path: str | os.PathLike[str], what: str, decoded: Callable[[bytes], str | bytes] = lambda data: data) -> Any:
+    """What a YAML file says, of which JSON is a part; `decoded` turns its bytes into text. Raises UsageError."""
     import yaml
 
     data = read_bytes(path, what)
     try:
-        return yaml.safe_load(data)
+        return yaml.safe_load(decoded(data))
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as e:  # ValueError: a day such as 2001-99-99
         mark = getattr(e, "problem_mark", None)
         if isinstance(e, RecursionError):

@@ -11,6 +11,7 @@ import click
 
 from ..errors import UsageError
 from ..fileio import printable
+from ..findings import Findings
 from ..model import Finding, Severity, Source
 from .command import Command, SourcePath
 from .common import is_typed, output_options, print_json, progress, set_up_log
@@ -55,8 +56,8 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
     read = read_task(task or yaml_file or "")
     if o["milvus_version"]:
         read = replace(read, version=parse_version(o["milvus_version"]), version_text=o["milvus_version"])
+    target = o["target"] or ("" if read.kind == "M2H" else read.target)
     source = open_task(read)
-    target = o["target"] or read.target
     if o["dry_run"]:
         document = _dry_run(read, source, target)
         code = 3 if needs_attention(source.findings) else 0
@@ -66,6 +67,10 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
         document, code = _export(read, source, o, quiet or as_json)
     else:
         document, code = _load(read, source, target, o, quiet or as_json)
+    notes = Findings()
+    for note in read.notes:
+        notes.info("task-note", task or yaml_file or "", note)
+    document["findings"] = [*(f.to_json() for f in notes), *document["findings"]]
     told, sums = _told(document, read.kind, code)
     document = {"format": "milvus-offline-run", "version": 1, "task": read.kind, **document, **sums, "exit_code": code}
     document["verdict"] = told

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from support.array_source import bits, floats
+from support.command import call
 from support.mariadb import MariaDB
 from support.milvus1_standin import Standin
 from support.real import STORES, truth
@@ -497,7 +498,6 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     ("text", "message"),
     [
         (changed(M2M_1, dest_hosts="x"), "unknown key M2M.dest_hosts; did you mean dest_host?"),
-        (changed(M2M_1, data_dir="x"), "unknown key M2M.data_dir"),
         (changed(M2H_1, "mysql_parameter", passwd="x"), "unknown key mysql_parameter.passwd; did you mean password?"),
         (changed(H2M_1, "collection_parameter", metric="L2"), "collection_parameter.metric; did you mean metric_type?"),
         (changed(M2M_1, mode="apend"), "mode: expected skip, append, overwrite, found 'apend'"),
@@ -553,3 +553,115 @@ def test_files_without_what_may_be_left_out(tmp_path: Path) -> None:
     assert (task.version, task.catalog, dict(task.selection), task.port, task.mode) == (1, None, {}, 19530, "error")
     assert task.target == "milvus1://h:19530"
     assert set(KEYS) == {"M2H", "M2M", "H2M", "F2M"}
+
+
+# What MilvusDM took ---------------------------------------------------------------------------------------------------
+
+
+def dm_run(folder: Path, metric: dict[str, str]) -> None:
+    """A run's folder as M2H leaves it: binary collections as strings, tags with `/` as folders, yamls beside."""
+    for collection, tag, first in (("books", None, 0), ("bits", None, 50), ("bits", "2020/01", 100)):
+        path = folder / collection / f"{tag}.h5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        binary = collection == "bits"
+        with h5py.File(path, "w") as h:
+            h["embeddings"] = bits(30, 64).view("S8")[:, 0] if binary else floats(30)
+            h["ids"] = np.arange(first, first + 30)
+        body = {
+            "milvus_version": "1.1.1",
+            "data_path": [f"/elsewhere/{collection}/{tag}.h5"],
+            "data_dir": None,
+            "dest_host": "127.0.0.1",
+            "dest_port": 19530,
+            "mode": "skip",
+            "dest_collection_name": collection,
+            "dest_partition_name": tag,
+            "collection_parameter": {
+                "dimension": 64 if binary else 8,
+                "index_file_size": 512,
+                "metric_type": metric[collection],
+            },
+        }
+        described = folder / "yamls" / collection / f"{tag}.yaml"
+        described.parent.mkdir(parents=True, exist_ok=True)
+        described.write_text(yaml.safe_dump({"H2M": body}))
+
+
+def test_a_folder_of_m2h_is_a_source_with_partitions_and_metrics(tmp_path: Path) -> None:
+    dm_run(tmp_path / "run", {"books": "IP", "bits": "JACCARD"})
+    done = call("load", tmp_path / "run", f"milvus1:{tmp_path / 'new'}")
+    assert (done.code, done.err) == (0, "")
+    store = open_store(tmp_path / "new")
+    assert {c.schema.name: c.schema.metric_type for c in store.collections} == {"books": "IP", "bits": "JACCARD"}
+    assert [p.name for p in store["bits"].partitions] == ["_default", "2020/01"]
+    assert store["bits"]["2020/01"].read().vectors.tobytes() == bits(30, 64).tobytes()
+    assert store["books"].schema.index_file_size == 512 << 20
+
+
+def test_a_folder_of_m2h_that_lacks_files_says_so(tmp_path: Path) -> None:
+    dm_run(tmp_path / "run", {"books": "IP", "bits": "JACCARD"})
+    (tmp_path / "run" / "bits" / "None.h5").unlink()
+    (tmp_path / "run" / "yamls" / "books" / "None.yaml").unlink()
+    done = call("inspect", tmp_path / "run", "--json")
+    assert done.code == 3
+    assert {(f["code"], f["severity"]) for f in done.json["findings"]} >= {
+        ("file-missing", "error"),
+        ("metric-unknown", "warning"),
+    }
+
+
+@pytest.mark.parametrize("key", ["mode: 'overwrite'", "dest_port: 19530", "xyz: 1"])
+def test_keys_that_milvusdm_ignored_are_noted(key: str, tmp_path: Path) -> None:
+    store = STORES / "partitions" / "store"
+    file = tmp_path / "task.yaml"
+    file.write_text(
+        f"M2H:\n  source_milvus_path: '{store}'\n  source_collection:\n    autoid_parts:\n  data_dir: '{tmp_path}'\n  {key}\n"
+    )
+    done = call("run", file, "--json")
+    assert done.code == 0
+    (told,) = [f for f in done.json["findings"] if f["code"] == "task-note"]
+    assert (told["severity"], f"M2H.{key.partition(':')[0]} has no meaning here" in told["message"]) == ("info", True)
+
+
+def test_a_blank_partition_is_the_default_one_and_comments_may_be_gbk(tmp_path: Path) -> None:
+    store = STORES / "partitions" / "store"
+    text = f"M2H:  # 版本\n  source_milvus_path: '{store}'\n  source_collection:\n    autoid_parts:\n      - ''\n"
+    file = tmp_path / "task.yaml"
+    file.write_bytes(f"{text}  data_dir: '{tmp_path / 'out'}'\n".encode("gbk"))
+    done = call("run", file, "--dry-run", "--json")
+    assert (done.code, "read as GBK" in done.json["findings"][0]["message"]) == (0, True)
+    assert [line.strip() for line in done.json["lines"]][1:] == [f"autoid_parts/None.h5: {done.json['rows']} rows"]
+
+
+@pytest.mark.parametrize(
+    ("host", "version", "target"),
+    [
+        ("http://10.0.0.1", "1.x", "milvus1://10.0.0.1:19530"),
+        ("http://10.0.0.1:19531/", "2.x", "http://10.0.0.1:19531"),
+        ("https://db.example", "2.x", "https://db.example:19530"),
+        ("tcp://[::1]", "1.x", "milvus1://[::1]:19530"),
+    ],
+)
+def test_a_host_may_be_a_url(host: str, version: str, target: str, tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(f"M2M:\n  milvus_version: {version}\n  source_milvus_path: x\n  dest_host: '{host}'\n")
+    assert read_task(file).target == target
+
+
+def test_a_metric_that_does_not_exist_is_refused_by_a_dry_run(tmp_path: Path) -> None:
+    h5(tmp_path / "one.h5", bits(10, 512), np.arange(10))
+    h5(tmp_path / "two.h5", bits(10, 512), np.arange(10))
+    file = write(tmp_path, changed(H2M_1, "collection_parameter", metric_type="HAMING"), files=tmp_path)
+    done = call("run", file, "--dry-run")
+    assert (done.code, "metric_type: expected L2" in done.err) == (2, True)
+
+
+def test_h2m_of_strings_is_exact(tmp_path: Path, server: Standin) -> None:
+    """A server of 1.x gets the bytes with the zeros that numpy does not show."""
+    vectors = bits(10, 512)
+    vectors[:, -1], vectors[3] = 0, 0
+    for n, name in enumerate(("one", "two")):
+        h5(tmp_path / f"{name}.h5", vectors.view("S64")[:, 0], np.arange(10) + 10 * n)
+    file = write(tmp_path, H2M_1, files=tmp_path, port=server.target.rpartition(":")[2])
+    assert call("run", file).code == 0
+    assert [v for _, v in server.tables["test_bina"].rows[""]] == [v.tobytes() for v in vectors] * 2

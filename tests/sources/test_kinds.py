@@ -1,0 +1,298 @@
+"""Every kind of file that people hold is read exactly, or named for what it is; docs/sources.md tells the same."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import sqlite3
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from support.command import call, exported
+
+from milvus_offline.errors import DamageError, UsageError
+from milvus_offline.model import Source
+from milvus_offline.sources import KINDS, SourceOptions, kind_of, open_source
+from milvus_offline.sources.langchain import _Unpickler
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def floats(n: int = 60, d: int = 8) -> Any:
+    return np.random.default_rng(1).standard_normal((n, d)).astype("<f4")
+
+
+def rows(source: Source) -> tuple[Any, Any]:
+    batches = [
+        (b.ids.copy(), b.vectors.copy())
+        for c in source.collections
+        for p in c.partitions
+        for q in p.pieces
+        for b in q.batches(200)
+    ]
+    return np.concatenate([i for i, _ in batches]), np.concatenate([v for _, v in batches])
+
+
+def same(path: Path, right: Any, ids: Any, **options: Any) -> Source:
+    source = open_source(path, SourceOptions(**options))
+    found_ids, found = rows(source)
+    assert (found_ids.tolist(), found.tobytes()) == (list(ids), right.tobytes())
+    (piece,) = source.collections[0].partitions[0].pieces
+    assert np.concatenate([b.ids.copy() for b in piece.batches(200, start=7)]).tolist() == list(ids)[7:]
+    return source
+
+
+# Arrays ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "<i4", "|i1"])
+def test_npy_with_ids_beside_it(dtype: str, tmp_path: Path) -> None:
+    data = (floats() * 50).astype(dtype)
+    np.save(tmp_path / "vector.npy", data)
+    assert not open_source(tmp_path / "vector.npy").collections[0].has_ids
+    np.save(tmp_path / "id.npy", np.arange(60) + 5)
+    assert kind_of(tmp_path / "vector.npy") == kind_of(tmp_path) == "npy"
+    same(tmp_path / "vector.npy", data.astype("<f4"), range(5, 65))
+    source = same(tmp_path, data.astype("<f4"), range(5, 65))
+    assert (source.collections[0].schema.name, source.collections[0].partitions[0].name) == (tmp_path.name, "_default")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_stored_or_compressed(save: Callable[..., None], tmp_path: Path) -> None:
+    save(tmp_path / "a.npz", vectors=floats(), ids=np.arange(60), labels=np.array(["x"] * 60))
+    same(tmp_path / "a.npz", floats(), range(60))
+    data = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DamageError, match="zip archive"):
+        open_source(tmp_path / "a.npz")
+
+
+def test_arrays_that_are_cut_or_hold_objects_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", floats())
+    whole = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(whole[:-1])
+    with pytest.raises(DamageError, match="expected 1920 bytes of an array"):
+        open_source(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.array([[{}]], object), allow_pickle=True)
+    with pytest.raises(UsageError, match="Python objects"):
+        open_source(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.asfortranarray(floats()))
+    with pytest.raises(UsageError, match="column by column"):
+        open_source(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [("fvecs", "<f4"), ("bvecs", "|u1"), ("ivecs", "<i4")])
+def test_vecs(suffix: str, dtype: str, tmp_path: Path) -> None:
+    data = (np.abs(floats()) * 40).astype(dtype)
+    path = tmp_path / f"x.{suffix}"
+    content = b"".join(struct.pack("<i", 8) + r.tobytes() for r in data)
+    path.write_bytes(content)
+    source = same(path, data.astype("<f4"), range(60))
+    assert not source.collections[0].has_ids
+    path.write_bytes(content[:-1])
+    cut = open_source(path)
+    assert (cut.collections[0].rows, [f.code for f in cut.findings if f.severity.value == "error"]) == (59, ["file-short"])
+    path.write_bytes(content[: 5 * len(content) // 60] + struct.pack("<i", 9) + content[5 * len(content) // 60 + 4 :])
+    with pytest.raises(DamageError, match="row 5: expected 8 dimensions, found 9"):
+        rows(open_source(path))
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [("fbin", "<f4"), ("u8bin", "|u1"), ("i8bin", "|i1")])
+def test_bins(suffix: str, dtype: str, tmp_path: Path) -> None:
+    data = (np.abs(floats()) * 20).astype(dtype)
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(struct.pack("<II", 60, 8) + data.tobytes())
+    same(path, data.astype("<f4"), range(60))
+    path.write_bytes(struct.pack("<II", 70, 8) + data.tobytes())
+    assert [(f.code, f.rows) for f in open_source(path).findings if f.severity.value == "error"] == [("file-short", 10)]
+
+
+@pytest.mark.parametrize("how", ["list", "large list", "fixed list", "doubles", "bytes", "integers"])
+@pytest.mark.parametrize("group", [7, 60])
+def test_parquet(how: str, group: int, tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    data = floats()
+    kinds = {
+        "list": pa.list_(pa.float32()),
+        "large list": pa.large_list(pa.float32()),
+        "fixed list": pa.list_(pa.float32(), 8),
+        "doubles": pa.list_(pa.float64()),
+        "integers": pa.list_(pa.int8()),
+    }
+    if how == "bytes":
+        data = np.random.default_rng(2).integers(0, 256, (60, 8), "u1")
+        column = pa.array([r.tobytes() for r in data], pa.binary(8))
+    else:
+        data = (data * 30).astype("i1").astype("<f4") if how == "integers" else data
+        column = pa.array([r.tolist() if how != "integers" else r.astype(int).tolist() for r in data], kinds[how])
+    table = pa.table({"id": np.arange(60) * 2, "vector": column, "text": ["x"] * 60})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=group)
+    same(tmp_path / "a.parquet", data, range(0, 120, 2))
+    assert kind_of(tmp_path) == "parquet"
+    rough = pa.table({"id": [1, 2], "vector": pa.array([[1.0, 2.0], [3.0]], pa.list_(pa.float32()))})
+    pq.write_table(rough, tmp_path / "a.parquet")
+    with pytest.raises(DamageError, match="expected 2 elements a row, found 1"):
+        rows(open_source(tmp_path / "a.parquet"))
+
+
+def test_an_export_of_arrays_can_be_verified_against_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", emb=floats(), pk=np.arange(60))
+    assert call("export", tmp_path / "a.npz", tmp_path / "out").code == 0
+    assert exported(tmp_path / "out")["a", "_default"] == {(i, v.tobytes()): 1 for i, v in enumerate(floats())}
+    assert call("verify", tmp_path / "out", "--against", tmp_path / "a.npz").code == 0
+
+
+# LangChain ------------------------------------------------------------------------------------------------------------
+
+
+class InMemoryDocstore:
+    def __init__(self, documents: Any) -> None:
+        self._dict = documents
+
+
+class Document:
+    def __init__(self, text: str) -> None:
+        self.page_content = text
+
+
+InMemoryDocstore.__module__ = "langchain_community.docstore.in_memory"
+Document.__module__ = "langchain_core.documents.base"
+
+
+@pytest.fixture
+def langchain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What FAISS.save_local writes; the classes are stood in for under LangChain's names."""
+    import sys
+    import types
+
+    for c in (InMemoryDocstore, Document):
+        parts = c.__module__.split(".")
+        for n in range(1, len(parts) + 1):
+            monkeypatch.setitem(sys.modules, ".".join(parts[:n]), types.ModuleType(".".join(parts[:n])))
+        setattr(sys.modules[c.__module__], c.__name__, c)
+    folder = tmp_path / "store"
+    folder.mkdir()
+    index = faiss.IndexFlatL2(8)
+    index.add(floats())
+    faiss.write_index(index, str(folder / "index.faiss"))
+    names = {n: f"uuid-{n}" for n in range(60)}
+    content = pickle.dumps((InMemoryDocstore({u: Document(f"text {n}") for n, u in names.items()}), names))
+    (folder / "index.pkl").write_bytes(content)
+    return folder
+
+
+def test_langchain_gives_the_vectors_and_tells_of_the_texts(langchain: Path) -> None:
+    source = open_source(langchain)
+    assert rows(source)[1].tobytes() == floats().tobytes()
+    assert [(f.code, f.rows) for f in source.findings] == [("attributes-left-out", 60)]
+    (langchain / "index.pkl").write_bytes(pickle.dumps((InMemoryDocstore({}), {0: "a"})))
+    assert [f.code for f in open_source(langchain).findings] == ["documents-differ"]
+
+
+def test_a_pickle_runs_nothing(langchain: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path(tmp_path / "run").touch, ())
+
+    (langchain / "index.pkl").write_bytes(pickle.dumps((Evil(), {})))
+    with pytest.raises(UsageError, match="could run any code"):
+        open_source(langchain)
+    assert not (tmp_path / "run").exists()
+    for module, name in (("builtins", "eval"), ("os", "system"), ("langchain.schema", "getattr"), ("builtins", "getattr")):
+        with pytest.raises(pickle.UnpicklingError, match="none of LangChain's documents"):
+            _Unpickler(io.BytesIO()).find_class(module, name)
+
+
+# What is none ---------------------------------------------------------------------------------------------------------
+
+
+OTHERS: dict[str, tuple[bytes, str]] = {
+    "x.index": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n",
+        "a Git LFS pointer, not the file itself of 12,345",
+    ),
+    "x.h5": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n", "a Git LFS pointer"),
+    "page.index": (b"<!DOCTYPE html>\n<html></html>", "a web page"),
+    "x.7z": (b"7z\xbc\xaf\x27\x1c....", "a packed file (7z)"),
+    "x.rar": (b"Rar!\x1a\x07\0....", "a packed file (rar)"),
+    "x.pt": (b"\x80\x02}q\0.", "a pickle"),
+    "task.yaml": (b"M2H:\n", "milvus-offline run"),
+    "a.csv": (b"1,2,3\n", "a text file"),
+    "empty.index": (b"", "an empty file"),
+    "x.bin": (b"\xde\xad\xbe\xef" * 4, "not a source: it begins with"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_source_is_named(name: str, tmp_path: Path) -> None:
+    content, text = OTHERS[name]
+    (tmp_path / name).write_bytes(content)
+    done = call("inspect", tmp_path / name)
+    assert done.code in (1, 2)
+    assert text in done.err and "damaged" not in done.err
+
+
+def test_databases_that_are_no_catalog_are_named(tmp_path: Path) -> None:
+    for table, text in (
+        ("collection_meta", "Milvus Lite 2.4 or 2.5"),
+        ("CollectionCommit", "Milvus 0.11"),
+        ("notes", "none of Milvus 1.x"),
+    ):
+        path = tmp_path / f"{table}.db"
+        with sqlite3.connect(path) as c:
+            c.execute(f"create table {table} (id integer)")
+        c.close()
+        done = call("inspect", path)
+        assert (done.code, text in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        (["x/db/C_1/P_1/S_1/F_1.map"], "Milvus 0.11"),
+        (["C_1/P_1/S_1"], "Milvus 0.11"),
+        (["minio/.minio.sys/format.json"], "Milvus 2.x"),
+        (["a-bucket/files/insert_log/1"], "Milvus 2.x"),
+        (["backup/my/meta/backup_meta.json"], "by milvus-backup"),
+        (["binlogs/insert_log/1"], "by milvus-backup"),
+        (["x.db/collections/a/manifest.json", "x.db/LOCK"], "Milvus Lite 3"),
+    ],
+)
+def test_folders_of_another_milvus_are_named(files: list[str], text: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("{}")
+    done = call("inspect", tmp_path / "in")
+    assert (done.code, text in done.err) == (1, True), done.err
+
+
+# The document ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_document_names_every_kind_and_every_finding() -> None:
+    text = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
+    assert {k for k in KINDS if f"`{k}`" not in text} == set()
+    for kind in KINDS.values():
+        assert {s for s in kind.suffixes if f"`{s}`" not in text} == set()
+    from milvus_offline.findings import CODES
+
+    named = set(re.findall(r"`([a-z][a-z0-9]*(?:-[a-z0-9]+)+)`", text))
+    assert {n for n in named if n not in CODES and f"--{n}" not in text} == set()
+    ours = (
+        "rows-never-written",
+        "rows-look-unwritten",
+        "taken-as-bits",
+        "columns-chosen",
+        "ids-not-numbers",
+        "converted",
+        "no-ids",
+    )
+    assert {
+        c for c in (*ours, "metric-of-file", "beyond-float32", "dump-damaged", "task-note") if f"`{c}`" not in text
+    } == set()
