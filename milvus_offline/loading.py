@@ -41,6 +41,8 @@ class LoadReport:
     seconds_sending: float = 0.0
     """Up to the flush."""
     verified: str = "none"
+    checked_rows: int = 0
+    """Rows that were read back and compared."""
     dry_run: bool = False
     findings: Findings = field(default_factory=Findings)
     first_use: Sequence[str] = ()
@@ -66,6 +68,7 @@ class LoadReport:
             "seconds": round(self.seconds, 3),
             "seconds_sending": round(self.seconds_sending, 3),
             "verified": self.verified,
+            "checked_rows": self.checked_rows,
             "dry_run": self.dry_run,
             "findings": [f.to_json() for f in self.findings],
             "first_use": list(self.first_use),
@@ -148,7 +151,7 @@ def _work(
         report.findings += target.finish(results)
     with target.phase("verifying"):
         report.findings += target.prove(results)
-    report.verified = target.verified
+    report.verified, report.checked_rows = target.verified, target.checked_rows
     report.first_use = target.first_use()
 
 

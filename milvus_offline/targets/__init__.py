@@ -104,6 +104,8 @@ class LoadTarget(ABC):
     """Tasks at the same time; the last word is spoken after `begin`."""
     verified: str = "none"
     """What `prove` compares: none, count, sample or full."""
+    checked_rows: int = 0
+    """Rows that `prove` read back and compared."""
     ledger_name: str = "ledger.jsonl"
     progress: Progress | None = None
     """Shows the phases that take time: `run_load` sets it."""

@@ -11,7 +11,7 @@ import pytest
 from support.command import call
 from support.real import STORES
 
-from milvus_offline.commands.load import command
+from milvus_offline.commands.load import command, verified_words
 from milvus_offline.targets import SCHEMES, defaults_of
 
 STORE = STORES / "flat_basic" / "store"
@@ -95,6 +95,25 @@ def test_the_help_gives_the_defaults_of_the_targets() -> None:
             option = params.get(spelled.get(name, name) or "")
             if option is not None and option.show_default and option.name != "ids":
                 assert option.default == value, (kind.example, name)
+
+
+@pytest.mark.parametrize(
+    ("checked", "rows", "words"),
+    [
+        (0, 1000, "Verified: the number of rows of each partition"),
+        (1000, 1000, "1,000 of 1,000 rows read back"),
+        (256, 10_000, "had 1.2 % of the rows been wrong, that would have shown it with 95% certainty"),
+        (14, 10_000, "had 19 % of the rows"),
+    ],
+)
+def test_a_sample_says_what_it_proves(checked: int, rows: int, words: str) -> None:
+    assert words in verified_words("sample", checked, rows)
+
+
+def test_the_report_counts_the_rows_that_were_read_back(tmp_path: Path) -> None:
+    pytest.importorskip("milvus_lite")
+    outcome = call("load", STORE, tmp_path / "x.db", "--json", "-c", "books")
+    assert outcome.json["checked_rows"] == 32  # one message, 32 rows of it
 
 
 def test_export_refuses_by_the_same_rule(tmp_path: Path) -> None:

@@ -335,6 +335,7 @@ class MilvusTarget(LoadTarget):
         if self.options.verify != "none":
             for job in self._skipped:
                 notes += self._compare_skipped(job)
+        self.checked_rows = sum(job.checked for job in (*self._jobs, *self._skipped))
         for alias in self._alias():
             self._switch_alias(alias, notes)
         return notes

@@ -78,6 +78,8 @@ class CollectionJob:
     """Rows before the load by target partition, by the statistics; only where ids are made by the target."""
     held_rows: bool = False
     """Whether the collection held rows before the load."""
+    checked: int = 0
+    """Rows that verification read back and compared."""
 
     @property
     def layout(self) -> Layout:

@@ -110,6 +110,7 @@ def compare_rows(client: Client, job: CollectionJob, results: Mapping[str, Mappi
     with ThreadPoolExecutor(_PARALLEL) as pool:
         for partition, n, wrong in pool.map(compare, chosen):
             checked[partition] = checked.get(partition, 0) + n
+            job.checked += n
             if wrong:
                 bad.setdefault(partition, []).extend(wrong)
     return [
@@ -203,6 +204,7 @@ def _compare_digests(client: Client, job: CollectionJob) -> list[Finding]:
                 ours += digest(task.read()[1])
         for _, vectors in client.pages(job.layout, plan.name, target, expression, plan.id_field):
             theirs += digest(vectors)
+            job.checked += len(vectors)
         if (ours - theirs) % (1 << 64):
             findings.append(_differs(job, name, "verify-rows", "the vectors in the target are not those of the source", None))
     return findings

@@ -399,6 +399,7 @@ class ServerTarget(LoadTarget):
                 checked += len(some)
                 for row in np.flatnonzero(~there | ~_equal(ours, theirs)):
                     wrong[int(some[row])] = theirs[row].tobytes() if there[row] else None
+        self.checked_rows += checked
         self._forgive_repeated(job, wrong)
         older = [i for i, found in wrong.items() if found is not None] if job.plan.action == "append" else []
         notes = Findings()
