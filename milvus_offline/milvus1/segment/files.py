@@ -327,6 +327,8 @@ class _Reader:
         self._column, self._where = column, where
         self._watch = watch()
         self._finder: Finder | None = None
+        self._read_last: tuple[Array, int] | None = None
+        """Bytes that the finder has not seen yet: it looks when their reader is done with them, which has them in the cache."""
         self._places: Ranges = []
 
     def __enter__(self) -> _Reader:
@@ -339,8 +341,14 @@ class _Reader:
 
     def __exit__(self, *_: object) -> None:
         if self._finder is not None:
+            self._look()
             self._finder.close()
         os.close(self._fd)
+
+    def _look(self) -> None:
+        if self._finder is not None and self._read_last is not None:
+            self._finder.look(*self._read_last)
+        self._read_last = None
 
     def read(self, rows: Array, first: int) -> Places:
         """Fills `rows`, those from the row `first` on; which of them lie in places that cannot be read."""
@@ -350,9 +358,10 @@ class _Reader:
         if self._finder is None:
             fileio.read_into(self._fd, octets.data, at, column.path)
             return NOWHERE
+        self._look()
         self._places = fileio.read_around(self._fd, octets.data, at, column.path)
         if not self._places:
-            self._finder.look(octets, at)
+            self._read_last = octets, at
             return NOWHERE
         return rows_in(self._places, at, column.row_bytes)
 
