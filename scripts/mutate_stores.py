@@ -121,7 +121,8 @@ def main() -> int:
                 if not any(p.is_alive() for p in processes):
                     print("a worker died")
                     return 1
-        verdicts[answer.case.recipe][answer.verdict] += 1
+        if answer.damage:  # not every store has what a kind of damage needs
+            verdicts[answer.case.recipe][answer.verdict] += 1
         if answer.verdict == "silent":
             silent.append(str(answer.case))
         if answer.problems:
