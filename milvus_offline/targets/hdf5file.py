@@ -156,7 +156,7 @@ def write_frame(path: Path, file: OutFile) -> None:
     start, end = header_bytes(datasets), places[-1].offset
     frame = path.with_name(path.name + FRAME_SUFFIX)
     try:
-        with h5py.File(frame, "w", meta_block_size=start) as h:
+        with h5py.File(frame, "w", meta_block_size=start, locking=False) as h:
             found, at = [], start
             for number, dataset in enumerate(datasets):
                 if file.aligned:
@@ -344,6 +344,6 @@ def _create(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Callable[[], No
     import h5py
 
     with _PatientFile(path, "w+") as f:
-        with h5py.File(f, "w") as h:
+        with h5py.File(f, "w", locking=False) as h:
             yield h, f.check
         f.check()

@@ -390,3 +390,18 @@ def test_strings_of_milvusdm_are_exported_and_verified(folder: Path, tmp_path: P
     assert found == {(i, v.tobytes()): 1 for i, v in enumerate(strings())}
     assert manifest(tmp_path / "out")["collections"][0]["vector_type"] == "binary"
     assert call("verify", tmp_path / "out", "--against", folder / "None.h5").code == 0
+
+
+def test_no_lock_is_needed_to_read_or_to_write(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS and CIFS refuse locks (ENOLCK): each opening that would take one fails as HDF5 fails there."""
+    write(folder / "a.h5", floats(), np.arange(40))
+    opened = h5py.File.__init__
+
+    def refuses(self: Any, *arguments: Any, locking: Any = None, **options: Any) -> None:
+        if locking is not False and isinstance(arguments[0], (str, Path)):
+            raise OSError("[Errno 37] Unable to synchronously open file (unable to lock file, errno = 37)")
+        opened(self, *arguments, locking=locking, **options)
+
+    monkeypatch.setattr(h5py.File, "__init__", refuses)
+    for compression in ("none", "gzip"):
+        assert call("export", folder / "a.h5", tmp_path / compression, "--compression", compression).code == 0
