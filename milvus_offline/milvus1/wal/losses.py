@@ -50,7 +50,7 @@ def judge(
     call, the last in its file, was never acknowledged. So rows count as lost only where that is excluded: an earlier record has
     rows in the table's segments, or was logged after the table was made; the catalog has not seen the table flush that far; the
     ids, which the server gave, are times after its creation; or the catalog still has, or a folder still is, the segment that
-    the rows were in. What was logged between two such rows was in memory with them.
+    the rows were in. What was logged between two such rows, after the table was made, was in memory with them.
 
     By table_id: `odd_tags` of partitions whose tag was also sent with blanks, `never_flushed` of tables that never had a
     segment, `unfinished` the complete folders that no flush or merge has ended. `tails` are LSNs of the last records of files.
@@ -69,7 +69,7 @@ def judge(
     result = []
     for a, lsns, namesake, own in verdicts:
         if len(every) and a.table.table_id not in odd_tags:
-            own = own | ((lsns >= every.min()) & (lsns <= every.max()) & ~namesake)
+            own = own | ((lsns >= every.min()) & (lsns <= every.max()) & _after_creation(a, lsns, accounts) & ~namesake)
         parts = own & ~a.differing, own & a.differing, namesake, ~own & ~namesake
         result.append(Verdict(a, *(a.lost[part] for part in parts)))
     return result
@@ -87,12 +87,16 @@ def _own(a: Account, lsns: Lsns, accounts: Iterable[Account], odd_tag: bool) -> 
     if table.partition != DEFAULT_PARTITION:
         return own
     own |= lsns > table.flush_lsn
-    later = [b.own_from for b in accounts if b.own_from is not None and b.table.created_on >= table.created_on]
-    if later:
-        own |= lsns >= min(later)
+    own |= _after_creation(a, lsns, accounts)
     if table.schema.auto_id and len(lsns):
         own |= table.old_ids[a.lost] >= table.created_on * 1000
     return own
+
+
+def _after_creation(a: Account, lsns: Lsns, accounts: Iterable[Account]) -> Mask:
+    """Rows that were logged after the table was made: a row of a table as young, or younger, was logged before."""
+    since = [b.own_from for b in accounts if b.own_from is not None and b.table.created_on >= a.table.created_on]
+    return lsns >= min(since) if since else np.zeros(len(lsns), np.bool_)
 
 
 def _before_creation(a: Account, lsns: Lsns, logged_before: Iterable[tuple[int, int]], never_flushed: bool) -> Mask:

@@ -79,8 +79,12 @@ def test_a_table_that_was_never_flushed_again(b: StoreBuilder) -> None:
 
 
 def test_all_that_a_partition_held_is_lost_with_what_is_known_to_be(b: StoreBuilder) -> None:
-    """Nothing of it was ever flushed; but rows logged before and behind it were in memory with it."""
+    """Nothing of it was flushed before; but rows logged before and after it were in memory with it, and it was there: a
+    younger collection has an older row."""
     part = b.partition("c", "p")
+    b.collection("d")
+    b.wal.insert("d", rows(9))
+    b.segment("d", rows(9))
     b.wal.insert("c", rows(1))
     b.segment("c", rows(1))
     b.wal.insert("c", rows(2))
@@ -90,7 +94,7 @@ def test_all_that_a_partition_held_is_lost_with_what_is_known_to_be(b: StoreBuil
     b.segment(part["table_id"], rows(5))
     flush(b)
     store = open_store(b.write())
-    assert content(store) == {ROOT: bag(rows(1, 2, 4)), ("c", "p"): bag(rows(3, 5))}
+    assert content(store) == {ROOT: bag(rows(1, 2, 4)), ("c", "p"): bag(rows(3, 5)), ("d", "_default"): bag(rows(9))}
     assert [t[:2] for t in told(store)] == [("flush-lost", "c/_default"), ("flush-lost", "c/p")]
 
 
