@@ -19,7 +19,6 @@ import numpy as np
 from ..errors import UsageError
 from ..milvus1.segment.files import Segment
 from ..model import Batch, Piece, Schema, VectorType
-from ..targets.slices import Slice
 
 BATCH_BYTES = 16 << 20
 """Vectors in a batch, where nothing else is asked for."""
@@ -85,8 +84,13 @@ def owned_batches(piece: Piece, schema: Schema, rows: int, start: int = 0, count
             until = replace(piece, stored=min(first + rows, end))
             yield from until.batches(rows * schema.row_bytes, first)
     else:
-        for b in Slice(piece, start, end - start).batches(rows * schema.row_bytes):
-            yield Batch(b.ids.copy(), b.vectors.copy(), {n: a.copy() for n, a in b.attributes.items()})
+        left = end - start
+        for batch in piece.batches(rows * schema.row_bytes, start) if left else ():
+            b = batch.part(0, left) if batch.span > left else batch
+            yield Batch(b.ids.copy(), b.vectors.copy(), {name: a.copy() for name, a in b.attributes.items()})
+            left -= b.span
+            if not left:
+                return
 
 
 def record_batch(batch: Batch, schema: Schema, made: Any, partition: str | None = None) -> Any:

@@ -20,6 +20,8 @@ from milvus_offline import buckets, fileio
 from milvus_offline.buckets.reading import BLOCK_BYTES
 from milvus_offline.errors import DamageError
 
+pytestmark = pytest.mark.server
+
 NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json"))
 
 

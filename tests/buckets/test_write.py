@@ -17,6 +17,8 @@ from support.real import STORES
 from milvus_offline import buckets
 from milvus_offline.targets import columnar
 
+pytestmark = pytest.mark.server
+
 OUT = f"s3://{BUCKET}/out"
 
 

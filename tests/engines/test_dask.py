@@ -16,6 +16,8 @@ from support.command import call, files, manifest
 from support.daskcluster import Cluster, cluster
 from support.real import STORES
 
+pytestmark = pytest.mark.server
+
 pytest.importorskip("distributed")
 
 

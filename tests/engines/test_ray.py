@@ -15,6 +15,8 @@ from support.tables import bag_of_batches, bag_of_truth, collections
 
 from milvus_offline.errors import UsageError
 
+pytestmark = pytest.mark.server
+
 ray = pytest.importorskip("ray")
 
 NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json") if not p.parent.name.startswith("mysql"))

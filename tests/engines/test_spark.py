@@ -16,6 +16,8 @@ from support.examples import ROOT, examples, run_example
 from support.real import STORES, truth
 from support.tables import bag_of_batches, bag_of_truth, collections, octets
 
+pytestmark = pytest.mark.server
+
 pytest.importorskip("pyspark")
 
 NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json") if not p.parent.name.startswith("mysql"))
