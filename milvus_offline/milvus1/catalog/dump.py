@@ -85,8 +85,7 @@ def read_dump(path: str | os.PathLike[str], database: str | None = None) -> Dump
     path = fileio.as_path(path)
     notes: list[str] = []
     found = Found(path)
-    cut = _read_into(found, path, notes)
-    return found.choose(database, cut, notes)
+    return found.choose(database, any(_read_into(found, path, notes)), notes)
 
 
 def read_dumps(origin: Path, parts: Sequence[tuple[str | None, str, Path]], database: str | None = None) -> Dump:
@@ -97,14 +96,16 @@ def read_dumps(origin: Path, parts: Sequence[tuple[str | None, str, Path]], data
     """
     notes: list[str] = []
     found = Found(origin)
-    cut = False
+    cut, frames = False, []
     columns: dict[tuple[str | None, str], tuple[str, ...]] = {}
     for name, table, path in parts:
         if looks_like_dump(path):
-            cut |= _read_into(found, path, notes, name, columns)
+            part_is_cut, unclosed = _read_into(found, path, notes, name, columns)
+            cut |= part_is_cut
+            frames.append(unclosed)
         else:
             _read_tabs(found, path, notes, name, table, columns)
-    return found.choose(database, cut, notes)
+    return found.choose(database, cut or (bool(frames) and all(frames)), notes)
 
 
 def _read_tabs(
@@ -146,8 +147,10 @@ def _read_into(
     notes: list[str],
     database: str | None = None,
     columns: dict[tuple[str | None, str], tuple[str, ...]] | None = None,
-) -> bool:
-    """Reads one file; whether it is cut. `columns` of tables, known from other files, are used and added to."""
+) -> tuple[bool, bool]:
+    """Reads one file; whether it is cut, and whether its last lines are missing.
+
+    `columns` of tables, known from other files, are used and added to."""
     source = chunks(path, notes)
     try:
         first = next(source, b"")
@@ -155,19 +158,19 @@ def _read_into(
             found.foreign += [printable(line.decode("utf-8", "replace")) for line in first[: behind.start()].splitlines()]
             first = first[behind.start() :]
         if _XML_START.match(first[:4096]):
-            cut = _read_xml(path, first, source, found, notes)
+            cut, unclosed = _read_xml(path, first, source, found, notes), False
         else:
             reader = Statements(path, first, source, found, notes)
             reader.database = database
             if columns is not None:
                 reader.columns = columns
                 reader.made |= set(columns)
-            cut = reader.read()
+            cut, unclosed = reader.read(), reader.unclosed
     except OSError as e:
         raise StoreError(f"{path}: cannot read the dump: {e.strerror or e}") from e
     finally:
         source.close()
-    return cut or any(n.startswith(_CUT_NOTE) for n in notes)
+    return cut or any(n.startswith(_CUT_NOTE) for n in notes), unclosed
 
 
 def unpacked(path: Path) -> bytes | None:

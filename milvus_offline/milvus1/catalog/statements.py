@@ -92,6 +92,10 @@ class _Strange(Exception):
     """A row is not written as any dump writes it."""
 
 
+FRAME = frozenset({"banner", "settings"})
+"""What mysqldump's first lines open and its last ones close."""
+
+
 class Statements:
     """Walks the statements of a dump, holding a chunk and at most one token."""
 
@@ -126,7 +130,12 @@ class Statements:
         for (database, table), at in self.filled.items():
             if self.columns and (database, table.lower()) not in {(d, t.lower()) for d, t in self.made}:
                 self.damaged(at, f"rows of a table {table!r} that the dump does not create")
-        return self.cut or bool(self.open)
+        return self.cut or not self.open <= FRAME
+
+    @property
+    def unclosed(self) -> bool:
+        """Whether the last lines of a dump are missing; of one that was split by tables, only the last part has them."""
+        return bool(self.open & FRAME)
 
     def damaged(self, at: int, what: str) -> None:
         """Notes something that no tool writes; of many places the first are told."""
@@ -278,6 +287,10 @@ class Statements:
                 self.open.add("transaction")
             elif word == b"COMMIT":
                 self.open.discard("transaction")
+            elif word == b"LOCK":
+                self.open.add("lock")
+            elif word == b"UNLOCK":
+                self.open.discard("lock")
             elif word == b"SET":
                 self._set()
             elif word == b"ROLLBACK":

@@ -118,6 +118,18 @@ def test_a_folder_of_one_file_a_table(name: str, tmp_path: Path) -> None:
     assert severities(found) == set()
 
 
+def test_a_dump_that_was_cut_by_tables(tmp_path: Path) -> None:
+    """Only the last part has the lines that end a dump; a part that lacks its own end is cut."""
+    head, *found = (STORE / "meta.default.sql").read_text("utf-8", "surrogateescape").split("-- Table structure for table ")
+    for part in found:
+        text = head + "-- Table structure for table " + part
+        (tmp_path / f"milvus_{part.split('`')[1]}.sql").write_text(text, "utf-8", "surrogateescape")
+    assert severities(read_given(tmp_path)) == set()
+    cut = tmp_path / "milvus_TableFiles.sql"
+    cut.write_text(cut.read_text("utf-8", "surrogateescape").partition("INSERT INTO")[0], "utf-8", "surrogateescape")
+    assert "error" in {f.severity.value for f in read_given(tmp_path).findings}
+
+
 @pytest.mark.parametrize(("structure", "data"), [("{}.sql", "{}.txt"), ("milvus@{}.sql", "milvus@{}@@0.tsv.gz")])
 def test_a_folder_with_rows_separated_by_tabs(structure: str, data: str, tmp_path: Path) -> None:
     """mysqldump --tab and MySQL Shell."""
