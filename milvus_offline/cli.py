@@ -134,10 +134,42 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would spin beside the first second of the copy
     _open_standard_streams()
     with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a service manager: as by Ctrl-C
+        interrupt = _Interrupt()
+        for number in (signal.SIGINT, signal.SIGTERM):  # stopped by a service manager: as by Ctrl-C
+            signal.signal(number, interrupt)
+        sys.unraisablehook = interrupt.swallowed
     code = run(arguments)
     gc.freeze()
+    if code == 130:  # threads may still be inside HDF5, which the end of the interpreter would take from under them
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
     sys.exit(code)
+
+
+class _Interrupt:
+    """What Ctrl-C does: the first one ends the run in order. Who asks again does not wait for that: what is finished is in the
+    ledger, as after a kill."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self, *_: Any) -> None:
+        if self._asked:
+            os._exit(130)
+        self._asked = True
+        raise KeyboardInterrupt
+
+    def swallowed(self, unraisable: Any) -> None:
+        """Python throws exceptions away that come while it tidies up some object; an interrupt among them comes again."""
+        if unraisable.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(unraisable)
+            return
+        import threading
+
+        self._asked = False
+        threading.Timer(0.02, signal.raise_signal, (signal.SIGINT,)).start()
 
 
 def _open_standard_streams() -> None:
