@@ -313,9 +313,9 @@ def _reach(checked: dict[str, int]) -> str:
     from ..text import count
 
     return (
-        f"Of {count(checked['rows'], 'row')} read, the ids of {checked['ids_in_bloom_filters']:,} are in bloom filters, the "
-        f"vectors of {checked['vectors_in_index_files']:,} in index files; {checked['rows_on_nothing']:,} rest on nothing. A "
-        "flipped bit in what nothing else holds cannot be seen."
+        f"Of {count(checked['rows'], 'row')} read, the ids of {checked['ids_in_bloom_filters']:,} are in bloom filters and the "
+        f"vectors of {checked['vectors_in_index_files']:,} in index files; the vectors of {checked['rows_on_nothing']:,} rest on "
+        "nothing: a flipped bit in these cannot be seen."
     )
 
 

@@ -44,7 +44,7 @@ class Checked:
     vectors_in_indexes: int = 0
     """Rows whose vector was compared with one that an index file holds as it was."""
     on_nothing: int = 0
-    """Rows with neither: a flipped bit in them cannot be seen."""
+    """Rows whose vector nothing else holds: a flipped bit in it cannot be seen."""
 
     def to_json(self) -> dict[str, int]:
         """What could be checked, as `verify --json` has it."""
@@ -115,7 +115,7 @@ def _check(store: Store, sample: float, advance: Advance | None, notes: Findings
         done.rows += rows
         done.ids_in_filters += rows if bloom is not None else 0
         done.vectors_in_indexes += compared
-        done.on_nothing += 0 if bloom is not None else rows - compared
+        done.on_nothing += rows - compared
     logged = _read_log_rows(store, notes, advance)
     done.rows += logged
     done.on_nothing += logged
