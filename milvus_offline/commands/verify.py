@@ -314,8 +314,8 @@ def _reach(checked: dict[str, int]) -> str:
 
     return (
         f"Of {count(checked['rows'], 'row')} read, the ids of {checked['ids_in_bloom_filters']:,} are in bloom filters and the "
-        f"vectors of {checked['vectors_in_index_files']:,} in index files; the vectors of {checked['rows_on_nothing']:,} rest on "
-        "nothing: a flipped bit in these cannot be seen."
+        f"vectors of {checked['vectors_in_index_files']:,} in index files; the vectors of {checked['rows_on_nothing']:,} rest "
+        "on nothing: a flipped bit in these cannot be seen."
     )
 
 
