@@ -98,7 +98,7 @@ class _Commands(click.Group):
                 raise click.UsageError(f"there is no option {e.option_name}: milvus-offline --help", ctx) from e
             of = having[0] if len(having) == 1 else "COMMAND"
             where = f"milvus-offline {of} ... {e.option_name}"
-            raise click.UsageError(f"{e.option_name} stands behind the command: {where}", ctx) from e
+            raise click.UsageError(f"{e.option_name} goes after the command: {where}", ctx) from e
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

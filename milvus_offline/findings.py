@@ -153,7 +153,7 @@ SECTIONS = (
                 ),
                 "The database was read page by page; collections or segments may be missing, deleted ones may come back.",
             ),
-            Code("dump-truncated", (ERROR,), "The dump ends early; what is behind its end is lost. A complete dump?"),
+            Code("dump-truncated", (ERROR,), "The dump ends early; what follows is lost. Use a complete dump."),
             Code(
                 "dump-damaged",
                 (ERROR,),
@@ -230,19 +230,19 @@ SECTIONS = (
                     INFO,
                     WARNING,
                 ),
-                "Another place was taken for a path of the configuration, which is not here, or may be that of another server.",
+                "Another place is used for a path of the configuration, which is not here, or may be that of another server.",
             ),
         ),
     ),
     Section(
         "What a crash left",
         (
-            Code("merge-half-done", (WARNING,), "A segment is there in two forms; its rows are taken once."),
-            Code("segment-contained", (WARNING,), "A segment is there in two forms; its rows are taken once."),
-            Code("compaction-half-done", (WARNING,), "A segment is there in two forms; its rows are taken once."),
-            Code("raw-row-missing", (WARNING,), "The catalog has only the segment's index; the segment is taken."),
-            Code("backup-without-index", (WARNING,), "A server would hide these rows; they are taken."),
-            Code("index-and-raw", (INFO,), "A segment is listed with its index; it is taken once."),
+            Code("merge-half-done", (WARNING,), "A segment is there in two forms; its rows are read once."),
+            Code("segment-contained", (WARNING,), "A segment is there in two forms; its rows are read once."),
+            Code("compaction-half-done", (WARNING,), "A segment is there in two forms; its rows are read once."),
+            Code("raw-row-missing", (WARNING,), "The catalog lists only the segment's index; the segment is included."),
+            Code("backup-without-index", (WARNING,), "A server would hide these rows; they are included."),
+            Code("index-and-raw", (INFO,), "A segment is listed with its index; it is read once."),
             Code(
                 "row-id-race",
                 (WARNING,),
@@ -251,12 +251,12 @@ SECTIONS = (
             Code(
                 "flush-unrecorded",
                 (WARNING,),
-                "Rows are in the log and in a segment; they are taken once. A restarted server would double them.",
+                "Rows are in the log and in a segment; they are read once. A restarted server would double them.",
             ),
             Code(
                 "partition-flushed",
                 (WARNING,),
-                "Up to 0.9: a restarted server would insert a partition's rows once more; they are taken once.",
+                "Up to 0.9: a restarted server would insert a partition's rows once more; they are read once.",
             ),
         ),
     ),
@@ -267,7 +267,7 @@ SECTIONS = (
                 "flush-lost",
                 (WARNING,),
                 "Rows that the server acknowledged and then lost, in a flush that failed as a whole or in a segment that its "
-                "catalog forgot. They are taken from the log; a server would not show them.",
+                "catalog forgot. They are read from the log; a server would not show them.",
             ),
             Code(
                 "segment-forgotten",
@@ -288,7 +288,7 @@ SECTIONS = (
             Code(
                 "log-differs",
                 (WARNING,),
-                "The log and the segments hold different vectors for the same ids; those of the segments are taken.",
+                "The log and the segments hold different vectors for the same ids; those of the segments are used.",
                 "`--salvage unseen` brings those of the log.",
             ),
             Code(
@@ -383,12 +383,12 @@ SECTIONS = (
                 (WARNING,),
                 "Names, metrics and indexes are inferred; dropped collections may be among the live ones.",
             ),
-            Code("metric-guessed", (WARNING,), "Nothing tells the metric. `--assume COLLECTION=METRIC`"),
-            Code("partition-unnamed", (WARNING,), "A partition's folder tells no name. `--partition-map`"),
+            Code("metric-guessed", (WARNING,), "The metric is not stored anywhere. Set it with `--assume COLLECTION=METRIC`."),
+            Code("partition-unnamed", (WARNING,), "A partition's folder does not say its name. Set it with `--partition-map`."),
             Code("partition-named-by-log", (WARNING,), "Known from the log."),
             Code("partition-from-log", (WARNING,), "Known from the log."),
             Code("collection-from-log", (WARNING,), "Known from the log."),
-            Code("collection-empty", (WARNING,), "Nothing tells the dimension; left out."),
+            Code("collection-empty", (WARNING,), "The dimension is not known; the collection is left out."),
             Code(
                 "collection-lost",
                 (ERROR,),
@@ -565,7 +565,7 @@ SECTIONS = (
                 ),
                 "The inverted lists were read from another file; it may be that of another index.",
             ),
-            Code("faiss-trailing-bytes", (INFO,), "Bytes behind the end of the index were not read."),
+            Code("faiss-trailing-bytes", (INFO,), "Bytes after the end of the index were not read."),
             Code(
                 "faiss-metric",
                 (

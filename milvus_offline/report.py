@@ -270,7 +270,7 @@ def story(store: Store) -> list[str]:
     if wal_rows > again:
         lines.append(f"{count(wal_rows - again, 'acknowledged row')} stood in the write-ahead log only; an export brings them.")
     if again:
-        lines.append(f"{count(again, 'row')} of damaged segments still stood in the write-ahead log; an export brings them.")
+        lines.append(f"{count(again, 'row')} of damaged segments are still in the write-ahead log; an export includes them.")
     damage = Counter(f.severity for f in store.findings)
     lost = attention_sums(store.findings)["lost_rows"]
     if damage[Severity.ERROR]:

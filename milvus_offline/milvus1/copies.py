@@ -189,7 +189,7 @@ def drop_contained(pieces: Sequence[P], contents: Contents, where: Callable[[P],
         findings.warning(
             "segment-contained",
             where(piece),
-            f"all of its rows are in the newer segment {newer.id} as well; it is taken for the source of a merge",
+            f"all of its rows are in the newer segment {newer.id} as well; it is treated as the source of a merge",
             piece.rows,
         )
     return kept
@@ -241,7 +241,7 @@ def end_compactions(
                 findings.warning(
                     "compaction-half-done",
                     where(old),
-                    f"a crash left it beside its compacted form {new.id}; its rows are taken once, from the newer one",
+                    f"a crash left it beside its compacted form {new.id}; its rows are read once, from the newer one",
                     old.rows,
                 )
                 break

@@ -190,12 +190,12 @@ def _select_segment(
             findings.info(
                 "index-and-raw",
                 where,
-                "the catalog lists the segment and its index both as searchable; its rows are taken once",
+                "the catalog lists the segment and its index both as searchable; its rows are read once",
             )
         return Choice(table_id, segment_id, FileType(raw.file_type).name, raw, indexes)
     if indexes:
         row = next(r for r in group if r.file_type == FileType.INDEX)
-        findings.warning("raw-row-missing", where, "only the index of this segment is in the catalog; its rows are taken")
+        findings.warning("raw-row-missing", where, "the catalog lists only the index of this segment; its rows are included")
         return Choice(table_id, segment_id, FileType.INDEX.name, row, indexes)
     if FileType.NEW_MERGE in types:
         leftovers.append(Leftover("unfinished", table_id, segment_id, "a merge was writing it", is_merge=True))
@@ -236,6 +236,6 @@ def _find_orphans(catalog: Catalog, live: Iterable[LiveCollection], disk: Disk, 
         known[choice.table_id].add(choice.segment_id)
     tables = {t.table_id: t for t in catalog.tables}
     for table_id in disk.tables():
-        reason = "no catalog row speaks of it" if table_id in tables else "its collection is not in the catalog"
+        reason = "no catalog row describes it" if table_id in tables else "its collection is not in the catalog"
         for segment_id in sorted(set(disk.segments(table_id)) - known[table_id]):
             leftovers.append(Leftover("orphans", table_id, segment_id, reason))

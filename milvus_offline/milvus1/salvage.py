@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 KINDS = {
     "unseen": "acknowledged rows in the log that the server never applied (tag `_default`, or a tag with blanks)",
     "unacknowledged": "rows in the log whose call was never acknowledged",
-    "orphans": "segment folders that no catalog row speaks of",
+    "orphans": "segment folders that no catalog row describes",
     "unfinished": "segments that a flush or merge was writing",
     "to-delete": "segments put aside for deletion (usually older copies of live rows)",
     "dropped": "dropped collections and partitions still on disk or in the log",
@@ -40,7 +40,7 @@ def parse_kinds(kinds: Iterable[str]) -> list[str]:
     """Checks kinds given by a person; `all` means each. Raises UsageError."""
     chosen = set(kinds)
     if unknown := chosen - {*KINDS, "all"}:
-        raise UsageError(f"nothing known to salvage as {sorted(unknown)[0]!r}; there are: {', '.join(KINDS)}, all")
+        raise UsageError(f"unknown kind for --salvage: {sorted(unknown)[0]!r}; there are: {', '.join(KINDS)}, all")
     return [k for k in KINDS if k in chosen or "all" in chosen]
 
 

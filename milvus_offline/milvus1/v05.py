@@ -110,7 +110,7 @@ def _without_parts_of_merges(
         if d.raw is None or not d.raw.rows or not all_in(contents.live(d.raw), map(contents.live, kept)):
             lost.append(d)
             continue
-        text = "the file is cut; all rows that can be read are in other files as well: it is taken for part of a merge"
+        text = "the file is cut; all rows that can be read are in other files as well: it is treated as part of a merge"
         findings.warning("segment-contained", d.finding.where, text, d.rows)
     return lost
 
@@ -281,7 +281,7 @@ def leftovers(store: Store) -> list[Leftover]:
                 kind, reason = "dropped", "its collection or partition was dropped"
             elif row is None:
                 kind = "orphans"
-                reason = "no catalog row speaks of it" if table_id in tables else "its collection is not in the catalog"
+                reason = "no catalog row describes it" if table_id in tables else "its collection is not in the catalog"
             elif row.file_type in _NOT_LIVE:
                 kind, reason = _NOT_LIVE[row.file_type]
             else:

@@ -105,7 +105,7 @@ def _kind_of_folder(root: Path) -> str:
         if (here := KINDS[name].folder) and here(root):
             return name
     if (root / LEDGER).is_file():
-        raise UsageError(f"{root}: what was begun here is not finished: run the same command again with --resume")
+        raise UsageError(f"{root}: holds an unfinished run; finish it with the same command and --resume")
     if _is_store(root):
         return "milvus1"
     store: Path | None = None

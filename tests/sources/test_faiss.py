@@ -489,7 +489,7 @@ def test_bytes_behind_the_index_are_mentioned(tmp_path: Path) -> None:
     path = write(faiss.IndexFlatIP(D), tmp_path)
     path.write_bytes(path.read_bytes() + b"more")
     (finding,) = open_faiss(path).findings
-    assert (finding.code, finding.message) == ("faiss-trailing-bytes", "4 bytes behind the end of the index were not read")
+    assert (finding.code, finding.message) == ("faiss-trailing-bytes", "4 bytes after the end of the index were not read")
 
 
 # Pieces --------------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def _catalog(dump: Dump, path: str) -> Catalog:
         )
         notes.error("dump-damaged", path, text)
     if dump.cut:
-        notes.error("dump-truncated", path, "the dump ends early: collections or segments behind its end are lost")
+        notes.error("dump-truncated", path, "the dump ends early: collections or segments after its end are lost")
     return parse_catalog(dump.tables, kind="dump", origin=path, findings=notes)
 
 

@@ -245,7 +245,7 @@ def read_raw_file(path: str | os.PathLike[str]) -> tuple[StoredVectors, list[str
         if not stored.lost and size != cursor.at - at:
             odd.append(f"the length of the part 'IVF' is {size}, its index has {cursor.at - at} bytes")
         if cursor.left:
-            odd.append(f"{cursor.left} bytes behind the end of the index were not read")
+            odd.append(f"{cursor.left} bytes after the end of the index were not read")
         return stored, odd
     finally:
         os.close(fd)

@@ -143,7 +143,7 @@ def _own_files(folder: Folder, segment_id: str, rows: int | None, notes: Finding
     for name in (
         n for names in (folder.raw, folder.ids) if len(names) == 1 for n in names if n in strange.keys() - theirs.keys()
     ):
-        text = f"{fileio.printable(name)}: expected a file named {segment_id}, and no segment here has that name; it is taken"
+        text = f"{fileio.printable(name)}: expected a file named {segment_id}, and no segment here has that name; it is used"
         notes.warning("file-name-differs", where, text)
     return replace(
         folder,
@@ -294,7 +294,7 @@ def _note_longer(this: Payload, rows: int, note: Note) -> None:
         Severity.WARNING,
         "file-longer",
         f"{Path(this.path).name} at byte 0: the header says {this.declared} bytes, {this.present} follow, and no server writes "
-        "more: if these were put in before the end, the rows behind them are wrong. Is there an older copy?",
+        "more: if these were put in before the end, the rows behind them are wrong. Use an older copy if there is one",
         rows,
     )
 
@@ -318,7 +318,7 @@ def _agreed_rows(raw: Payload, ids: Payload, row_bytes: int, note: Any) -> tuple
                 Severity.WARNING,
                 "header-wrong",
                 f"{Path(this.path).name} at byte 0: the header says {this.declared} bytes, the file holds {this.present}, "
-                f"which fits the other file ({by_size} rows); the file's size is taken",
+                f"which fits the other file ({by_size} rows); the file's size is used",
             )
         else:
             rows[this.path] = this.bytes // unit

@@ -106,6 +106,6 @@ def open_raw_file(
         text = "the file is cut; the rows at its end are lost"
         notes.error("rows-lost", where, text, stored.lost)
     if not stored.own_ids and stored.rows:
-        text = "the file holds no ids, which no server writes: the row numbers within the file are taken instead"
+        text = "the file holds no ids, which no server writes: row numbers are used instead"
         notes.warning("row-numbers", where, text, stored.rows)
     return LegacyRawFile(file_id, os.fspath(path), schema, stored, state), notes

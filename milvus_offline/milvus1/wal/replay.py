@@ -410,9 +410,9 @@ class Replayer:
                     Severity.WARNING if recovered else Severity.INFO,
                     "rows-from-log" if recovered else "wal-rows",
                     table.place,
-                    "rows of damaged segments are taken from the write-ahead log, which still holds them"
+                    "rows of damaged segments are read from the write-ahead log, which still holds them"
                     if recovered
-                    else "rows that were acknowledged but not yet flushed are taken from the write-ahead log",
+                    else "acknowledged rows that were not yet flushed are read from the write-ahead log",
                     rows.rows,
                 )
         for table_id, segments in self.result.segments.items():

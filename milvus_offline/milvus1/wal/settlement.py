@@ -71,7 +71,7 @@ class Settlement:
                 "flush-lost",
                 table.place,
                 "the server acknowledged these rows and lost them, in a flush that failed or in a segment that its catalog "
-                f"forgot; they are taken from the write-ahead log ({place}). A 1.x server would not show them",
+                f"forgot; they are read from the write-ahead log ({place}). A 1.x server would not show them",
                 len(verdict.taken),
             )
         if len(verdict.differing):
@@ -80,7 +80,7 @@ class Settlement:
                 "log-differs",
                 table.place,
                 f"segments hold other vectors for these ids than the write-ahead log ({place}): one of them is damaged, or "
-                "newer rows were lost. Those of the segments are taken; --salvage unseen brings the others",
+                "newer rows were lost. Those of the segments are used; --salvage unseen brings the others",
                 len(verdict.differing),
             )
         for kind, name, rows, reason in (
@@ -104,7 +104,7 @@ class Settlement:
                 a.doubled,
                 "rows-doubled",
                 "these rows stand in segments more often than they were inserted, for the server merged a wrong folder (a bug "
-                "of 0.10.4-1.1.1); they are taken once",
+                "of 0.10.4-1.1.1); they are read once",
             ),
         ):
             for segment_id, rows in offsets.items():

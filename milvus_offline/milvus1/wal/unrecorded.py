@@ -54,7 +54,7 @@ def already_flushed(table: LoggedTable, segments: Sequence[Segment], findings: F
                 "flush-unrecorded",
                 f"{table.collection}/{table.partition}",
                 f"a crash came after {', '.join(s.id for s in newest)} was written and before the catalog knew that the log's "
-                "rows are in it; they are taken once. A restarted 1.x server would double them",
+                "rows are in it. They are read once; a restarted 1.x server would double them",
                 len(rows),
             )
             return lsn, ids
@@ -116,7 +116,7 @@ def partly_flushed(
         "flush-unrecorded",
         f"{table.collection}/{table.partition}",
         f"{len(rows)} rows of the log are in {', '.join(held)} as well, though the catalog does not know of their flush, "
-        "and other rows there differ: the log or the segment is damaged. They are taken once",
+        "and other rows there differ: the log or the segment is damaged. They are read once",
         len(rows),
     )
     return lsn, set(held), rows

@@ -208,7 +208,7 @@ class _Opening:
 
     def trailing(self, left: int) -> None:
         if left:
-            self.find(Severity.INFO, "faiss-trailing-bytes", f"{left} bytes behind the end of the index were not read")
+            self.find(Severity.INFO, "faiss-trailing-bytes", f"{left} bytes after the end of the index were not read")
 
     def approximate(self, name: str, reason: str) -> UsageError:
         return UsageError(f"{self.path}: {name}: {reason}; --lossy takes the approximations")

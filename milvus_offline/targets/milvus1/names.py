@@ -79,7 +79,7 @@ def settings_of(schema: Schema, metric: str | None = None, index_file_size: int 
     engine = _engine(schema, chosen, note) if index == "keep" else no_index_for(chosen)
     size = index_file_size or schema.index_file_size or DEFAULT_INDEX_FILE_SIZE
     if not MB <= size <= MAX_INDEX_FILE_SIZE:
-        note("index-file-size", f"an index_file_size of {size} bytes is outside 1..131072 MB; 1024 MB is taken")
+        note("index-file-size", f"an index_file_size of {size} bytes is outside 1..131072 MB; 1024 MB is used")
         size = DEFAULT_INDEX_FILE_SIZE
     if schema.attributes:
         names = ", ".join(printable(a.name) for a in schema.attributes)
