@@ -207,7 +207,7 @@ def unfinished(store: Path, out: Path, *options: str) -> None:
 def test_finished_tasks_are_not_done_again(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     unfinished(store, out)
-    finished = (out / LEDGER).read_bytes().count(b"\n") - 1
+    finished = sum(b".h5:" in line for line in (out / LEDGER).read_bytes().splitlines()[1:])
     ran: list[str] = []
     for task in (hdf5.WriteRows, hdf5.WriteFrame):
         run = task.run

@@ -78,13 +78,18 @@ def _first_of_each(job: CollectionJob) -> list[PartitionPlan]:
 
 
 def compare_counts(client: Client, job: CollectionJob, before: Mapping[str, int]) -> list[Finding]:
-    """One finding of severity ERROR, code `verify-count`, for each partition that differs."""
+    """One finding of severity ERROR, code `verify-count`, for each partition that differs.
+
+    Rows that Milvus Lite replaces go from another partition at once, or after a while if they were flushed already: until then
+    that partition still counts them.
+    """
     expected = expected_counts(job, before)
     found = count_partitions(client, job)
+    still = {p.source: job.plan.replaced.get(p.target, 0) for p in job.plan.partitions}
     return [
         _differs(job, name, "verify-count", f"{found[name]:,} rows in the target, {rows:,} expected", abs(found[name] - rows))
         for name, rows in expected.items()
-        if found[name] != rows
+        if not rows <= found[name] <= rows + still.get(name, 0)
     ]
 
 
