@@ -47,7 +47,7 @@ class VerifyReport:
         return 4 if Severity.ERROR in severities else 3 if Severity.WARNING in severities else 0
 
 
-def export(
+def export(  # many: the options of the command `export`, each by its name
     source: Given,
     out: str | os.PathLike[str],
     *,
@@ -74,7 +74,7 @@ def export(
     return run_export(chosen, target, jobs=workers, resume=resume, progress=_telling(progress))
 
 
-def load(
+def load(  # many: the options of the command `load`, each by its name
     source: Given,
     target: str,
     *,

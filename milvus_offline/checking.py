@@ -263,7 +263,7 @@ class _Stream:
 # Against the source ----------------------------------------------------------------------------------------------------
 
 
-def _compare(
+def _compare(  # many: an export in three forms, the source, and where it is told
     out: Path,
     collections: Sequence[_Exported],
     parts: Sequence[_Part],

@@ -76,7 +76,7 @@ class LoadReport:
         }
 
 
-def run_load(
+def run_load(  # many: how a load runs is the caller's to choose, each by its name
     source: Source,
     target: LoadTarget,
     *,

@@ -84,7 +84,7 @@ UNNOTED_EACH = 2
 twice."""
 
 
-def execute(
+def execute(  # many: how tasks run is the caller's to choose, each by its name
     tasks: Sequence[Task],
     *,
     jobs: int = 1,

@@ -98,7 +98,7 @@ def measured(send: Callable[[], Any], flush: Callable[[], Any]) -> dict[str, flo
 
 def ours(folder: Path, file_format: str | None = None) -> dict[str, float]:
     """The real load, without index and proof; the pass that looks for duplicates and NaN comes before the clock."""
-    from milvus_offline import load as road
+    from milvus_offline import loading
     from milvus_offline.sources.hdf5 import open_hdf5
     from milvus_offline.targets import open_target
     from milvus_offline.targets.milvus.client import Client
@@ -107,7 +107,7 @@ def ours(folder: Path, file_format: str | None = None) -> dict[str, float]:
     bucket = {"import_to": place, "import_format": file_format} if file_format else {}
     target = open_target(URI, index="none", metric="L2", verify="none", load=False, **bucket)
     times: dict[str, float] = {}
-    execute, flush = road.execute, Client.flush
+    execute, flush = loading.execute, Client.flush
 
     def timed(*a: Any, **k: Any) -> Any:
         result: list[Any] = []
@@ -119,9 +119,9 @@ def ours(folder: Path, file_format: str | None = None) -> dict[str, float]:
         flush(self, collection)
         times["total"] += time.monotonic() - clock
 
-    road.execute, Client.flush = timed, timed_flush  # type: ignore[assignment, method-assign]
+    loading.execute, Client.flush = timed, timed_flush  # type: ignore[assignment, method-assign]
     source = open_hdf5(folder / "rows.h5", collection="bench")
-    road.run_load(source, target, state=folder / "state")
+    loading.run_load(source, target, state=folder / "state")
     times["rss"] = peak()
     return times
 

@@ -189,7 +189,7 @@ lost_ids_option = click.option(
 )
 
 
-def store_arguments(
+def store_arguments(  # many: one for each of store_options
     catalog: str | None,
     wal: str | None,
     no_wal: bool,

@@ -97,7 +97,7 @@ from .inspect import several
 @selection_options
 @store_options
 @output_options
-def command(
+def command(  # many: one for each option
     paths: Sequence[str],
     out: str,
     collection: tuple[str, ...],

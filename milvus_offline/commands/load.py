@@ -213,7 +213,7 @@ class _Ids(click.ParamType[str]):
 @selection_options
 @store_options
 @output_options
-def command(
+def command(  # many: one for each option
     path: str,
     target: str,
     collection: tuple[str, ...],

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 @store_options
 @output_options
 def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool, quiet: bool, verbose: int, **o: Any) -> int:
+    # many: one for each option
     """Look at rows: the first ones of each partition, or those with the ids that are asked for.
 
     SOURCE is a store, an export, HDF5 files or a Faiss index. Each row is shown with its id, its partition, where it comes

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @file_options
 @store_options
 @output_options
-def command(
+def command(  # many: one for each option
     path: str,
     collection: str | None,
     partition: tuple[str, ...],

@@ -87,7 +87,7 @@ def command(path: str, collection: tuple[str, ...], as_json: bool, quiet: bool, 
     return _serve(path, collection, access, as_json, quiet, **o)
 
 
-def _serve(
+def _serve(  # many: one for each option
     path: str,
     collection: tuple[str, ...],
     access: Any,

@@ -138,7 +138,7 @@ def _verify(path: str, **o: Any) -> tuple[dict[str, Any], Places, dict[str, Any]
     return _verify_store(path, **o)
 
 
-def _verify_target(
+def _verify_target(  # many: one for each option
     path: str,
     about: dict[str, Any],
     *,
@@ -174,7 +174,7 @@ def _verify_target(
     return document, places_of(source), {}
 
 
-def _verify_export(
+def _verify_export(  # many: one for each option
     path: str,
     cluster: str | None,
     *,

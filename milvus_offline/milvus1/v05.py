@@ -129,7 +129,7 @@ def _open_merges(merges: Iterable[FileRow], schema: Schema, roots: Sequence[Path
             yield target
 
 
-def _restore(
+def _restore(  # many: raw files and index files of one table, and where both are looked for
     files: Sequence[LegacyRawFile],
     damaged: Iterable[_Damaged],
     indexes: Iterable[FileRow],

@@ -73,7 +73,7 @@ def as_queries(queries: npt.ArrayLike, schema: Schema) -> Array:
     return np.ascontiguousarray(array, schema.dtype)
 
 
-def search(
+def search(  # many: a query, and what its caller lends: threads, open files
     schema: Schema,
     partitions: Sequence[Named],
     queries: npt.ArrayLike,

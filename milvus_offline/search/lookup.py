@@ -100,7 +100,7 @@ def _usable(path: str, segment: Segment) -> FilterFile | None:
     return found if found.count >= segment.stored - segment.deleted else None
 
 
-def find_rows(
+def find_rows(  # many: a query, and what its caller lends: filters, open files
     schema: Schema,
     partitions: Sequence[Named],
     ids: npt.ArrayLike,

@@ -108,7 +108,7 @@ def _arrays(path: str) -> dict[str, Table]:
     return result
 
 
-def _column(
+def _column(  # many: what the header of an array says, field by field
     path: str, info: zipfile.ZipInfo, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], at: int, nbytes: int
 ) -> Column:
     items = math.prod(shape[1:])

@@ -42,7 +42,7 @@ def metric_of_distance(distance: str | None) -> str | None:
     return _DISTANCES.get((distance or "").lower())
 
 
-def vector_kind(
+def vector_kind(  # many: what a file says of its array, and what the user says
     path: str, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], options: SourceOptions, metric: str | None, usual: bool
 ) -> Kind:
     """What `name` of a file holds. `metric` is what is known of it, `usual`: the file is in MilvusDM's layout.

@@ -154,7 +154,7 @@ class WriteChunk:
         return {"parts": [{"rows": written, **sums.result()}], "sizes": sizes, **seen.result()}
 
 
-def write_chunk(
+def write_chunk(  # many: rows, their form, and where they go; `ids` by its name
     batches: Iterable[Batch],
     rows: int,
     schema: Schema,

@@ -354,7 +354,7 @@ def _chunks(batches: Iterable[npt.ArrayLike]) -> Iterator[Ids]:
             yield array[at : at + _CHUNK]
 
 
-def _take(
+def _take(  # many: the state of a loop over millions of ids, as plain arrays
     ids: _U64,
     before: _U64,
     h1: _U32,

@@ -323,7 +323,7 @@ def _faiss(cursor: Cursor, partial: bool) -> Index:
     return index
 
 
-def _float_rows(
+def _float_rows(  # many: what an index file says of its rows, field by field
     cursor: Cursor, kind: str, dimension: int, rows: int, lost: int, data: Rows, metric: str | None
 ) -> StoredVectors:
     path = str(cursor.path)

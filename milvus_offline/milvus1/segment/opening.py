@@ -85,7 +85,7 @@ def _is_foreign(name: str, segment_id: str, names: Sequence[str]) -> bool:
     return suffix != ATTRIBUTE_SUFFIX and not _OTHERS.fullmatch(name)
 
 
-def open_segment(
+def open_segment(  # many: all but the first three have a meaning when left out
     folder: Folder,
     segment_id: str,
     schema: Schema,
@@ -158,7 +158,7 @@ def _is_segment(folder: Path, name: str) -> bool:
     return any((fileio.as_path(table) / name).is_dir() for table in tables)
 
 
-def _restored(
+def _restored(  # many: what open_segment was given, and what it found so far
     folder: Folder,
     segment_id: str,
     schema: Schema,

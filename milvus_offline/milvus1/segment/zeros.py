@@ -60,7 +60,7 @@ class Finder:
     is no blank stands right before the first and right behind the last piece; where nothing is known of it, False.
     """
 
-    def __init__(
+    def __init__(  # many: the shape of one file's rows, field by field
         self,
         watch: Watch,
         where: str,

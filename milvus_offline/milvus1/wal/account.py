@@ -161,6 +161,7 @@ def _hits(segment: Segment, known: Ids, everything: bool) -> tuple[Ids, Ids, Ids
 
 
 def _compare(result: Account, ids: Ids, gone: Mask, rows: Ids, stored: _Stored, until: int, *, raced: bool) -> None:
+    # many: rows of the log and of segments, which only content tells apart
     """Decides by content: `rows` of the log against `stored` rows of segments that have their ids."""
     table = result.table
     logged = hashes_of(table.old_log_rows().batches())[rows]

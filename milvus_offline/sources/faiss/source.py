@@ -118,7 +118,7 @@ class FaissSource:
         return digest.hexdigest()
 
 
-def open_faiss(
+def open_faiss(  # many: the options of a Faiss index, each by its name
     path: str | os.PathLike[str],
     *,
     collection: str | None = None,
@@ -178,7 +178,7 @@ def open_source(path: str | os.PathLike[str], options: SourceOptions) -> FaissSo
 class _Opening:
     """One call of `open_faiss`: its options and what it finds."""
 
-    def __init__(
+    def __init__(  # many: the options of open_faiss
         self,
         path: str,
         collection: str | None,

@@ -81,7 +81,7 @@ def _plan(
     )
 
 
-def _compare(
+def _compare(  # many: two sides of a comparison, and what was decided of each
     client: Client,
     c: SourceCollection,
     plan: CollectionPlan,

@@ -603,7 +603,7 @@ def _action(where: str, name: str, existing: Existing | None, options: LoadOptio
     return "append"
 
 
-def _check_existing(
+def _check_existing(  # many: a collection as it is, as it is to be, and where that is told
     schema: Schema, name: str, existing: Existing, auto_id: bool, options: LoadOptions, metric: str, notes: _Notes
 ) -> None:
     differing = _differences(schema, existing, auto_id, options, metric)

@@ -108,7 +108,7 @@ def field_data(layout: Layout, ids: npt.NDArray[np.int64], vectors: Array, keys:
     return parts
 
 
-def insert_request(
+def insert_request(  # many: the fields of the message
     layout: Layout,
     collection: str,
     partition: str,
