@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DamageError, MilvusOfflineError
-from .fileio import as_path, printable
+from .fileio import as_path
 from .findings import Findings
 from .manifest import (
     EMBEDDINGS,
@@ -26,6 +26,7 @@ from .manifest import (
 )
 from .milvus1.copies import Hashes, hashes_of
 from .model import NOWHERE, Batch, Piece, Schema, Source, SourcePartition
+from .names import printable
 from .sources.export import file_pieces
 from .sources.hdf5 import damage, open_file
 from .targets.folder import SALVAGE

@@ -74,7 +74,7 @@ class _Commands(click.Group):
         import difflib
         import shlex
 
-        from .fileio import printable
+        from .names import printable
 
         there = self.list_commands(ctx)
         if word in ("help", "-?", "/?"):
@@ -239,7 +239,7 @@ def _can_resume(words: list[str]) -> bool:
 
 
 def _say(words: list[str], message: str, code: int) -> int:
-    from .fileio import printable, without_password
+    from .names import printable, without_password
 
     text = "\n".join(printable(line) for line in without_password(message).splitlines())
     click.echo(f"milvus-offline: {text}", err=True)

@@ -1,4 +1,4 @@
-"""Files on any platform, and in buckets: positioned I/O, syncing, renaming, and names that every file system accepts.
+"""Files on any platform, and in buckets: positioned I/O, syncing, renaming.
 
 What a source is read through takes URLs of buckets, too (`buckets.py`): `as_path`, `open_read`, `read_into`, `open_binary`,
 `size_of`, `scan`, `status`, `warm`, and the methods of the paths that `as_path` gives.
@@ -11,11 +11,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 import threading
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, BinaryIO, cast
@@ -23,7 +21,7 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DamageError, TargetError, UsageError
+from .errors import DamageError
 
 POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")
 """Whether the fast system calls are used; tests switch this off to exercise the portable way."""
@@ -405,43 +403,6 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
         raise
 
 
-def keep_out(path: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
-    """Raises UsageError when `path` is, or lies in, a place of the source that `about` (see Source.describe) tells of."""
-    named = [p for p in (about.get("path"), about.get("wal"), about.get("catalog"), *about.get("roots", ())) if p is not None]
-    places = [str(p) for p in named]
-    for root in about.get("roots", ()):
-        with contextlib.suppress(OSError), os.scandir(os.path.join(root, "tables")) as entries:
-            places += [os.path.join(root, "tables"), *(e.path for e in entries if e.is_symlink())]
-    if is_remote(path):
-        for place in filter(is_remote, places):
-            if f"{path}/".startswith(f"{place}/"):
-                raise UsageError(f"{path}: lies inside the source {place}, which is never written to; choose another place")
-        return
-    real = Path(os.path.realpath(path))
-    for place in (p for p in places if not is_remote(p)):
-        if real.is_relative_to(os.path.realpath(place)):
-            raise UsageError(f"{path}: lies inside the source {place}, which is never written to; choose another place")
-
-
-@contextlib.contextmanager
-def explained(what: str, path: object, *, resumable: bool = True) -> Iterator[None]:
-    """Turns the operating system's refusals on the *target* side into a message that says what to do.
-
-    Not `resumable`: what was begun cannot be gone on with, only done again.
-    """
-    try:
-        yield
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            again = "--resume" if resumable else "--overwrite"
-            hint = f"the disk is full: free some space, then run the same command with {again}"
-        elif e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            hint = "no permission to write there: choose another place or fix the permissions"
-        else:
-            hint = e.strerror or str(e)
-        raise TargetError(f"{path}: cannot {what}: {hint}") from e
-
-
 def allocate(file: IO[Any], size: int) -> None:
     """Reserves `size` bytes so that a full disk is noticed at the start; where that is unsupported the file is extended."""
     if hasattr(os, "posix_fallocate") and size:
@@ -470,68 +431,3 @@ def lock(file: IO[Any]) -> bool:
     except OSError:
         return True
     return True
-
-
-# Names ---------------------------------------------------------------------------------------------------------------
-
-_TURNING = (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
-"""Characters that turn the writing around: a name must look like what it is."""
-_DISLIKED = frozenset('"*/:<>?\\|%~').union(map(chr, (*range(0x20), *range(0x7F, 0xA0), *_TURNING)))
-_DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", *(device + n for device in ("COM", "LPT") for n in "0123456789¹²³")))
-_MAX_NAME = 180
-"""Bytes, so that a suffix such as `.h5.part` still fits the usual limit of 255."""
-
-
-def file_name(name: str) -> str:
-    """A name for `name` that Linux, macOS and Windows accept: what they dislike is percent-encoded (UTF-8 bytes).
-
-    Long names are cut and end in `~` and a digest. Two names can still differ by case or normalisation only, see `file_names`.
-    """
-    encoded = "".join(_percent(c) if c in _DISLIKED or "\ud800" <= c <= "\udfff" else c for c in name)
-    if not encoded:
-        return "%"
-    if encoded[0] in ". " or encoded.partition(".")[0].upper() in _DEVICES:
-        encoded = _percent(encoded[0]) + encoded[1:]
-    if encoded[-1] in ". ":
-        encoded = encoded[:-1] + _percent(encoded[-1])
-    raw = encoded.encode()
-    if len(raw) > _MAX_NAME:
-        import hashlib
-
-        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        encoded = raw[: _MAX_NAME - 17].decode("utf-8", "ignore") + "~" + digest
-    return encoded
-
-
-def _percent(character: str) -> str:
-    return "".join(f"%{b:02X}" for b in character.encode("utf-8", "surrogateescape"))
-
-
-def file_names(names: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, str]:
-    """One file name for each of `names`, different also where case or normalisation do not count, and none `reserved`."""
-    result: dict[str, str] = {}
-    taken = set(reserved)
-    for name in names:
-        if name in result:
-            continue
-        plain = candidate = file_name(name)
-        number = 1
-        while (key := unicodedata.normalize("NFC", candidate).casefold()) in taken:
-            number += 1
-            candidate = f"{plain}~{number}"
-        taken.add(key)
-        result[name] = candidate
-    return result
-
-
-def without_password(text: str) -> str:
-    """`text` with `***` in place of the password in each address `scheme://user:password@host` (of any number of slashes).
-
-    A password that holds a blank or a slash is hidden up to there; the rest of it cannot be told from what follows.
-    """
-    return re.sub(r"(?i)\b([a-z][\w+.-]*:/{0,3}[^\s:/@]*):[^\s/]+@", r"\1:***@", text)
-
-
-def printable(text: object) -> str:
-    """`text` for a terminal: control characters (a hostile tag may hold them) and lone surrogates are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))

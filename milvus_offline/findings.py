@@ -3,6 +3,8 @@
 `docs/findings.md` is written from `SECTIONS` (`scripts/update_docs.py`). The codes are stable: scripts rely on them.
 """
 
+# long: one table, in which the one who looks a code up finds all of it
+
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -11,8 +11,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .fileio import explained, keep_out, printable, write_text
+from .fileio import write_text
 from .findings import CODES
+from .guard import explained, keep_out
+from .names import printable
 from .report import KINDS
 from .text import Group, Places, grouped, size
 

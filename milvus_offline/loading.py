@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-from .fileio import explained, keep_out
 from .findings import Findings
+from .guard import explained, keep_out
 from .ledger import Ledger
 from .model import Severity, Source
 from .targets import LoadPlan, LoadTarget, PlannedCollection

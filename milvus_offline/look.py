@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import UsageError
-from .fileio import explained, printable
+from .guard import explained
 from .milvus1.segment.files import Segment
 from .milvus1.wal.rows import LogRows
 from .model import Array, Batch, Piece, Schema, SourceCollection, VectorType
+from .names import printable
 from .search import find_rows
 
 Ids = npt.NDArray[np.int64]

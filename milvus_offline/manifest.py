@@ -14,6 +14,7 @@ from . import fileio
 from ._version import __version__
 from .errors import DamageError, UsageError
 from .model import Array, Attribute, Batch, Finding, IndexSpec, Schema, Source, VectorType
+from .names import file_names
 
 MANIFEST = "manifest.json"
 LEDGER = ".milvus-offline-ledger.jsonl"
@@ -143,7 +144,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def dataset_names(schema: Schema) -> dict[str, str]:
     """Attribute -> name of its dataset; what cannot be a name in HDF5 is percent-encoded."""
-    return fileio.file_names((a.name for a in schema.attributes), reserved=(EMBEDDINGS, IDS))
+    return file_names((a.name for a in schema.attributes), reserved=(EMBEDDINGS, IDS))
 
 
 def describe_schema(schema: Schema) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .errors import UsageError
-from .fileio import file_names, printable, write_text
+from .fileio import write_text
 from .findings import Findings
 from .manifest import LEDGER, OutFile
 from .model import (
@@ -33,6 +33,7 @@ from .model import (
     VectorType,
 )
 from .named import read_document
+from .names import file_names, printable
 from .selection import SelectedSource, Selection
 
 VERSION_KEYS = ("milvus_version", "milvus-version")

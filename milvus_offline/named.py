@@ -9,6 +9,7 @@ from typing import Any
 
 from . import fileio
 from .errors import DamageError, UsageError
+from .names import printable
 
 _MOST = 16 << 20
 """Bytes; real ones have some thousand."""
@@ -58,4 +59,4 @@ def read_document(path: str | os.PathLike[str], what: str, decoded: Callable[[by
         else:
             reason = getattr(e, "problem", None) or (str(e) if isinstance(e, ValueError) else "unreadable")
         place = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
-        raise UsageError(f"{place}: {what} is neither YAML nor JSON: {fileio.printable(reason)}") from e
+        raise UsageError(f"{place}: {what} is neither YAML nor JSON: {printable(reason)}") from e

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from .errors import UsageError
-from .fileio import printable
 from .model import Finding, Salvaged, Source, SourceCollection
 from .named import read_document
+from .names import printable
 
 
 def read_names(path: str) -> dict[str, str]:

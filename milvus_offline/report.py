@@ -1,4 +1,4 @@
-"""What the commands say, as documents: of a store, of another source, and the verdict of a run; `text` shows it to people."""
+"""What `inspect` says of a store or another source: as a document, and on a screen."""
 
 from __future__ import annotations
 
@@ -11,98 +11,16 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .fileio import printable
 from .manifest import describe_schema
 from .model import Finding, Severity, Source
-from .text import Places, Screen, amount, count, finding_lines, named, needs_attention, size
+from .names import printable
+from .text import Places, Screen, count, named, needs_attention, size
+from .verdict import RESTORED, attention_sums, end, verdict
 
 if TYPE_CHECKING:
     from .milvus1.opening import Store
 
-__all__ = [
-    "amount",
-    "attention_sums",
-    "count",
-    "finding_lines",
-    "inspect_document",
-    "inspect_text",
-    "needs_attention",
-    "places_of",
-    "show_inspect",
-    "size",
-    "source_document",
-    "verdict",
-]
-
-_RESTORED = frozenset({"vectors-restored", "rows-from-log"})
-_NOT_LOST = frozenset(
-    {"size-differs", "attribute-short", "attribute-missing", "bloom-misses", "rows-differ", "vectors-differ", "file-differs"}
-)
-"""Errors whose rows are there, but not as they should be."""
 _LOST_SEGMENTS = frozenset({"segment-missing", "segment-unreadable", "segment-incomplete", "segment-ambiguous"})
-
-
-# The verdict ------------------------------------------------------------------------------------------------------------
-
-
-def attention_sums(findings: Iterable[Finding]) -> dict[str, int]:
-    """Rows by what became of them: `lost_rows` cannot be had, `restored_rows` came from an index file or the log instead of
-    their own files, `doubtful_rows` are there and may be wrong. Lost rows whose number nothing tells are not in it."""
-    sums = {"lost_rows": 0, "restored_rows": 0, "doubtful_rows": 0}
-    for f in findings:
-        if f.rows is None:
-            continue
-        if f.code in _RESTORED:
-            sums["restored_rows"] += f.rows
-        elif f.severity is Severity.ERROR:
-            sums["doubtful_rows" if f.code in _NOT_LOST else "lost_rows"] += f.rows
-        elif f.severity is Severity.WARNING and f.code != "segment-missing":  # then its rows are among those from the log
-            sums["doubtful_rows"] += f.rows
-    return sums
-
-
-def verdict(rows: int, findings: Sequence[Finding], done: str, *, log_rows: int = 0) -> dict[str, str]:
-    """`{"level": "good" | "doubt" | "loss", "text"}`: how many of how many rows, what is lost or in doubt, in one line.
-
-    `done` is what can be or was done with the rows, such as `can be exported`.
-    """
-    sums = attention_sums(findings)
-    kinds = Counter(f.severity for f in findings)
-    errors, warnings = kinds[Severity.ERROR], kinds[Severity.WARNING]
-    level = "loss" if errors else "doubt" if warnings else "good"
-    lost = sums["lost_rows"]
-    if rows or errors:
-        text = f"{'All ' if rows > 1 and not errors else ''}{count(rows, 'row')} {done}"
-    else:
-        text = "There are no live rows"
-    if from_log := min(log_rows, rows):
-        text += f"; {'all' if from_log == rows else f'{from_log:,}'} of them only from the write-ahead log"
-    elif sums["restored_rows"]:
-        text += f"; {sums['restored_rows']:,} of them restored from other files"
-    if lost:
-        text += f"; {count(lost, 'row')} {'is' if lost == 1 else 'are'} lost"
-    elif errors:
-        text += "; something is lost or damaged"
-    if sums["doubtful_rows"]:
-        text += f"; {count(sums['doubtful_rows'], 'row')} in doubt"
-    notes = [count(n, noun) for n, noun in ((errors, "error"), (warnings, "warning")) if n]
-    text += f". {', '.join(notes).capitalize()}." if notes else "."
-    return {"level": level, "text": text}
-
-
-def explained_code(code: int) -> str:
-    """What an exit code that is not 0 means, for the screen."""
-    return {
-        3: "Exit code 3: finished, but rows are lost, or in doubt; the findings name them.",
-        4: "Exit code 4: verification found a difference; the findings name it.",
-    }.get(code, "")
-
-
-def places_of(source: Source) -> Places:
-    """How the places in a source's findings are called for a person."""
-    about = source.describe()
-    roots = [str(r) for r in (*about.get("roots", ()), about.get("path")) if r]
-    return Places(roots, getattr(source, "tables", {}))
 
 
 # A store ----------------------------------------------------------------------------------------------------------------
@@ -129,18 +47,7 @@ def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any
         }
         for c in store.collections
     ]
-    totals = {
-        "collections": len(store.collections),
-        "partitions": sum(len(c.partitions) for c in store.collections),
-        "segments": sum(len(p.segments) for c in store.collections for p in c.partitions),
-        "rows": store.rows,
-        "deleted": sum(c.deleted for c in store.collections),
-        "wal_rows": sum(c.wal_rows for c in store.collections),
-        "bytes": sum(c.bytes for c in store.collections),
-        "export_bytes": sum(c.rows * (c.schema.row_bytes + 8) for c in store.collections),
-        **attention_sums(store.findings),
-        "lost_segments": len({f.where for f in store.findings if f.code in _LOST_SEGMENTS}),
-    }
+    totals = _totals(store)
     waiting = {k: n for k, n in survey(store).items() if n}
     return {
         "format": "milvus-offline-inspect",
@@ -173,6 +80,21 @@ def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any
     }
 
 
+def _totals(store: Store) -> dict[str, int]:
+    return {
+        "collections": len(store.collections),
+        "partitions": sum(len(c.partitions) for c in store.collections),
+        "segments": sum(len(p.segments) for c in store.collections for p in c.partitions),
+        "rows": store.rows,
+        "deleted": sum(c.deleted for c in store.collections),
+        "wal_rows": sum(c.wal_rows for c in store.collections),
+        "bytes": sum(c.bytes for c in store.collections),
+        "export_bytes": sum(c.rows * (c.schema.row_bytes + 8) for c in store.collections),
+        **attention_sums(store.findings),
+        "lost_segments": len({f.where for f in store.findings if f.code in _LOST_SEGMENTS}),
+    }
+
+
 def _verdict_of_store(store: Store, log_rows: int) -> dict[str, str]:
     """Whose catalog it is comes before all that is read out of it."""
     from .milvus1.unexplained import headline
@@ -191,7 +113,7 @@ class _Health:
         for f in findings:
             if f.severity is Severity.INFO:
                 continue
-            found = "restored" if f.code in _RESTORED else "damaged" if f.severity is Severity.ERROR else "doubtful"
+            found = "restored" if f.code in RESTORED else "damaged" if f.severity is Severity.ERROR else "doubtful"
             for part in re.split(r"[/\\]", f.where):
                 if order.index(found) > order.index(self._worst.get(part, "ok")):
                     self._worst[part] = found
@@ -452,14 +374,6 @@ def show_inspect(screen: Screen, document: Mapping[str, Any], places: Places, *,
     title = "Next:" if "kind" in store else "Next (inspect does not read the rows; verify reads them all):"
     screen.steps(document["next"], title)
     end(screen, told, document["exit_code"])
-
-
-def end(screen: Screen, told: Mapping[str, str], exit_code: int) -> None:
-    """The last lines of every report: the verdict once more, and what the exit code means."""
-    screen.say()
-    screen.verdict(told["level"], told["text"])
-    if meaning := explained_code(exit_code):
-        screen.say(meaning, "dim")
 
 
 def _show_salvage(screen: Screen, waiting: Mapping[str, int]) -> None:

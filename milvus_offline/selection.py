@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from .errors import UsageError
-from .fileio import printable
 from .model import DEFAULT_PARTITION, Finding, Salvaged, Source, SourceCollection
+from .names import printable
 
 
 @dataclass(frozen=True)

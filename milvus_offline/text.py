@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from .fileio import printable
 from .model import Finding, Severity
+from .names import printable
 
 WIDTH = 100
 """Columns where no terminal tells."""

@@ -12,8 +12,10 @@ import click
 from click.core import ParameterSource
 
 from ..errors import StoreError, UsageError
-from ..fileio import keep_out, printable, unreadable
+from ..fileio import unreadable
+from ..guard import keep_out
 from ..model import Source
+from ..names import printable
 from ..selection import Selection
 from ..transfer import Progress, Silent
 from .command import chain, read_config
@@ -306,7 +308,7 @@ def write_lost_ids(path: str, source: Source) -> int:
     """
     import csv
 
-    from ..fileio import explained
+    from ..guard import explained
     from ..milvus1.lost import lost_ids
     from ..sources.milvus1 import StoreSource
 

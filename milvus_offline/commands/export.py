@@ -149,7 +149,7 @@ def _places(paths: Sequence[str], out: str) -> list[str]:
     """A folder for each store: OUT, or one in it named as the store's folder."""
     if len(paths) == 1:
         return [out]
-    from ..fileio import file_names
+    from ..names import file_names
 
     bases = [Path(p).resolve().name or "store" for p in paths]
     if len(set(map(os.path.realpath, paths))) < len(paths):
@@ -159,31 +159,23 @@ def _places(paths: Sequence[str], out: str) -> list[str]:
     return [f"{out.rstrip('/')}/{names[n]}" if is_remote(out) else os.path.join(out, names[n]) for n in numbered]
 
 
+_OWN = (
+    *("file_format", "compression", "link", "reflink", "dry_run", "overwrite"),
+    *("resume", "no_sync", "lost_ids", "jobs", "cluster"),
+)
+"""Options that are about the export, not about its source."""
+
+
 def _export(path: str, out: str, chosen: Any, silent: bool, options: Mapping[str, Any], **o: Any) -> tuple[dict[str, Any], Any]:
     """The document of one export, and what shows it on a screen."""
     from ..exporting import run_export
-    from ..report import attention_sums, end, needs_attention, places_of, verdict
     from ..selection import SelectedSource
     from ..targets import open_export
-    from ..text import amount, count, size
+    from ..text import amount, count, needs_attention, size
+    from ..verdict import attention_sums, end, places_of, verdict
 
     o = dict(o)
-    own = {
-        k: o.pop(k)
-        for k in (
-            "file_format",
-            "compression",
-            "link",
-            "reflink",
-            "dry_run",
-            "overwrite",
-            "resume",
-            "no_sync",
-            "lost_ids",
-            "jobs",
-            "cluster",
-        )
-    }
+    own = {k: o.pop(k) for k in _OWN}
     given = open_given(path, **o)
     if own["lost_ids"] and given.kind != "milvus1":
         raise UsageError("--lost-ids goes with a store")
@@ -273,8 +265,8 @@ def _room(source: Source, out: str, own: dict[str, Any], silent: bool) -> tuple[
 
 def _dry_run(source: Any, out: str, own: dict[str, Any], base: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """What an export would write; nothing is written."""
-    from ..report import attention_sums, end, needs_attention, places_of, verdict
-    from ..text import amount, count, named, size
+    from ..text import amount, count, named, needs_attention, size
+    from ..verdict import attention_sums, end, places_of, verdict
 
     rows = sum(c.rows for c in source.collections)
     nbytes = sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections)

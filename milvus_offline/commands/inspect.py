@@ -86,9 +86,10 @@ def several(documents: Sequence[dict[str, Any]], code: int) -> dict[str, Any]:
 
 
 def _inspect(path: str, read: bool, quiet: bool, o: dict[str, Any]) -> tuple[dict[str, Any], Places]:
-    from ..report import inspect_document, places_of, source_document
+    from ..report import inspect_document, source_document
     from ..sources import kind_of
     from ..sources.milvus1 import StoreSource
+    from ..verdict import places_of
 
     if as_path(path).is_file() and kind_of(path) == "faiss":
         o["lossy"] = True  # what is approximate is said, not refused

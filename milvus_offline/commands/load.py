@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..fileio import printable
 from ..model import Source
+from ..names import printable
 from .command import Command, SourcePath, Target
 from .common import (
     ID_FILES,
@@ -231,9 +231,9 @@ def command(  # many: one for each option
     (a running Milvus 0.10 or 1.x).
     """
     from ..loading import run_load
-    from ..report import attention_sums, places_of
     from ..selection import SelectedSource
     from ..targets import open_target
+    from ..verdict import attention_sums, places_of
 
     set_up_log(verbose)
     typed = {name for name in o if is_typed(name)}
@@ -360,7 +360,7 @@ def _renamed(source: Source, o: dict[str, Any], typed: set[str]) -> Source:
 
 def load_verdict(report: LoadReport) -> dict[str, str]:
     """The verdict of a load in one line, see report.verdict."""
-    from ..report import verdict
+    from ..verdict import verdict
 
     done = "would be loaded" if report.dry_run else "was loaded" if report.rows == 1 else "were loaded"
     told = verdict(report.rows, report.findings, done)
@@ -370,8 +370,8 @@ def load_verdict(report: LoadReport) -> dict[str, str]:
 
 
 def _show(report: LoadReport, told: dict[str, str], places: Places, verbose: bool) -> None:
-    from ..report import end
     from ..text import Screen
+    from ..verdict import end
 
     screen = Screen()
     screen.verdict(told["level"], told["text"])

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..fileio import printable
 from ..findings import Findings
 from ..model import Finding, Severity, Source
+from ..names import printable
 from .command import Command, SourcePath
 from .common import is_typed, output_options, print_json, progress, set_up_log
 
@@ -48,7 +48,7 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
     Rows go to a server of Milvus 0.10-1.x when the file's milvus_version is below 2, else to one of 2.x or 3.x.
     """
     from ..milvusdm import open_task, parse_version, read_task
-    from ..report import needs_attention
+    from ..text import needs_attention
 
     set_up_log(verbose)
     if bool(task) == bool(yaml_file):
@@ -85,7 +85,7 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
 
 def _told(document: dict[str, Any], kind: str, code: int) -> tuple[dict[str, str], dict[str, int]]:
     """The verdict, and how many rows are lost, restored or in doubt."""
-    from ..report import attention_sums, verdict
+    from ..verdict import attention_sums, verdict
 
     findings = [Finding(Severity(f["severity"]), f["code"], f["where"], f["message"], f["rows"]) for f in document["findings"]]
     done = "exported" if kind == "M2H" else "loaded"
@@ -97,8 +97,8 @@ def _told(document: dict[str, Any], kind: str, code: int) -> tuple[dict[str, str
 
 
 def _show(document: dict[str, Any], source: Source, verbose: bool) -> None:
-    from ..report import end, places_of
     from ..text import Screen
+    from ..verdict import end, places_of
 
     screen, told = Screen(), document["verdict"]
     screen.verdict(told["level"], told["text"])
@@ -112,7 +112,7 @@ def _show(document: dict[str, Any], source: Source, verbose: bool) -> None:
 
 def _dry_run(task: DmTask, source: Source, target: str) -> dict[str, Any]:
     from ..milvusdm import dm_files
-    from ..report import amount, count
+    from ..text import amount, count
 
     findings = [f.to_json() for f in source.findings]
     rows = sum(c.rows for c in source.collections)
@@ -135,8 +135,8 @@ def _dry_run(task: DmTask, source: Source, target: str) -> dict[str, Any]:
 def _export(task: DmTask, source: Source, o: dict[str, Any], silent: bool) -> tuple[dict[str, Any], int]:
     from ..exporting import run_export
     from ..milvusdm import dm_layout, export_folder, write_yamls
-    from ..report import amount, needs_attention, size
     from ..targets.hdf5 import Hdf5Export
+    from ..text import amount, needs_attention, size
 
     assert task.data_dir is not None
     out = Path(os.path.abspath(export_folder(task.data_dir, resume=o["resume"])))

@@ -81,7 +81,7 @@ def command(  # many: one for each option
 
 def _collection(source: Source, name: str | None, partitions: tuple[str, ...]) -> SourceCollection:
     from ..errors import UsageError
-    from ..fileio import printable
+    from ..names import printable
 
     if name is None and len(source.collections) != 1:
         names = ", ".join(printable(c.schema.name) for c in source.collections[:20])

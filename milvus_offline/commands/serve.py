@@ -127,9 +127,8 @@ def _serve(  # many: one for each option
     try:
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="search"))
-            answers = Answers(
-                opened, pool, Settings(max_message << 20, searches, threads, server_version), names, use_index=use_index
-            )
+            settings = Settings(max_message << 20, searches, threads, server_version)
+            answers = Answers(opened, pool, settings, names, use_index=use_index)
             address = stack.enter_context(Server(answers, listen, max_message=max_message << 20, access=access)).address
             healthy = _health(stack, health, address, state)
             if preload:

@@ -151,9 +151,9 @@ def _verify_target(  # many: one for each option
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     from ..errors import UsageError
     from ..loading import run_compare
-    from ..report import places_of
     from ..targets import open_target, options_of
     from ..text import count
+    from ..verdict import places_of
     from .load import renames
 
     if searches:
@@ -187,9 +187,10 @@ def _verify_export(  # many: one for each option
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     from ..checking import check_export
     from ..errors import MilvusOfflineError, UsageError
-    from ..report import places_of, source_document, unread_document
+    from ..report import source_document, unread_document
     from ..sources.export import open_export
     from ..text import Places, count
+    from ..verdict import places_of
 
     if sample != 1.0:
         raise UsageError("--sample goes with a store; an export is always read through")
@@ -236,10 +237,11 @@ def _verify_store(
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     from ..errors import UsageError
     from ..milvus1.verify import check_store, weigh
-    from ..report import inspect_document, places_of
+    from ..report import inspect_document
     from ..sources import KINDS, kind_of
     from ..sources.milvus1 import StoreSource
     from ..text import count
+    from ..verdict import places_of
 
     if against or searches:
         option = "--against" if against else "--search"
@@ -272,7 +274,7 @@ def _verify_store(
 
 
 def _document(path: str, kind: str, rows: int, findings: Sequence[Finding], summary: str) -> dict[str, Any]:
-    from ..report import attention_sums, verdict
+    from ..verdict import attention_sums, verdict
 
     code = _exit_code(findings)
     told = verdict(rows, findings, "were read")
@@ -295,7 +297,7 @@ def _document(path: str, kind: str, rows: int, findings: Sequence[Finding], summ
 
 
 def _show(screen: Any, document: dict[str, Any], places: Places, *, verbose: bool) -> None:
-    from ..report import end
+    from ..verdict import end
 
     told = document["verdict"]
     screen.verdict(told["level"], told["text"])

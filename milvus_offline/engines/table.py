@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import StoreError, UsageError
-from ..fileio import as_path, printable
+from ..fileio import as_path
 from ..milvus1.segment.files import Segment
 from ..model import Schema, SourceCollection
+from ..names import printable
 from ..selection import SelectedSource, Selection
 from ..sources import SourceOptions, open_source
 from ..targets.slices import Slice, cut

@@ -11,6 +11,8 @@ Kinds that store the vectors themselves are read. Compressed kinds are walked th
 they stand in front of what is wanted (the base of a refined index, a quantizer); `Index.refusal` says why nothing is read.
 """
 
+# long: one format, a method for each kind; whoever adds a kind sees how the others are read
+
 from __future__ import annotations
 
 import struct

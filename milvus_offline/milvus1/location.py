@@ -12,9 +12,9 @@ from typing import Any
 
 from .. import fileio
 from ..errors import StoreError, UsageError
-from ..fileio import printable
 from ..findings import Findings
 from ..model import Finding, Severity
+from ..names import printable
 from .layout import CONFIG, DB, META, TABLES, WAL, WAL_META, WAL_SUFFIX
 
 _SEARCH_DEPTH = 3

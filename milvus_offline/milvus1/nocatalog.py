@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from .. import fileio
 from ..errors import DamageError, StoreError, UsageError
-from ..fileio import printable
 from ..findings import Findings
 from ..model import DEFAULT_PARTITION
 from ..named import read_document
+from ..names import printable
 from .catalog.rows import Catalog, FileRow, Generation, TableRow, is_plain_name
 from .copies import by_ids, ids_alone, newest_of
 from .disk import Disk

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import fileio
 from ..errors import DamageError, StoreError, UsageError
-from ..fileio import printable
 from ..findings import Findings
 from ..model import Schema
+from ..names import printable
 from ..watch import named, union, watching
 from .catalog.check import contradictions
 from .catalog.rows import Catalog, Generation, TableRow
@@ -31,7 +31,10 @@ from .store import Collection, Partition, Store
 from .unexplained import Unexplained
 
 if TYPE_CHECKING:
+    from .live import LiveSet
     from .nocatalog import Assumptions
+    from .segment.files import Segment
+    from .wal.rows import LogRows
 
 
 _NAMED = 4
@@ -125,17 +128,29 @@ def _open(
     log, replay = read_log(location, state, disk, findings, replay_wal=replay_wal)
     now = {**segments, **replay.segments} if replay else segments
     Unexplained(known, selection, disk, schemas, now, replay.rows if replay else {}).compare(findings)
+    if replay and replay_wal:
+        opened = _collections(selection, schemas, replay.segments, replay.rows, findings)
+    else:
+        opened = _collections(selection, schemas, segments, {}, findings)
+    return Store(location.root, location, known, opened, tuple(findings), selection, disk, log, replay)
+
+
+def _collections(
+    selection: LiveSet,
+    schemas: Mapping[str, Schema],
+    segments: Mapping[str, Sequence[Segment]],
+    rows: Mapping[str, Sequence[LogRows]],
+    findings: Findings,
+) -> tuple[Collection, ...]:
     opened = []
     for c in selection.collections:
         schema = schemas[c.table.table_id]
         partitions = []
         for p in c.partitions:
             table_id = p.table.table_id
-            found = replay.segments.get(table_id, []) if replay and replay_wal else segments[table_id]
-            rows = replay.rows.get(table_id, []) if replay and replay_wal else []
-            partitions.append(Partition(p.tag, schema, tuple(found), tuple(rows)))
+            partitions.append(Partition(p.tag, schema, tuple(segments.get(table_id, ())), tuple(rows.get(table_id, ()))))
         opened.append(Collection.of(schema, partitions, findings))
-    return Store(location.root, location, known, tuple(opened), tuple(findings), selection, disk, log, replay)
+    return tuple(opened)
 
 
 def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Catalog:

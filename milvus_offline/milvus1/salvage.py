@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DamageError, UsageError
-from ..fileio import printable
 from ..findings import Findings
 from ..model import BATCH_BYTES, DEFAULT_PARTITION, Batch, Finding, Salvaged, Schema, Severity, VectorType
+from ..names import printable
 from .catalog.rows import Generation
 from .copies import Contents, Hashes, contains, hashes_among, newest_of
 from .layout import ID

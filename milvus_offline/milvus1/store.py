@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import fileio
-from ..fileio import printable
 from ..findings import Findings
 from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema
+from ..names import printable
 from .catalog.rows import Catalog
 from .disk import Disk
 from .layout import ID

@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DamageError
-from ..fileio import printable
 from ..findings import Findings
 from ..model import Finding, Piece, Schema, Severity
+from ..names import printable
 from .catalog.rows import Catalog, TableRow
 from .copies import among, by_ids, hashes_among, hashes_of, ids_alone, live_ids, newest_of
 from .disk import Disk

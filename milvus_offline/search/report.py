@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..fileio import printable
+from ..names import printable
 from .exact import Hits
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MilvusOfflineError, TargetError, UsageError
-from ..fileio import printable
+from ..names import printable
 from ..search.exact import Cancelled
 from ..targets.milvus1.proto import METHODS, SERVICE, messages
 from . import rules

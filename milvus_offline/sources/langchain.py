@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DamageError, UsageError
-from ..fileio import printable
 from ..findings import Findings
 from ..model import Source
+from ..names import printable
 from .options import SourceOptions
 
 _MAX_PICKLE = 1 << 30

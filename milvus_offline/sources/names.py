@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DamageError, UsageError
-from ..fileio import printable
 from ..findings import Findings
+from ..names import printable
 
 EMBEDDINGS, IDS = "embeddings", "ids"
 """MilvusDM's names."""

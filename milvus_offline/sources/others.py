@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import StoreError, UsageError
-from ..fileio import printable, scan
+from ..fileio import scan
+from ..names import printable
 
 _PACKED = {
     b"\x1f\x8b": "gzip",

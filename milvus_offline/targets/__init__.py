@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError
-from ..fileio import printable
 from ..ledger import Ledger
 from ..model import Finding, Source
+from ..names import printable
 from ..transfer import Advance, Progress, Result, Silent, Task
 
 # Files ---------------------------------------------------------------------------------------------------------------

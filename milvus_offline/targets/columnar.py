@@ -19,9 +19,11 @@ import numpy as np
 
 from .. import fileio
 from ..errors import TargetError, UsageError
+from ..guard import explained
 from ..ledger import Ledger
 from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, columns_of, octets
 from ..model import BATCH_BYTES, Batch, Finding, Schema, Severity, Source, VectorType
+from ..names import file_names, printable
 from ..transfer import Advance, Result, Task
 from ..watch import Watch, watching
 from .folder import begin_export, end_export
@@ -139,7 +141,7 @@ class WriteChunk:
         def create(number: int) -> IO[bytes]:
             return fileio.upload(self.paths[number]) if remote else parts[number].open("wb")
 
-        with fileio.explained("write", self.paths[0], resumable=self.durable), watching() as seen:
+        with explained("write", self.paths[0], resumable=self.durable), watching() as seen:
             if not remote:
                 parts[0].parent.mkdir(parents=True, exist_ok=True)
             written = write_chunk(batches(), self.rows, self.schema, self.file_format, self.fields, create)
@@ -243,9 +245,9 @@ class ColumnarExport:
         ]
 
     def _plan(self, source: Source) -> Iterator[tuple[OutFile, list[str], list[Slice]]]:
-        folders = fileio.file_names((c.schema.name for c in source.collections), reserved=(MANIFEST, LEDGER))
+        folders = file_names((c.schema.name for c in source.collections), reserved=(MANIFEST, LEDGER))
         for c in source.collections:
-            names = fileio.file_names(p.name for p in c.partitions)
+            names = file_names(p.name for p in c.partitions)
             for p in c.partitions:
                 for number, slices in enumerate(cut(p.pieces, c.schema.row_bytes, CHUNK_BYTES) or [[]]):
                     stem = f"{folders[c.schema.name]}/{names[p.name]}/{number:05}"
@@ -267,10 +269,10 @@ class ColumnarExport:
                 c.rows,
             )
             for c in self._source.collections
-            if (names := [fileio.printable(a.name) for a in c.schema.attributes])
+            if (names := [printable(a.name) for a in c.schema.attributes])
         ]
         notes += Watch.of(results.values()).findings()
-        with fileio.explained("finish", self.out, resumable=self.sync):
+        with explained("finish", self.out, resumable=self.sync):
             for file, paths, _ in self._chunks:
                 parts = results[file.path]["parts"]
                 entries[file.path] = {

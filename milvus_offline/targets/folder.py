@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import fileio
 from ..errors import MilvusOfflineError, TargetError, UsageError
+from ..guard import explained, keep_out
 from ..ledger import Ledger
 from ..manifest import LEDGER, MANIFEST, read_manifest, write_manifest
 from ..model import Source
@@ -33,10 +34,10 @@ def begin_export(
     if fileio.is_remote(out):
         from . import bucket
 
-        fileio.keep_out(out, source.describe())
+        keep_out(out, source.describe())
         return bucket.begin_export(out, key, overwrite=overwrite, resume=resume)
     begun = _check(out, source, overwrite=overwrite, resume=resume)
-    with fileio.explained("create", out, resumable=durable):
+    with explained("create", out, resumable=durable):
         out.mkdir(parents=True, exist_ok=True)
         path = out / LEDGER
         if resume:
@@ -62,7 +63,7 @@ def end_export(out: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
 def _check(out: Path, source: Source, *, overwrite: bool, resume: bool) -> bool:
     """Whether `out` holds an export of ours. Raises UsageError when it may not be written: inside of the source, not ours, or
     not to be replaced."""
-    fileio.keep_out(out, source.describe())
+    keep_out(out, source.describe())
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: expected a folder for the export, found a file")
     try:

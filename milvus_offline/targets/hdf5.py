@@ -15,11 +15,13 @@ from typing import Any, Literal
 from .. import fileio
 from ..errors import TargetError, UsageError
 from ..findings import Findings
+from ..guard import explained
 from ..ledger import Ledger
 from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, columns_of, octets
 from ..milvus1.extents import Extent, extents_of, whole_segment
 from ..milvus1.segment.files import Segment
 from ..model import Finding, Piece, Schema, Source
+from ..names import file_name, file_names
 from ..sharing import Reflink, can_share
 from ..transfer import Advance, Result, Task
 from ..watch import Watch, watching
@@ -59,7 +61,7 @@ class WriteFrame:
     bytes: int = 0
 
     def run(self, advance: Advance) -> Result:
-        with fileio.explained("write", self.path, resumable=self.durable):
+        with explained("write", self.path, resumable=self.durable):
             write_frame(Path(self.path), self.file)
         return {"parts": []}
 
@@ -86,7 +88,7 @@ class WriteRows:
         lost = 0
         vectors = self.places[0]
         per_write = max(1, fileio.WRITEBACK_BYTES // vectors.row_bytes)
-        with fileio.explained("write", self.path, resumable=self.durable), watching() as seen:
+        with explained("write", self.path, resumable=self.durable), watching() as seen:
             fd = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
             writers = [] if self.there else self._writers(fd, row)
             try:
@@ -161,7 +163,7 @@ class WriteCompressed:
         parts, row, lost = [], 0, 0
         schema = self.file.schema
         with (
-            fileio.explained("write", self.path, resumable=self.durable),
+            explained("write", self.path, resumable=self.durable),
             watching() as seen,
             create_compressed(self.path, self.file, self.compression) as (made, check),
         ):
@@ -255,7 +257,7 @@ class Hdf5Export:
             "task_bytes": TASK_BYTES,
         }
         self.ledger = begin_export(self.out, source, key, overwrite=self.overwrite, resume=resume, durable=self.sync)
-        with fileio.explained("create", self.out, resumable=self.sync):
+        with explained("create", self.out, resumable=self.sync):
             self._decide_sharing()
             return [task for file, groups in self._files for task in self._tasks(file, groups)]
 
@@ -330,14 +332,14 @@ class Hdf5Export:
         if not self.sync:
             return
         for path in dict.fromkeys(t.path for t in tasks if isinstance(t, (WriteFrame, WriteRows, WriteCompressed))):
-            with fileio.explained("write", path):
+            with explained("write", path):
                 fileio.sync_file(path)
 
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Renames the files and writes the manifest last."""
         entries: dict[str, dict[str, Any]] = {}
         notes = Findings()
-        with fileio.explained("finish", self.out, resumable=self.sync):
+        with explained("finish", self.out, resumable=self.sync):
             folders = set()
             for file, groups in self._files:
                 final = self.out / file.path
@@ -401,17 +403,17 @@ def _extents(groups: list[list[Slice]]) -> list[Extent] | None:
 
 def plain_layout(source: Source) -> Iterator[tuple[OutFile, Sequence[Piece]]]:
     """`<collection>/<partition>.h5`, and salvaged rows below `salvage/`."""
-    folders = fileio.file_names((c.schema.name for c in source.collections), reserved=(MANIFEST, SALVAGE, LEDGER))
+    folders = file_names((c.schema.name for c in source.collections), reserved=(MANIFEST, SALVAGE, LEDGER))
     for collection in source.collections:
-        names = fileio.file_names(p.name for p in collection.partitions)
+        names = file_names(p.name for p in collection.partitions)
         for partition in collection.partitions:
             path = f"{folders[collection.schema.name]}/{names[partition.name]}.h5"
             yield OutFile(path, collection.schema, partition.name, partition.rows), partition.pieces
     salvaged = sorted({s.schema.name for s in source.salvage})
-    folders = fileio.file_names(salvaged)
+    folders = file_names(salvaged)
     taken: set[str] = set()
     for rescued in source.salvage:
-        base = f"{SALVAGE}/{rescued.kind}/{folders[rescued.schema.name]}/{fileio.file_name(rescued.partition)}"
+        base = f"{SALVAGE}/{rescued.kind}/{folders[rescued.schema.name]}/{file_name(rescued.partition)}"
         number = 1
         path = f"{base}.h5"
         while path.casefold() in taken:

@@ -25,6 +25,7 @@ from ..manifest import EMBEDDINGS, IDS, OutFile, dataset_names
 from ..milvus1.extents import Extent
 from ..milvus1.layout import LENGTH
 from ..milvus1.segment.files import Segment
+from ..names import printable
 from ..sharing import BLOCK, clone_range
 
 COMPRESSIONS = ("none", "lz4", "zstd", "gzip")
@@ -291,8 +292,8 @@ def description(file: OutFile) -> dict[str, Any]:
     """A file's attributes by name."""
     schema = file.schema
     values = {
-        "collection": fileio.printable(schema.name),
-        "partition": fileio.printable(file.partition),
+        "collection": printable(schema.name),
+        "partition": printable(file.partition),
         "dimension": schema.dimension,
         "vector_type": schema.vector_type.value,
         "metric_type": schema.metric_type,

@@ -21,8 +21,8 @@ from support.real import STORES
 
 from milvus_offline.model import Finding, Severity
 from milvus_offline.progress import Bar, Lines, Smooth
-from milvus_offline.report import attention_sums, verdict
 from milvus_offline.text import Places, Screen, duration, finding_lines, named
+from milvus_offline.verdict import attention_sums, verdict
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from ...fileio import printable
 from ...findings import Findings
 from ...model import VectorType
+from ...names import printable
 from ..layout import INDEX_NAMES, EngineType, FileType, TableState
 from .rows import Catalog, FileRow, TableRow
 

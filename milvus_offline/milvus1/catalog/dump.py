@@ -19,7 +19,7 @@ from typing import Any
 
 from ... import fileio
 from ...errors import DamageError, StoreError, UsageError
-from ...fileio import printable
+from ...names import printable
 from .columns import (
     COLUMNS,
     canonical_columns,

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ... import fileio
 from ...errors import DamageError, StoreError, UsageError
-from ...fileio import printable, unreadable
+from ...fileio import unreadable
+from ...names import printable
 from .columns import canonical_table
 from .database import read_sqlite
 from .dump import is_dump, looks_like_dump, unpacked

@@ -8,6 +8,8 @@ First the b-trees are walked from their roots, which gives what a query gives. O
 of the file looked at; rows found that way may be older than the last change.
 """
 
+# long: one format, read from its pages up to its records
+
 from __future__ import annotations
 
 import os

@@ -16,9 +16,9 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from ...errors import StoreError
-from ...fileio import printable
 from ...findings import Findings
 from ...model import Finding, IndexSpec, Severity, VectorType
+from ...names import printable
 from ..layout import FLAG_AUTO_ID, FLAG_USER_ID, INDEX_NAMES, MAX_DIMENSION, MetricType, TableState
 
 RawTables = dict[str, list[dict[str, object]]]

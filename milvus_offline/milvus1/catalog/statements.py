@@ -14,7 +14,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from ...errors import DamageError
-from ...fileio import printable
+from ...names import printable
 from .columns import COLUMNS, canonical_table, create_columns, decode, is_milvus, is_misspelt, known_columns, unquote
 from .dumprows import Found
 

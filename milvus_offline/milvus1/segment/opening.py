@@ -19,6 +19,7 @@ from ... import fileio
 from ...errors import DamageError
 from ...findings import Findings
 from ...model import Schema, Severity
+from ...names import printable
 from ..layout import ATTRIBUTE_SUFFIX, BLOOM_FILTER, DELETED_DOCS, ID, IDS_SUFFIX, RAW_SUFFIX
 from .deletes import NO_WITNESS, Note, Witness, count_deleted
 from .files import Payload, Segment, read_header
@@ -133,7 +134,7 @@ def _own_files(folder: Folder, segment_id: str, rows: int | None, notes: Finding
     """
     where = str(folder.path)
     if folder.foreign:
-        names = ", ".join(map(fileio.printable, folder.foreign))
+        names = ", ".join(map(printable, folder.foreign))
         notes.info("foreign-file", where, f"{names}: not a server's; the files named like the segment count")
     strange = {n: n.rsplit(".", 1)[0] for n in (*folder.raw, *folder.ids) if n.rsplit(".", 1)[0] != segment_id}
     theirs = {name: base for name, base in strange.items() if base.isdecimal() and _is_segment(folder.path, base)}
@@ -143,7 +144,7 @@ def _own_files(folder: Folder, segment_id: str, rows: int | None, notes: Finding
     for name in (
         n for names in (folder.raw, folder.ids) if len(names) == 1 for n in names if n in strange.keys() - theirs.keys()
     ):
-        text = f"{fileio.printable(name)}: expected a file named {segment_id}, and no segment here has that name; it is used"
+        text = f"{printable(name)}: expected a file named {segment_id}, and no segment here has that name; it is used"
         notes.warning("file-name-differs", where, text)
     return replace(
         folder,
@@ -217,7 +218,7 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, fil
             note(
                 Severity.ERROR,
                 "segment-ambiguous",
-                f"expected one {kind} file, found {len(names)}: {', '.join(map(fileio.printable, names))}; "
+                f"expected one {kind} file, found {len(names)}: {', '.join(map(printable, names))}; "
                 "no server writes this, so none of them is taken. Move the wrong ones away in a copy of the store",
             )
             return None
@@ -238,6 +239,22 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, fil
     in_raw, in_ids = _agreed_rows(raw, ids, schema.row_bytes, note)
     stored = min(in_raw, in_ids)
 
+    return Segment(
+        id=segment_id,
+        state=state,
+        schema=schema,
+        raw_path=raw.path,
+        ids_path=ids.path,
+        deleted_path=folder.file(DELETED_DOCS) if folder.has_deleted_docs else None,
+        stored=stored,
+        deleted=0,
+        bytes=stored * (schema.row_bytes + ID.itemsize),
+        attribute_paths=_attribute_paths(folder, schema, stored, note),
+    )
+
+
+def _attribute_paths(folder: Folder, schema: Schema, stored: int, note: Note) -> tuple[tuple[str, str, str], ...]:
+    """Field, dtype and file of the scalar fields whose files hold a value for each of the `stored` rows."""
     attribute_paths = []
     dtypes = {a.name: a.dtype for a in schema.attributes}
     for name in folder.attributes:
@@ -264,18 +281,7 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, fil
             stored,
         )
 
-    return Segment(
-        id=segment_id,
-        state=state,
-        schema=schema,
-        raw_path=raw.path,
-        ids_path=ids.path,
-        deleted_path=folder.file(DELETED_DOCS) if folder.has_deleted_docs else None,
-        stored=stored,
-        deleted=0,
-        bytes=stored * (schema.row_bytes + ID.itemsize),
-        attribute_paths=tuple(attribute_paths),
-    )
+    return tuple(attribute_paths)
 
 
 def _require_width(path: Path, raw_bytes: int, rows: int, schema: Schema) -> None:

@@ -37,7 +37,7 @@ from ...faissfile import (
     rows_of,
     single_run,
 )
-from ...fileio import open_read, printable
+from ...fileio import open_read
 from ...findings import Findings
 from ...milvus1.layout import ID, IDS_SUFFIX, LENGTH
 from ...milvus1.segment.files import read_header
@@ -56,6 +56,7 @@ from ...model import (
     SourcePartition,
     VectorType,
 )
+from ...names import printable
 from ..options import SourceOptions
 from .pool import Child, ChildPiece
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import DamageError, MilvusOfflineError, UsageError
-from ...fileio import printable
 from ...findings import Findings
 from ...model import Array
+from ...names import printable
 from ..columns import Column, FileColumn, Read
 from ..files import File
 from ..names import EMBEDDINGS, IDS, Named, choose

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DamageError, MilvusOfflineError, UsageError
-from ...fileio import printable
+from ...names import printable
 from .links import Following, Place, damage, locate, open_dataset, open_file
 
 _MOST_SOURCES = 8

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import DamageError, MilvusOfflineError, UsageError
-from ...fileio import printable, unreadable
+from ...fileio import unreadable
+from ...names import printable
 
 _MOST_HOPS = 32
 _OF_SEGMENTS = (".rv", ".uid", ".wal")

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO
 
 from ...errors import TargetError, UsageError
-from ...fileio import as_path, explained, is_remote, upload
+from ...fileio import as_path, is_remote, upload
+from ...guard import explained
 from ...ledger import Ledger
 from ...model import Batch
 from ...transfer import Advance, Result

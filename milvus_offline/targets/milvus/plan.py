@@ -205,7 +205,7 @@ def make_plan(
     return Plan(target, tuple(plans), tuple(notes.findings))
 
 
-def _plan_collection(
+def _plan_collection(  # long: one decision after the other, in the order in which they depend on each other
     collection: SourceCollection,
     name: str,
     scan: Scan | None,

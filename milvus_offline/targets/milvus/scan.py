@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ...fileio import explained
+from ...guard import explained
 from ...model import SourceCollection, VectorType
 
 Positions = npt.NDArray[np.int64]
@@ -40,7 +40,7 @@ class Scan:
     largest_id: int | None = None
 
 
-def scan(
+def scan(  # long: one pass over the rows, and all the counters belong to it
     collection: SourceCollection,
     *,
     ids: bool = True,

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import fileio
+from ...guard import explained
 from ...milvus1.extents import whole_segment
 from ...milvus1.layout import BLOOM_FILTER, ID, IDS_SUFFIX, LENGTH, RAW_SUFFIX
 from ...milvus1.segment.bloom import write_new_filter
@@ -58,7 +59,7 @@ class CloneSegment:
 
     def run(self, advance: Advance) -> Result:
         folder = Path(self.folder)
-        with fileio.explained("write", folder):
+        with explained("write", folder):
             folder.mkdir(parents=True, exist_ok=True)
             for suffix, source in ((RAW_SUFFIX, self.segment.raw_path), (IDS_SUFFIX, self.segment.ids_path)):
                 target = folder / (self.segment_id + suffix)

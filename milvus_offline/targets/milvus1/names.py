@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...errors import UsageError
-from ...fileio import printable
 from ...findings import Findings
 from ...milvus1.catalog.write import no_index_for
 from ...milvus1.layout import INDEX_NAMES, MAX_DIMENSION, EngineType, MetricType
 from ...model import DEFAULT_PARTITION, Finding, Schema, Severity, SourceCollection, VectorType
+from ...names import printable
 from .. import LoadPlan
 from ..milvus.plan import sanitize as sanitize_name
 from ..milvus.plan import sanitize_collection

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import TargetError, UsageError
-from ...fileio import printable, write_text
+from ...fileio import write_text
 from ...findings import Findings
 from ...ledger import Ledger
 from ...milvus1.layout import EngineType, MetricType
 from ...model import DEFAULT_PARTITION, Array, Finding, Source, SourceCollection
+from ...names import printable
 from ...transfer import Advance, Result, Task
 from ...watch import Watch, watching
 from .. import LoadTarget

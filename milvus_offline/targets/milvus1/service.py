@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import TargetError
-from ...fileio import printable
 from ...model import DEFAULT_PARTITION, Array, Schema, VectorType
+from ...names import printable
 from .proto import METHODS, SERVICE, messages
 
 IDS_PER_CALL = 1000

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from ... import fileio
 from ...errors import TargetError, UsageError
 from ...findings import Findings
+from ...guard import explained
 from ...ledger import Ledger
 from ...manifest import LEDGER
 from ...milvus1.catalog import write as create
@@ -30,6 +31,7 @@ from ...milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_
 from ...milvus1.segment.bloom import write_new_filter
 from ...milvus1.segment.files import SegmentWriter
 from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, SourcePartition
+from ...names import printable
 from ...sharing import can_share
 from ...transfer import Advance, Result, Task
 from ...watch import Watch, watching
@@ -91,7 +93,7 @@ class WriteSegment:
 
     def run(self, advance: Advance) -> Result:
         folder = Path(self.folder)
-        with fileio.explained("write", folder), watching() as seen, ThreadPoolExecutor(1) as disk:
+        with explained("write", folder), watching() as seen, ThreadPoolExecutor(1) as disk:
             folder.mkdir(parents=True, exist_ok=True)
             writer = SegmentWriter(folder, self.segment_id)
             closing: list[Future[None]] = []
@@ -211,7 +213,7 @@ class StoreTarget(LoadTarget):
     def begin(self, source: Source, ledger: Ledger, *, resumed: bool) -> Sequence[Task]:
         """Creates the folders of all collections and partitions."""
         self._ledger = ledger
-        with fileio.explained("create", self.path):
+        with explained("create", self.path):
             if _PLAN not in ledger.done:
                 ledger.add({_PLAN: {"created_on": create.microseconds(), "clone": self._can_clone(source)}})
             created_on = int(ledger.done[_PLAN]["created_on"])
@@ -292,7 +294,7 @@ class StoreTarget(LoadTarget):
         """Writes the catalog and the configuration, and gives the store its name."""
         notes = Findings(Watch.of(results.values()).findings())
         mysql = self.options.new_catalog == "mysql"
-        with fileio.explained("finish", self.path):
+        with explained("finish", self.path):
             db = self._db
             for table in self._tables:
                 fileio.sync_folder(db / TABLES / table.row.table_id)
@@ -384,7 +386,7 @@ def _tag_with_quote(collection: SourceCollection, partition: SourcePartition) ->
         "the tag holds a quote: the rows are there and are found by a search of all partitions, but a server 1.1.1 cannot "
         "address this partition with SQLite (it can with MySQL)"
     )
-    where = f"{collection.schema.name}/{fileio.printable(partition.name)}"
+    where = f"{collection.schema.name}/{printable(partition.name)}"
     return Finding(Severity.WARNING, "tag-quote", where, text, partition.rows)
 
 

@@ -1,0 +1,50 @@
+"""What protects source and target while something is written: nothing goes into the source, and refusals say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import TargetError, UsageError
+from .fileio import is_remote
+
+
+def keep_out(path: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
+    """Raises UsageError when `path` is, or lies in, a place of the source that `about` (see Source.describe) tells of."""
+    named = [p for p in (about.get("path"), about.get("wal"), about.get("catalog"), *about.get("roots", ())) if p is not None]
+    places = [str(p) for p in named]
+    for root in about.get("roots", ()):
+        with contextlib.suppress(OSError), os.scandir(os.path.join(root, "tables")) as entries:
+            places += [os.path.join(root, "tables"), *(e.path for e in entries if e.is_symlink())]
+    if is_remote(path):
+        for place in filter(is_remote, places):
+            if f"{path}/".startswith(f"{place}/"):
+                raise UsageError(f"{path}: lies inside the source {place}, which is never written to; choose another place")
+        return
+    real = Path(os.path.realpath(path))
+    for place in (p for p in places if not is_remote(p)):
+        if real.is_relative_to(os.path.realpath(place)):
+            raise UsageError(f"{path}: lies inside the source {place}, which is never written to; choose another place")
+
+
+@contextlib.contextmanager
+def explained(what: str, path: object, *, resumable: bool = True) -> Iterator[None]:
+    """Turns the operating system's refusals on the *target* side into a message that says what to do.
+
+    Not `resumable`: what was begun cannot be gone on with, only done again.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            again = "--resume" if resumable else "--overwrite"
+            hint = f"the disk is full: free some space, then run the same command with {again}"
+        elif e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            hint = "no permission to write there: choose another place or fix the permissions"
+        else:
+            hint = e.strerror or str(e)
+        raise TargetError(f"{path}: cannot {what}: {hint}") from e
