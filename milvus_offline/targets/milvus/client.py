@@ -23,10 +23,11 @@ import numpy.typing as npt
 from ...errors import TargetError, UsageError
 from ...model import Array, IndexSpec, VectorType
 from . import wire
-from .connection import Connection, check_lite_path, lite_facts
+from .connection import Connection, check_lite_path, lite_facts, tls_options
 from .limits import server_facts
-from .plan import CollectionPlan, Existing, TargetFacts
 from .probe import check_reachable
+from .refusals import Unclear, broken, error_of, is_away, refusal
+from .terms import CollectionPlan, Existing, TargetFacts
 
 T = TypeVar("T")
 
@@ -34,19 +35,6 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 120.0
 IDS_PER_CALL = 10_000
-MAX_REASON = 600
-
-
-class TooLarge(Exception):
-    """The server takes no message of this size."""
-
-
-class Busy(Exception):
-    """The server refused for now and stored nothing: rate limits, quotas, low memory."""
-
-
-class Unclear(Exception):
-    """The call failed in a way that does not tell whether the rows were stored."""
 
 
 class Client:
@@ -64,7 +52,7 @@ class Client:
         for path in (c.server_pem, c.ca_pem, c.client_pem, c.client_key):
             if path and not Path(path).is_file():
                 raise UsageError(f"{path}: no such file (TLS)")
-        self.tls = _tls_options(c)
+        self.tls = tls_options(c)
         """Keyword arguments of pymilvus for an encrypted connection."""
         options: dict[str, Any] = dict(self.tls)
         if not c.lite:
@@ -114,11 +102,11 @@ class Client:
             try:
                 return call()
             except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError, ValueError) as e:
-                away = _is_away(e)
+                away = is_away(e)
                 if not away and type(e) is ValueError:
                     raise
                 if not away or time.monotonic() >= until:
-                    raise self._error(what, e) from e
+                    raise error_of(self.connection, what, e) from e
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
 
@@ -130,31 +118,7 @@ class Client:
         try:
             return call()
         except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as e:
-            raise self._error(what, e) from e
-
-    def _error(self, what: str, e: BaseException) -> TargetError:
-        reason = _reason(e)
-        cause: BaseException | None = e
-        for _ in range(5):  # a refused token is known only to a call below; pymilvus' chains may be loops
-            cause = cause.__cause__ or cause.__context__ if cause else None
-            if cause and "auth" in _reason(cause).lower():
-                reason = _reason(cause)
-                break
-        if self.connection.token:
-            reason = reason.replace(self.connection.token, "***")
-        low = reason.lower()
-        if len(reason) > MAX_REASON:
-            reason = f"{reason[: MAX_REASON // 2]} ... {reason[-MAX_REASON // 2 :]}"
-        hint = ""
-        if self.connection.lite and "open local milvus failed" in low:
-            hint = "another process holds it, or it was made by another version of Milvus Lite"
-        elif "auth" in low or "permission" in low or "unauthenticated" in low:
-            hint = "check the token (MILVUS_TOKEN, or MILVUS_USER and MILVUS_PASSWORD) and the user's rights"
-        elif "fail connecting" in low or "unavailable" in low or "retry run out" in low:
-            hint = "is the address right, the server running, and http or https what it speaks?"
-        elif "no space left" in low or "disk" in low:
-            hint = "the target's disk is full: make room, then run the same command with --resume"
-        return TargetError(f"{self.connection.name}: cannot {what}: {reason}" + (f" ({hint})" if hint else ""))
+            raise error_of(self.connection, what, e) from e
 
     # What is there ----------------------------------------------------------------------------------------------------
 
@@ -372,9 +336,9 @@ class Client:
                     collection, rows, partition_name=partition, timeout=CALL_SECONDS, retry_times=0, retry_on_rate_limit=False
                 )
             except MilvusException as e:
-                raise self._refusal(e.code, e.compatible_code, e.message, e.retriable) from e
+                raise refusal(self.connection, e.code, e.compatible_code, e.message, e.retriable) from e
             except grpc.RpcError as e:
-                raise self._broken(e) from e
+                raise broken(self.connection, e) from e
             returned, count = np.array(answer["ids"], np.int64), answer["insert_count"]
         else:
             message = wire.insert_request(
@@ -386,12 +350,12 @@ class Client:
             try:
                 result = call(message, timeout=CALL_SECONDS, metadata=self._metadata())
             except grpc.RpcError as e:
-                raise self._broken(e) from e
+                raise broken(self.connection, e) from e
             except ValueError as e:  # pymilvus is reconnecting
                 raise Unclear(str(e)) from e
             status = result.status
             if status.code or status.error_code:
-                raise self._refusal(status.code, status.error_code, status.reason, status.retriable)
+                raise refusal(self.connection, status.code, status.error_code, status.reason, status.retriable)
             returned, count = np.array(result.IDs.int_id.data, np.int64), result.insert_cnt
         if count != len(vectors):
             raise TargetError(f"{self.connection.name}: {collection}: {len(vectors)} rows sent, {count} acknowledged")
@@ -399,35 +363,6 @@ class Client:
 
     def _metadata(self) -> list[tuple[str, str]]:
         return [("dbname", self.connection.database)] if self.connection.database else []
-
-    def _broken(self, e: Any) -> Exception:
-        import grpc
-
-        code, details = e.code(), e.details() or ""
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return TooLarge(details) if "larger than max" in details.lower() else Busy(details)
-        if code in (
-            grpc.StatusCode.UNAVAILABLE,
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-            grpc.StatusCode.CANCELLED,
-            grpc.StatusCode.ABORTED,
-            grpc.StatusCode.INTERNAL,
-            grpc.StatusCode.UNKNOWN,
-        ):
-            return Unclear(f"{code.name}: {details}")
-        return self._error("insert", e)
-
-    def _refusal(self, code: Any, old_code: int, reason: str, retriable: bool) -> Exception:
-        low = reason.lower()
-        if "no space left" in low or "disk quota" in low:
-            return self._error("insert", TargetError(reason))
-        if code == 1102 or "larger than max" in low or "message too large" in low or "maxinsertsize" in low:
-            return TooLarge(reason)
-        if code in (3, 8, 9) or old_code == 49 or "rate limit" in low or "quota" in low:
-            return Busy(reason)
-        if not isinstance(code, int) or retriable or code in (1, 2, 4, 5) or "not ready" in low or "unavailable" in low:
-            return Unclear(reason)
-        return self._error("insert", TargetError(reason))
 
     def _among(self, ids: npt.NDArray[np.int64], id_field: str) -> str:
         """The expression for rows of these ids. A server's parser takes the sign for an operator: it knows no -2**63."""
@@ -489,7 +424,7 @@ class Client:
                 consistency_level="Strong" if strong else "Eventually",
             ),
         )
-        return _columns(found, layout, id_field)
+        return wire.columns_of(found, layout, id_field)
 
     def ids_there(self, collection: str, partition: str, ids: npt.NDArray[np.int64], id_field: str) -> npt.NDArray[np.int64]:
         """Those of `ids` that a partition has, int64 [n]. The collection must be loaded."""
@@ -537,51 +472,9 @@ class Client:
         )
         try:
             while found := self.call("read rows back", iterator.next):
-                yield _columns(found, layout, id_field)
+                yield wire.columns_of(found, layout, id_field)
         finally:
             iterator.close()
-
-
-_AWAY = re.compile(
-    r"unavailable|not ready|fail connecting|retry run out|retry timeout|initializing|not healthy|closed channel|"
-    r"connection refused|no available|node not match|(session|node|channel) not found|node offline",
-    re.IGNORECASE,
-)
-
-
-def _is_away(e: BaseException) -> bool:
-    """Whether the server may only be starting, or out of reach for a moment."""
-    return bool(_AWAY.search(_reason(e)))
-
-
-def _reason(e: BaseException) -> str:
-    details = getattr(e, "details", None)
-    return str(getattr(e, "message", "") or (details() if callable(details) else "") or e)
-
-
-def _columns(found: Any, layout: wire.Layout, id_field: str) -> tuple[npt.NDArray[np.int64], Array]:
-    ids = np.array([row[id_field] for row in found], np.int64)
-    width = layout.vector_type.width(layout.dimension)
-    vectors = [row[layout.vector_field] for row in found]
-    if layout.vector_type is VectorType.FLOAT:
-        return ids, np.array(vectors, "<f4").reshape(-1, width)
-    whole = b"".join(v[0] if isinstance(v, list) else bytes(v) for v in vectors)
-    return ids, np.frombuffer(whole, "u1").reshape(-1, width)
-
-
-def _tls_options(c: Connection) -> dict[str, Any]:
-    """Keyword arguments of MilvusClient. pymilvus ignores a lone `ca_pem_path`; here it is what checks the server."""
-    if not c.tls:
-        return {}
-    both = bool(c.client_pem and c.client_key and c.ca_pem)
-    files = {
-        "server_pem_path": c.server_pem or ("" if both else c.ca_pem),
-        "server_name": c.server_name,
-        "ca_pem_path": c.ca_pem if both else "",
-        "client_pem_path": c.client_pem,
-        "client_key_path": c.client_key,
-    }
-    return {**{k: v for k, v in files.items() if v}, "secure": True}
 
 
 def _hush() -> None:

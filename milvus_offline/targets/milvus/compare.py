@@ -8,18 +8,11 @@ from ...errors import TargetError
 from ...findings import Findings
 from ...model import DEFAULT_PARTITION, Source, SourceCollection
 from .client import Client
-from .plan import (
-    CollectionPlan,
-    Existing,
-    LoadOptions,
-    PartitionPlan,
-    TargetFacts,
-    make_plan,
-    sanitize,
-    sanitize_collection,
-)
+from .naming import sanitize, sanitize_collection
+from .plan import make_plan
 from .scan import scan
 from .tasks import MESSAGE_BYTES, MESSAGE_ROWS, CollectionJob, Link, messages_of
+from .terms import CollectionPlan, Existing, LoadOptions, PartitionPlan, TargetFacts
 from .verify import compare_counts, compare_rows
 
 

@@ -6,10 +6,11 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ...errors import TargetError, UsageError
-from .plan import TargetFacts
+from .terms import TargetFacts
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,18 @@ def check_lite_path(path: Path) -> None:
         raise TargetError(f'{path}: Milvus Lite is not installed: pip install "milvus-offline[lite]"')
     if not path.absolute().parent.is_dir():
         raise TargetError(f"{path.parent}: no such folder: create it first")
+
+
+def tls_options(c: Connection) -> dict[str, Any]:
+    """Keyword arguments of MilvusClient. pymilvus ignores a lone `ca_pem_path`; here it is what checks the server."""
+    if not c.tls:
+        return {}
+    both = bool(c.client_pem and c.client_key and c.ca_pem)
+    files = {
+        "server_pem_path": c.server_pem or ("" if both else c.ca_pem),
+        "server_name": c.server_name,
+        "ca_pem_path": c.ca_pem if both else "",
+        "client_pem_path": c.client_pem,
+        "client_key_path": c.client_key,
+    }
+    return {**{k: v for k, v in files.items() if v}, "secure": True}

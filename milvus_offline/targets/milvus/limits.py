@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .plan import Existing, TargetFacts
+from .terms import Existing, TargetFacts
 
 MAX_SHARDS = 16
 MAX_CAPACITY = 65_536

@@ -13,8 +13,8 @@ from ...named import read_text
 if TYPE_CHECKING:
     from .bulk import Bucket
     from .connection import Connection
-    from .plan import LoadOptions
     from .target import MilvusTarget
+    from .terms import LoadOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class LiteOptions:
 
     def decisions(self) -> LoadOptions:
         """The part that decides what a collection becomes."""
-        from .plan import LoadOptions
+        from .terms import LoadOptions
 
         id_field, vector_field = self.field_names
         return LoadOptions(

@@ -6,176 +6,14 @@ be done is a refusal with the option that would allow it; all refusals of a load
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ...errors import TargetError, UsageError
-from ...findings import Findings
-from ...model import DEFAULT_PARTITION, Finding, IndexSpec, Schema, Severity, SourceCollection, VectorType
-from .. import LoadPlan
+from ...model import DEFAULT_PARTITION, IndexSpec, Schema, Severity, SourceCollection, VectorType
+from .naming import collection_names, describe, sanitize, target_name
 from .scan import Scan
-
-MAX_NAME = 255
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What the user chose; the values of the command line's options."""
-
-    mode: str = "error"  # error | append | skip | overwrite
-    names: str = "error"  # error | sanitize
-    partitions: str = "keep"  # keep | merge | key
-    duplicates: str = "keep"  # keep | first | last | error
-    nonfinite: str = "error"  # error | skip
-    ids: str = "keep"  # keep | auto
-    index: str = "keep"  # keep | auto | none
-    metric: str | None = None
-    rename: Mapping[str, str] = field(default_factory=dict)
-    id_field: str = "id"
-    vector_field: str = "vector"
-    key_field: str = "partition"
-    shards: int = 1
-    per_partition: bool = False
-    """MilvusDM's meaning of `mode`: what exists is a partition; see `make_room`."""
-    part: tuple[int, int] | None = None
-    """The i-th of n parts that fill one collection."""
-
-
-@dataclass(frozen=True)
-class Existing:
-    """A collection that the target has already."""
-
-    rows: int
-    dimension: int | None
-    vector_type: VectorType | None
-    id_field: str | None
-    auto_id: bool
-    vector_field: str | None
-    key_field: str | None
-    metric_type: str | None
-    partitions: tuple[str, ...]
-    others: tuple[str, ...] = ()
-    """Required fields that a load would not fill."""
-    shards: int = 1
-
-
-@dataclass(frozen=True)
-class TargetFacts:
-    """What the target can do. `collapses`: a second row of an id replaces the first."""
-
-    kind: str  # lite | server | zilliz
-    version: str
-    binary: bool
-    collapses: bool
-    strict_names: bool
-    hyphens: bool
-    min_dimension: int
-    max_dimension: int
-    max_partitions: int
-    auto_index_only: bool
-    existing: Mapping[str, Existing] = field(default_factory=dict)
-    max_shards: int = 1
-    max_description: int = 60_000
-    """Bytes."""
-    capacity: int | None = None
-    """Partitions times shards that there is still room for; None: nobody knows."""
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    """Alias -> collection."""
-    drops_aliased: bool = True
-    """Whether a collection that has aliases can be dropped."""
-
-
-@dataclass(frozen=True)
-class PartitionPlan:
-    """`target` is the partition's name there, `key` the value of the key field where partitions are kept in one."""
-
-    source: str
-    target: str
-    key: str | None
-    rows: int
-
-
-@dataclass(frozen=True)
-class CollectionPlan:
-    """How one collection is loaded. `action`: create, recreate, reuse (exists, empty), append or skip."""
-
-    source: str
-    name: str
-    action: str
-    dimension: int
-    vector_type: VectorType
-    metric_type: str
-    index: IndexSpec | None
-    auto_id: bool
-    id_field: str
-    vector_field: str
-    key_field: str | None
-    description: str
-    partitions: tuple[PartitionPlan, ...]
-    shards: int
-    rows: int
-    """Rows that will arrive."""
-    duplicate_rows: int = 0
-    """Rows whose id another loaded row has too."""
-    dropped_partitions: tuple[str, ...] = ()
-    """The target's partitions that go before."""
-    replaced: Mapping[str, int] = field(default_factory=dict)
-    """Rows of the target that go when rows with their ids arrive, by the target's partition (Milvus Lite)."""
-
-    def summary(self) -> str:
-        index = f"{self.index.type} {dict(self.index.params) or ''}".strip() if self.index else "no index"
-        ids = "ids made by the target" if self.auto_id else "ids kept"
-        partitions = f"{len(self.partitions):,} partition{'s' if len(self.partitions) != 1 else ''}"
-        return f"{partitions}, {self.vector_type.value} {self.dimension}, {self.metric_type}, {index}, {ids}"
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-Plan = LoadPlan[CollectionPlan]
-
-
-def plan_to_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "target": dict(plan.target),
-        "collections": [c.to_json() for c in plan.collections],
-        "findings": [f.to_json() for f in plan.findings],
-    }
-
-
-def plan_from_json(stored: Mapping[str, Any]) -> Plan:
-    """The inverse of `plan_to_json`. Raises KeyError, TypeError or ValueError for what is not one."""
-    collections = []
-    for c in stored["collections"]:
-        changed = {
-            "index": IndexSpec(c["index"]["type"], c["index"]["params"]) if c["index"] else None,
-            "partitions": tuple(PartitionPlan(**p) for p in c["partitions"]),
-            "vector_type": VectorType(c["vector_type"]),
-            "dropped_partitions": tuple(c["dropped_partitions"]),
-        }
-        collections.append(CollectionPlan(**{**c, **changed}))
-    findings = [Finding(**{**f, "severity": Severity(f["severity"])}) for f in stored["findings"]]
-    return Plan(stored["target"], tuple(collections), tuple(findings))
-
-
-class _Notes:
-    """Findings and refusals while a plan is made."""
-
-    def __init__(self) -> None:
-        self.findings = Findings()
-        self.refusals: list[str] = []
-        self.wrong_use = True
-
-    def say(self, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
-        self.findings.add(severity, code, where, message, rows)
-
-    def refuse(self, message: str, *, wrong_use: bool = True) -> None:
-        self.refusals.append(message)
-        self.wrong_use &= wrong_use
+from .terms import CollectionPlan, Existing, LoadOptions, Notes, PartitionPlan, Plan, TargetFacts
 
 
 def make_plan(
@@ -189,8 +27,8 @@ def make_plan(
 
     Raises UsageError where an option would help, TargetError where the target itself cannot take it.
     """
-    notes = _Notes()
-    names = _collection_names([c.schema.name for c in collections], options, facts, notes)
+    notes = Notes()
+    names = collection_names([c.schema.name for c in collections], options, facts, notes)
     plans = []
     for c in collections:
         room = (rooms or {}).get(c.schema.name)
@@ -211,7 +49,7 @@ def _plan_collection(  # long: one decision after the other, in the order in whi
     scan: Scan | None,
     options: LoadOptions,
     facts: TargetFacts,
-    notes: _Notes,
+    notes: Notes,
 ) -> CollectionPlan:
     schema = collection.schema
     where = schema.name
@@ -265,7 +103,7 @@ def _plan_collection(  # long: one decision after the other, in the order in whi
         id_field=id_field,
         vector_field=vector_field,
         key_field=key_field,
-        description=_describe(schema.name, name, partitions, facts),
+        description=describe(schema.name, name, partitions, facts),
         partitions=tuple(partitions),
         shards=shards,
         rows=rows,
@@ -308,82 +146,11 @@ def make_room(collection: SourceCollection, existing: Existing | None, default_r
     return Room(tuple(tags), tuple(t for t in tags.values() if t in there), "append")
 
 
-# Names ---------------------------------------------------------------------------------------------------------------
-
-_ESCAPE = re.compile(r"_x([0-9a-f]+)_")
-
-
-def sanitize(name: str, *, hyphens: bool = False) -> str:
-    """A name of letters, digits and `_`: other characters become `_x` + code point in hex + `_`; `restore` undoes it.
-
-    Too long names are cut and end in a digest; those stand in the collection's description.
-    """
-    name = _ESCAPE.sub(lambda m: f"_x5f_{m[0][1:]}", name)
-    name = re.sub(r"[^A-Za-z0-9_-]|^-" if hyphens else r"[^A-Za-z0-9_]", lambda m: f"_x{ord(m[0]):x}_", name)
-    if len(name) > MAX_NAME:
-        name = f"{name[: MAX_NAME - 17]}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    return name
-
-
-def sanitize_collection(name: str) -> str:
-    """The same for a collection, whose name begins with no digit."""
-    new = sanitize(name)
-    return f"_x{ord(new[0]):x}_{new[1:]}" if new[:1].isdigit() else new
-
-
-def restore(name: str) -> str:
-    """What `sanitize` made a name from (if it was not cut)."""
-    return _ESCAPE.sub(lambda m: chr(int(m[1], 16)), name)
-
-
-def _allowed(name: str, kind: str, facts: TargetFacts) -> str | None:
-    """Why the target would not take this name; None if it does."""
-    if not name or len(name.encode()) > MAX_NAME:
-        return f"must have 1 to {MAX_NAME} bytes"
-    if not facts.strict_names:
-        return None
-    if kind == "collection":
-        good = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
-    else:
-        good = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*" if facts.hyphens else r"[A-Za-z0-9_]+", name)
-    if good:
-        return None
-    first = ", not a digit first" if kind == "collection" else ", not - first" if facts.hyphens else ""
-    return f"may hold only letters, digits and _{' and -' if kind != 'collection' and facts.hyphens else ''}{first}"
-
-
-def _target_name(name: str, kind: str, where: str, options: LoadOptions, facts: TargetFacts, notes: _Notes) -> str:
-    reason = _allowed(name, kind, facts)
-    if reason is None and facts.strict_names and options.names == "sanitize" and _ESCAPE.search(name):
-        reason = "would look like an encoded name"
-    if reason is None:
-        return name
-    if options.names == "error":
-        way = "--names sanitize or --rename OLD=NEW" if kind == "collection" else "--names sanitize"
-        notes.refuse(f"{where}: the target takes no {kind} {name!r}: it {reason}. Use {way}")
-        return name
-    new = sanitize_collection(name) if kind == "collection" else sanitize(name, hyphens=facts.hyphens)
-    notes.say(Severity.INFO, "renamed", where, f"{kind} {name!r} becomes {new!r}: in the target it {reason}")
-    return new
-
-
-def _collection_names(names: list[str], options: LoadOptions, facts: TargetFacts, notes: _Notes) -> dict[str, str]:
-    unknown = sorted(set(options.rename) - set(names))
-    if unknown:
-        notes.refuse(f"--rename names collections that are not in the source: {', '.join(unknown)}")
-    result = {}
-    for name in names:
-        if name in options.rename:
-            notes.say(Severity.INFO, "renamed", name, f"collection {name!r} becomes {options.rename[name]!r}")
-        result[name] = _target_name(options.rename.get(name, name), "collection", name, options, facts, notes)
-    for target in {t for t in result.values() if list(result.values()).count(t) > 1}:
-        both = ", ".join(repr(n) for n, t in result.items() if t == target)
-        notes.refuse(f"collections {both} would share the name {target!r} in the target: use --rename")
-    return result
+# Partitions, room --------------------------------------------------------------------------------------------------
 
 
 def _partitions(
-    collection: SourceCollection, options: LoadOptions, facts: TargetFacts, notes: _Notes
+    collection: SourceCollection, options: LoadOptions, facts: TargetFacts, notes: Notes
 ) -> tuple[list[PartitionPlan], str | None]:
     where = collection.schema.name
     if options.partitions == "keep":
@@ -398,7 +165,7 @@ def _partitions(
         if options.partitions == "keep":
             target = p.name
             if p.name != DEFAULT_PARTITION:
-                target = _target_name(p.name, "partition", f"{where}/{p.name}", options, facts, notes)
+                target = target_name(p.name, "partition", f"{where}/{p.name}", options, facts, notes)
             plans.append(PartitionPlan(p.name, target, None, p.rows))
         else:
             plans.append(PartitionPlan(p.name, DEFAULT_PARTITION, p.name if options.partitions == "key" else None, p.rows))
@@ -415,25 +182,7 @@ def _partitions(
     return plans, options.key_field
 
 
-_DESCRIBED = "milvus_offline: "
-
-
-def _describe(source: str, name: str, partitions: Sequence[PartitionPlan], facts: TargetFacts) -> str:
-    """What the target's collection says of names that had to change: JSON, or nothing. What `restore` gives anyway may be
-    left out where there is little room, then all partitions, then all of it."""
-    said: dict[str, Any] = {"collection": source} if source != name else {}
-    renamed = {p.target: p.source for p in partitions if p.key is None and p.target not in (p.source, DEFAULT_PARTITION)}
-    if renamed:
-        said["partitions"] = renamed
-    lost = {k: v for k, v in renamed.items() if restore(k) != v}
-    for shorter in (said, {**said, "partitions": lost}, {k: v for k, v in said.items() if k != "partitions"}):
-        text = f"{_DESCRIBED}{json.dumps(shorter, ensure_ascii=False)}" if any(shorter.values()) else ""
-        if len(text.encode()) <= facts.max_description:
-            return text
-    return ""
-
-
-def _check_room(plans: Sequence[CollectionPlan], facts: TargetFacts, notes: _Notes) -> None:
+def _check_room(plans: Sequence[CollectionPlan], facts: TargetFacts, notes: Notes) -> None:
     """All new collections together must find room in the target."""
     new = [p for p in plans if p.action in ("create", "recreate")]
     wanted = sum(len({q.target for q in p.partitions} | {DEFAULT_PARTITION}) * p.shards for p in new)
@@ -448,7 +197,7 @@ def _check_room(plans: Sequence[CollectionPlan], facts: TargetFacts, notes: _Not
 # Dimension, metric, index ---------------------------------------------------------------------------------------------
 
 
-def _check_dimension(schema: Schema, facts: TargetFacts, notes: _Notes) -> None:
+def _check_dimension(schema: Schema, facts: TargetFacts, notes: Notes) -> None:
     if schema.vector_type is VectorType.BINARY:
         if not facts.binary:
             notes.refuse(
@@ -472,7 +221,7 @@ _FLOAT_METRICS = ("L2", "IP", "COSINE")
 _BINARY_METRICS = ("HAMMING", "JACCARD", "SUBSTRUCTURE", "SUPERSTRUCTURE")
 
 
-def _metric(schema: Schema, options: LoadOptions, scan: Scan | None, notes: _Notes) -> str:
+def _metric(schema: Schema, options: LoadOptions, scan: Scan | None, notes: Notes) -> str:
     floating = schema.vector_type is VectorType.FLOAT
     known = _FLOAT_METRICS if floating else _BINARY_METRICS
     if options.metric:
@@ -507,7 +256,7 @@ _NLIST_MAX = 65536
 _LITE_INDEXES = ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW")
 
 
-def map_index(schema: Schema, metric: str, options: LoadOptions, facts: TargetFacts, notes: _Notes) -> IndexSpec | None:
+def map_index(schema: Schema, metric: str, options: LoadOptions, facts: TargetFacts, notes: Notes) -> IndexSpec | None:
     """The target's index for that of 1.x; None for none."""
     if options.index == "none":
         return None
@@ -565,7 +314,7 @@ def _index(schema: Schema, metric: str) -> tuple[IndexSpec, str]:
 # What is there, and the rows --------------------------------------------------------------------------------------------
 
 
-def _check_aliases(where: str, name: str, action: str, facts: TargetFacts, notes: _Notes) -> None:
+def _check_aliases(where: str, name: str, action: str, facts: TargetFacts, notes: Notes) -> None:
     if name in facts.aliases:
         notes.refuse(
             f"{where}: {name!r} is an alias of the target's collection {facts.aliases[name]!r}, so no collection can have that "
@@ -581,7 +330,7 @@ def _check_aliases(where: str, name: str, action: str, facts: TargetFacts, notes
         )
 
 
-def _action(where: str, name: str, existing: Existing | None, options: LoadOptions, notes: _Notes) -> str:
+def _action(where: str, name: str, existing: Existing | None, options: LoadOptions, notes: Notes) -> str:
     if existing is None:
         return "create"
     if options.mode == "skip":
@@ -604,7 +353,7 @@ def _action(where: str, name: str, existing: Existing | None, options: LoadOptio
 
 
 def _check_existing(  # many: a collection as it is, as it is to be, and where that is told
-    schema: Schema, name: str, existing: Existing, auto_id: bool, options: LoadOptions, metric: str, notes: _Notes
+    schema: Schema, name: str, existing: Existing, auto_id: bool, options: LoadOptions, metric: str, notes: Notes
 ) -> None:
     differing = _differences(schema, existing, auto_id, options, metric)
     if existing.others:
@@ -637,7 +386,7 @@ def _differences(schema: Schema, existing: Existing, auto_id: bool, options: Loa
     return differing
 
 
-def _judge_rows(scan: Scan, where: str, auto_id: bool, options: LoadOptions, facts: TargetFacts, notes: _Notes) -> int:
+def _judge_rows(scan: Scan, where: str, auto_id: bool, options: LoadOptions, facts: TargetFacts, notes: Notes) -> int:
     """Speaks of duplicates and of vectors that are not finite; returns how many loaded rows share their id with another."""
     if scan.nonfinite_rows:
         some = f"{scan.nonfinite_rows} rows hold NaN or Inf (ids {_list(scan.nonfinite_examples, scan.nonfinite_rows)})"

@@ -32,19 +32,9 @@ from .bulk import Importer, ImportTask, check_importable
 from .client import Client
 from .connection import Connection, lite_facts, lite_to_be
 from .limits import MAX_CAPACITY
+from .naming import sanitize_collection
 from .options import LiteOptions
-from .plan import (
-    CollectionPlan,
-    Plan,
-    Room,
-    TargetFacts,
-    make_plan,
-    make_room,
-    makes_ids,
-    plan_from_json,
-    plan_to_json,
-    sanitize_collection,
-)
+from .plan import Room, make_plan, make_room, makes_ids
 from .scan import Scan, scan
 from .tasks import (
     LITE_MESSAGE_BYTES,
@@ -55,6 +45,7 @@ from .tasks import (
     Link,
     messages_of,
 )
+from .terms import CollectionPlan, Plan, TargetFacts, plan_from_json, plan_to_json
 from .verify import compare_counts, compare_rows, count_partitions
 
 _SEARCH_PARAMS = {

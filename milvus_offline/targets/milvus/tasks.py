@@ -35,8 +35,9 @@ from ...model import Array, Places, Schema, SourceCollection
 from ...transfer import Advance, Result
 from ...watch import Watch, watching
 from ..slices import Slice, cut_rows, read
-from .client import FIRST_WAIT, LONGEST_WAIT, Busy, Client, TooLarge, Unclear
-from .plan import CollectionPlan, PartitionPlan
+from .client import FIRST_WAIT, LONGEST_WAIT, Client
+from .refusals import Busy, TooLarge, Unclear
+from .terms import CollectionPlan, PartitionPlan
 from .wire import Keys, Layout
 
 _log = logging.getLogger("milvus_offline")

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from ...model import Array, Finding, Severity
 from .client import Client
-from .plan import PartitionPlan
 from .tasks import CollectionJob, LoadTask, same_rows
+from .terms import PartitionPlan
 
 UNSHOWN = 2**63 - 1
 """The largest id: a server (2.3.5) stores and counts its row, but no query shows it."""

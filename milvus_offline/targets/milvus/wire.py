@@ -229,3 +229,14 @@ def rows_of(result: Any, layout: Layout, id_field: str) -> tuple[npt.NDArray[np.
             nbytes = 4 * len(field.vectors.float_vector.data)  # what precedes them is tag and length
             vectors = np.frombuffer(packed, "<f4", offset=len(packed) - nbytes).reshape(-1, width)
     return ids, vectors
+
+
+def columns_of(found: Any, layout: Layout, id_field: str) -> tuple[npt.NDArray[np.int64], Array]:
+    """Ids and vectors of rows as pymilvus gives them, dictionaries."""
+    ids = np.array([row[id_field] for row in found], np.int64)
+    width = layout.vector_type.width(layout.dimension)
+    vectors = [row[layout.vector_field] for row in found]
+    if layout.vector_type is VectorType.FLOAT:
+        return ids, np.array(vectors, "<f4").reshape(-1, width)
+    whole = b"".join(v[0] if isinstance(v, list) else bytes(v) for v in vectors)
+    return ids, np.frombuffer(whole, "u1").reshape(-1, width)

@@ -15,8 +15,8 @@ from ...milvus1.layout import INDEX_NAMES, MAX_DIMENSION, EngineType, MetricType
 from ...model import DEFAULT_PARTITION, Finding, Schema, Severity, SourceCollection, VectorType
 from ...names import printable
 from .. import LoadPlan
-from ..milvus.plan import sanitize as sanitize_name
-from ..milvus.plan import sanitize_collection
+from ..milvus.naming import sanitize as sanitize_name
+from ..milvus.naming import sanitize_collection
 
 MB = 1 << 20
 DEFAULT_INDEX_FILE_SIZE = 1024 * MB

@@ -18,7 +18,7 @@ from support.mariadb import MariaDB
 from milvus_offline.errors import DamageError, MilvusOfflineError, StoreError, UsageError
 from milvus_offline.milvus1.catalog import dump as sqldump
 from milvus_offline.milvus1.catalog import dumprows
-from milvus_offline.milvus1.catalog import statements as sqlstatements
+from milvus_offline.milvus1.catalog import tokens as sqltokens
 from milvus_offline.milvus1.catalog.columns import create_columns, decode, known_columns
 from milvus_offline.milvus1.catalog.dump import Dump, looks_like_dump, read_dump, repair_double_encoding
 
@@ -486,7 +486,7 @@ def test_entities_are_refused(head: str, tmp_path: Path) -> None:
 
 
 def test_hostile_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlstatements, "MAX_TOKEN", 1 << 21)
+    monkeypatch.setattr(sqltokens, "MAX_TOKEN", 1 << 21)
     monkeypatch.setattr(sqldump, "MAX_VALUE", 1 << 21)
     long = b"x" * (4 << 20)
     with pytest.raises(DamageError, match="expected a token of at most 2097152 bytes"):

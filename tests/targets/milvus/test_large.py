@@ -17,9 +17,10 @@ from milvus_offline import loading
 from milvus_offline.errors import UsageError
 from milvus_offline.loading import LoadReport, Pace, run_compare, run_load
 from milvus_offline.targets import open_target
-from milvus_offline.targets.milvus.client import Busy, Client
+from milvus_offline.targets.milvus.client import Client
 from milvus_offline.targets.milvus.connection import Connection
-from milvus_offline.targets.milvus.plan import sanitize
+from milvus_offline.targets.milvus.naming import sanitize
+from milvus_offline.targets.milvus.refusals import Busy
 from milvus_offline.targets.milvus.wire import Layout
 
 

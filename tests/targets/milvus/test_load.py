@@ -31,7 +31,7 @@ from milvus_offline.sources.milvus1 import open_store_source
 from milvus_offline.targets import open_target
 from milvus_offline.targets.milvus.client import Client
 from milvus_offline.targets.milvus.connection import Connection
-from milvus_offline.targets.milvus.plan import restore, sanitize
+from milvus_offline.targets.milvus.naming import restore, sanitize
 
 pytest.importorskip("milvus_lite")
 Rows = dict[str, Counter[tuple[int, bytes]]]

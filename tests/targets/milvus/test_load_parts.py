@@ -25,16 +25,9 @@ from milvus_offline.targets.milvus import scan as milvus_scan
 from milvus_offline.targets.milvus import verify as milvus_verify
 from milvus_offline.targets.milvus import wire as milvus_wire
 from milvus_offline.targets.milvus.connection import Connection, lite_facts
-from milvus_offline.targets.milvus.plan import (
-    CollectionPlan,
-    LoadOptions,
-    Plan,
-    TargetFacts,
-    make_plan,
-    restore,
-    sanitize,
-    sanitize_collection,
-)
+from milvus_offline.targets.milvus.naming import restore, sanitize, sanitize_collection
+from milvus_offline.targets.milvus.plan import make_plan
+from milvus_offline.targets.milvus.terms import CollectionPlan, LoadOptions, Plan, TargetFacts
 from milvus_offline.transfer import execute
 
 SERVER = TargetFacts("server", "v2.5.1", True, False, True, True, 2, 32768, 1024, False)

@@ -18,10 +18,13 @@ from milvus_offline.errors import TargetError, UsageError
 from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.model import Finding, Schema, Severity, SourceCollection, SourcePartition, VectorType
 from milvus_offline.targets import open_target
-from milvus_offline.targets.milvus.client import Client, TooLarge
+from milvus_offline.targets.milvus.client import Client
 from milvus_offline.targets.milvus.connection import Connection
 from milvus_offline.targets.milvus.limits import server_facts
-from milvus_offline.targets.milvus.plan import Existing, LoadOptions, Plan, make_plan, restore, sanitize
+from milvus_offline.targets.milvus.naming import restore, sanitize
+from milvus_offline.targets.milvus.plan import make_plan
+from milvus_offline.targets.milvus.refusals import TooLarge, refusal
+from milvus_offline.targets.milvus.terms import Existing, LoadOptions, Plan
 
 
 @pytest.fixture(scope="session")
@@ -174,11 +177,9 @@ def test_shards_and_partitions_have_a_limit() -> None:
         planned(Schema("c", 8, metric_type="L2"), nearly_full, tags, shards=2)
 
 
-@pytest.mark.server
-def test_a_message_over_the_servers_own_limit_is_made_smaller(server: str) -> None:
-    with Client(Connection(server)) as client:
-        reason = "parameter too large[exceeds maxInsertSize]"
-        assert isinstance(client._refusal(1102, 0, reason, False), TooLarge)
+def test_a_message_over_the_servers_own_limit_is_made_smaller() -> None:
+    reason = "parameter too large[exceeds maxInsertSize]"
+    assert isinstance(refusal(Connection("http://localhost:19530"), 1102, 0, reason, False), TooLarge)
 
 
 # What is there already ------------------------------------------------------------------------------------------------
