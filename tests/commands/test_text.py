@@ -235,7 +235,8 @@ def test_on_a_real_terminal(command: str, columns: int, tmp_path: Path) -> None:
     }.get(command, [command, str(store)])
     if command == "export":
         spawn("export", store, out)
-    (tmp_path / "task.yaml").write_text(f"M2H:\n  milvus_dir: {store}\n  data_dir: {out}\n  source_collection: {{c: [red]}}\n")
+    task = f"M2H:\n  source_milvus_path: {store}\n  data_dir: {out}\n  source_collection: {{c: [red]}}\n"
+    (tmp_path / "task.yaml").write_text(task)
     shown = on_a_terminal(columns, words)
     if command == "load":
         shutil.rmtree(tmp_path / "new")
