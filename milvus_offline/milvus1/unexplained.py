@@ -13,8 +13,8 @@ in both directions:
   one of their rows is anywhere else, or if they were live for sure (deletes were applied to them, or an index was built) and
   have rows of their own. Segments older than their table are of a namesake that was dropped (§16).
 
-What a crash leaves looks the same only where it came into the middle of a flush and, after the restart, every row of that flush was
-deleted, or its collection dropped, before the next one. Nothing in the files tells the two apart.
+What a crash leaves looks the same only where it came into the middle of a flush and, after the restart, every row of that
+flush was deleted, or its collection dropped, before the next one. Nothing in the files tells the two apart.
 """
 
 from __future__ import annotations
