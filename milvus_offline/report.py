@@ -190,7 +190,7 @@ def story(store: Store) -> list[str]:
     wal_rows = sum(c.wal_rows for c in store.collections)
     again = min(wal_rows, sum(f.rows or 0 for f in store.findings if f.code == "rows-from-log"))
     if wal_rows > again:
-        lines.append(f"{count(wal_rows - again, 'acknowledged row')} stood in the write-ahead log only; an export brings them.")
+        lines.append(f"{count(wal_rows - again, 'acknowledged row')} are only in the write-ahead log; an export includes them.")
     if again:
         lines.append(f"{count(again, 'row')} of damaged segments are still in the write-ahead log; an export includes them.")
     damage = Counter(f.severity for f in store.findings)
