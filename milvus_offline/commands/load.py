@@ -359,7 +359,7 @@ def _renamed(source: Source, o: dict[str, Any], typed: set[str]) -> Source:
 
 
 def load_verdict(report: LoadReport) -> dict[str, str]:
-    """The verdict of a load in one line, see report.verdict."""
+    """The verdict of a load in one line, see verdict.verdict."""
     from ..verdict import verdict
 
     done = "would be loaded" if report.dry_run else "was loaded" if report.rows == 1 else "were loaded"
