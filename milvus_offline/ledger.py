@@ -108,7 +108,8 @@ class Ledger:
             self._file.close()
         self.path.unlink()
         self._file.close()
-        fileio.sync_folder(self.path.parent)  # a finished run is not taken up again after a power failure
+        if self.durable:
+            fileio.sync_folder(self.path.parent)  # a finished run is not taken up again after a power failure
 
 
 def _open_alone(path: Path) -> BinaryIO:
