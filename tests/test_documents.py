@@ -93,3 +93,14 @@ def test_every_cited_paragraph_of_the_format_exists() -> None:
                 cited[number].append(path.name)
     assert len(cited) > 40
     assert {number: where for number, where in cited.items() if number not in paragraphs()} == {}
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert broken == []

@@ -313,7 +313,7 @@ def test_an_unfinished_export_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
     (out / LEDGER).write_text("{}\n")
     for command in (["verify", str(out)], ["inspect", str(out)], ["export", str(out), str(tmp_path / "again")]):
         assert run(command) == 2
-        assert "not finished: run the same command again with --resume" in capsys.readouterr().err
+        assert "holds an unfinished run; finish it with the same command and --resume" in capsys.readouterr().err
 
 
 def test_a_folder_with_a_store_and_hdf5_files(export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

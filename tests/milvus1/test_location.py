@@ -176,4 +176,4 @@ def test_segments_in_s3(tmp_path: Path) -> None:
     made.ids.unlink()
     hint, lost = open_store(root).findings
     assert (hint.code, lost.code) == ("s3-storage", "segment-incomplete")
-    assert "'vectors'" in hint.message and str(root / "db" / "tables") in hint.message
+    assert "'vectors'" in hint.message and "s3://vectors" in hint.message
