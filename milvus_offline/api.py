@@ -119,7 +119,7 @@ def verify(
 
         compared = None if against is None else _opened(against, ())
         result = check_export(fileio.as_path(source), against=compared, progress=shown)
-        return VerifyReport(result.rows, result.findings)
+        return VerifyReport(result.rows, Findings([*result.findings, *result.lacking]))
     from .milvus1.verify import check_store, weigh
 
     opened = source if isinstance(source, Store) else _opened(source, ())

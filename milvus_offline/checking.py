@@ -42,6 +42,8 @@ class ExportCheck:
     rows: int = 0
     files: int = 0
     findings: Findings = field(default_factory=Findings)
+    lacking: Findings = field(default_factory=Findings)
+    """What the source could not give while it was compared: no difference, as the export lacks it, too."""
 
     def differs(self, code: str, where: str, message: str, rows: int | None = None) -> None:
         self.findings.error(code, where, message, rows)
@@ -79,7 +81,7 @@ def check_export(
         if against is not None:
             with watching() as met:
                 _compare(out, collections, parts, against, selected, result, progress)
-            result.findings += met.findings()
+            result.lacking += met.findings()
     finally:
         progress.close()
     return result

@@ -239,9 +239,9 @@ SECTIONS = (
     Section(
         "What a crash left",
         (
-            Code("merge-half-done", (WARNING,), "A segment is there in two forms; its rows are read once."),
-            Code("segment-contained", (WARNING,), "A segment is there in two forms; its rows are read once."),
-            Code("compaction-half-done", (WARNING,), "A segment is there in two forms; its rows are read once."),
+            Code("merge-half-done", (INFO,), "A segment is there in two forms; its rows are read once."),
+            Code("segment-contained", (INFO, WARNING), "A segment is there in two forms; its rows are read once."),
+            Code("compaction-half-done", (INFO,), "A segment is there in two forms; its rows are read once."),
             Code("raw-row-missing", (WARNING,), "The catalog lists only the segment's index; the segment is included."),
             Code("backup-without-index", (WARNING,), "A server would hide these rows; they are included."),
             Code("index-and-raw", (INFO,), "A segment is listed with its index; it is read once."),
@@ -252,12 +252,12 @@ SECTIONS = (
             ),
             Code(
                 "flush-unrecorded",
-                (WARNING,),
+                (INFO, WARNING),
                 "Rows are in the log and in a segment; they are read once. A restarted server would double them.",
             ),
             Code(
                 "partition-flushed",
-                (WARNING,),
+                (INFO,),
                 "Up to 0.9: a restarted server would insert a partition's rows once more; they are read once.",
             ),
         ),

@@ -206,9 +206,9 @@ def _verify_export(  # many: one for each option
     )
     summary += f", {count(asked, 'answer')} to searches compared" if asked else ""
     # what the source itself cannot give is missing in both, which is no difference
-    lacking = [f for f in source.findings if f.severity is not Severity.INFO] if source else []
+    lacking = [*(f for f in source.findings if f.severity is not Severity.INFO), *result.lacking] if source else []
     document = _document(path, "export", result.rows, [*result.findings, *lacking], summary)
-    if lacking and _exit_code(result.findings) != 4:
+    if lacking and _exit_code(result.findings) != 4:  # 3 where the source is not whole, 4 where the two differ
         document["exit_code"] = 3
         document["verdict"]["text"] = f"No difference found, but the source itself is not whole: {summary}."
     document |= {"files": result.files, "against": against}

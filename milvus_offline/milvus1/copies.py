@@ -186,7 +186,7 @@ def drop_contained(pieces: Sequence[P], contents: Contents, where: Callable[[P],
     """Without a catalog: leaves out pieces whose live rows a newer one stores, for these are sources of a merge."""
     kept, dropped = newest_of(pieces, contents)
     for piece, newer in dropped:
-        findings.warning(
+        findings.info(
             "segment-contained",
             where(piece),
             f"all of its rows are in the newer segment {newer.id} as well; it is treated as the source of a merge",
@@ -209,7 +209,7 @@ def end_merges(
         if not len(merged) or all_in(merged, map(contents.live, result)):
             continue
         result = [s for s in result if not holds(merged, contents.live(s))] + [target]
-        findings.warning(
+        findings.info(
             "merge-half-done",
             where(target),
             "the server crashed while it finished a merge; the merged segment is complete and is used. A restarted 1.x server "
@@ -238,7 +238,7 @@ def end_compactions(
                 continue
             if holds(contents.stored(old), contents.stored(new)) and holds(contents.stored(new), contents.live(old)):
                 obsolete.add(old.id)
-                findings.warning(
+                findings.info(
                     "compaction-half-done",
                     where(old),
                     f"a crash left it beside its compacted form {new.id}; its rows are read once, from the newer one",

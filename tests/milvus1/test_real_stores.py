@@ -13,7 +13,6 @@ from support.real import STORES, truth
 NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json"))
 AMBIGUOUS = {
     "crash_cycle_3": {"wal-gap"},  # its first log file is gone
-    "crash_dup": {"flush-unrecorded"},  # a restarted server would double rows
     "lost_flush": {"flush-lost"},
     "race_partitions": {"row-id-race", "flush-lost", "deletes-lost"},
     "race_wrong_folder": {"row-id-race", "flush-lost", "deletes-lost", "rows-doubled"},

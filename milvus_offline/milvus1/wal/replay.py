@@ -394,7 +394,7 @@ class Replayer:
         for table_id, count in self._doubled.items():
             table = self._tables[table_id]
             self._note(
-                Severity.WARNING,
+                Severity.INFO,
                 "partition-flushed",
                 table.place,
                 "the partition was flushed, its collection was not: a server of this version would insert the rows once more",

@@ -50,7 +50,7 @@ def already_flushed(table: LoggedTable, segments: Sequence[Segment], findings: F
                 continue
             _note(
                 findings,
-                Severity.WARNING,
+                Severity.INFO,
                 "flush-unrecorded",
                 f"{table.collection}/{table.partition}",
                 f"a crash came after {', '.join(s.id for s in newest)} was written and before the catalog knew that the log's "

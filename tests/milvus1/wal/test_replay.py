@@ -660,7 +660,7 @@ def doubled(b: StoreBuilder, expected: Batch, count: int) -> None:
     """The rows come out once, and it is said."""
     store = opened(b)
     assert content(store) == {ROOT: bag(expected)}
-    assert [(f.rows, f.severity) for f in store.findings if f.code == "flush-unrecorded"] == [(count, Severity.WARNING)]
+    assert [(f.rows, f.severity) for f in store.findings if f.code == "flush-unrecorded"] == [(count, Severity.INFO)]
 
 
 def test_flushed_but_not_recorded(b: StoreBuilder) -> None:
