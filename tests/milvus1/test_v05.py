@@ -380,7 +380,7 @@ def test_without_a_catalog_sources_of_a_merge_are_left_out(tmp_path: Path) -> No
         ("warning", "no-catalog", None),
         ("info", "segment-contained", 40),
         ("info", "segment-contained", 50),
-        ("info", "segment-contained", 80),
+        ("warning", "segment-contained", 80),
         ("info", "index-unusable", None),
     ]
 
