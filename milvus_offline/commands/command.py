@@ -186,6 +186,10 @@ class Target(click.Path):
             return os.path.expanduser(text)
         if text.startswith(("http://", "https://", "milvus1://")):
             return text
+        from ..targets import SCHEMES
+
+        if "://" not in text and any(kind.recognises(text) for kind in SCHEMES):  # a kind that was added to the table
+            return text
         raise click.BadParameter(f"{without_password(text)}: {_meant(text)}", ctx, param)
 
 

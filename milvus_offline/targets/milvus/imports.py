@@ -122,7 +122,11 @@ class GrpcImports:
 def _state(job: Any) -> JobState:
     name = str(job.state_name).lower()
     phase: Phase = "failed" if "fail" in name else "completed" if name.endswith("completed") else "running"
-    return JobState(phase, int(job.row_count), f"{name} {job.progress} {job.row_count}", str(job.failed_reason))
+    try:
+        rows = int(job.row_count)
+    except ValueError:  # in lists, servers from 2.4 on leave it out
+        rows = 0
+    return JobState(phase, rows, f"{name} {job.progress} {rows}", str(job.failed_reason))
 
 
 @dataclass(frozen=True)
