@@ -24,7 +24,14 @@ NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json") if not p.paren
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    for attempt in range(5):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+            break
+        except RuntimeError:  # its servers have 30 s to start, which a busy machine may not give them
+            ray.shutdown()
+            if attempt == 4:
+                raise
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield ray
     ray.shutdown()
