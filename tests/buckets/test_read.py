@@ -195,7 +195,9 @@ def sentence(*arguments: object) -> str:
 
 
 def test_an_unknown_scheme_is_refused() -> None:
-    assert "this scheme is unknown; there are: s3://" in sentence("inspect", "ftp://somewhere/milvus")
+    done = call("inspect", "ftp://somewhere/milvus")
+    assert done.code == 2 and done.out == ""
+    assert "is not on this machine: copy it first, as with rclone copy ftp://somewhere/milvus ./copy" in done.err
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,4 +244,4 @@ def test_what_is_not_read_from_a_bucket_is_said(name: str, server: S3Server) -> 
     buckets.forget()
     server.client.put_object(Bucket=BUCKET, Key=f"other/{name}", Body=b"\x89HDF\r\n\x1a\n" if name[0] == "r" else b"IxF2")
     done = call("inspect", f"s3://{BUCKET}/other/{name}")
-    assert done.code in (1, 2) and "copy them to a disk first" in done.err
+    assert done.code in (1, 2) and "copy this to a disk first" in done.err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import shutil
 import sqlite3
 import struct
@@ -19,6 +18,8 @@ import pytest
 from support.builder import StoreBuilder, bag, join, rows
 from support.command import Outcome, call, exported, files, fingerprint, manifest, spawn
 from support.real import STORES, copy_store
+
+from milvus_offline.manifest import write_manifest
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 NOBODY = 65534
@@ -358,6 +359,10 @@ def test_overwrite_removes_only_what_the_manifest_may_name(store: Path, tmp_path
     document = manifest(out)
     document["collections"][0]["partitions"][0]["files"] += [{"path": "../out2/dear.h5"}, {"path": str(sibling)}]
     (out / "manifest.json").write_text(json.dumps(document))
+    before = fingerprint(tmp_path)
+    refused(call("export", store, out, "--overwrite"), 2, str(out), "not empty")  # its checksum is another one
+    assert fingerprint(tmp_path) == before
+    write_manifest(out, document)
     assert call("export", store, out, "--overwrite").code == 0
     assert sibling.read_text() == "dear"
 
@@ -512,13 +517,15 @@ def test_file_too_large(tmp_path: Path) -> None:
     """The limit of a process (ulimit -f) behaves like a disk that is full, and needs no rights."""
     store = small_store(tmp_path / "store", 100_000)
 
-    def limit() -> None:
-        import signal
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-
-    done = spawn("export", store, tmp_path / "out", preexec_fn=limit)
+    # a process of its own sets the limit: this one has threads of gRPC, with which no Python may run between fork and exec
+    limited = (
+        "import os, resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'milvus_offline', *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", limited, "export", store, tmp_path / "out"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = Outcome(ended.returncode, ended.stdout, ended.stderr)
     refused(done, 1, "cannot", os.strerror(errno.EFBIG))
     done = spawn("export", store, tmp_path / "out", "--resume")
     assert done.code == 0
@@ -642,7 +649,7 @@ def test_hostile_tags(tmp_path: Path) -> None:
     assert exported(tmp_path / "one")["c", "*?[a]"] == expected["c", "*?[a]"]
 
 
-PARAMS = ["[" * 100_000, '{"nlist": NaN}', '{"nlist": 1e999}', "[1]", "null", "{", '{"a": ' + "9" * 5000 + "}"]
+PARAMS = ["[" * 60_000, '{"nlist": NaN}', '{"nlist": 1e999}', "[1]", "null", "{", '{"a": ' + "9" * 5000 + "}"]
 
 
 @pytest.mark.parametrize("params", PARAMS, ids=[p[:16] for p in PARAMS])
@@ -651,8 +658,12 @@ def test_hostile_index_parameters(params: str, tmp_path: Path) -> None:
     b.collection("c", index_params=params)
     b.segment("c", rows(1))
     store = b.write()
-    assert call("inspect", store, "--json").json["totals"]["rows"] == 1
-    assert call("export", store, tmp_path / "out").code == 0
+    document = call("inspect", store, "--json").json
+    assert document["totals"]["rows"] == 1
+    odd = [f["severity"] for f in document["findings"] if f["code"] == "catalog-value"]
+    assert odd == ([] if "nlist" in params else ["warning"])  # no server writes what is no object
+    assert call("export", store, tmp_path / "out").code == (3 if odd else 0)
+    assert exported(tmp_path / "out") == {("c", "_default"): bag(rows(1))}
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def settings_of(schema: Schema, metric: str | None = None, index_file_size: int 
     if not 1 <= schema.dimension <= MAX_DIMENSION or (binary and schema.dimension % 8):
         more = ", a multiple of 8 for binary vectors" if binary else ""
         raise UsageError(f"{where}: dimension {schema.dimension}; Milvus 1.x takes 1..{MAX_DIMENSION}{more}")
-    name = metric or schema.metric_type
+    name = metric.upper() if metric else schema.metric_type
     if name is None:
         name = "HAMMING" if binary else "L2"
         note("metric-assumed", f"the source names no metric; {name} is taken. Another one: --metric")
