@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from .copies import by_ids, ids_alone, newest_of
 from .disk import Disk
 from .layout import BLOOM_FILTER, DELETED_DOCS, ID, INDEX_NAMES, LENGTH, MAX_DIMENSION, EngineType, FileType, MetricType
 from .location import Location
-from .segment.files import Segment, read_header
+from .segment.files import read_header
 from .segment.opening import Folder
 from .segment.rawfile import dated_files
 from .wal.log import Walk, open_log, read_ids
@@ -160,7 +161,7 @@ def _survey(name: str, disk: Disk, notes: Findings) -> _Table:
     """What the segment folders of a table tell: bytes per row (as most of them have it), index types, some ids."""
     table = _Table(name)
     widths: Counter[int] = Counter()
-    bare: list[Segment] = []
+    folders: list[tuple[Folder, str]] = []
     for number, segment_id in enumerate(sorted(disk.segments(name)), 1):
         try:
             folder = disk.folder(name, segment_id)
@@ -176,11 +177,11 @@ def _survey(name: str, disk: Disk, notes: Findings) -> _Table:
             table.rows.append(FileRow(number * 100 + k, name, FileType.INDEX, segment_id, file_id=index))
             table.engine = _engine_of(folder.path / index) or table.engine
         _measure(table, folder, widths)
-        if not widths and (segment := ids_alone(folder, segment_id)) is not None:
-            bare.append(segment)
+        folders.append((folder, segment_id))
     if widths:
         table.row_bytes = widths.most_common(1)[0][0]
     else:
+        bare = [s for s in starmap(ids_alone, folders) if s is not None]
         table.ids_alone = sum(s.rows for s in newest_of(bare, by_ids())[0])
     return table
 

@@ -23,8 +23,10 @@ def test_the_log_brings_back_lost_segments_exactly(tmp_path: Path, name: str, wh
                 shutil.rmtree(path.parent) if what == "folder" else path.unlink()
     store = open_store(root)
     assert content(store) == truth(name)
-    assert "rows-from-log" in codes(store)
-    assert open_store(root, replay_wal=False).rows < store.rows
+    told = {"rows-from-log", "copied-while-running"} & set(codes(store))
+    assert told, "their sources in a merge, where these still are, or the log"
+    if "rows-from-log" in told:
+        assert open_store(root, replay_wal=False).rows < store.rows
 
 
 def test_deleted_and_stored_rows_do_not_come_back(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,12 +71,17 @@ class DeadRows:
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
-        self._bits = np.zeros((rows + 7) // 8, np.uint8)
+
+    @cached_property
+    def _bits(self) -> npt.NDArray[np.uint8]:
+        """Made when it is needed: damaged files can name any number of rows, and mostly none of them is deleted."""
+        return np.zeros((self.rows + 7) // 8, np.uint8)
 
     def add(self, offsets: npt.NDArray[np.signedinteger[Any]]) -> int:
         """Adds offsets in any order, repeated or not; returns how many are outside the segment (they are ignored)."""
         valid = offsets[(offsets >= 0) & (offsets < self.rows)].astype(np.int64)
-        np.bitwise_or.at(self._bits, valid >> 3, np.left_shift(1, valid & 7).astype(np.uint8))
+        if len(valid):
+            np.bitwise_or.at(self._bits, valid >> 3, np.left_shift(1, valid & 7).astype(np.uint8))
         return len(offsets) - len(valid)
 
     def remove(self, offset: int) -> None:
@@ -94,6 +100,8 @@ class DeadRows:
         return chosen * 8 + np.array(first, np.int64)
 
     def __len__(self) -> int:
+        if "_bits" not in self.__dict__:
+            return 0
         blocks = (self._bits[at : at + _CHUNK] for at in range(0, len(self._bits), _CHUNK))
         return sum(int(np.bitwise_count(block).sum(dtype=np.int64)) for block in blocks)
 
