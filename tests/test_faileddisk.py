@@ -19,6 +19,8 @@ from support.command import exported, spawn
 
 from milvus_offline.model import Batch
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

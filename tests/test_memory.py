@@ -20,7 +20,10 @@ from milvus_offline.milvus1.layout import TABLES, FileType
 from milvus_offline.milvus1.segment.files import SegmentWriter
 from milvus_offline.model import Batch
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc: memory was NOT measured")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc: memory was NOT measured"),
+]
 
 DIM = 128
 MIB = 1 << 20

@@ -21,7 +21,7 @@ import milvus_offline.targets.hdf5 as hdf5
 import milvus_offline.transfer as transfer
 from milvus_offline.manifest import LEDGER
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: killing was NOT tested")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: killing was NOT tested")]
 
 TASK_BYTES = 16 << 10
 DIM = 16

@@ -10,6 +10,8 @@ import pytest
 from support.command import call
 from support.real import STORES
 
+pytestmark = pytest.mark.slow
+
 jsonschema = pytest.importorskip("jsonschema")
 SCHEMAS = Path(__file__).resolve().parents[1] / "docs" / "schemas"
 NAMES = sorted(p.parent.name for p in STORES.glob("*/store") if not p.parent.name.startswith("mysql"))

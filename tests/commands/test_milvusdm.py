@@ -24,6 +24,8 @@ from milvus_offline.errors import UsageError
 from milvus_offline.milvus1.opening import open_store
 from milvus_offline.milvusdm import KEYS, parse_version, read_task
 
+pytestmark = pytest.mark.server
+
 # The files as MilvusDM's own documentation has them, with places to fill in.
 M2H_1 = """\
 M2H:

@@ -18,6 +18,8 @@ from support.real import STORES
 from milvus_offline.html import render, where_rows_are
 from milvus_offline.text import grouped, size
 
+pytestmark = pytest.mark.server
+
 SIZES = [(390, 844), (820, 1180), (1440, 900), (3840, 2160)]
 
 

@@ -24,6 +24,8 @@ from milvus_offline.progress import Bar, Lines, Smooth
 from milvus_offline.text import Places, Screen, duration, finding_lines, named
 from milvus_offline.verdict import attention_sums, verdict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:

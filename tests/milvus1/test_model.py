@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support.lives import live, live_unlucky
 
+pytestmark = pytest.mark.slow
+
 
 @settings(
     max_examples=400,

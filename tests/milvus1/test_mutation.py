@@ -17,6 +17,8 @@ from support.mutate import Bench, Case, Result, case_of, judge
 from milvus_offline.milvus1.opening import open_store
 from milvus_offline.model import Finding, Severity
 
+pytestmark = pytest.mark.slow
+
 SLICE = 600
 PARTS = 12
 

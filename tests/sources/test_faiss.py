@@ -21,6 +21,8 @@ from milvus_offline.model import Source, VectorType
 from milvus_offline.sources.faiss import source as source
 from milvus_offline.sources.faiss.source import ChildPiece, FaissPiece, open_faiss
 
+pytestmark = pytest.mark.slow
+
 faiss = pytest.importorskip("faiss")
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "faiss"

@@ -23,6 +23,8 @@ from milvus_offline.sources.faiss import pool, worker
 from milvus_offline.sources.faiss.pool import Child, ChildPiece
 from milvus_offline.sources.faiss.source import open_faiss
 
+pytestmark = pytest.mark.slow
+
 faiss = pytest.importorskip("faiss")
 
 

@@ -15,6 +15,8 @@ from support.milvus1_standin import Standin
 from support.milvus_server import Unavailable, shared_server
 from support.real import STORES
 
+pytestmark = pytest.mark.server
+
 STORE = STORES / "partitions" / "store"
 
 

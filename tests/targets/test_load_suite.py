@@ -30,6 +30,8 @@ from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.model import Schema
 from milvus_offline.targets import SCHEMES, defaults_of, open_target, scheme_of
 
+pytestmark = pytest.mark.server
+
 Held = dict[tuple[str, str], Counter[tuple[int, bytes]]]
 NAME = "suite"
 

@@ -13,6 +13,8 @@ from milvus_offline.milvus1.catalog.database import parse_mysql_url, read_mysql
 from milvus_offline.milvus1.catalog.dump import read_dump
 from milvus_offline.milvus1.catalog.rows import parse_catalog
 
+pytestmark = pytest.mark.server
+
 DUMP = Path(__file__).parent.parent.parent.parent / "fixtures" / "stores" / "mysql" / "store" / "meta.default.sql"
 
 

@@ -14,6 +14,8 @@ import pytest
 from milvus_offline.errors import DamageError
 from milvus_offline.milvus1.segment.bloom import BloomFilter, _hashes, build_filter, filter_shape, read_filter
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = Path(__file__).parent.parent.parent.parent / "fixtures"
 SEGMENTS = sorted(p.parent for p in (FIXTURES / "stores").glob("*/store/db/tables/*/*/bloom_filter"))
 MASK = (1 << 64) - 1

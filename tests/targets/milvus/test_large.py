@@ -23,6 +23,8 @@ from milvus_offline.targets.milvus.naming import sanitize
 from milvus_offline.targets.milvus.refusals import Busy
 from milvus_offline.targets.milvus.wire import Layout
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -33,6 +33,8 @@ from milvus_offline.targets.milvus.client import Client
 from milvus_offline.targets.milvus.connection import Connection
 from milvus_offline.targets.milvus.naming import restore, sanitize
 
+pytestmark = pytest.mark.server
+
 pytest.importorskip("milvus_lite")
 Rows = dict[str, Counter[tuple[int, bytes]]]
 
