@@ -57,7 +57,8 @@ def pytest_testnodedown(node: Any) -> None:
 
 def _never_produced(config: pytest.Config) -> list[str]:
     """Codes that a run of the whole suite did not produce in the tests' own processes."""
-    whole = not config.option.keyword and not config.option.markexpr and config.args == config.getini("testpaths")
+    o = config.option
+    whole = not (o.keyword or o.markexpr or o.collectonly) and config.args == config.getini("testpaths")
     return sorted(set(CODES) - _produced) if whole else []
 
 
