@@ -122,11 +122,16 @@ class GrpcImports:
 def _state(job: Any) -> JobState:
     name = str(job.state_name).lower()
     phase: Phase = "failed" if "fail" in name else "completed" if name.endswith("completed") else "running"
+    rows, progress = _number(job, "row_count"), _number(job, "progress")
+    return JobState(phase, rows, f"{name} {progress} {rows}", str(job.failed_reason))
+
+
+def _number(job: Any, name: str) -> int:
+    """A number of a job; 0 where the server leaves it out, as those from 2.4 on do in lists."""
     try:
-        rows = int(job.row_count)
-    except ValueError:  # in lists, servers from 2.4 on leave it out
-        rows = 0
-    return JobState(phase, rows, f"{name} {job.progress} {rows}", str(job.failed_reason))
+        return int(getattr(job, name))
+    except ValueError:
+        return 0
 
 
 @dataclass(frozen=True)
