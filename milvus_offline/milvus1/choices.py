@@ -14,7 +14,7 @@ from .catalog.rows import Catalog, TableRow, version_key
 from .copies import Contents, by_ids, drop_contained, end_compactions, end_merges, ids_alone, newest_of
 from .disk import Disk
 from .layout import TABLES, FileType
-from .live import Choice, LiveSet
+from .live import Choice, Leftover, LiveSet
 from .running_copy import RunningCopy
 from .segment.deletes import NO_WITNESS, OF_DELETES, Witness
 from .segment.files import Segment
@@ -23,15 +23,16 @@ from .segment.opening import Folder, open_segment
 
 @dataclass
 class Choices:
-    """Opens the live segments of one table after the other; what a person should know goes to `findings`."""
+    """Opens the live segments of one table after the other. What a person should know is in `findings` and `damage` then."""
 
     catalog: Catalog
     disk: Disk
     live: LiveSet
-    findings: Findings
+    findings: Findings = field(default_factory=Findings)
     damage: dict[str, Findings] = field(default_factory=dict)
-    """By table_id: the errors about its segments. Records of the log may still hold what they have lost."""
-    has_tables: bool = True
+    """By table_id: the errors about its segments, not in `findings`. Records of the log may still hold what they have lost."""
+    opened: set[tuple[str, str]] = field(default_factory=set)
+    """Ids of the table and the segment, of all that were opened."""
 
     def look_for_tables(self) -> None:
         """Says once when no folder `tables/` is there, in place of an error for each segment.
@@ -40,7 +41,6 @@ class Choices:
         choices = [c for collection in self.live.collections for p in collection.partitions for c in p.choices]
         if not choices or self.catalog.kind == "none" or any(self.disk.has_tables(root) for root in self.disk.roots):
             return
-        self.has_tables = False
         folder = self.disk.roots[0] / TABLES
         why = fileio.missing_link(folder) or "the folder is not there: was it copied?"
         rows = sum(c.row.row_count for c in choices if 0 <= c.row.row_count < 1 << 31)
@@ -53,8 +53,13 @@ class Choices:
         segments = self._open_table(table, choices, schema, notes)
         if lost := Findings(f for f in notes if f.severity is Severity.ERROR):
             self.damage[table.table_id] = lost
-        self.findings += notes if self.has_tables else [f for f in notes if f.code != "segment-missing"]
+        self.findings += [f for f in notes if f.severity is not Severity.ERROR]
+        self.opened.update((table.table_id, s.id) for s in segments)
         return segments
+
+    def leftovers(self) -> list[Leftover]:
+        """Those of the live set that none of its segments needed: a merge that was not ended may have its sources' rows."""
+        return [x for x in self.live.leftovers if (x.table_id, x.segment_id) not in self.opened]
 
     def _open_table(self, table: TableRow, choices: Sequence[Choice], schema: Schema, notes: Findings) -> list[Segment]:
         segments: list[Segment] = []
@@ -85,9 +90,6 @@ class Choices:
         if missing:
             running = RunningCopy(table, schema, self.catalog, self.live, self.disk)
             segments = running.stand_ins(missing, segments, notes)
-        taken = {s.id for s in segments}
-        leftovers = self.live.leftovers
-        leftovers[:] = [x for x in leftovers if x.table_id != table.table_id or x.segment_id not in taken]
         return segments
 
     def _open(self, choice: Choice, table: TableRow, schema: Schema, notes: Findings) -> Segment | Finding:

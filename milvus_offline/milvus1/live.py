@@ -54,7 +54,7 @@ class LiveCollection:
     partitions: tuple[LivePartition, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
 class LiveSet:
     """The live collections with their segments, and what lies around beside them."""
 
@@ -66,6 +66,11 @@ class LiveSet:
     """Live segments whose table is not in the catalog, by table_id."""
     has_unflushed: bool
     """Whether the catalog holds NEW segments: rows that were in memory and must be in the log (§3.3)."""
+
+    @classmethod
+    def empty(cls) -> LiveSet:
+        """Before anything was selected."""
+        return cls([], [], [], Findings(), {}, False)
 
 
 def select(catalog: Catalog, disk: Disk) -> LiveSet:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import fileio
 from ..errors import DamageError, StoreError, UsageError
 from ..findings import Findings
-from ..model import Schema
+from ..model import Finding, Schema
 from ..names import printable
 from ..watch import named, union, watching
 from .catalog.check import contradictions
@@ -24,17 +24,17 @@ from .catalog.rows import Catalog, Generation, TableRow
 from .choices import Choices
 from .disk import Disk
 from .layout import META
-from .live import select
+from .live import LiveSet, select
 from .location import Location, locate
 from .segment.files import attribute_schema
 from .store import Collection, Partition, Store
 from .unexplained import Unexplained
 
 if TYPE_CHECKING:
-    from .live import LiveSet
     from .nocatalog import Assumptions
     from .segment.files import Segment
-    from .wal.rows import LogRows
+    from .wal.log import Log
+    from .wal.outcome import Replay
 
 
 _NAMED = 4
@@ -61,30 +61,138 @@ def open_store(
     them are told when they are read.
     """
     with watching() as met, fileio.forgiving() as refused:
-        store = _open(path, catalog, wal, replay_wal, secondary, without_catalog)
+        opening = _begin(path, catalog, wal, secondary, without_catalog)
+        opening = opening.selected()
+        if opening.catalog.generation is Generation.V05:
+            opening = opening.with_files_of_v05()
+        else:
+            opening = opening.with_segments().with_log(replay_wal).compared().with_collections(replay_wal)
     places = {**met.all_places(), **{path: union(found) for path, found in refused.items()}}
-    if not places:
-        return store
-    texts = [f"{path}: {named(found)}" for path, found in sorted(places.items())[:_NAMED]]
-    more = f"; and {len(places) - _NAMED} more files" if len(places) > _NAMED else ""
-    findings = Findings(store.findings)
-    findings.warning(
-        "disk-refuses",
-        str(store.path),
-        f"places that the disk refuses: {'; '.join(texts)}{more}. What could not be compared is taken as it stands. Copy the "
-        "disk with ddrescue before it gets worse, and read the copy",
-    )
-    return replace(store, findings=tuple(findings))
+    return opening.refused_by_disk(places).store()
 
 
-def _open(
+@dataclass(frozen=True)
+class Opening:
+    """A store on its way to being open: what the stages before have decided, in their order.
+
+    A stage gives a new value with what it adds, and nothing changes what an earlier one decided; `findings` are told, and only
+    `damage` waits until the log has been read."""
+
+    location: Location
+    disk: Disk
+    catalog: Catalog
+    findings: tuple[Finding, ...]
+    live: LiveSet = field(default_factory=LiveSet.empty)
+    schemas: Mapping[str, Schema] = field(default_factory=dict)
+    """By the collection's table_id; what follows is by table_id of each partition."""
+    segments: Mapping[str, list[Segment]] = field(default_factory=dict)
+    damage: Mapping[str, Findings] = field(default_factory=dict)
+    """Errors about segments whose rows the log may still hold."""
+    log: Log | None = None
+    replay: Replay | None = None
+    collections: tuple[Collection, ...] = ()
+
+    def selected(self) -> Opening:
+        """Which segments are live."""
+        live = select(self.catalog, self.disk)
+        schemas = {c.table.table_id: _schema(c.table, self.catalog) for c in live.collections}
+        return replace(self, live=live, schemas=schemas, findings=(*self.findings, *live.findings))
+
+    def with_files_of_v05(self) -> Opening:
+        """The collections of a store of 0.5 or 0.6, which has neither segments nor a log."""
+        from .v05 import open_collections
+
+        findings = Findings(self.findings)
+        opened = open_collections(self.catalog, self.live, self.schemas, self.location.roots, findings)
+        return replace(self, collections=opened, findings=tuple(findings))
+
+    def with_segments(self) -> Opening:
+        """The live segments, and what stands in for those that are missing."""
+        partitions = [(c, p) for c in self.live.collections for p in c.partitions]
+        self.disk.warm((x.table_id, x.segment_id) for _, p in partitions for x in p.choices)
+        choices = Choices(self.catalog, self.disk, self.live)
+        choices.look_for_tables()
+        segments = {p.table.table_id: choices.open(p.table, p.choices, self.schemas[c.table.table_id]) for c, p in partitions}
+        return replace(
+            self,
+            segments=segments,
+            live=replace(self.live, leftovers=choices.leftovers()),
+            damage=choices.damage,
+            findings=(*self.findings, *choices.findings),
+        )
+
+    def with_log(self, replay_wal: bool) -> Opening:
+        """What the log adds to the segments and takes from them; and what of the damage it makes good."""
+        from .wal.outcome import Opened
+        from .wal.reading import made_good, read_log
+
+        findings = Findings()
+        state = Opened(self.catalog, self.live, self.schemas, self.segments, self.damage)
+        log, replay = read_log(self.location, state, self.disk, findings, replay_wal=replay_wal)
+        damage = [f for lost in made_good(self.damage, replay if replay_wal else None) for f in lost]
+        if any(f.code == "tables-missing" for f in self.findings):
+            damage = [f for f in damage if f.code != "segment-missing"]  # that was told for all of them at once
+        return replace(self, log=log, replay=replay, findings=(*self.findings, *damage, *findings))
+
+    def compared(self) -> Opening:
+        """Whether this is the catalog of these files."""
+        findings = Findings()
+        replay = self.replay
+        segments, rows = ({**self.segments, **replay.segments}, replay.rows) if replay else (self.segments, {})
+        Unexplained(self.catalog, self.live, self.disk, self.schemas, segments, rows).compare(findings)
+        return replace(self, findings=(*self.findings, *findings))
+
+    def with_collections(self, replay_wal: bool) -> Opening:
+        """Segments and rows of the log, as the catalog orders them."""
+        findings = Findings()
+        replay = self.replay if replay_wal else None
+        segments, rows = (replay.segments, replay.rows) if replay else (self.segments, {})
+        opened = []
+        for c in self.live.collections:
+            schema = self.schemas[c.table.table_id]
+            tables = [(p.tag, p.table.table_id) for p in c.partitions]
+            parts = [Partition(tag, schema, tuple(segments.get(t, ())), tuple(rows.get(t, ()))) for tag, t in tables]
+            opened.append(Collection.of(schema, parts, findings))
+        return replace(self, collections=tuple(opened), findings=(*self.findings, *findings))
+
+    def refused_by_disk(self, places: Mapping[str, list[tuple[int, int]]]) -> Opening:
+        """Says where a failing disk refused what had to be compared: `places` by file."""
+        if not places:
+            return self
+        findings = Findings(self.findings)
+        texts = [f"{path}: {named(found)}" for path, found in sorted(places.items())[:_NAMED]]
+        more = f"; and {len(places) - _NAMED} more files" if len(places) > _NAMED else ""
+        findings.warning(
+            "disk-refuses",
+            str(self.location.root),
+            f"places that the disk refuses: {'; '.join(texts)}{more}. What could not be compared is used as it is. Copy the "
+            "disk with ddrescue before it gets worse, and read the copy",
+        )
+        return replace(self, findings=tuple(findings))
+
+    def store(self) -> Store:
+        """The open store."""
+        return Store(
+            self.location.root,
+            self.location,
+            self.catalog,
+            self.collections,
+            self.findings,
+            self.live,
+            self.disk,
+            self.log,
+            self.replay,
+        )
+
+
+def _begin(
     path: str | os.PathLike[str],
     catalog: str | os.PathLike[str] | None,
     wal: str | os.PathLike[str] | None,
-    replay_wal: bool,
     secondary: Sequence[str | os.PathLike[str]],
     without_catalog: Assumptions | None,
-) -> Store:
+) -> Opening:
+    """Where everything is, and the catalog."""
     location = locate(path, wal=wal, secondary=secondary)
     disk = Disk(location.roots)
     if without_catalog is not None:
@@ -105,52 +213,7 @@ def _open(
         )
     if known.generation is Generation.SEGMENTED and known.kind != "none":
         findings += contradictions(known)
-    selection = select(known, disk)
-    findings += selection.findings
-    schemas = {c.table.table_id: _schema(c.table, known) for c in selection.collections}
-    if known.generation is Generation.V05:
-        from .v05 import open_collections
-
-        collections = open_collections(known, selection, schemas, location.roots, findings)
-        return Store(location.root, location, known, collections, tuple(findings), selection, disk)
-    disk.warm((x.table_id, x.segment_id) for c in selection.collections for p in c.partitions for x in p.choices)
-    choices = Choices(known, disk, selection, findings)
-    choices.look_for_tables()
-    segments = {
-        p.table.table_id: choices.open(p.table, p.choices, schemas[c.table.table_id])
-        for c in selection.collections
-        for p in c.partitions
-    }
-    from .wal.outcome import Opened
-    from .wal.reading import read_log
-
-    state = Opened(known, selection, schemas, segments, choices.damage)
-    log, replay = read_log(location, state, disk, findings, replay_wal=replay_wal)
-    now = {**segments, **replay.segments} if replay else segments
-    Unexplained(known, selection, disk, schemas, now, replay.rows if replay else {}).compare(findings)
-    if replay and replay_wal:
-        opened = _collections(selection, schemas, replay.segments, replay.rows, findings)
-    else:
-        opened = _collections(selection, schemas, segments, {}, findings)
-    return Store(location.root, location, known, opened, tuple(findings), selection, disk, log, replay)
-
-
-def _collections(
-    selection: LiveSet,
-    schemas: Mapping[str, Schema],
-    segments: Mapping[str, Sequence[Segment]],
-    rows: Mapping[str, Sequence[LogRows]],
-    findings: Findings,
-) -> tuple[Collection, ...]:
-    opened = []
-    for c in selection.collections:
-        schema = schemas[c.table.table_id]
-        partitions = []
-        for p in c.partitions:
-            table_id = p.table.table_id
-            partitions.append(Partition(p.tag, schema, tuple(segments.get(table_id, ())), tuple(rows.get(table_id, ()))))
-        opened.append(Collection.of(schema, partitions, findings))
-    return tuple(opened)
+    return Opening(location, disk, known, tuple(findings))
 
 
 def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Catalog:

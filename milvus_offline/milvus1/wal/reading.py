@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ...errors import DamageError
@@ -52,7 +52,6 @@ def read_log(
                 replay.row_count,
             )
         return log, replay
-    _soften(opened, replay, findings)
     findings += replay.findings
     return log, replay
 
@@ -80,12 +79,12 @@ def _note_disabled(location: Location, opened: Opened, replay: Replay, findings:
     findings.add(severity, "wal-disabled", str(location.wal), text, replay.row_count)
 
 
-def _soften(opened: Opened, replay: Replay, findings: Findings) -> None:
-    """Errors of a table whose log still held all that its segments have lost become warnings."""
-    for table_id, lost in opened.damaged.items():
-        recovered = sum(r.rows for r in replay.rows.get(table_id, []) if r.id == "wal-flushed")
-        if all(f.rows is not None for f in lost) and 0 < sum(f.rows or 0 for f in lost) <= recovered:
-            findings[:] = [replace(f, severity=Severity.WARNING) if f in lost else f for f in findings]
+def made_good(damage: Mapping[str, Findings], replay: Replay | None) -> Iterator[Findings]:
+    """The errors of each table; warnings where the log still held all that the table's segments have lost."""
+    for table_id, lost in damage.items():
+        recovered = sum(r.rows for r in replay.rows.get(table_id, []) if r.id == "wal-flushed") if replay else 0
+        whole = all(f.rows is not None for f in lost) and 0 < sum(f.rows or 0 for f in lost) <= recovered
+        yield Findings(replace(f, severity=Severity.WARNING) for f in lost) if whole else lost
 
 
 # Folders beside the live segments that the log may have to explain (§3.6, §17) ----------------------------------------------
