@@ -192,6 +192,13 @@ SECTIONS = (
                 "`--catalog` names another one, `--no-catalog` reads the files alone, `--salvage orphans` exports the rows.",
             ),
             Code(
+                "log-unknown",
+                (WARNING,),
+                "The catalog holds no collection at all, and the log holds rows: everything was dropped, or the catalog is new "
+                "and empty.",
+                "`--catalog` names the right one, `--no-catalog` reads the log alone, `--salvage dropped` exports the rows.",
+            ),
+            Code(
                 "segment-unknown",
                 (WARNING,),
                 "A complete segment that the catalog does not list, with rows that are nowhere else.",

@@ -139,7 +139,8 @@ class Opening:
         findings = Findings()
         replay = self.replay
         segments, rows = ({**self.segments, **replay.segments}, replay.rows) if replay else (self.segments, {})
-        Unexplained(self.catalog, self.live, self.disk, self.schemas, segments, rows).compare(findings)
+        salvage = replay.salvage if replay else []
+        Unexplained(self.catalog, self.live, self.disk, self.schemas, segments, rows, salvage).compare(findings)
         return replace(self, findings=(*self.findings, *findings))
 
     def with_collections(self, replay_wal: bool) -> Opening:

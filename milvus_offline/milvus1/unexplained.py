@@ -8,6 +8,8 @@ in both directions:
 - folders of tables that are not in `Tables`, with complete segments that no row of `TableFiles` lists. A dropped collection's
   rows stay, as TO_DELETE, as long as its folders (§3.5); without rows a crash in the middle of a flush or a merge leaves one
   segment, and then the collection must have been dropped. In no real store seen is there such a folder.
+- records in the log, when the catalog holds no row of a table or file at all: it is new and empty, or everything was dropped. A
+  server leaves this behind only where it holds no live row, and then the user who asks for rows has to know it.
 - complete segments of live tables that no row lists. A crash leaves these too, but their rows are then in other segments or in
   the log (§3.2, §11.4). So they count if they are newer than all that the catalog knows and have rows of their own, or if not
   one of their rows is anywhere else, or if they were live for sure (deletes were applied to them, or an index was built) and
@@ -37,10 +39,12 @@ from .layout import ID
 from .live import LiveSet
 from .segment.files import Column, Segment, read_columns
 from .segment.opening import open_segment
+from .wal.outcome import LogSalvage
 
 Ids = npt.NDArray[np.int64]
 _CHUNK_BYTES = 1 << 20
-FOREIGN = ("table-missing", "folder-unknown", "catalog-older", "segment-unknown")
+_NAMED = 5
+FOREIGN = ("table-missing", "folder-unknown", "log-unknown", "catalog-older", "segment-unknown")
 """Codes of the findings that speak against the catalog as a whole."""
 
 
@@ -55,11 +59,14 @@ def headline(findings: Iterable[Finding]) -> str | None:
     if not found:
         return None
     rows = count(sum(f.rows or 0 for f in found), "row")
-    folders = count(len({f.where.split("/")[0] for f in found}), "folder")
+    folders = len({f.where.split("/")[0] for f in found if f.code != "log-unknown"})
+    logged = any(f.code == "log-unknown" for f in found)
+    places = [f"{count(folders, 'folder')} below tables/"] * (folders > 0) + ["the log"] * logged
+    apart = ["orphans"] * (folders > 0) + ["dropped"] * logged
     return (
-        f"This catalog is not that of these files, or not all of it: {rows} in {folders} below tables/ are not in it. Name the "
-        "right one with --catalog (mysql://user@host/database, a mysqldump file, a meta.sqlite), read the files without one "
-        "with --no-catalog, or export these rows apart with --salvage orphans."
+        f"This catalog is not that of these files, or not all of it: {rows} in {' and in '.join(places)} are not in it. Name "
+        "the right one with --catalog (mysql://user@host/database, a mysqldump file, a meta.sqlite), read the files without "
+        f"one with --no-catalog, or export these rows apart with --salvage {','.join(apart)}."
     )
 
 
@@ -73,12 +80,16 @@ class Unexplained:
     schemas: Mapping[str, Schema]
     segments: Mapping[str, Sequence[Segment]]
     logged: Mapping[str, Sequence[Piece]]
+    salvage: Sequence[LogSalvage] = ()
+    """What the log holds beside the live rows."""
 
     def compare(self, findings: Findings) -> None:
         """Adds what contradicts to `findings`; reads ids of tables that have unknown segments, and few vectors."""
         if self.catalog.kind == "none":
             return
         self._tables(findings)
+        if not self.catalog.tables and not self.catalog.files:
+            self._log(findings)
         unknown: dict[str, list[str]] = defaultdict(list)
         named = {name for r in self.catalog.files for name in (r.segment_id, r.file_id)}
         for x in self.live.leftovers:
@@ -115,6 +126,20 @@ class Unexplained:
                     "another one, --no-catalog reads the files without, --salvage orphans exports the rows",
                     rows,
                 )
+
+    def _log(self, findings: Findings) -> None:
+        """Records of collections that a catalog without a single row cannot know."""
+        found = [x for x in self.salvage if x.kind == "dropped"]
+        if found:
+            names = sorted({x.collection for x in found})
+            findings.warning(
+                "log-unknown",
+                "wal",
+                f"the catalog knows no collection at all, and the log holds rows of {count(len(names), 'collection')}: "
+                f"{', '.join(map(printable, names[:_NAMED]))}{', …' * (len(names) > _NAMED)}. They were all dropped, or the "
+                "catalog is new and empty",
+                sum(x.rows.rows for x in found),
+            )
 
     def _owners(self, known: set[str], findings: Findings) -> None:
         """Live partitions of a collection that is not in the catalog, but whose folder is there: a drop removes one without

@@ -103,6 +103,17 @@ def test_a_catalog_without_tables_beside_no_folders_is_only_empty(tmp_path: Path
     assert codes(store) == [] and headline(store.findings) is None
 
 
+@pytest.mark.parametrize("name", ["crash_wal", "crash_tags", "crash_wal_partial", "crash_wal_v081"])
+def test_a_new_empty_catalog_of_a_log(name: str, tmp_path: Path) -> None:
+    root = copy_store(name, tmp_path)
+    sql(root, "DELETE FROM TableFiles", "DELETE FROM Tables")
+    found = {f.code: f.rows for f in open_store(root).findings}
+    assert found["log-unknown"]
+    result = call("export", root, tmp_path / "out")
+    assert result.code == 3
+    assert "in the log are not in it" in " ".join(call("inspect", root).out.split()[:40])
+
+
 def test_unfinished_segments_of_unknown_tables_are_nothing(b: StoreBuilder) -> None:
     """A crash in the middle of a flush, then a drop: without deleted_docs it was never whole (§3.3)."""
     made = b.folder("dropped_later", b.new_id(), rows(1, 2))

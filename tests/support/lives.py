@@ -28,10 +28,12 @@ CODES = {
     "drop-half-done",
     "segment-unknown",
     "folder-unknown",
+    "log-unknown",
 }
 """What may be found after a crash of a healthy server; `wal-torn` where a restarted one left the rest of a cut call behind.
-The last two need a crash in the middle of a flush, and then that every row of that flush is deleted, or its collection dropped,
-before the next one: the folder that the crash left is then like one that the catalog has lost."""
+`segment-unknown` and `folder-unknown` need a crash in the middle of a flush, and then that every row of that flush is deleted,
+or its collection dropped, before the next one: the folder that the crash left is then like one that the catalog has lost.
+`log-unknown` needs that all collections were dropped: the catalog is then like a new one."""
 
 
 LOST = {"flush-lost", "deletes-lost", "rows-doubled", "segment-forgotten", "race-undecided", "log-differs", "row-id-race"}
