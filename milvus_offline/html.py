@@ -5,8 +5,9 @@ It is an output of the document that `--json` prints; each number that stands th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, timezone
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from .findings import CODES
 from .guard import explained, keep_out
 from .names import printable
 from .report import KINDS
-from .text import Group, Places, grouped, size
+from .text import PLACES, Group, Places, count, duration, grouped, size
 
-_PLACES, _OPEN_PARTITIONS, _TITLED_SEGMENTS = 200, 12, 2000
-"""Places of a kind of finding that are listed; partitions of a collection that are not folded; segments that have titles."""
+_PLACES, _OPEN_PARTITIONS, _TITLED_SEGMENTS, _MAPS, _FEW = 200, 12, 2000, 60, 12
+"""Places of a kind of finding that are listed; partitions of a collection that are not folded; segments that have titles;
+collections whose segments are drawn apart; segments of a collection that leave room beside them."""
 
 
 def write_html(
@@ -46,14 +48,18 @@ def render(
     places = places or Places()
     told = (verified or document)["verdict"]
     findings = (verified or document)["findings"]
+    path = _text(document["store"]["path"])
+    command = "verify" if verified is not None else "inspect"
+    at = now or datetime.now(timezone.utc)
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>",
         "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-        f"<meta name=color-scheme content='light dark'><title>{_text(document['store']['path'])}</title>",
+        f"<meta name=color-scheme content='light dark'><title>{path} – milvus-offline {command}</title>",
         f"<style>{_style()}</style>",
-        f"<main><p class=path>{_text(document['store']['path'])}</p>",
+        f"<main><header><span class=path>{path}</span>"
+        f"<span>{_text(document['made']['by'])}, {command}, {at:%Y-%m-%d %H:%M} UTC</span></header>",
         _verdict(told, document, verified),
-        _numbers(document["totals"], "kind" not in document["store"]),
+        _numbers(document["totals"], _is_store(document)),
         _where(document),
         _next(document["next"]),
         _timeline(document["timeline"]),
@@ -61,9 +67,16 @@ def render(
         _salvage(document["salvage"]),
         _segments(document),
         _collections(document),
-        _about(document, verified, now or datetime.now(timezone.utc)),
+        _about(document, command, at),
     ]
     return "\n".join(p for p in parts if p) + "</main></html>\n"
+
+
+def _is_store(document: Mapping[str, Any]) -> bool:
+    return "kind" not in document["store"]
+
+
+_LONG_VERDICT = 60
 
 
 def _verdict(told: Mapping[str, str], document: Mapping[str, Any], verified: Mapping[str, Any] | None) -> str:
@@ -71,33 +84,38 @@ def _verdict(told: Mapping[str, str], document: Mapping[str, Any], verified: Map
     sentences = [s for s in document["story"] if s not in told["text"]]
     if verified is not None:
         sentences = [verified["summary"] + ".", *sentences]
-    elif "kind" not in document["store"]:
-        sentences.append("The catalog and the headers of the files were read, not every row: verify reads them all.")
+    note = ""
+    if verified is None and _is_store(document):
+        note = "<p class=note>The catalog and the headers of the files were read, not every row: verify reads them all.</p>"
+    long = " long" if len(head) > _LONG_VERDICT else ""
     return (
-        f"<section class='verdict {told['level']}'><h1>{_text(head + (dot and '.'))}</h1>"
+        f"<section class='verdict {told['level']}{long}'><h1>{_text(head + (dot and '.'))}</h1>"
         + "".join(f"<p>{_text(s)}</p>" for s in (rest, *sentences) if s)
-        + "</section>"
+        + f"{note}</section>"
     )
 
 
 def _numbers(totals: Mapping[str, int], is_store: bool) -> str:
     partitions = f"{totals['partitions']:,} {_noun('partitions', totals)}"
     numbers = [
-        (f"{totals['rows']:,}", "rows", "rows an export brings"),
-        (f"{totals['wal_rows']:,}", "wal_rows", "of them only from the log"),
-        (f"{totals['lost_rows']:,}", "lost_rows", "rows lost"),
-        (size(totals["export_bytes"]), "export_bytes", "size of an export"),
-        (f"{totals['collections']:,}", "collections", f"{_noun('collections', totals)}, {partitions}"),
-        (f"{totals['segments']:,}", "segments", f"{_noun('segments', totals)}, {size(totals['bytes'])} on disk"),
+        ("rows", "rows an export brings"),
+        ("wal_rows", "of them only from the log"),
+        ("lost_rows", "rows lost"),
+        ("export_bytes", "size of an export"),
+        ("collections", f"{_noun('collections', totals)}, {partitions}"),
+        ("segments", f"{_noun('segments', totals)}, {size(totals['bytes'])} on disk"),
     ]
     if not is_store:
-        numbers[1] = (f"{totals['doubtful_rows']:,}", "doubtful_rows", "rows in doubt")
-        numbers[5] = (f"{totals['partitions']:,}", "partitions", _noun("partitions", totals))
-    return (
-        "<div class=numbers>"
-        + "".join(f"<div><b data-key=totals.{key}>{value}</b><span>{label}</span></div>" for value, key, label in numbers)
-        + "</div>"
-    )
+        numbers[1] = ("doubtful_rows", "rows in doubt")
+        numbers[4] = ("collections", _noun("collections", totals))
+        numbers[5] = ("partitions", _noun("partitions", totals))
+
+    def tile(key: str, label: str) -> str:
+        tone = "none" if not totals[key] else {"lost_rows": "loss", "doubtful_rows": "doubt"}.get(key, "")
+        value = size(totals[key]) if key.endswith("bytes") else f"{totals[key]:,}"
+        return f"<div class='{tone}'><b data-key=totals.{key}>{value}</b><span>{label}</span></div>"
+
+    return f"<div class=numbers>{''.join(tile(*number) for number in numbers)}</div>"
 
 
 def _noun(key: str, totals: Mapping[str, int]) -> str:
@@ -107,19 +125,21 @@ def _noun(key: str, totals: Mapping[str, int]) -> str:
 # Where rows are ---------------------------------------------------------------------------------------------------------
 
 _KINDS = {
-    "segments": "live, in segments",
+    "segments": "in segments",
     "log": "from the write-ahead log",
     "restored": "restored from other files",
-    "deleted": "deleted, still on disk",
+    "deleted": "deleted",
     "salvage": "can be salvaged",
     "lost": "lost",
 }
+_LIVE = ("segments", "log", "restored", "lost")
 
 
 def where_rows_are(document: Mapping[str, Any]) -> dict[str, int]:
     """Rows by where they are. Those of the log include those that it restores."""
     totals = document["totals"]
-    restored = min(totals["restored_rows"], totals["rows"] - totals["wal_rows"])
+    from_log = sum(f["rows"] or 0 for f in document["findings"] if f["code"] == "rows-from-log")
+    restored = max(0, min(totals["restored_rows"] - from_log, totals["rows"] - totals["wal_rows"]))
     return {
         "segments": totals["rows"] - totals["wal_rows"] - restored,
         "log": totals["wal_rows"],
@@ -132,16 +152,35 @@ def where_rows_are(document: Mapping[str, Any]) -> dict[str, int]:
 
 def _where(document: Mapping[str, Any]) -> str:
     rows = {k: n for k, n in where_rows_are(document).items() if n}
+    words = _KINDS if _is_store(document) else {**_KINDS, "segments": "can be read"}
+    live = {k: rows[k] for k in _LIVE if k in rows}
+    rest = {k: n for k, n in rows.items() if k not in _LIVE}
+    bars = _whole("Live rows", live, words) + _whole("Not live, but still on the disk", rest, words)
+    return f"<h2>Where the rows are</h2>{bars}" if bars else ""
+
+
+def _whole(title: str, rows: Mapping[str, int], words: Mapping[str, str]) -> str:
+    """A bar with its title and its legend."""
     if not rows:
         return ""
-    legend = "".join(f"<span><i class={k}></i>{_KINDS[k]} <b data-key=where.{k}>{n:,}</b></span>" for k, n in rows.items())
-    return f"<h2>Where the rows are</h2>{_bar(rows)}<p class=legend>{legend}</p>"
+    whole = sum(rows.values())
+    legend = "".join(
+        f"<span><i class={k}></i>{words[k]} <b data-key=where.{k}>{n:,}</b>{_share(n, whole)}</span>" for k, n in rows.items()
+    )
+    return f"<div class=whole><p>{title} <b>{whole:,}</b></p>{_bar(rows, words)}<p class=legend>{legend}</p></div>"
 
 
-def _bar(rows: Mapping[str, int]) -> str:
+def _share(n: int, whole: int) -> str:
+    if n == whole:
+        return ""
+    percent = 100 * n / whole
+    return f" ({'under 0.1' if percent < 0.1 else 'over 99.9' if percent > 99.9 else f'{percent:.1f}'} %)"
+
+
+def _bar(rows: Mapping[str, int], words: Mapping[str, str] = _KINDS) -> str:
     whole = sum(rows.values()) or 1
     pieces = "".join(
-        f"<i class={k} style='flex:{max(n / whole, 0.004):.4f}' title='{_KINDS[k]}: {n:,}'></i>" for k, n in rows.items() if n
+        f"<i class={k} style='flex:{max(n / whole, 0.004):.4f}' title='{words[k]}: {n:,}'></i>" for k, n in rows.items() if n
     )
     return f"<div class=bar>{pieces}</div>"
 
@@ -152,7 +191,7 @@ _EVENTS = {
     "created": "collections and partitions created",
     "flushed": "segments written",
     "indexed": "indexes built",
-    "put aside": "segments put aside (merged, or deleted)",
+    "put aside": "segments merged, or put aside",
     "unfinished": "cut off by the crash",
 }
 
@@ -162,7 +201,6 @@ def _timeline(events: Sequence[Mapping[str, Any]]) -> str:
         return ""
     times = [datetime.fromisoformat(e["at"]) for e in events]
     first, last = min(times), max(times)
-    span = (last - first).total_seconds() or 1.0
     most = max(e["count"] for e in events)
     lanes = []
     for name, label in _EVENTS.items():
@@ -170,8 +208,7 @@ def _timeline(events: Sequence[Mapping[str, Any]]) -> str:
         if not mine:
             continue
         dots = "".join(
-            f"<i style='left:{100 * (t - first).total_seconds() / span:.2f}%;"
-            f"--s:{0.45 + 0.75 * (e['count'] / most) ** 0.5:.2f}rem' "
+            f"<i style='left:{_percent(t, first, last):.2f}%;--s:{0.45 + 0.75 * (e['count'] / most) ** 0.5:.2f}rem' "
             f"title='{_moment(t)}: {e['count']:,}{_of_rows(e['rows'])}'></i>"
             for t, e in mine
         )
@@ -180,9 +217,33 @@ def _timeline(events: Sequence[Mapping[str, Any]]) -> str:
         lanes.append(
             f"<div class='lane {kind}'><span>{label} <b data-key=timeline.{kind}>{total:,}</b></span><div>{dots}</div></div>"
         )
-    until = f"<span>{_moment(last)}</span>" if _moment(last) != _moment(first) else ""
-    ends = f"<p class=axis><span>{_moment(first)}</span>{until}</p>"
-    return f"<h2>The life of the store</h2><div class=timeline>{''.join(lanes)}{ends}</div>"
+    when = _moment(first)
+    if last > first:
+        when += f" to {_moment(last)}, {_lasted(last - first)}"
+    ticks = "".join(f"<span>{_tick(first, last, n / _TICKS)}</span>" for n in range(_TICKS + 1)) if last > first else ""
+    axis = f"<div class='lane axis'><span></span><div>{ticks}</div></div>" if ticks else ""
+    return f"<h2>The life of the store <small>{when}</small></h2><div class=timeline>{''.join(lanes)}{axis}</div>"
+
+
+_TICKS = 4
+
+
+def _percent(at: datetime, first: datetime, last: datetime) -> float:
+    return 100 * ((at - first) / (last - first)) if last > first else 50.0
+
+
+def _lasted(span: timedelta) -> str:
+    if span >= timedelta(days=2):
+        return f"{span.days:,} days"
+    return duration(span.total_seconds()) if span >= timedelta(seconds=2) else f"{span.total_seconds():.1f} s"
+
+
+def _tick(first: datetime, last: datetime, share: float) -> str:
+    """A time on the axis, as exact as the whole span needs it."""
+    at, span = first + (last - first) * share, last - first
+    if span < timedelta(seconds=10):
+        return f"{at:%H:%M:%S}.{at.microsecond // 100_000}"
+    return at.strftime("%H:%M:%S" if span < timedelta(hours=2) else "%d %b %H:%M" if span < timedelta(days=8) else "%Y-%m-%d")
 
 
 def _of_rows(rows: int) -> str:
@@ -195,33 +256,54 @@ def _moment(at: datetime) -> str:
 
 # What to do -------------------------------------------------------------------------------------------------------------
 
-_STEPS = {
-    "explain": "what the worst finding means",
-    "verify": "read every row and compare",
-    "export": "write all rows to files",
-    "load": "bring them into Milvus",
-}
+_STEPS = (
+    (r"explain ", "what the worst finding means"),
+    (r"verify .*--against", "compare the export with the source"),
+    (r"verify ", "read every row"),
+    (r"export ", "write all rows to files"),
+    (r"load .*\.db\b", "load into Milvus Lite"),
+    (r"load .*milvus1:", "or write a new Milvus 1.x store"),
+    (r"load .*https?:", "load into a running Milvus"),
+)
 
 
 def _next(steps: Sequence[str]) -> str:
     if not steps:
         return ""
-    lines = "".join(f"<li><span>{_STEPS.get(s.split()[1], '')}</span><code>{_text(s)}</code>" for s in steps)
-    return f"<h2>Next</h2><ul class=next>{lines}</ul>"
+    lines = []
+    for step in steps:
+        label = next((label for pattern, label in _STEPS if re.search(pattern, step)), "")
+        words = " ".join(f"<span>{_text(word)}</span>" for word in step.split(" "))
+        lines.append(f"<li><span>{label}</span><code>{words}</code>")
+    return f"<h2>Next</h2><ul class=next>{''.join(lines)}</ul>"
 
 
-def _findings(findings: Iterable[Mapping[str, Any]], places: Places) -> str:
+_MEANINGS = (
+    "<p class=note><b>error</b>: rows, or what belongs to them, are lost or differ. <b>warning</b>: what comes out may be "
+    "wrong or incomplete. <b>info</b>: nothing is missing, or the state was resolved with certainty.</p>"
+)
+
+
+def _findings(findings: Sequence[Mapping[str, Any]], places: Places) -> str:
+    if not findings:
+        return "<h2>Findings</h2><p>None.</p>"
+    severities = [f["severity"] for f in findings]
+    tally = [count(severities.count(s), s) for s in ("error", "warning") if s in severities]
+    tally += [f"{severities.count('info'):,} info"] if "info" in severities else []
     cards = "".join(_finding(g, places) for g in grouped(findings))
-    return f"<h2>Findings</h2>{cards or '<p>None.</p>'}"
+    return f"<h2>Findings <small>{', '.join(tally)}</small></h2>{cards}{_MEANINGS}"
 
 
 def _finding(group: Group, places: Places) -> str:
-    many = f"{len(group.findings):,} place{'s' if len(group.findings) > 1 else ''}"
-    rows = "" if group.rows is None else f", <b data-key=finding.{group.code}.{group.severity}>{group.rows:,}</b> rows"
+    many = count(len(group.findings), "place")
+    rows = f", <b data-key=finding.{group.code}.{group.severity}>{group.rows:,}</b> rows" if group.rows else ""
     help_text = CODES[group.code].help if group.code in CODES else ""
+    short = list(dict.fromkeys(places.short(f["where"]) for f in group.findings))
+    names = ", ".join(f"<bdi>{_text(n)}</bdi>" for n in short[:PLACES])
+    names += f", and {len(short) - PLACES:,} more" if len(short) > PLACES else ""
     listed = "".join(
-        f"<li><bdi>{_text(places.short(f['where']))}</bdi>: {_text(places.relative(f['message']))}"
-        + (f" ({f['rows']:,} rows)" if f["rows"] is not None else "")
+        f"<li><bdi>{_text(places.relative(f['where']))}</bdi>: {_text(places.relative(f['message']))}"
+        + (f" ({count(f['rows'], 'row')})" if f["rows"] else "")
         for f in group.findings[:_PLACES]
     )
     more = f"<li>… and {len(group.findings) - _PLACES:,} more" if len(group.findings) > _PLACES else ""
@@ -229,8 +311,8 @@ def _finding(group: Group, places: Places) -> str:
         f"<article class={group.severity}><h3>{group.severity} <code>{_text(group.code)}</code> "
         f"<small>{many}{rows}</small></h3>"
         f"<p>{_text(places.message(group.findings[0]['message']))}</p>"
-        + (f"<p class=help>{_text(help_text.replace('`', ''))}</p>" if help_text else "")
-        + f"<details><summary>where</summary><ul>{listed}{more}</ul></details></article>"
+        + (f"<p class=help>{_marked(help_text)}</p>" if help_text else "")
+        + f"<details><summary>in {names}</summary><ul>{listed}{more}</ul></details></article>"
     )
 
 
@@ -240,12 +322,13 @@ def _salvage(waiting: Mapping[str, int]) -> str:
     from .milvus1.salvage import KINDS as SALVAGE
 
     lines = "".join(
-        f"<tr><td><code>{_text(k)}</code><small>{_text(SALVAGE[k])}</small><td class=n data-key=salvage.{k}>{n:,}"
+        f"<tr><td><code>--salvage {_text(k)}</code><small>{_marked(SALVAGE[k])}</small><td class=n data-key=salvage.{k}>{n:,}"
         for k, n in waiting.items()
     )
     return (
-        "<h2>Not live, but still there</h2><p>export --salvage KIND brings them, apart from the live rows. Rows that are live "
-        f"elsewhere as well are counted here.</p><table><tr><th>kind<th class=n>rows{lines}</table>"
+        "<h2>Not live, but still there</h2><p>An export brings them with these options, apart from the live rows. Rows that "
+        "are live elsewhere as well are counted here, and left out by the export.</p>"
+        f"<table><tr><th>option<th class=n>rows{lines}</table>"
     )
 
 
@@ -267,18 +350,31 @@ def _segments(document: Mapping[str, Any]) -> str:
         return ""
     largest = max((s["bytes"] for _, _, s in found), default=1) or 1
     titled = len(found) <= _TITLED_SEGMENTS
-    squares = []
+    apart = len({c for c, _, _ in found}) <= _MAPS
     counts = dict.fromkeys(_HEALTH, 0)
+    maps: dict[str, list[str]] = {}
     for collection, partition, s in found:
         counts[s["health"]] += 1
-        title = f" title='{_text(collection)}/{_text(partition)}: {s['rows']:,} rows, {size(s['bytes'])}'" if titled else ""
-        squares.append(f"<i class='{s['health']} s{1 + round(4 * (s['bytes'] / largest) ** 0.5)}'{title}></i>")
+        title = ""
+        if titled:
+            where = _text(f"{collection}/{partition}/{s['id']}")
+            title = f" title='{where}: {s['rows']:,} rows, {size(s['bytes'])}, {_HEALTH[s['health']]}'"
+        square = f"<i class='{s['health']} s{1 + round(4 * (s['bytes'] / largest) ** 0.5)}'{title}></i>"
+        maps.setdefault(collection if apart else "", []).append(square)
     counts["missing"] = missing
-    squares += ["<i class='missing s3'></i>"] * missing
+    drawn = [(f"<bdi title='{_text(name)}'>{_name(name)}</bdi>" if name else "", squares) for name, squares in maps.items()]
+    if missing:
+        drawn.append(("missing or unreadable", ["<i class='missing s3'></i>"] * missing))
+    kind = "map" if titled else "map dense"
+    lines = "".join(
+        f"<div class=group><span>{name} <b>{len(squares):,}</b></span><div class='{kind}'>{''.join(squares)}</div></div>"
+        for name, squares in drawn
+    )
     legend = "".join(
         f"<span><i class={k}></i>{_HEALTH[k]} <b data-key=health.{k}>{n:,}</b></span>" for k, n in counts.items() if n
     )
-    return f"<h2>Segments</h2><div class='map{'' if titled else ' dense'}'>{''.join(squares)}</div><p class=legend>{legend}</p>"
+    few = " class=few" if max(len(squares) for _, squares in drawn) <= _FEW else ""
+    return f"<h2>Segments <small>a square each, by its bytes</small></h2><div{few}>{lines}</div><p class=legend>{legend}</p>"
 
 
 def _collections(document: Mapping[str, Any]) -> str:
@@ -287,35 +383,48 @@ def _collections(document: Mapping[str, Any]) -> str:
 
 
 def _collection(c: Mapping[str, Any]) -> str:
-    params = " ".join(f"{k}={v}" for k, v in c["index"]["params"].items())
+    params = ", ".join(f"{k} {v}" for k, v in c["index"]["params"].items())
     facts = [
-        f"{c['vector_type']} {c['dimension']}",
+        f"{c['vector_type']} vectors of {c['dimension']:,} {'bits' if c['vector_type'] == 'binary' else 'numbers'}",
         c["metric_type"] or "metric unknown",
-        f"{c['index']['type']} {params}".strip(),
+        f"{c['index']['type']}{f' ({params})' if params else ''}",
     ]
     if c["auto_id"] is not None:
         facts.append("automatic ids" if c["auto_id"] else "ids by the user")
     rows = {"segments": c["rows"] - c["wal_rows"], "log": c["wal_rows"], "deleted": c["deleted"]}
     lines = "".join(_partition(p) for p in c["partitions"])
     table = f"<table><tr><th>partition<th class=n>rows<th class=n>data{lines}</table>"
-    if len(c["partitions"]) > _OPEN_PARTITIONS:
+    told = f"<b>{c['rows']:,}</b> {'row' if c['rows'] == 1 else 'rows'}, {size(c['bytes'])}"
+    if [p["name"] for p in c["partitions"]] == ["_default"]:  # its numbers are those of the collection
+        table = ""
+        told = ", ".join([told, *_notes(c["partitions"][0])])
+    elif len(c["partitions"]) > _OPEN_PARTITIONS:
         table = f"<details><summary>{len(c['partitions']):,} partitions</summary>{table}</details>"
     return (
-        f"<article class=card><h3><bdi>{_name(c['name'])}</bdi></h3><p>{_text(', '.join(facts))}</p>{_bar(rows)}"
-        f"<p class=sum><b>{c['rows']:,}</b> rows, {size(c['bytes'])}</p>{table}</article>"
+        f"<article class='card {_worst(c)}'><h3><bdi>{_name(c['name'])}</bdi></h3><p>{_text(', '.join(facts))}</p>{_bar(rows)}"
+        f"<p class=sum>{told}</p>{table}</article>"
     )
 
 
+def _worst(c: Mapping[str, Any]) -> str:
+    """The colour of a collection's card."""
+    health = {s["health"] for p in c["partitions"] for s in p["segments"]}
+    return "loss" if "damaged" in health else "doubt" if health - {"ok"} else ""
+
+
 def _partition(p: Mapping[str, Any]) -> str:
-    segments = len(p["segments"])
-    notes = [f"{segments:,} segment{'s' if segments != 1 else ''}"] if segments else []
-    notes += [f"{p['deleted']:,} deleted"] if p["deleted"] else []
-    notes += [f"{p['wal_rows']:,} in the log"] if p["wal_rows"] else []
+    notes = _notes(p)
     small = f"<small>{', '.join(notes)}</small>" if notes else ""
     return f"<tr><td><bdi>{_name(p['name'])}</bdi>{small}<td class=n>{p['rows']:,}<td class=n>{size(p['bytes'])}"
 
 
-def _about(document: Mapping[str, Any], verified: Mapping[str, Any] | None, now: datetime) -> str:
+def _notes(p: Mapping[str, Any]) -> list[str]:
+    notes = [count(len(p["segments"]), "segment")] if p["segments"] else []
+    notes += [f"{p['deleted']:,} deleted"] if p["deleted"] else []
+    return notes + ([f"{p['wal_rows']:,} in the log"] if p["wal_rows"] else [])
+
+
+def _about(document: Mapping[str, Any], command: str, at: datetime) -> str:
     store = document["store"]
     about = [("Path", store["path"])]
     if "kind" in store:
@@ -324,10 +433,9 @@ def _about(document: Mapping[str, Any], verified: Mapping[str, Any] | None, now:
         about += [("Written by", f"Milvus {store['version'] or '(unknown)'}"), ("Catalog", store["catalog"])]
     if store["wal"]:
         about.append(("Write-ahead log", f"{store['wal']['path']}: {store['wal']['rows']:,} unflushed rows"))
-    command = "verify" if verified is not None else "inspect"
     made = document["made"]
     about.append(("Made by", f"{made['by']}, {command} {' '.join(made['options'])}".strip()))
-    about.append(("Made at", _moment(now)))
+    about.append(("Made at", _moment(at)))
     lines = "".join(f"<dt>{_text(k)}<dd>{_text(v)}" for k, v in about)
     return f"<h2>About this page</h2><dl>{lines}</dl>"
 
@@ -344,3 +452,8 @@ def _name(name: str) -> str:
 
 def _text(value: Any) -> str:
     return escape(printable(value))
+
+
+def _marked(text: str) -> str:
+    """A text of ours, in which `this` is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))

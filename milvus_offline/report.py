@@ -193,16 +193,7 @@ def story(store: Store) -> list[str]:
         lines.append(f"{count(wal_rows - again, 'acknowledged row')} are only in the write-ahead log; an export includes them.")
     if again:
         lines.append(f"{count(again, 'row')} of damaged segments are still in the write-ahead log; an export includes them.")
-    damage = Counter(f.severity for f in store.findings)
-    lost = attention_sums(store.findings)["lost_rows"]
-    if damage[Severity.ERROR]:
-        lines.append(
-            f"Something is damaged or missing, see the {count(damage[Severity.ERROR], 'finding')} marked ERROR"
-            + (f": {count(lost, 'row')} cannot be recovered." if lost else ".")
-        )
-    if damage[Severity.WARNING]:
-        lines.append("Some state was repaired or ambiguous, see the findings marked WARN.")
-    if not lines:
+    if not lines and not needs_attention(store.findings):
         lines.append("Nothing points to a crash: all rows that are live were flushed.")
     unseen = sum(s.rows.rows for s in store.replay.salvage if s.kind == "unseen") if store.replay else 0
     if unseen:

@@ -124,6 +124,19 @@ def test_every_number_is_that_of_the_document(tmp_path: Path) -> None:
         assert shown <= set(found)
 
 
+def test_the_bar_holds_every_row_once(tmp_path: Path) -> None:
+    """Also those of damaged segments that the log gives back."""
+    store = shutil.copytree(STORES / "indexed" / "store", tmp_path / "s")
+    for path in sorted((store / "db" / "tables").rglob("*.uid"))[::3]:
+        path.unlink()
+    document = call("inspect", store, "--json").json
+    rows = where_rows_are(document)
+    assert document["totals"]["restored_rows"] and document["totals"]["wal_rows"]
+    assert rows["segments"] + rows["log"] + rows["restored"] == document["totals"]["rows"]
+    live = [s for c in document["collections"] for p in c["partitions"] for s in p["segments"]]
+    assert rows["segments"] == sum(s["rows"] for s in live)
+
+
 def test_the_page_of_verify_tells_its_findings(tmp_path: Path) -> None:
     store = damaged_store(tmp_path / "s")
     document = call("verify", store, "--json", "--html", tmp_path / "v.html").json
@@ -203,6 +216,11 @@ FAINT = """() => {
   return [...document.querySelectorAll('h1, h2, h3, p, span, b, small, td, th, code, dd, dt, summary')]
     .filter(e => e.textContent.trim()).filter(faint).map(e => e.tagName + ': ' + e.textContent.slice(0, 40)) }"""
 """Texts with a contrast below that of WCAG AA."""
+BROKEN = """() => [...document.querySelectorAll('.numbers b, td.n')].filter(e => {
+    const range = document.createRange(); range.selectNodeContents(e);
+    return new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1;
+  }).map(e => e.textContent)"""
+"""Numbers that a line break divides."""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -219,7 +237,22 @@ def test_nothing_overflows_and_all_can_be_read(
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
         assert page.evaluate(OVERFLOWING) == [], name
         assert page.evaluate(FAINT) == [], name
+        assert page.evaluate(BROKEN) == [], name
         dark = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
     assert not complaints
+    context.close()
+
+
+def test_paper_is_white_and_shows_what_is_folded(browser: Any, pages: dict[str, Path]) -> None:
+    context = browser.new_context(viewport={"width": 690, "height": 1000}, color_scheme="dark")
+    page = context.new_page()
+    page.emulate_media(media="print", color_scheme="dark")
+    for name, path in pages.items():
+        page.goto(path.as_uri())
+        assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("document.documentElement.scrollWidth") <= 690, name
+        assert page.evaluate(FAINT) == [] and page.evaluate(BROKEN) == [], name
+    page.goto(pages["damaged"].as_uri())
+    assert page.evaluate("[...document.querySelectorAll('details li')].every(e => e.getBoundingClientRect().height > 0)")
     context.close()
