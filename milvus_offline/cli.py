@@ -210,7 +210,8 @@ def run(arguments: list[str] | None = None) -> int:
     except MemoryError:
         return _say(words, "out of memory: run with fewer --jobs, or on a machine with more memory", 1)
     except OSError as e:
-        return _say(words, f"{e.filename or 'file system'}: {e.strerror or e}", 1)
+        hint = ": run as a user who may, or copy it" if isinstance(e, PermissionError) else ""
+        return _say(words, f"{e.filename or 'file system'}: {e.strerror or e}{hint}", 1)
 
 
 def _sentence(error: click.ClickException) -> str:

@@ -337,8 +337,28 @@ def unreadable(path: str | os.PathLike[str]) -> str | None:
         return str(e)
     except (FileNotFoundError, NotADirectoryError):
         return missing_link(Path(os.path.abspath(path))) or f"{path}: there is no such file or folder"
+    except PermissionError as e:
+        place = Path(os.path.abspath(path))
+        folder = next((why for p in reversed((place, *place.parents)) if (why := closed(p))), None)
+        return folder or f"{path} cannot be read: {e.strerror}: run as a user who may"
     except OSError as e:
         return f"{path} cannot be read: {e.strerror}"
+    return None
+
+
+def closed(folder: Path) -> str | None:
+    """Why a folder that is there cannot be looked into, with its name; None where it can, and where none is there."""
+    if is_remote(folder):
+        return None
+    try:
+        os.scandir(folder).close()
+        os.stat(os.path.join(folder, os.curdir))  # whether names in it can be followed is another right than to list them
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError:
+        return f"{folder}: no permission to look into this folder: run as a user who may, or copy it"
+    except OSError as e:
+        return f"{folder}: cannot be looked into: {e.strerror}"
     return None
 
 

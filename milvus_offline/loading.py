@@ -7,18 +7,19 @@ and what the target wants to remember of its plan; with both, an interrupted loa
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import TargetError, UsageError
 from .findings import Findings
 from .guard import explained, keep_out
 from .ledger import Ledger
@@ -109,7 +110,8 @@ def run_load(  # many: how a load runs is the caller's to choose, each by its na
             Ledger.resume(path, key).close()  # refuses a load of something else, and one that is not over
             plan = target.recall(source, folder)
         else:
-            plan = target.plan(source, None if dry_run else folder)
+            with _keeping(folder):
+                plan = target.plan(source, None if dry_run else folder)
         report = LoadReport(target.name, plan, dry_run=dry_run, findings=Findings([*source.findings, *plan.findings]))
         if dry_run:
             report.rows = sum(c.rows for c in plan.collections if c.action != "skip")
@@ -117,12 +119,29 @@ def run_load(  # many: how a load runs is the caller's to choose, each by its na
             if not resumed and plan.dropped and not confirm(plan.dropped):
                 raise UsageError("cancelled: nothing was dropped and nothing was loaded")
             report.state = folder
-            with explained("keep the state of the load", folder):
+            with explained("keep the state of the load", folder), _keeping(folder):
                 ledger = Ledger.resume(path, key) if resumed else Ledger.create(path, key, lambda: target.remember(folder))
                 with contextlib.closing(ledger):
                     _work(source, target, ledger, report, resumed=resumed, limit_rate=limit_rate)
     report.seconds = clock.seconds
     return report
+
+
+@contextlib.contextmanager
+def _keeping(folder: Path) -> Iterator[None]:
+    """Names the option where the state cannot be kept in its usual place: a container's user often has no home."""
+    try:
+        yield
+    except OSError as e:
+        refused = Path(os.path.abspath(e.filename)) if isinstance(e.filename, str) else None
+        if refused is None or not (refused == folder or refused in folder.parents or folder in refused.parents):
+            raise
+        if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise
+        raise TargetError(
+            f"{folder}: the state of the load, which --resume needs, cannot be kept here ({e.strerror}): name another folder "
+            "with --state"
+        ) from e
 
 
 def run_compare(source: Source, target: LoadTarget, *, progress: Progress | None = None) -> tuple[int, Findings]:

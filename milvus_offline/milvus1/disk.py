@@ -98,7 +98,7 @@ class Disk:
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
     try:
         return fileio.scan(folder)
-    except PermissionError as e:
-        raise StoreError(f"{folder}: no permission to look into this folder: run as a user who may, or copy the store") from e
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as e:
+        raise StoreError(fileio.closed(folder) or f"{folder}: cannot be looked into: {e.strerror}") from e

@@ -120,6 +120,9 @@ def _is_db(path: Path) -> bool:
 
 
 def _find_db(given: Path, log: Path | None) -> Path:
+    for folder in (given, given / DB):
+        if why := fileio.closed(folder):
+            raise StoreError(why)
     for candidate in (given / DB, given):
         if candidate.is_dir() and _is_db(candidate):
             _refuse_preview(candidate)
@@ -184,7 +187,7 @@ def _refuse_preview(db: Path) -> None:
 
 
 def _first_file(*paths: Path) -> Path | None:
-    return next((p for p in paths if p.is_file()), None)
+    return next((p for p in paths if p.is_file() or fileio.missing_link(p)), None)
 
 
 def read_config(path: Path | None) -> Config:
@@ -198,7 +201,7 @@ def read_config(path: Path | None) -> Config:
             return Config(path, problem="too large for a configuration")
         document = yaml.safe_load(path.read_bytes())
     except OSError as e:
-        return Config(path, problem=e.strerror or str(e))
+        return Config(path, problem=fileio.missing_link(path) or e.strerror or str(e))
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # ValueError: a date or a number that is none
         mark = getattr(e, "problem_mark", None)  # the error's own text may show a password
         return Config(path, problem="not YAML" + (f", line {mark.line + 1}" if mark else ""))

@@ -74,13 +74,14 @@ class RunningCopy:
             used |= ids
             result += parts.segments
             surplus = parts.surplus + max(0, parts.rows - parts.surplus - choice.row.row_count)
+            refused = any(w in finding.message for w in ("Permission denied", "is a link to"))
+            why = f"; {finding.message}" if refused else ": the copy was taken while the server ran"
             doubt = f". {surplus} of them were deleted later and come back: nothing here tells which" if surplus else ""
             notes.warning(
                 "copied-while-running",
                 finding.where,
                 f"nothing of this segment can be read, but the segments that the server merged into it are here "
-                f"({', '.join(s.id for s in parts.segments)}): the copy was taken while the server ran. Their rows are read in "
-                f"its place{doubt}",
+                f"({', '.join(s.id for s in parts.segments)}){why}. Their rows are read in its place{doubt}",
                 parts.rows,
             )
         if left:

@@ -277,6 +277,9 @@ def _bloom(segment: Segment, where: str, notes: Findings) -> BloomFilter | None:
         return None
     try:
         return read_filter(path)
+    except PermissionError as e:
+        notes.info("bloom-missing", where, f"bloom_filter cannot be read ({e.strerror}), so the ids were not held against it")
+        return None
     except (DamageError, OSError) as e:
         notes.warning("bloom-damaged", where, f"{e}; no row needs it, but a server up to 1.1.0 does")
         return None

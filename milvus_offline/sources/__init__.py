@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from ..errors import UsageError
-from ..fileio import as_path, is_remote, list_once, open_binary, scan, unreadable
+from ..fileio import as_path, closed, is_remote, list_once, open_binary, scan, unreadable
 from ..manifest import LEDGER, is_export
 from ..model import Source
 from .options import SourceOptions
@@ -40,7 +40,11 @@ class Kind(NamedTuple):
 
 
 def _is_store(folder: Path) -> bool:
-    return any((place / name).exists() for place in (folder, folder / "db") for name in ("meta.sqlite", "tables"))
+    """Also one whose `db/` cannot be looked into: its own reader says so."""
+    places = (folder, folder / "db")
+    return any(os.path.basename(p) == "db" and closed(p) for p in places) or any(
+        (place / name).exists() for place in places if not closed(place) for name in ("meta.sqlite", "tables")
+    )
 
 
 def _has_yamls(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from ...errors import StoreError, UsageError
 from .columns import canonical_table, is_column, is_misspelt
-from .private import SIDECARS, make_copy, private_copies
+from .private import SIDECARS, connect_alone, make_copy, private_copies
 from .rows import Catalog, RawTables, parse_catalog
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _read_copy(path: Path) -> RawTables:
 
         if damage := log_damage(path):  # SQLite would take an older state without a word
             raise sqlite3.DatabaseError(damage)
-    with contextlib.closing(sqlite3.connect(path)) as connection:
+    with contextlib.closing(connect_alone(path)) as connection:
         connection.text_factory = lambda b: b.decode("utf-8", "surrogateescape")
         _bound(connection, sum(p.stat().st_size for p in path.parent.glob(path.name + "*")))
         connection.execute("PRAGMA synchronous = OFF")  # the copy is thrown away: nothing has to wait for the disk

@@ -1,7 +1,8 @@
 """A private copy of a SQLite catalog: SQLite changes what it opens, so it never sees the original (FORMAT §2.1).
 
 The copy's folder holds a lock for as long as the process lives. A copy that a killed process left behind has none, and goes
-when the next one is made.
+when the next one is made. SQLite itself is told to take no locks: nobody else knows the copy, and where it lies the file system
+may have none (NFS, CIFS).
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from ... import fileio
 from ...errors import StoreError
 from ...watch import named
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _PREFIX = "milvus-offline-catalog-"
 _LOCK = "lock"
@@ -47,18 +51,30 @@ def private_copies(path: Path) -> Iterator[tuple[Path, Path, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def connect_alone(path: Path) -> sqlite3.Connection:
+    """Opens a SQLite file that only this process knows, without the locks that some file systems refuse. Commits by itself."""
+    import sqlite3
+
+    address = Path(os.path.abspath(path)).as_uri() + ("?vfs=unix-none" if os.name == "posix" else "")
+    connection = sqlite3.connect(address, uri=True, isolation_level=None)
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # a -wal is then read without memory shared with others
+    return connection
+
+
 def make_copy(path: Path, copy: Path, suffixes: tuple[str, ...]) -> str:
     """Copies a `meta.sqlite` and those of its sidecars that are there; says what the disk refused. Raises StoreError."""
     refused = []
     for suffix in ("", *suffixes):
         original = path.with_name(path.name + suffix)
-        if not original.is_file():
+        if (why := fileio.missing_link(original)) and suffix != "-shm":
+            raise StoreError(why)
+        if not original.is_file() or (suffix == "-shm" and fileio.unreadable(original)):  # that one holds no data
             continue
         try:
             if lost := fileio.copy_file(original, copy.with_name(copy.name + suffix)):
                 refused.append(f"the disk refuses {named(lost)} of {original.name}")
         except OSError as e:
-            if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or e.filename == str(copy.with_name(copy.name + suffix)):
                 raise _no_room(e) from e
             if isinstance(e, PermissionError):
                 text = "no permission to read the catalog: run as a user who may, or copy it"
@@ -81,11 +97,12 @@ def _no_room(error: OSError) -> StoreError:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock. The file has another name until it is locked: nobody finds it free before."""
+    """Holds the folder's lock. The file has another name until it is locked: nobody finds it free before, nor where no lock
+    can be had."""
     new, final = folder / "new", folder / _LOCK
     with new.open("wb") as file:
-        fileio.lock(file)
-        new.rename(final)
+        if _take(file):
+            new.rename(final)
         yield
 
 
@@ -106,15 +123,20 @@ def _is_ours(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_free(path: Path) -> bool:
-    """Whether there is such a lock and no process holds it. Where the platform has no locks nothing counts as free."""
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    file: IO[bytes]
+    """Whether there is such a lock and no process holds it."""
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _take(file)
     except OSError:
+        return False
+
+
+def _take(file: IO[bytes]) -> bool:
+    """Locks a file until it is closed; False where another process has it, and where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
         return False
     return True

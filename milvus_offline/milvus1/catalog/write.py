@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -17,6 +16,7 @@ from pathlib import Path
 from ...errors import UsageError
 from ..layout import EngineType, FileType, MetricType
 from .columns import COLUMNS, SCHEMA, encode_twice
+from .private import connect_alone
 from .rows import FieldRow, FileRow, TableRow
 
 VERSION = "1.1.1"
@@ -50,8 +50,8 @@ def date_of(created_on: int) -> int:
 
 
 def write_sqlite(path: Path, tables: Iterable[TableRow], files: Iterable[FileRow]) -> None:
-    """Creates a `meta.sqlite` that must not be there yet; complete and closed on return."""
-    connection = sqlite3.connect(path, isolation_level=None)
+    """Creates a `meta.sqlite` that must not be there yet; complete and closed on return. Nobody else may know its name yet."""
+    connection = connect_alone(path)
     try:
         connection.execute("BEGIN")
         for statement in SQLITE_SCHEMA:

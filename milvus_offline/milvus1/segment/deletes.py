@@ -22,7 +22,7 @@ from ... import fileio
 from ...errors import DamageError
 from ...model import Severity
 from ...watch import named, union, watching
-from ..layout import BLOOM_FILTER, OFFSET
+from ..layout import BLOOM_FILTER, DELETED_DOCS, OFFSET
 from .bloom import BloomFilter, live_count, probe, read_filter
 from .files import Column, DeadRows, Segment, read_columns, read_header
 
@@ -109,7 +109,8 @@ def _read(segment: Segment, witness: Witness) -> _Listed:
     wrong = listed.wrong
     if segment.deleted_path is None:
         if segment.stored:
-            wrong.append(("deleted-docs-missing", "the file is missing"))
+            link = fileio.missing_link(fileio.as_path(segment.ids_path).with_name(DELETED_DOCS))
+            wrong.append(("deleted-docs-missing", link or "the file is missing"))
         return listed
     try:
         payload = read_header(segment.deleted_path)

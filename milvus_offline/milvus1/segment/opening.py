@@ -225,11 +225,18 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, fil
     if not folder.raw or not folder.ids:
         missing = " and ".join(k for k, n in ((RAW_SUFFIX, folder.raw), (IDS_SUFFIX, folder.ids)) if not n)
         rows = None
+        links = (fileio.missing_link(folder.path / f"{folder.path.name}{s}") for s in (RAW_SUFFIX, IDS_SUFFIX))
+        why = next((f" ({link})" for link in links if link), "")
         if folder.raw or folder.ids:
             present = read_header(folder.path / (folder.raw or folder.ids)[0])
             rows = present.bytes // (schema.row_bytes if folder.raw else ID.itemsize)
         if not notes or folder.raw or folder.ids:
-            note(Severity.ERROR, "segment-incomplete", f"the {missing} file is missing, its rows cannot be put together", rows)
+            note(
+                Severity.ERROR,
+                "segment-incomplete",
+                f"the {missing} file is missing{why}, its rows cannot be put together",
+                rows,
+            )
         return None
 
     raw = read_header(folder.file(folder.raw[0]))

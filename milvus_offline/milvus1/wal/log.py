@@ -90,6 +90,8 @@ class Log:
     files: tuple[LogFile, ...]
     acknowledged: int | None
     torn_meta: bool = False
+    refused: str = ""
+    """Why `mxlog.meta` cannot be read though it is there."""
 
 
 def open_log(folder: Path) -> Log:
@@ -103,7 +105,7 @@ def open_log(folder: Path) -> Log:
     except OSError as e:
         raise DamageError(folder, f"cannot list the WAL folder: {e.strerror}") from e
     files.sort(key=lambda f: f.number)
-    acknowledged, torn = None, False
+    acknowledged, torn, refused = None, False, ""
     try:
         with fileio.open_binary(folder / WAL_META) as file:
             data = file.read(WAL_META_STRUCT.size)
@@ -111,9 +113,11 @@ def open_log(folder: Path) -> Log:
             first, second, third = WAL_META_STRUCT.unpack(data)
             torn = second != third
             acknowledged = first if torn else second
-    except (OSError, DamageError):
-        pass
-    return Log(folder, tuple(files), acknowledged, torn)
+    except FileNotFoundError:
+        refused = fileio.missing_link(folder / WAL_META)
+    except (OSError, DamageError) as e:
+        refused = str(e) if isinstance(e, DamageError) else e.strerror or str(e)
+    return Log(folder, tuple(files), acknowledged, torn, refused)
 
 
 class Reader:

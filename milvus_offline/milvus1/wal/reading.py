@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from ... import fileio
 from ...errors import DamageError
 from ...findings import Findings
 from ...model import Schema, Severity
 from ..catalog.rows import Catalog, FileRow
 from ..disk import Disk
-from ..layout import FileType
+from ..layout import WAL, FileType
 from ..location import Location
 from ..segment.files import Segment
 from ..segment.opening import open_segment
@@ -31,13 +32,12 @@ def read_log(
     """
     log = _find(location, findings)
     if log is None or (not log.files and log.acknowledged is None):
-        if opened.selection.has_unflushed and location.config.wal_enabled is not False:
-            findings.warning(
-                "wal-missing",
-                str(location.wal or location.root),
-                "the server was stopped with rows in memory that only its write-ahead log holds, and no log was found. "
-                "Name its folder with --wal",
-            )
+        refused = any(f.code == "wal-unreadable" for f in findings)
+        link = fileio.missing_link(location.root / WAL) if location.wal is None else ""
+        if (opened.selection.has_unflushed or link) and location.config.wal_enabled is not False and not refused:
+            in_memory = "the server was stopped with rows in memory that only its write-ahead log holds, and no log was found"
+            text = f"{in_memory}: {link}" if link and opened.selection.has_unflushed else link or in_memory
+            findings.warning("wal-missing", str(location.wal or location.root), f"{text}. Name its folder with --wal")
         return log, None
     if location.config.wal_enabled is False:
         _note_disabled(location, opened, Replayer(log, opened, wal_enabled=False).run(), findings)

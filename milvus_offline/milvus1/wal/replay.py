@@ -365,8 +365,9 @@ class Replayer:
     def _find_lacking(self) -> None:
         """Tables of which the catalog knows rows in memory (§3.3): what was put there stands in the log, after flush_lsn. So
         where it does not, the log has lost it. Up to 0.9.0 partitions are flushed by the collection's number (§5.6). And
-        a server whose flush has failed leaves such tables, too; that is told already (§17)."""
-        if self._settlement.struck:
+        a server whose flush has failed leaves such tables, too; that is told already (§17), and so is a file of the log that
+        cannot be read."""
+        if self._settlement.struck or any(f.code == "wal-unreadable" for f in self.result.findings):
             return
         found = {table_id for table_id, rows in self.result.rows.items() if rows} | self._settlement.taken
         for table in self._tables.values():

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from ... import fileio
 from ...findings import Findings
 from ...model import Severity
+from ..layout import WAL_SUFFIX
 from .log import Log, Walk, is_record
 from .table import LoggedTable
 
@@ -72,11 +74,14 @@ class Window:
         if not calls:
             return acknowledged is None
         if acknowledged is None:
+            state = f"cannot be read ({self.log.refused})" if self.log.refused else "is missing or short"
+            what_then = (
+                ": run as a user who may read it" if self.log.refused else ". A 1.x server would start without any of them"
+            )
             self._warn(
                 "mxlog-missing",
                 where,
-                "mxlog.meta is missing or short, so nothing tells which records were acknowledged; all complete ones are "
-                "taken. A 1.x server would start without any of them",
+                f"mxlog.meta {state}, so nothing tells which records were acknowledged; all complete ones are taken{what_then}",
             )
             return True
         if calls > 1:
@@ -135,17 +140,22 @@ class Window:
             self._warn(
                 "wal-gap",
                 self._path(wanted),
-                f"the file is missing; the log goes on in {later[0]}.wal. After a clean restart that is harmless (its records "
-                "were flushed), otherwise rows are lost. A 1.x server refuses to start in this state",
+                f"{self._absent(wanted, wanted)}; the log goes on in {later[0]}.wal. After a clean restart that is harmless "
+                "(its records were flushed), otherwise rows are lost. A 1.x server refuses to start in this state",
             )
         for before, after in pairwise(later):
             if after != before + 1:
-                message = f"the files {before + 1}.wal to {after - 1}.wal are missing; unflushed rows in them are lost"
+                message = f"{self._absent(before + 1, after - 1)}; unflushed rows in them are lost"
                 self._fail("wal-gap", self._path(before + 1), message)
         first = later[-1] + 1 if later else wanted
         if end is not None and end & 0xFFFFFFFF and end >> 32 >= first:
-            message = f"the files {first}.wal to {end >> 32}.wal are missing; acknowledged rows in them are lost"
+            message = f"{self._absent(first, end >> 32)}; acknowledged rows in them are lost"
             self._fail("wal-gap", self._path(first), message)
+
+    def _absent(self, first: int, last: int) -> str:
+        what = f"the files {first}.wal to {last}.wal are missing" if last > first else f"the file {first}.wal is missing"
+        link = fileio.missing_link(self.log.folder / f"{first}{WAL_SUFFIX}")
+        return f"{what} ({link})" if link else what
 
     def _check_ends(self) -> None:
         """A file ends where not one more row of the next record fits (§5.1, §5.4): earlier, its end was lost.

@@ -39,7 +39,7 @@ def error_of(connection: Connection, what: str, e: BaseException) -> TargetError
         reason = f"{reason[: MAX_REASON // 2]} ... {reason[-MAX_REASON // 2 :]}"
     hint = ""
     if connection.lite and "open local milvus failed" in low:
-        hint = "another process holds it, or it was made by another version of Milvus Lite"
+        hint = "another process holds it, it was made by another version of Milvus Lite, or its file system has no locks"
     elif "auth" in low or "permission" in low or "unauthenticated" in low:
         hint = "check the token (MILVUS_TOKEN, or MILVUS_USER and MILVUS_PASSWORD) and the user's rights"
     elif "fail connecting" in low or "unavailable" in low or "retry run out" in low:
