@@ -125,7 +125,7 @@ def _checked(tasks: Sequence[CheckFile], progress: Progress, cluster: str | None
             yield task, task.run(count.advance)
             progress.advance(task.rows - count.rows, task.bytes - count.bytes)  # headers, and what is damaged
         return
-    from .engines.dask import DaskCluster
+    from .cluster import DaskCluster
 
     with DaskCluster(cluster) as workers:
         there = [path for t in tasks if as_path(path := f"{t.out}/{t.id}").is_file()]

@@ -11,7 +11,7 @@ from .targets import ExportTarget
 from .transfer import Clock, Progress, execute
 
 if TYPE_CHECKING:
-    from .engines.dask import DaskCluster
+    from .cluster import DaskCluster
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ExportReport:
 
 
 def _workers(url: str) -> DaskCluster:
-    from .engines.dask import DaskCluster
+    from .cluster import DaskCluster
 
     return DaskCluster(url)
 

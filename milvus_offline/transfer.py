@@ -68,7 +68,7 @@ class Silent:
 
 
 class Cluster(Protocol):
-    """Workers elsewhere; see engines.dask."""
+    """Workers elsewhere; see cluster."""
 
     def run(self, tasks: Sequence[Task], progress: Progress) -> Iterator[Done]:
         """Gives what is done, whenever something is."""

@@ -10,7 +10,7 @@ from ray.data import Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
-from .arrow import arrow_schema
+from ..arrow import arrow_schema
 from .table import Part, open_table
 
 
@@ -18,7 +18,7 @@ class MilvusOffline(Datasource):  # type: ignore[misc]
     """The live rows of one collection, wherever they lie; every machine of the cluster must see the store's files.
 
     `collection` may be left out where there is only one; `partition` is a name or a glob; `store` are keyword arguments of
-    open_store (`catalog`, `wal`, …). Columns: `id`, `vector`, the attributes, `partition` (engines.arrow).
+    open_store (`catalog`, `wal`, …). Columns: `id`, `vector`, the attributes, `partition` (`milvus_offline.arrow`).
     """
 
     def __init__(

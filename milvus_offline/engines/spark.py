@@ -11,9 +11,9 @@ from typing import Any
 
 from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
+from ..arrow import PARTITION
 from ..errors import UsageError
 from ..model import Attribute, VectorType
-from .arrow import PARTITION
 from .table import Part, Table, open_table
 
 _TYPES = {"|i1": "tinyint", "<i2": "smallint", "<i4": "int", "<i8": "bigint", "<f4": "float", "<f8": "double"}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..arrow import BATCH_BYTES, arrow_schema, owned_batches, record_batch
 from ..errors import StoreError, UsageError
 from ..fileio import as_path
 from ..milvus1.segment.files import Segment
@@ -16,7 +17,6 @@ from ..names import printable
 from ..selection import SelectedSource, Selection
 from ..sources import SourceOptions, open_source
 from ..targets.slices import Slice, cut
-from .arrow import BATCH_BYTES, arrow_schema, owned_batches, record_batch
 
 _MIN_BYTES = 8 << 20
 """Vectors of a part: below that a task costs more than its rows."""
@@ -58,7 +58,7 @@ def _require_seen(piece: Slice) -> None:
 
 @dataclass(frozen=True)
 class Table:
-    """The collection that was asked for. Columns: those of engines.arrow, `partition` among them."""
+    """The collection that was asked for. Columns: those of `milvus_offline.arrow`, `partition` among them."""
 
     collection: SourceCollection
 

@@ -126,8 +126,8 @@ class Partition:
                 yield i, vector.copy()
 
     def to_reader(self, batch_rows: int | None = None, *, with_name: bool = False) -> Any:
-        """All live rows as a pyarrow.RecordBatchReader, streamed (engines.arrow); `with_name` adds a column `partition`."""
-        from ..engines.arrow import to_reader
+        """All live rows as a pyarrow.RecordBatchReader, streamed (`milvus_offline.arrow`); `with_name` adds a column `partition`."""
+        from ..arrow import to_reader
 
         return to_reader(self.schema, [(printable(self.name) if with_name else None, self.pieces)], batch_rows)
 
@@ -255,7 +255,7 @@ class Collection(Mapping[str, Partition]):
 
     def to_reader(self, batch_rows: int | None = None, *, with_name: bool = True) -> Any:
         """All live rows of all partitions, with the column `partition`, see Partition.to_reader."""
-        from ..engines.arrow import to_reader
+        from ..arrow import to_reader
 
         parts = [(printable(p.name) if with_name else None, p.pieces) for p in self.partitions]
         return to_reader(self.schema, parts, batch_rows)

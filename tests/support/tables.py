@@ -15,7 +15,7 @@ Bag = Counter[tuple[str, int, bytes]]
 
 
 def bag_of_batches(batches: Iterable[Any]) -> Bag:
-    """(partition, id, vector bytes) of pyarrow batches or tables with the columns of engines.arrow."""
+    """(partition, id, vector bytes) of pyarrow batches or tables with the columns of arrow."""
     found: Bag = Counter()
     for batch in batches:
         names, ids = batch.column("partition").to_pylist(), batch.column("id").to_pylist()

@@ -97,7 +97,7 @@ def test_a_killed_client_goes_on_with_resume(running: Cluster, store: Path, tmp_
 
 
 def test_paths_that_not_every_worker_sees_are_named(running: Cluster, store: Path, tmp_path: Path) -> None:
-    from milvus_offline.engines.dask import DaskCluster
+    from milvus_offline.cluster import DaskCluster
     from milvus_offline.errors import TargetError
 
     raw = next(store.rglob("*.rv"))

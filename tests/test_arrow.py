@@ -16,7 +16,7 @@ from support.examples import examples, run_example
 from support.real import STORES, truth
 
 from milvus_offline import open_store
-from milvus_offline.engines.arrow import owned_batches
+from milvus_offline.arrow import owned_batches
 from milvus_offline.milvus1.layout import FieldType
 
 NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json") if not p.parent.name.startswith("mysql"))
@@ -90,7 +90,7 @@ def test_clean_segments_are_read_to_where_arrow_keeps_them(store: Path) -> None:
     batch = next(owned_batches(partition.pieces[0], partition.schema, 50))
     made = partition.to_reader(batch_rows=50).read_next_batch()
     assert made.column("vector").flatten().to_numpy().base is not None
-    from milvus_offline.engines.arrow import arrow_schema, record_batch
+    from milvus_offline.arrow import arrow_schema, record_batch
 
     wrapped = record_batch(batch, partition.schema, arrow_schema(partition.schema))
     assert wrapped.column("vector").flatten().buffers()[1].address == batch.vectors.ctypes.data

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .. import fileio
-from ..errors import MilvusOfflineError, TargetError, UsageError
-from ..transfer import Done, Progress, Result, Task
+from . import fileio
+from .errors import MilvusOfflineError, TargetError, UsageError
+from .transfer import Done, Progress, Result, Task
 
 SCHEME = "dask://"
 _AHEAD = 3

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
-from ..milvus1.segment.files import Segment
-from ..model import Batch, Piece, Schema, VectorType
+from .errors import UsageError
+from .milvus1.segment.files import Segment
+from .model import Batch, Piece, Schema, VectorType
 
 BATCH_BYTES = 16 << 20
 """Vectors in a batch, where nothing else is asked for."""
