@@ -12,6 +12,7 @@ import numpy as np
 from .errors import DamageError, MilvusOfflineError
 from .fileio import as_path
 from .findings import Findings
+from .hashing import Hashes
 from .manifest import (
     EMBEDDINGS,
     IDS,
@@ -24,7 +25,7 @@ from .manifest import (
     read_manifest,
     schema_of,
 )
-from .milvus1.copies import Hashes, hashes_of
+from .milvus1.copies import hashes_of
 from .model import NOWHERE, Batch, Piece, Schema, Source, SourcePartition
 from .names import printable
 from .sources.export import file_pieces

@@ -7,7 +7,7 @@ piece gives batches. Pieces are picklable, so that the same list can be worked o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,6 +17,9 @@ import numpy.typing as npt
 
 DEFAULT_PARTITION = "_default"
 """Name of the partition that every collection has (FORMAT §1.2)."""
+
+Advance = Callable[[int, int], None]
+"""advance(rows, bytes): so much more is done. Called after each batch; raises Stopped when the run is being given up."""
 
 BATCH_BYTES = 2 << 20
 """Default size of a batch: a reused buffer that fits the caches is as fast as `cp`."""
@@ -71,22 +74,11 @@ class Attribute:
     """numpy dtype string, little endian, e.g. `<i4`."""
 
 
-@dataclass(frozen=True)
-class Schema:
-    """What a collection is, apart from its rows.
+class VectorShape:
+    """What a vector of one kind and dimension takes, for classes that have these two."""
 
-    `dimension` counts bits for binary vectors. `metric_type` and `index` use Milvus' names. `index_file_size` is in bytes.
-    `auto_id` is None where nothing tells (nothing was inserted yet, or the source has no such notion).
-    """
-
-    name: str
     dimension: int
-    vector_type: VectorType = VectorType.FLOAT
-    metric_type: str | None = None
-    index: IndexSpec = IndexSpec()
-    index_file_size: int | None = None
-    auto_id: bool | None = None
-    attributes: tuple[Attribute, ...] = ()
+    vector_type: VectorType
 
     @property
     def width(self) -> int:
@@ -102,6 +94,24 @@ class Schema:
     def row_bytes(self) -> int:
         """Bytes of one vector as stored."""
         return self.width * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Schema(VectorShape):
+    """What a collection is, apart from its rows.
+
+    `dimension` counts bits for binary vectors. `metric_type` and `index` use Milvus' names. `index_file_size` is in bytes.
+    `auto_id` is None where nothing tells (nothing was inserted yet, or the source has no such notion).
+    """
+
+    name: str
+    dimension: int
+    vector_type: VectorType = VectorType.FLOAT
+    metric_type: str | None = None
+    index: IndexSpec = IndexSpec()
+    index_file_size: int | None = None
+    auto_id: bool | None = None
+    attributes: tuple[Attribute, ...] = ()
 
 
 Places = npt.NDArray[np.int64]

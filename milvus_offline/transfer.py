@@ -20,14 +20,12 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from .ledger import Ledger
+from .model import Advance as Advance
 
 _log = logging.getLogger("milvus_offline")
 
 Result = dict[str, Any]
 """What a task says of its work: JSON values."""
-
-Advance = Callable[[int, int], None]
-"""Called by a running task after each batch with rows and bytes; raises Stopped when the run is being given up."""
 
 
 class Stopped(BaseException):

@@ -30,14 +30,9 @@ class BucketFd(int):
 
 def open_read(url: str) -> BucketFd:
     """A descriptor for `fileio.read_into`. Raises OSError where there is no such file."""
-    place = BucketPath(url)
-    store = objects(place.scheme)
-    item = store.item(place.key)
-    if item is None or item.is_dir:
-        code = errno.ENOENT if item is None else errno.EISDIR
-        raise OSError(code, os.strerror(code), str(url))
+    file = ObjectFile.of(url)
     fd = BucketFd(os.open(os.devnull, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
-    fd.file = ObjectFile(store, item)
+    fd.file = file
     return fd
 
 
@@ -51,6 +46,17 @@ class ObjectFile:
         self._run = 0
         """Reads in a row that went on where the one before ended."""
         self._blocks: dict[int, Future[bytes]] = {}
+
+    @classmethod
+    def of(cls, url: str) -> ObjectFile:
+        """The file at `url`. Raises OSError where there is no such file."""
+        place = BucketPath(url)
+        store = objects(place.scheme)
+        item = store.item(place.key)
+        if item is None or item.is_dir:
+            code = errno.ENOENT if item is None else errno.EISDIR
+            raise OSError(code, os.strerror(code), str(url))
+        return cls(store, item)
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Fills `buffer` from `offset` on; returns how many bytes there were."""
@@ -113,13 +119,7 @@ class _Raw(io.RawIOBase):
 
 def open_binary(url: str) -> BinaryIO:
     """The file for reading, with a buffer."""
-    place = BucketPath(url)
-    store = objects(place.scheme)
-    item = store.item(place.key)
-    if item is None or item.is_dir:
-        code = errno.ENOENT if item is None else errno.EISDIR
-        raise OSError(code, os.strerror(code), str(url))
-    return cast(BinaryIO, io.BufferedReader(_Raw(ObjectFile(store, item)), 1 << 16))
+    return cast(BinaryIO, io.BufferedReader(_Raw(ObjectFile.of(url)), 1 << 16))
 
 
 def list_once(path: Path) -> None:

@@ -35,6 +35,12 @@ def chain(*decorators: Callable[[F], F], group: str = OWN_GROUP) -> Callable[[F]
     return apply
 
 
+def choice(*names: str, words: Sequence[str], help: str, default: str | None = "") -> Callable[[F], F]:
+    """An option that is one of `words`: the first one where nothing is said, or `default`; with None there is no default."""
+    default = words[0] if default == "" else default
+    return click.option(*names, type=click.Choice(words), default=default, show_default=default is not None, help=help)
+
+
 def variable_of(option: click.Option) -> str:
     """The environment variable of an option: `--no-wal` is MILVUS_OFFLINE_NO_WAL."""
     return ENVIRONMENT + max(option.opts, key=len).lstrip("-").upper().replace("-", "_")

@@ -18,7 +18,7 @@ from ..model import Source
 from ..names import printable
 from ..selection import Selection
 from ..transfer import Progress, Silent
-from .command import chain, read_config
+from .command import chain, choice, read_config
 
 if TYPE_CHECKING:
     from logging.handlers import MemoryHandler
@@ -120,15 +120,17 @@ faiss_options = chain(
 vector_options = chain(
     click.option("--embeddings", metavar="NAME", help="Files of others: the dataset, array or column of vectors."),
     click.option("--ids-dataset", metavar="NAME", help="Files of others: the dataset, array or column of ids."),
-    click.option(
+    choice(
         "--vector-type",
-        type=click.Choice(["float", "binary"]),
+        words=["float", "binary"],
         help="Files of others: what uint8 are, numbers or bits. [default: by the metric, else bits, as MilvusDM writes them]",
+        default=None,
     ),
-    click.option(
+    choice(
         "--beyond-float32",
-        type=click.Choice(["error", "inf"]),
+        words=["error", "inf"],
         help="Files of others: numbers that float32 cannot hold: stop, or take them as infinity. [default: error]",
+        default=None,
     ),
     click.option("--follow-external", is_flag=True, help="HDF5: also read files outside of its folder that it links to."),
     group="Files of others and Faiss indexes",

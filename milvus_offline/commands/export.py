@@ -15,7 +15,7 @@ import click
 from ..errors import TargetError, UsageError
 from ..fileio import absolute, as_path, is_remote
 from ..model import Source
-from .command import Command, OutFolder, SourcePath
+from .command import Command, OutFolder, SourcePath, choice
 from .common import (
     bucket_costs,
     cluster_option,
@@ -50,27 +50,16 @@ from .inspect import several
 )
 @click.argument("paths", metavar="STORE...", nargs=-1, required=True, type=SourcePath())
 @click.argument("out", metavar="OUT", type=OutFolder())
-@click.option(
-    "--format",
-    "file_format",
-    type=click.Choice(["hdf5", "parquet", "npy"]),
-    default="hdf5",
-    show_default=True,
-    help="What kind of files.",
-)
-@click.option(
+@choice("--format", "file_format", words=["hdf5", "parquet", "npy"], help="What kind of files.")
+@choice(
     "--compression",
-    type=click.Choice(["none", "lz4", "zstd", "gzip"]),
-    default="none",
-    show_default=True,
+    words=["none", "lz4", "zstd", "gzip"],
     help="HDF5: compress. Only gzip can be read everywhere; the others need hdf5plugin.",
 )
 @click.option("--link", is_flag=True, help="HDF5 files that point into the store's files instead of copying them.")
-@click.option(
+@choice(
     "--reflink",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
+    words=["auto", "always", "never"],
     help="HDF5: a partition of one unchanged segment shares its blocks with the store, where the volume can (XFS, Btrfs).",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be written, and whether there is room; write nothing.")

@@ -13,7 +13,7 @@ import click
 from ..errors import UsageError
 from ..model import Source
 from ..names import printable
-from .command import Command, SourcePath, Target
+from .command import Command, SourcePath, Target, choice
 from .common import (
     ID_FILES,
     STORE_OPTIONS,
@@ -71,12 +71,8 @@ class _Ids(click.ParamType[str]):
 )
 @click.argument("path", metavar="SOURCE", type=SourcePath())
 @click.argument("target", metavar="TARGET", type=Target())
-@click.option(
-    "--mode",
-    type=click.Choice(["error", "append", "skip", "overwrite"]),
-    default="error",
-    show_default=True,
-    help="What to do with collections that the target has already.",
+@choice(
+    "--mode", words=["error", "append", "skip", "overwrite"], help="What to do with collections that the target has already."
 )
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before --mode overwrite drops collections.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show every decision, create nothing.")
@@ -88,13 +84,7 @@ class _Ids(click.ParamType[str]):
     help="Load only the I-th of N parts, as one of several machines (1/4 … 4/4); then verify TARGET --against SOURCE.",
 )
 @click.option("--state", metavar="DIR", help="Where the ledger is kept. [default: in the user's state folder]")
-@click.option(
-    "--names",
-    type=click.Choice(["error", "sanitize"]),
-    default="error",
-    show_default=True,
-    help="Names that the target refuses: stop, or write other characters as _xHH_.",
-)
+@choice("--names", words=["error", "sanitize"], help="Names that the target refuses: stop, or write other characters as _xHH_.")
 @click.option("--rename", metavar="OLD=NEW", multiple=True, help="A collection's name in the target; repeatable.")
 @click.option(
     "--rename-map",
@@ -102,27 +92,13 @@ class _Ids(click.ParamType[str]):
     metavar="FILE",
     help="A YAML or JSON file of names in the target: `faces: people`, `faces/2021: y2021` for a partition.",
 )
-@click.option(
+@choice(
     "--partitions",
-    type=click.Choice(["keep", "merge", "key"]),
-    default="keep",
-    show_default=True,
+    words=["keep", "merge", "key"],
     help="Keep partitions, put all rows into one, or keep the partition's name in a field.",
 )
-@click.option(
-    "--duplicates",
-    type=click.Choice(["keep", "first", "last", "error"]),
-    default="keep",
-    show_default=True,
-    help="Rows that share an id.",
-)
-@click.option(
-    "--nonfinite",
-    type=click.Choice(["error", "skip"]),
-    default="error",
-    show_default=True,
-    help="Rows that hold NaN or Inf.",
-)
+@choice("--duplicates", words=["keep", "first", "last", "error"], help="Rows that share an id.")
+@choice("--nonfinite", words=["error", "skip"], help="Rows that hold NaN or Inf.")
 @click.option(
     "--ids",
     type=_Ids(),
@@ -137,25 +113,13 @@ class _Ids(click.ParamType[str]):
     metavar="NAME",
     help="Another metric than the source's: L2, IP, COSINE, HAMMING, JACCARD, ... A Faiss index keeps its own (or COSINE).",
 )
-@click.option(
-    "--index",
-    type=click.Choice(["keep", "auto", "none"]),
-    default="keep",
-    show_default=True,
-    help="The source's index or its nearest kin, AUTOINDEX, or none.",
-)
+@choice("--index", words=["keep", "auto", "none"], help="The source's index or its nearest kin, AUTOINDEX, or none.")
 @click.option(
     "--field-names", metavar="ID,VECTOR", default="id,vector", show_default=True, help="Names of the fields in the target."
 )
 @click.option("--shards", type=click.IntRange(1, 64), default=1, show_default=True, help="Shards of a new collection.")
 @click.option("--load/--no-load", "load_after", default=True, help="Load the collections into memory afterwards.")
-@click.option(
-    "--verify",
-    type=click.Choice(["none", "count", "sample", "full"]),
-    default="sample",
-    show_default=True,
-    help="What is read back and compared.",
-)
+@choice("--verify", words=["none", "count", "sample", "full"], help="What is read back and compared.", default="sample")
 @click.option("--into", metavar="NAME", help="Files of others and Faiss: the collection's name.")
 @click.option("--into-partition", metavar="TAG", help="Files of others: the partition of a single file.")
 @click.option("--database", metavar="NAME", envvar="MILVUS_DATABASE", default="", help="Database of the target.")
@@ -185,26 +149,12 @@ class _Ids(click.ParamType[str]):
     help="When the rows are verified, make this alias name the collection; load under a new name with --rename.",
 )
 @click.option("--import-path", metavar="PATH", help="What the server calls that place. [default: the same; s3: the key]")
-@click.option(
-    "--import-format",
-    type=click.Choice(["npy", "parquet"]),
-    default="npy",
-    show_default=True,
-    help="The kind of those files.",
-)
+@choice("--import-format", words=["npy", "parquet"], help="The kind of those files.")
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="milvus1:PATH: segments at the same time. [default: 2]")
-@click.option(
-    "--new-catalog",
-    type=click.Choice(["sqlite", "mysql"]),
-    default="sqlite",
-    show_default=True,
-    help="milvus1:PATH: a meta.sqlite, or a meta.sql to load into MySQL.",
-)
-@click.option(
+@choice("--new-catalog", words=["sqlite", "mysql"], help="milvus1:PATH: a meta.sqlite, or a meta.sql to load into MySQL.")
+@choice(
     "--reflink",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
+    words=["auto", "always", "never"],
     help="milvus1:PATH: unchanged segments share their blocks with the source's, where the volume can (XFS, Btrfs).",
 )
 @click.option("--server-path", metavar="PATH", help="milvus1:PATH: where the server will find it, as in a container.")

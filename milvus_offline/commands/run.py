@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..findings import Findings
 from ..model import Finding, Severity, Source
 from ..names import printable
-from .command import Command, SourcePath
+from .command import Command, SourcePath, choice
 from .common import is_typed, output_options, print_json, progress, set_up_log
 
 if TYPE_CHECKING:
@@ -33,12 +33,8 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted.")
 @click.option("--milvus-version", metavar="VERSION", help="Another version than the file's: 1.x or 2.x, the target server's.")
 @click.option("--target", metavar="TARGET", help="Another target than the file's dest_host and dest_port; see load.")
-@click.option(
-    "--names",
-    type=click.Choice(["error", "sanitize"]),
-    default="error",
-    show_default=True,
-    help="Names that a server of 2.x refuses: stop, or write other characters as _xHH_.",
+@choice(
+    "--names", words=["error", "sanitize"], help="Names that a server of 2.x refuses: stop, or write other characters as _xHH_."
 )
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Tasks at the same time. [default: cores, at most 4]")
 @output_options

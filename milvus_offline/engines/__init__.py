@@ -1,1 +1,1 @@
-"""Engines that people bring: Arrow readers, Ray, Spark, Dask. Thin adapters over picklable pieces and tasks."""
+"""Engines that people bring, Ray and Spark: thin adapters over picklable pieces."""

@@ -6,7 +6,6 @@ Rows are compared whatever their order, by a 64-bit hash per (id, vector bytes).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,39 +13,11 @@ import numpy.typing as npt
 
 from ..errors import DamageError
 from ..findings import Findings
-from ..model import Array, Batch, Piece, Schema
+from ..hashing import Hashes, row_hashes
+from ..model import Batch, Piece, Schema
 from .layout import DELETED_DOCS, ID
 from .segment.files import Segment, read_header
 from .segment.opening import Folder
-
-Hashes = npt.NDArray[np.uint64]
-
-
-@lru_cache(maxsize=64)
-def _factors(words: int) -> Hashes:
-    return np.random.default_rng(0x6D6F).integers(0, 1 << 64, words, np.uint64) | np.uint64(1)
-
-
-def _mixed(x: Hashes) -> Hashes:
-    """The finaliser of splitmix64, in place."""
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
-
-
-def row_hashes(ids: npt.NDArray[np.int64], vectors: Array) -> Hashes:
-    """One hash per row, uint64 [n], of the id and the vector's bytes."""
-    n = len(ids)
-    octets = np.ascontiguousarray(vectors).reshape(n, -1).view(np.uint8)
-    if octets.shape[1] % 4:
-        octets = np.pad(octets, ((0, 0), (0, -octets.shape[1] % 4)))
-    words = octets.view("<u4").astype(np.uint64)
-    result = _mixed((words * _factors(words.shape[1])).sum(axis=1, dtype=np.uint64))
-    result += _mixed(ids.astype(np.int64).view(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    return _mixed(result)
 
 
 def hashes_of(batches: Iterable[Batch]) -> Hashes:

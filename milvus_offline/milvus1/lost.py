@@ -22,7 +22,7 @@ Ids = npt.NDArray[np.int64]
 def lost_ids(store: Store) -> Iterator[tuple[str, str, Ids]]:
     """(collection, partition, ids int64 [n]) of rows that stand in the `.uid` file of a damaged segment, are not deleted, and
     do not come out of the store (§4.2). Rows whose ids are lost too cannot be named."""
-    disk = Disk(store.location.roots)
+    disk = store.disk
     damaged = {part for f in store.findings if f.severity is Severity.ERROR for part in re.split(r"[/\\]", f.where)}
     for collection, live in zip(store.collections, store.selection.collections, strict=True):
         for partition in live.partitions:

@@ -95,7 +95,7 @@ class Opening:
     def selected(self) -> Opening:
         """Which segments are live."""
         live = select(self.catalog, self.disk)
-        schemas = {c.table.table_id: _schema(c.table, self.catalog) for c in live.collections}
+        schemas = {c.table.table_id: schema_of(c.table, self.catalog) for c in live.collections}
         return replace(self, live=live, schemas=schemas, findings=(*self.findings, *live.findings))
 
     def with_files_of_v05(self) -> Opening:
@@ -302,7 +302,8 @@ def _is_running(location: Location) -> bool:
     return False
 
 
-def _schema(table: TableRow, catalog: Catalog) -> Schema:
+def schema_of(table: TableRow, catalog: Catalog) -> Schema:
+    """What the catalog says of a collection, whose row is `table`."""
     fields = [(f.field_name, f.field_type) for f in catalog.fields if f.collection_id == table.table_id]
     return Schema(
         name=table.table_id,

@@ -11,14 +11,15 @@ import numpy as np
 
 from ..errors import DamageError, UsageError
 from ..findings import Findings
+from ..hashing import Hashes
 from ..model import BATCH_BYTES, DEFAULT_PARTITION, Batch, Finding, Salvaged, Schema, Severity, VectorType
 from ..names import printable
 from .catalog.rows import Generation
-from .copies import Contents, Hashes, contains, hashes_among, newest_of
+from .copies import Contents, contains, hashes_among, newest_of
 from .layout import ID
 from .live import Leftover
-from .opening import Store
-from .segment.files import Segment, attribute_schema, read_header
+from .opening import Store, schema_of
+from .segment.files import Segment, read_header
 from .segment.opening import open_segment
 
 if TYPE_CHECKING:
@@ -260,17 +261,7 @@ def _schema_of_table(store: Store, table_id: str) -> Schema | None:
     owner = next((t for t in store.catalog.tables if t.table_id == table.owner_table), table)
     if owner.vector_type.width(owner.dimension) < 1:
         return None  # only the rows of dropped tables are taken unchecked
-    fields = [(f.field_name, f.field_type) for f in store.catalog.fields if f.collection_id == owner.table_id]
-    return Schema(
-        owner.table_id,
-        owner.dimension,
-        owner.vector_type,
-        owner.metric_name,
-        owner.index,
-        owner.index_file_size or None,
-        owner.auto_id,
-        attribute_schema(fields),
-    )
+    return schema_of(owner, store.catalog)
 
 
 def _guess(name: str, raw_bytes: int, rows: int, known: Schema | None) -> Schema | None:

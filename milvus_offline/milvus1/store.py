@@ -126,7 +126,7 @@ class Partition:
                 yield i, vector.copy()
 
     def to_reader(self, batch_rows: int | None = None, *, with_name: bool = False) -> Any:
-        """All live rows as a pyarrow.RecordBatchReader, streamed (`milvus_offline.arrow`); `with_name` adds a column `partition`."""
+        """All live rows as a pyarrow.RecordBatchReader, streamed (see arrow.py); `with_name` adds a column `partition`."""
         from ..arrow import to_reader
 
         return to_reader(self.schema, [(printable(self.name) if with_name else None, self.pieces)], batch_rows)

@@ -17,9 +17,10 @@ import numpy as np
 
 from ..errors import DamageError, UsageError
 from ..findings import Findings
+from ..hashing import Hashes
 from ..model import Finding, Schema, Severity
 from .catalog.rows import Catalog, FileRow
-from .copies import Contents, Hashes, all_in, drop_contained, end_merges, hashes_of, holds
+from .copies import Contents, all_in, drop_contained, end_merges, hashes_of, holds
 from .layout import FileType, MetricType
 from .live import Choice, Leftover, LivePartition, LiveSet
 from .segment.indexfile import read_index_file, read_raw_file, type_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,10 @@ import numpy.typing as npt
 from .. import fileio
 from ..errors import DamageError, UsageError
 from ..findings import Findings
-from ..model import Array, Batch, VectorType
+from ..hashing import row_hashes
+from ..model import Advance, Array, Batch, VectorType
 from ..watch import watching
 from .catalog.rows import Catalog, FileRow
-from .copies import row_hashes
 from .layout import BLOOM_FILTER, FileType
 from .opening import Partition, Store
 from .segment.bloom import BloomFilter, read_filter
@@ -26,8 +26,6 @@ from .segment.indexfile import read_index_file
 from .segment.rawfile import LegacyRawFile
 from .segment.restored import RestoredSegment
 from .wal.log import Walk
-
-Advance = Callable[[int, int], None]
 
 
 @dataclass

@@ -60,16 +60,21 @@ def end_export(out: Path, ledger: Ledger, manifest: Mapping[str, Any]) -> None:
     ledger.remove()
 
 
+def names_in(folder: Path, what: str) -> set[str]:
+    """What is in the folder that `what` is to go to; nothing where it is not there yet. Raises UsageError or TargetError."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: expected a folder for {what}, found a file")
+    try:
+        return set(os.listdir(folder)) if folder.exists() else set()
+    except PermissionError as e:
+        raise TargetError(f"{folder}: no permission to look into this folder") from e
+
+
 def _check(out: Path, source: Source, *, overwrite: bool, resume: bool) -> bool:
     """Whether `out` holds an export of ours. Raises UsageError when it may not be written: inside of the source, not ours, or
     not to be replaced."""
     keep_out(out, source.describe())
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: expected a folder for the export, found a file")
-    try:
-        names = set(os.listdir(out)) if out.exists() else set()
-    except PermissionError as e:
-        raise TargetError(f"{out}: no permission to look into this folder") from e
+    names = names_in(out, "the export")
     if not names:
         return False
     complete = _our_manifest(out) is not None and LEDGER not in names

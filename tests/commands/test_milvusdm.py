@@ -24,7 +24,7 @@ from milvus_offline.errors import UsageError
 from milvus_offline.milvus1.opening import open_store
 from milvus_offline.milvusdm import KEYS, parse_version, read_task
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("own_state")]
 
 # The files as MilvusDM's own documentation has them, with places to fill in.
 M2H_1 = """\
@@ -106,11 +106,6 @@ def server() -> Iterator[Standin]:
     standin = Standin()
     yield standin
     standin.stop()
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 def write(folder: Path, text: str, **values: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.builder import StoreBuilder, append_garbage, bag, codes, content, declare, join, pieces_bag, rows
+from support.builder import StoreBuilder, append_garbage, bag, codes, content, declare, join, pieces_bag, rows, salvaged
 
 from milvus_offline.errors import StoreError
 from milvus_offline.milvus1.layout import FileType
@@ -20,19 +20,6 @@ from milvus_offline.model import Severity
 
 NEW, RAW, TO_INDEX, INDEX, TO_DELETE, NEW_MERGE, NEW_INDEX, BACKUP = FileType
 NOTHING: Counter[tuple[int, bytes]] = Counter()
-
-
-@pytest.fixture
-def b(tmp_path: Path) -> StoreBuilder:
-    builder = StoreBuilder(tmp_path / "store")
-    builder.collection("c")
-    return builder
-
-
-def rescued(store: Store, *kinds: str) -> dict[tuple[str, str, str], Counter[tuple[int, bytes]]]:
-    """What a salvage brings, by (kind, collection, partition)."""
-    found, _ = collect(store, kinds)
-    return {(s.kind, s.schema.name, s.partition): pieces_bag(s.pieces) for s in found}
 
 
 # The decision table (§3.7) -----------------------------------------------------------------------------------------------
@@ -94,7 +81,7 @@ def test_dead_states(b: StoreBuilder, types: tuple[int, ...], kind: str | None) 
     waiting = {k: n for k, n in survey(store).items() if n}
     assert waiting == ({kind: 5} if kind else {})
     if kind:
-        assert rescued(store, "all") == {(kind, "c", "_default"): bag(rows(range(5)))}
+        assert salvaged(store, "all") == {(kind, "c", "_default"): bag(rows(range(5)))}
 
 
 def test_every_combination_of_states_gives_rows_once_or_not_at_all(tmp_path: Path) -> None:
@@ -163,7 +150,7 @@ def test_flush_torn_while_writing(b: StoreBuilder) -> None:
     assert content(store) == {("c", "_default"): bag(batch)}
     assert codes(store) == ["wal-rows"]
     assert whole.raw.exists()
-    assert rescued(store, "unfinished") == {}  # all of them are live from the log
+    assert salvaged(store, "unfinished") == {}  # all of them are live from the log
 
 
 def test_merge_before_its_end(b: StoreBuilder) -> None:
@@ -185,7 +172,7 @@ def test_merge_after_its_end(b: StoreBuilder) -> None:
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): bag(first, second)}
     assert survey(store)["to-delete"] == 8
-    assert rescued(store, "all") == {}
+    assert salvaged(store, "all") == {}
 
 
 def test_index_build(b: StoreBuilder) -> None:
@@ -249,7 +236,7 @@ def test_drop_between_its_transactions(b: StoreBuilder) -> None:
     assert content(store) == {("c", "_default"): NOTHING}
     assert codes(store) == ["drop-half-done"]
     assert survey(store)["dropped"] == 3
-    assert rescued(store, "dropped") == {("dropped", "gone", "_default"): bag(rows(1, 2, 3))}
+    assert salvaged(store, "dropped") == {("dropped", "gone", "_default"): bag(rows(1, 2, 3))}
 
 
 def test_dropped_partition(b: StoreBuilder) -> None:
@@ -259,7 +246,7 @@ def test_dropped_partition(b: StoreBuilder) -> None:
     b.segment(gone["table_id"], rows(2))
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): NOTHING, ("c", "kept"): bag(rows(1))}
-    assert rescued(store, "all") == {("dropped", "c", "gone"): bag(rows(2))}
+    assert salvaged(store, "all") == {("dropped", "c", "gone"): bag(rows(2))}
 
 
 @pytest.mark.parametrize("owner_is", ["dropped", "missing"])
@@ -272,7 +259,7 @@ def test_zombie_partition(b: StoreBuilder, owner_is: str) -> None:
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): NOTHING}
     assert codes(store) == ["zombie-partition"]
-    assert rescued(store, "dropped") == {("dropped", "gone", "tag"): bag(rows(1, 2))}
+    assert salvaged(store, "dropped") == {("dropped", "gone", "tag"): bag(rows(1, 2))}
 
 
 def test_collection_created_again(b: StoreBuilder) -> None:
@@ -282,7 +269,7 @@ def test_collection_created_again(b: StoreBuilder) -> None:
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): bag(rows(1, 2))}
     assert codes(store) == []
-    assert rescued(store, "to-delete") == {("to-delete", "c", "_default"): bag(rows(range(6), dim=7))}
+    assert salvaged(store, "to-delete") == {("to-delete", "c", "_default"): bag(rows(range(6), dim=7))}
     assert old.raw.exists()
 
 
@@ -443,7 +430,7 @@ def test_race(b: StoreBuilder) -> None:
     assert content(store) == {("c", "_default"): bag(truth)}
     assert codes(store) == ["row-id-race"]
     assert store["c"]["_default"].segments[0].id == meant.id
-    assert rescued(store, "all") == {}  # the victim was a merge source: its rows are live
+    assert salvaged(store, "all") == {}  # the victim was a merge source: its rows are live
 
 
 def race(b: StoreBuilder, **columns: object) -> tuple[str, str]:
@@ -460,7 +447,7 @@ def test_race_with_a_victim_that_lost_its_rows(b: StoreBuilder) -> None:
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): bag(rows(range(10, 20)))}
     assert codes(store) == ["row-id-race"]
-    assert rescued(store, "orphans") == {("orphans", "c", "_default"): bag(rows(range(3)))}
+    assert salvaged(store, "orphans") == {("orphans", "c", "_default"): bag(rows(range(3)))}
 
 
 def test_race_whose_size_does_not_agree(b: StoreBuilder) -> None:
@@ -470,7 +457,7 @@ def test_race_whose_size_does_not_agree(b: StoreBuilder) -> None:
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): bag(rows(range(3), 50))}
     assert codes(store) == ["row-id-race"]
-    assert rescued(store, "orphans") == {("orphans", "c", "_default"): bag(rows(range(10, 20)))}
+    assert salvaged(store, "orphans") == {("orphans", "c", "_default"): bag(rows(range(10, 20)))}
     assert victim != meant
 
 
@@ -489,7 +476,7 @@ def test_race_where_the_meant_segment_has_rows_of_its_own(b: StoreBuilder) -> No
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): bag(rows(range(10, 20)))}
     assert codes(store) == ["row-id-race"]
-    assert rescued(store, "orphans") == {("orphans", "c", "_default"): bag(rows(range(3)))}
+    assert salvaged(store, "orphans") == {("orphans", "c", "_default"): bag(rows(range(3)))}
     assert victim
 
 
@@ -506,7 +493,7 @@ def test_race_worst_case(b: StoreBuilder) -> None:
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): bag(rows(range(10, 20))), ("d", "_default"): bag(rows(1, 2))}
     assert codes(store) == ["row-id-race"]
-    assert rescued(store, "orphans") == {("orphans", "d", "_default"): bag(rows(range(30, 35)))}
+    assert salvaged(store, "orphans") == {("orphans", "d", "_default"): bag(rows(range(30, 35)))}
 
 
 def test_race_without_a_row_left(b: StoreBuilder) -> None:
@@ -516,7 +503,7 @@ def test_race_without_a_row_left(b: StoreBuilder) -> None:
     store = open_store(b.write())
     assert content(store)["d", "_default"] == NOTHING
     assert survey(store)["orphans"] == 5
-    assert rescued(store, "orphans") == {("orphans", "d", "_default"): bag(rows(range(5)))}
+    assert salvaged(store, "orphans") == {("orphans", "d", "_default"): bag(rows(range(5)))}
 
 
 # Lies about and orphans (§11.4) ------------------------------------------------------------------------------------------

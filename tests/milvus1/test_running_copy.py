@@ -17,13 +17,6 @@ from milvus_offline.milvus1.salvage import collect
 RAW, TO_DELETE, NEW_MERGE = FileType.RAW, FileType.TO_DELETE, FileType.NEW_MERGE
 
 
-@pytest.fixture
-def b(tmp_path: Path) -> StoreBuilder:
-    builder = StoreBuilder(tmp_path / "s")
-    builder.collection("c")
-    return builder
-
-
 class Server:
     """Flushes and merges one table as a server does: a merge puts its sources aside in the transaction that ends it."""
 

@@ -19,13 +19,6 @@ from milvus_offline.milvus1.unexplained import headline
 NEW, RAW, TO_DELETE, NEW_MERGE = FileType.NEW, FileType.RAW, FileType.TO_DELETE, FileType.NEW_MERGE
 
 
-@pytest.fixture
-def b(tmp_path: Path) -> StoreBuilder:
-    builder = StoreBuilder(tmp_path / "s")
-    builder.collection("c")
-    return builder
-
-
 def sql(root: Path, *statements: str) -> None:
     with sqlite3.connect(root / "db/meta.sqlite") as connection:
         for statement in statements:

@@ -11,7 +11,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from support.builder import StoreBuilder, bag, codes, content, pieces_bag, rows
+from support.builder import StoreBuilder, bag, codes, content, rows, salvaged
 
 from milvus_offline.cli import run
 from milvus_offline.errors import UsageError
@@ -422,10 +422,6 @@ def test_files_of_0_6_beside_segments_are_named(tmp_path: Path) -> None:
 # Salvage ---------------------------------------------------------------------------------------------------------------
 
 
-def salvaged(root: Path, *kinds: str) -> dict[tuple[str, str, str], Counter[tuple[int, bytes]]]:
-    return {(s.kind, s.schema.name, s.partition): pieces_bag(s.pieces) for s in collect(open_store(root), kinds)[0]}
-
-
 def test_rows_that_are_not_live_can_be_salvaged(tmp_path: Path) -> None:
     d = Dated(tmp_path)
     live, deleted, merging, flushing, orphan, copied = (some(1000 * n, 40 + n) for n in range(1, 7))
@@ -449,8 +445,8 @@ def test_rows_that_are_not_live_can_be_salvaged(tmp_path: Path) -> None:
         ("orphans", "c", "_default"): bag(orphan),
         ("orphans", "gone", "_default"): bag(some(9000, 9, dimension=6)),
     }
-    assert salvaged(root, "all") == expected
-    assert salvaged(root, "to-delete") == {k: v for k, v in expected.items() if k[0] == "to-delete"}
+    assert salvaged(open_store(root), "all") == expected
+    assert salvaged(open_store(root), "to-delete") == {k: v for k, v in expected.items() if k[0] == "to-delete"}
     rescued, notes = collect(store, ["all"])
     assert {s.schema.metric_type for s in rescued if s.schema.name == "gone"} == {"IP"}
     assert sorted((f.severity.value, f.code, f.rows) for f in notes) == [
@@ -471,7 +467,7 @@ def test_dropped_tables_of_0_6_can_be_salvaged(dated: tuple[str, Path, dict[tupl
     catalog.execute("UPDATE Tables SET state = 1 WHERE table_id <> 'ip'")
     catalog.commit()
     catalog.close()
-    found = salvaged(root, "dropped")
+    found = salvaged(open_store(root), "dropped")
     partitions = {"_default", "tag/1"} if version == "0.6" else {"_default"}
     assert set(found) == {("dropped", "l2", p) for p in partitions}
     assert all(found["dropped", "l2", p] >= bag(*expected["l2", p]) for p in partitions)

@@ -10,24 +10,12 @@ import h5py
 import numpy as np
 import pytest
 from support.command import call, exported, manifest
-from support.foreign import IDS, ROWS, VECTORS, WIDTH, cases, strings, write
+from support.foreign import IDS, ROWS, VECTORS, WIDTH, cases, rows_of, strings, write
 
 from milvus_offline.errors import DamageError, UsageError
 from milvus_offline.model import Source
 from milvus_offline.sources.hdf5 import open_hdf5
 from milvus_offline.sources.hdf5.links import Place, open_dataset
-
-
-def rows(source: Source) -> tuple[Any, Any]:
-    """All ids and vectors of a source, read in small batches."""
-    batches = [
-        (b.ids.copy(), b.vectors.copy())
-        for c in source.collections
-        for p in c.partitions
-        for q in p.pieces
-        for b in q.batches(999)
-    ]
-    return np.concatenate([i for i, _ in batches]), np.concatenate([v for _, v in batches])
 
 
 def codes(source: Source) -> dict[str, str]:
@@ -51,7 +39,7 @@ def test_every_way_of_writing_gives_the_same_rows(folder: Path, vectors: str, id
     numbers = np.arange(ROWS, dtype=np.int64) * 3 + 5
     write(folder / "a.h5", data, IDS[ids](numbers), layout, link)
     source = open_hdf5(folder / "a.h5", **options)
-    found_ids, found = rows(source)
+    found_ids, found = rows_of(source)
     assert found_ids.tolist() == numbers.tolist()
     assert found.tobytes() == right.tobytes()
     assert not set(codes(source).values()) - {"info"}
@@ -104,7 +92,7 @@ def test_storage_is_found_beside_the_file_and_not_where_the_command_runs(
     with h5py.File(folder / "a.h5", "w") as h:
         h["ids"] = np.arange(40)
         h.create_dataset("embeddings", (40, 8), "f4", external=[("data.bin", 0, h5py.h5f.UNLIMITED)])
-    assert rows(open_hdf5("in/a.h5"))[1].tobytes() == floats().tobytes()
+    assert rows_of(open_hdf5("in/a.h5"))[1].tobytes() == floats().tobytes()
 
 
 def test_links_that_lead_nowhere_are_named_with_their_target(folder: Path) -> None:
@@ -179,7 +167,7 @@ def test_missing_sources_of_a_virtual_dataset_are_no_rows(folder: Path, missing:
                 h["data"] = floats(30)
     source = open_hdf5(folder / "a.h5")
     lost = range(30 * missing, 30 * missing + 30)
-    found_ids, found = rows(source)
+    found_ids, found = rows_of(source)
     assert found_ids.tolist() == [i for i in range(90) if i not in lost]
     assert found.tobytes() == np.delete(floats(90), list(lost), axis=0).tobytes()
     assert [f.rows for f in source.findings if f.code == "rows-never-written"] == [len(lost)]
@@ -195,7 +183,7 @@ def test_sources_side_by_side_are_whole_or_refused(folder: Path) -> None:
     with h5py.File(folder / "a.h5", "w") as h:
         h.create_virtual_dataset("embeddings", layout)
         h["ids"] = np.arange(40)
-    assert rows(open_hdf5(folder / "a.h5"))[1].tobytes() == floats().tobytes()
+    assert rows_of(open_hdf5(folder / "a.h5"))[1].tobytes() == floats().tobytes()
     (folder / "half1.h5").unlink()
     with pytest.raises(DamageError, match="40 of 40 rows have no values"):
         open_hdf5(folder / "a.h5")
@@ -211,7 +199,7 @@ def test_storage_that_is_too_short_gives_the_rows_that_are_there(folder: Path, t
             open_hdf5(folder / "a.h5")
         return
     source = open_hdf5(folder / "a.h5")
-    assert rows(source)[0].tolist() == list(range(there))
+    assert rows_of(source)[0].tolist() == list(range(there))
     assert [f.rows for f in source.findings] == [40 - there]
 
 
@@ -239,15 +227,15 @@ def test_uint8_are_bits_in_the_layout_of_milvusdm_and_it_is_told(folder: Path) -
     assert codes(open_hdf5(folder / "b.h5"))["taken-as-bits"] == "warning"
     numbers = open_hdf5(folder / "b.h5", target_metric="IP")
     assert numbers.collections[0].schema.dimension == WIDTH
-    assert rows(numbers)[1].tobytes() == strings().astype("<f4").tobytes()
+    assert rows_of(numbers)[1].tobytes() == strings().astype("<f4").tobytes()
 
 
 def test_strings_that_lost_their_trailing_zeros_get_the_dimension_of_the_task(folder: Path) -> None:
     """Where every vector ends with zeros, numpy made the strings shorter than the vectors."""
     short = np.array([b"\1\2", b"\3"], "S2")
     write(folder / "a.h5", short, np.arange(2))
-    assert rows(open_hdf5(folder / "a.h5", dimension=32))[1].tolist() == [[1, 2, 0, 0], [3, 0, 0, 0]]
-    assert rows(open_hdf5(folder / "a.h5"))[1].tolist() == [[1, 2], [3, 0]]
+    assert rows_of(open_hdf5(folder / "a.h5", dimension=32))[1].tolist() == [[1, 2, 0, 0], [3, 0, 0, 0]]
+    assert rows_of(open_hdf5(folder / "a.h5"))[1].tolist() == [[1, 2], [3, 0]]
     with pytest.raises(UsageError, match="16 dimensions, not 8"):
         open_hdf5(folder / "a.h5", dimension=8)
 
@@ -267,7 +255,7 @@ def test_strings_keep_a_zero_inside_whatever_their_padding(folder: Path) -> None
                 made = h5py.h5d.create(h.id, b"embeddings", kind, h5py.h5s.create_simple((ROWS,)), plist)
                 made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(bits).view(f"S{WIDTH}")[:, 0], kind)
                 h["ids"] = np.arange(ROWS)
-            assert rows(open_hdf5(folder / "a.h5"))[1].tobytes() == bits.tobytes()
+            assert rows_of(open_hdf5(folder / "a.h5"))[1].tobytes() == bits.tobytes()
 
 
 @pytest.mark.parametrize("value", [1e300, -3.5e38, 1e39])
@@ -313,7 +301,7 @@ def test_bools_that_fill_no_bytes_are_refused_or_numbers(folder: Path) -> None:
     write(folder / "a.h5", np.ones((3, 5), bool), np.arange(3))
     with pytest.raises(UsageError, match="--vector-type float"):
         open_hdf5(folder / "a.h5")
-    assert rows(open_hdf5(folder / "a.h5", vector_type="float"))[1].tolist() == [[1.0] * 5] * 3
+    assert rows_of(open_hdf5(folder / "a.h5", vector_type="float"))[1].tolist() == [[1.0] * 5] * 3
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -326,7 +314,7 @@ def test_bools_that_fill_no_bytes_are_refused_or_numbers(folder: Path) -> None:
 def test_the_only_candidates_are_taken_and_told(folder: Path, names: tuple[str, str]) -> None:
     write(folder / "a.h5", floats(), np.arange(40) + 9, names=names)
     source = open_hdf5(folder / "a.h5")
-    assert rows(source)[0].tolist() == list(range(9, 49))
+    assert rows_of(source)[0].tolist() == list(range(9, 49))
     assert [f.code for f in source.findings] == ["columns-chosen"] * (2 if names[1] != "ids" else 1)
 
 
@@ -371,7 +359,7 @@ def test_labels_are_no_ids(folder: Path) -> None:
 def test_lzf_needs_no_further_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
     write(folder / "a.h5", floats(), np.arange(40), layout="lzf")
-    assert rows(open_hdf5(folder / "a.h5"))[1].tobytes() == floats().tobytes()
+    assert rows_of(open_hdf5(folder / "a.h5"))[1].tobytes() == floats().tobytes()
 
 
 def test_the_cache_holds_a_row_of_chunks(folder: Path) -> None:

@@ -15,6 +15,7 @@ import faiss
 import numpy as np
 import pytest
 from support.command import call, exported
+from support.foreign import rows_of
 
 from milvus_offline.errors import DamageError, UsageError
 from milvus_offline.model import Source
@@ -28,20 +29,9 @@ def floats(n: int = 60, d: int = 8) -> Any:
     return np.random.default_rng(1).standard_normal((n, d)).astype("<f4")
 
 
-def rows(source: Source) -> tuple[Any, Any]:
-    batches = [
-        (b.ids.copy(), b.vectors.copy())
-        for c in source.collections
-        for p in c.partitions
-        for q in p.pieces
-        for b in q.batches(200)
-    ]
-    return np.concatenate([i for i, _ in batches]), np.concatenate([v for _, v in batches])
-
-
 def same(path: Path, right: Any, ids: Any, **options: Any) -> Source:
     source = open_source(path, SourceOptions(**options))
-    found_ids, found = rows(source)
+    found_ids, found = rows_of(source)
     assert (found_ids.tolist(), found.tobytes()) == (list(ids), right.tobytes())
     (piece,) = source.collections[0].partitions[0].pieces
     assert np.concatenate([b.ids.copy() for b in piece.batches(200, start=7)]).tolist() == list(ids)[7:]
@@ -100,7 +90,7 @@ def test_vecs(suffix: str, dtype: str, tmp_path: Path) -> None:
     assert (cut.collections[0].rows, [f.code for f in cut.findings if f.severity.value == "error"]) == (59, ["file-short"])
     path.write_bytes(content[: 5 * len(content) // 60] + struct.pack("<i", 9) + content[5 * len(content) // 60 + 4 :])
     with pytest.raises(DamageError, match="row 5: expected 8 dimensions, found 9"):
-        rows(open_source(path))
+        rows_of(open_source(path))
 
 
 @pytest.mark.parametrize(("suffix", "dtype"), [("fbin", "<f4"), ("u8bin", "|u1"), ("i8bin", "|i1")])
@@ -138,7 +128,7 @@ def test_parquet(how: str, group: int, tmp_path: Path) -> None:
     rough = pa.table({"id": [1, 2], "vector": pa.array([[1.0, 2.0], [3.0]], pa.list_(pa.float32()))})
     pq.write_table(rough, tmp_path / "a.parquet")
     with pytest.raises(DamageError, match="expected 2 elements a row, found 1"):
-        rows(open_source(tmp_path / "a.parquet"))
+        rows_of(open_source(tmp_path / "a.parquet"))
 
 
 def test_an_export_of_arrays_can_be_verified_against_them(tmp_path: Path) -> None:
@@ -189,7 +179,7 @@ def langchain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_langchain_gives_the_vectors_and_tells_of_the_texts(langchain: Path) -> None:
     source = open_source(langchain)
-    assert rows(source)[1].tobytes() == floats().tobytes()
+    assert rows_of(source)[1].tobytes() == floats().tobytes()
     assert [(f.code, f.rows) for f in source.findings] == [("attributes-left-out", 60)]
     (langchain / "index.pkl").write_bytes(pickle.dumps((InMemoryDocstore({}), {0: "a"})))
     assert [f.code for f in open_source(langchain).findings] == ["documents-differ"]

@@ -38,6 +38,8 @@ from milvus_offline.milvus1.layout import (
     FileType,
     MetricType,
 )
+from milvus_offline.milvus1.opening import Store
+from milvus_offline.milvus1.salvage import collect
 from milvus_offline.milvus1.segment.bloom import build_filter
 from milvus_offline.milvus1.segment.files import SegmentWriter, write_deleted
 from milvus_offline.milvus1.wal.log import pack_record
@@ -83,6 +85,12 @@ def pieces_bag(pieces: Iterable[Any], max_bytes: int = 1 << 20) -> Counter[tuple
         assert found.total() == piece.rows
         result.update(found)
     return result
+
+
+def salvaged(store: Store, *kinds: str) -> dict[tuple[str, str, str], Counter[tuple[int, bytes]]]:
+    """What a salvage brings, by (kind, collection, partition)."""
+    found, _ = collect(store, kinds)
+    return {(s.kind, s.schema.name, s.partition): pieces_bag(s.pieces) for s in found}
 
 
 def content(store: Any) -> dict[tuple[str, str], Counter[tuple[int, bytes]]]:
@@ -456,5 +464,6 @@ __all__ = [
     "join",
     "pieces_bag",
     "rows",
+    "salvaged",
     "write_deleted",
 ]

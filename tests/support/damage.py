@@ -105,32 +105,30 @@ def _pick(mutant: Mutant, rng: random.Random, *suffixes: str, folder: str = "db/
     return rng.choice(live if live and rng.random() < 0.95 else names) if names else None
 
 
-@recipe
-def segment_bits(m: Mutant, rng: random.Random) -> None:
+def _change_rows(m: Mutant, rng: random.Random, change: Callable[[bytearray, random.Random], str]) -> None:
     if name := _pick(m, rng, *ROWS):
         data = m.read(name)
-        m.write(name, data, _flip(data, rng, 0, rng.choice((8, 16, None))))
+        m.write(name, data, change(data, rng))
+
+
+@recipe
+def segment_bits(m: Mutant, rng: random.Random) -> None:
+    _change_rows(m, rng, lambda data, rng: _flip(data, rng, 0, rng.choice((8, 16, None))))
 
 
 @recipe
 def segment_cut(m: Mutant, rng: random.Random) -> None:
-    if name := _pick(m, rng, *ROWS):
-        data = m.read(name)
-        m.write(name, data, _cut(data, rng))
+    _change_rows(m, rng, _cut)
 
 
 @recipe
 def segment_zeroed(m: Mutant, rng: random.Random) -> None:
-    if name := _pick(m, rng, *ROWS):
-        data = m.read(name)
-        m.write(name, data, _zero(data, rng))
+    _change_rows(m, rng, _zero)
 
 
 @recipe
 def segment_stretched(m: Mutant, rng: random.Random) -> None:
-    if name := _pick(m, rng, *ROWS):
-        data = m.read(name)
-        m.write(name, data, _stretch(data, rng))
+    _change_rows(m, rng, _stretch)
 
 
 @recipe

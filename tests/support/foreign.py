@@ -10,6 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from milvus_offline.model import Source
+
 ROWS, WIDTH = 123, 16
 
 
@@ -133,3 +135,15 @@ def cases() -> Iterator[tuple[str, str, str, str]]:
         if link == "virtual" and ids == "strings of any length":
             continue
         yield vectors, ids, layout, link
+
+
+def rows_of(source: Source, max_bytes: int = 999) -> tuple[Any, Any]:
+    """All ids and vectors of a source, read in small batches."""
+    batches = [
+        (b.ids.copy(), b.vectors.copy())
+        for c in source.collections
+        for p in c.partitions
+        for q in p.pieces
+        for b in q.batches(max_bytes)
+    ]
+    return np.concatenate([i for i, _ in batches]), np.concatenate([v for _, v in batches])

@@ -48,20 +48,25 @@ def live(rng: Random, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[lis
     for number in range(rng.randrange(1, 5)):
         server.fuse = rng.randrange(3, 60)
         server.trap = (rng.choice(("T1", "T2", "half", "merge", "compact", "drop", "replayed")),) if rng.random() < 0.6 else ()
-        try:
-            if number:
-                server.start()
-            while server.fuse > 1:
-                server.random_step()
-                server.fuse -= 1
-            server.fuse = 1 << 30
-            server.stop()
-        except Crash:
-            server.die()
+        _one_life(server, restarted=number > 0)
         looks.append(check(server, folder / str(number)))
         if not server.can_start():
             break
     return looks
+
+
+def _one_life(server: Server, *, restarted: bool) -> None:
+    """Random steps until the server's fuse has burnt down, or a crash."""
+    try:
+        if restarted:
+            server.start()
+        while server.fuse > 1:
+            server.random_step()
+            server.fuse -= 1
+        server.fuse = 1 << 30
+        server.stop()
+    except Crash:
+        server.die()
 
 
 def live_unlucky(rng: Random, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
@@ -73,16 +78,7 @@ def live_unlucky(rng: Random, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     looks = []
     for number in range(rng.randrange(1, 4)):
         server.fuse = rng.randrange(20, 120)
-        try:
-            if number:
-                server.start()
-            while server.fuse > 1:
-                server.random_step()
-                server.fuse -= 1
-            server.fuse = 1 << 30
-            server.stop()
-        except Crash:
-            server.die()
+        _one_life(server, restarted=number > 0)
         looks.append(check_unlucky(server, folder / str(number)))
         if not server.can_start():
             break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,12 @@ import pytest
 from pymilvus import MilvusClient
 from support.command import call
 from support.milvus1_standin import Standin
-from support.milvus_server import Unavailable, shared_server
+from support.milvus_server import shared_milvus
 from support.real import STORES
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("own_state")]
 
 STORE = STORES / "partitions" / "store"
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture(params=["lite", "server"])
@@ -31,14 +25,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pyt
         pytest.importorskip("milvus_lite")
         yield str(tmp_path / "lite.db")
         return
-    base = tmp_path_factory.getbasetemp()
-    worker = "PYTEST_XDIST_WORKER" in os.environ
-    try:
-        yield shared_server((base.parent if worker else base) / "milvus", os.getppid() if worker else os.getpid())
-    except Unavailable as e:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"no Milvus server: {e}")
+    yield shared_milvus(tmp_path_factory).uri
 
 
 def changed(target: str, change: Any) -> None:

@@ -37,9 +37,8 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "SCHEMES", [kind, *targets.SCHEMES])
 
 
-@pytest.mark.usefixtures("registered")
-def test_the_toy_target_loads_a_real_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+@pytest.mark.usefixtures("registered", "own_state")
+def test_the_toy_target_loads_a_real_store(tmp_path: Path) -> None:
     target = f"arrays:{tmp_path / 'out'}"
     assert call("load", STORES / "binary" / "store", target, "--dry-run").code == 0
     assert not (tmp_path / "out").exists()

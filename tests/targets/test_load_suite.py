@@ -6,7 +6,6 @@ parts run on them with fewer interruptions.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import types
@@ -21,7 +20,7 @@ import pytest
 from support.array_source import ArraySource, floats
 from support.examples import examples
 from support.milvus1_standin import Standin
-from support.milvus_server import Unavailable, shared_server
+from support.milvus_server import shared_milvus
 
 from milvus_offline import targets
 from milvus_offline.errors import MilvusOfflineError, UsageError
@@ -30,7 +29,7 @@ from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.model import Schema
 from milvus_offline.targets import SCHEMES, defaults_of, open_target, scheme_of
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("own_state")]
 
 Held = dict[tuple[str, str], Counter[tuple[int, bytes]]]
 NAME = "suite"
@@ -45,11 +44,6 @@ class Place:
     small: Mapping[str, Any]
     steps: int
     """Interruptions that are tried, at most."""
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 # Places ---------------------------------------------------------------------------------------------------------------
@@ -84,15 +78,7 @@ def lite(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
 
 
 def server(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
-    base = request.getfixturevalue("tmp_path_factory").getbasetemp()
-    worker = "PYTEST_XDIST_WORKER" in os.environ
-    try:
-        uri = shared_server((base.parent if worker else base) / "milvus", os.getppid() if worker else os.getpid())
-    except Unavailable as e:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"no Milvus server: {e}")
-    return milvus(uri, 2)
+    return milvus(shared_milvus(request.getfixturevalue("tmp_path_factory")).uri, 2)
 
 
 def milvus(address: str, steps: int) -> Place:

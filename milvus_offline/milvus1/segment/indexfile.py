@@ -21,7 +21,6 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +29,7 @@ from ...errors import DamageError, UsageError
 from ...faissfile import Cursor, Index, Rows, UnknownKind, milvus_metric, read_index, rows_of, single_run
 from ...faissfile.runs import ID_BYTES, Int64s
 from ...fileio import open_read, size_of
-from ...model import BATCH_BYTES, Array, VectorType
+from ...model import BATCH_BYTES, Array, VectorShape, VectorType
 
 INDEX_TYPES = {
     1: "FLAT", 2: "IVF_FLAT", 3: "IVF_FLAT", 4: "IVF_FLAT", 5: "IVF_PQ", 6: "IVF_PQ", 7: "SPTAG_KDT", 8: "IVF_SQ8",
@@ -83,7 +82,7 @@ class Container:
 
 
 @dataclass(frozen=True, eq=False)
-class StoredVectors:
+class StoredVectors(VectorShape):
     """The vectors inside an index file. Picklable.
 
     `rows` can be read, `lost` more were there before the file was cut, or were in no list of an IVF index. `kind` is the index
@@ -102,18 +101,6 @@ class StoredVectors:
     offsets_in_range: int | None
     metric: str | None = None
     own_ids: bool = True
-
-    @property
-    def width(self) -> int:
-        return self.vector_type.width(self.dimension)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.vector_type.dtype
-
-    @property
-    def row_bytes(self) -> int:
-        return self.width * self.dtype.itemsize
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[tuple[Int64s, Array]]:
         """(row offsets int64 [n], vectors float32 [n, d] or uint8 [n, d/8]) in file order, in flat memory.

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import fileio
+from ...hashing import Hashes, row_hashes
 from ...model import Array
-from ..copies import Hashes, hashes_of, row_hashes
+from ..copies import hashes_of
 from ..layout import ID, LENGTH
 from ..segment.files import Segment
 from .deletes import Ids, Lsns

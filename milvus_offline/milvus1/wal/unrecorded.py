@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...findings import Findings
+from ...hashing import Hashes, row_hashes
 from ...model import Severity
-from ..copies import Hashes, among, contains, hashes_of, matched, row_hashes
+from ..copies import among, contains, hashes_of, matched
 from ..layout import ID
 from ..segment.files import Segment
 from .account import hashes_with_ids

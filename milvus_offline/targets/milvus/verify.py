@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...hashing import vector_hashes
 from ...model import Array, Finding, Severity
 from .client import Client
 from .tasks import CollectionJob, LoadTask, same_rows
@@ -216,15 +217,8 @@ def _compare_digests(client: Client, job: CollectionJob) -> list[Finding]:
 
 
 def digest(vectors: Array) -> int:
-    """A sum (modulo 2**64) over rows of a 64-bit hash of each row's bytes; the same for any order of the rows."""
-    raw = np.ascontiguousarray(vectors).view(np.uint8).reshape(len(vectors), -1)
-    raw = np.pad(raw, ((0, 0), (0, -raw.shape[1] % 4)))
-    words = raw.view("<u4").astype(np.uint64)
-    factors = np.random.default_rng(1).integers(1, 1 << 63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    with np.errstate(over="ignore"):
-        h = (words * factors).sum(axis=1, dtype=np.uint64)
-        h = (h ^ (h >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-        return int((h ^ (h >> np.uint64(32))).sum(dtype=np.uint64))
+    """A sum (modulo 2**64) over rows of a hash of each row's bytes; the same for any order of the rows."""
+    return int(vector_hashes(vectors).sum(dtype=np.uint64))
 
 
 def _differs(job: CollectionJob, partition: str, code: str, text: str, rows: int | None) -> Finding:

@@ -36,6 +36,7 @@ from ...sharing import can_share
 from ...transfer import Advance, Result, Task
 from ...watch import Watch, watching
 from .. import LoadTarget
+from ..folder import names_in
 from ..slices import Slice
 from .cloning import CloneSegment, groups
 from .names import CollectionPlan, Plan, Settings, check_names, makes_ids, settings_of
@@ -397,12 +398,7 @@ def _rows_per_segment(index_file_size: int, row_bytes: int) -> int:
 
 def _claim(path: Path, *, resume: bool) -> None:
     """Makes sure that nothing is at `path` yet but, when resuming, our own unfinished work. Raises UsageError."""
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path}: expected a folder for the new store, found a file")
-    try:
-        names = set(os.listdir(path)) if path.exists() else set()
-    except PermissionError as e:
-        raise TargetError(f"{path}: no permission to look into this folder") from e
+    names = names_in(path, "the new store")
     if not names or (resume and LEDGER in names):
         return
     if LEDGER in names:

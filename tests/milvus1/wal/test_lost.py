@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from support.builder import StoreBuilder, bag, codes, content, join, pieces_bag, rows
+from support.builder import StoreBuilder, bag, codes, content, join, rows, salvaged
 
 from milvus_offline.milvus1.layout import FileType
 from milvus_offline.milvus1.opening import Store, open_store
-from milvus_offline.milvus1.salvage import collect
 
 NEW, RAW, TO_DELETE, NEW_MERGE = FileType.NEW, FileType.RAW, FileType.TO_DELETE, FileType.NEW_MERGE
 NOTHING: Counter[tuple[int, bytes]] = Counter()
 ROOT = ("c", "_default")
-
-
-@pytest.fixture
-def b(tmp_path: Path) -> StoreBuilder:
-    builder = StoreBuilder(tmp_path / "store")
-    builder.collection("c")
-    return builder
 
 
 def flush(b: StoreBuilder) -> None:
@@ -33,10 +24,6 @@ def flush(b: StoreBuilder) -> None:
 
 def told(store: Store) -> list[tuple[str, str, int | None]]:
     return [(f.code, f.where, f.rows) for f in store.findings]
-
-
-def rescued(store: Store, *kinds: str) -> dict[tuple[str, str], Counter[tuple[int, bytes]]]:
-    return {(s.kind, s.partition): pieces_bag(s.pieces) for s in collect(store, kinds)[0]}
 
 
 # A flush that failed as a whole -------------------------------------------------------------------------------------------
@@ -136,7 +123,7 @@ def test_rows_of_a_dropped_namesake_are_not_lost(b: StoreBuilder) -> None:
     store = open_store(b.write())
     assert content(store) == {ROOT: bag(rows(4)), ("d", "_default"): bag(rows(3))}
     assert told(store) == []
-    assert rescued(store, "dropped") == {("dropped", "_default"): bag(rows(1, 2))}
+    assert salvaged(store, "dropped") == {("dropped", "c", "_default"): bag(rows(1, 2))}
 
 
 def test_rows_of_which_nothing_tells_whose_they_were_can_be_salvaged(b: StoreBuilder) -> None:
@@ -147,7 +134,7 @@ def test_rows_of_which_nothing_tells_whose_they_were_can_be_salvaged(b: StoreBui
     store = open_store(b.write())
     assert content(store) == {ROOT: bag(rows(3))}
     assert told(store) == []
-    assert rescued(store, "unseen") == {("unseen", "_default"): bag(rows(1, 2))}
+    assert salvaged(store, "unseen") == {("unseen", "c", "_default"): bag(rows(1, 2))}
 
 
 def test_the_last_call_of_a_file_may_never_have_been_acknowledged(b: StoreBuilder) -> None:
@@ -161,7 +148,7 @@ def test_the_last_call_of_a_file_may_never_have_been_acknowledged(b: StoreBuilde
     store = open_store(b.write())
     assert content(store) == {ROOT: bag(rows(1, 3))}
     assert told(store) == []
-    assert rescued(store, "unseen") == {("unseen", "_default"): bag(rows(2))}
+    assert salvaged(store, "unseen") == {("unseen", "c", "_default"): bag(rows(2))}
 
 
 def test_equal_rows_are_counted(b: StoreBuilder) -> None:
@@ -186,7 +173,7 @@ def test_another_vector_under_the_id_is_told_and_not_added(b: StoreBuilder) -> N
     store = open_store(b.write())
     assert content(store) == {ROOT: bag(rows(1), rows(2, salt=9))}
     assert told(store) == [("log-differs", "c/_default", 2)]
-    assert rescued(store, "unseen") == {("unseen", "_default"): bag(rows(2), rows(2, salt=1))}
+    assert salvaged(store, "unseen") == {("unseen", "c", "_default"): bag(rows(2), rows(2, salt=1))}
 
 
 # Deletes that were lost ---------------------------------------------------------------------------------------------------
@@ -201,7 +188,7 @@ def test_a_lost_delete_is_carried_out(b: StoreBuilder) -> None:
     store = open_store(b.write())
     assert content(store) == {ROOT: bag(rows(1))}
     assert told(store) == [("deletes-lost", f"c/{made.id}", 3)]
-    assert rescued(store, "deleted") == {("deleted", "_default"): bag(rows(2, 3, 4))}
+    assert salvaged(store, "deleted") == {("deleted", "c", "_default"): bag(rows(2, 3, 4))}
 
 
 def test_what_a_single_id_leaves_in_memory_is_no_lost_delete(b: StoreBuilder) -> None:
@@ -325,4 +312,4 @@ def test_a_segment_whose_row_became_another_tables(b: StoreBuilder) -> None:
         ("race-undecided", f"c/{victim}", 1),
         ("row-id-race", f"d/{victim}", 1),
     ]
-    assert rescued(store, "orphans") == {("orphans", "_default"): bag(rows(1, 2))}
+    assert salvaged(store, "orphans") == {("orphans", "c", "_default"): bag(rows(1, 2))}

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.builder import StoreBuilder, bag, codes, content, join, pieces_bag, rows
+from support.builder import StoreBuilder, bag, codes, content, join, rows, salvaged
 
 from milvus_offline.milvus1.layout import WAL_HEADER, FileType
 from milvus_offline.milvus1.opening import Store, open_store
-from milvus_offline.milvus1.salvage import collect, survey
+from milvus_offline.milvus1.salvage import survey
 from milvus_offline.milvus1.wal import deletes
 from milvus_offline.milvus1.wal import table as logtable
 from milvus_offline.model import Batch, Severity
@@ -25,20 +25,8 @@ NOTHING: Counter[tuple[int, bytes]] = Counter()
 ROOT = ("c", "_default")
 
 
-@pytest.fixture
-def b(tmp_path: Path) -> StoreBuilder:
-    builder = StoreBuilder(tmp_path / "store")
-    builder.collection("c")
-    return builder
-
-
 def opened(b: StoreBuilder) -> Store:
     return open_store(b.write())
-
-
-def rescued(store: Store, *kinds: str) -> dict[tuple[str, str, str], Counter[tuple[int, bytes]]]:
-    found, _ = collect(store, kinds)
-    return {(s.kind, s.schema.name, s.partition): pieces_bag(s.pieces) for s in found}
 
 
 # Which records count (§5.6) ----------------------------------------------------------------------------------------------
@@ -128,7 +116,7 @@ def test_filter_before_0_9_1_knows_only_the_collection(tmp_path: Path) -> None:
     b.wal.insert("c", rows(6), "q")
     store = overwritten(b)
     assert content(store) == {ROOT: bag(rows(3)), ("c", "p"): bag(rows(1, 2)), ("c", "q"): bag(rows(6))}
-    assert rescued(store, "unseen") == {("unseen", "c", "p"): bag(rows(4)), ("unseen", "c", "q"): bag(rows(5))}
+    assert salvaged(store, "unseen") == {("unseen", "c", "p"): bag(rows(4)), ("unseen", "c", "q"): bag(rows(5))}
 
 
 def overwritten(b: StoreBuilder) -> Store:
@@ -171,7 +159,7 @@ def test_unacknowledged_call_is_for_salvage_only(b: StoreBuilder) -> None:
     assert content(store) == {ROOT: bag(rows(1, 5))}
     assert codes(store) == ["wal-rows"]
     assert survey(store)["unacknowledged"] == 2
-    assert rescued(store, "unacknowledged") == {("unacknowledged", "c", "_default"): bag(rows(2, 3))}
+    assert salvaged(store, "unacknowledged") == {("unacknowledged", "c", "_default"): bag(rows(2, 3))}
 
 
 def test_unacknowledged_delete_does_nothing(b: StoreBuilder) -> None:
@@ -227,7 +215,7 @@ def test_mxlog_torn(b: StoreBuilder) -> None:
     b.wal.meta = struct.pack("<QQQ", before, b.wal.acknowledged, before)
     store = opened(b)
     assert content(store) == {ROOT: bag(rows(1))}
-    assert rescued(store, "unacknowledged") == {("unacknowledged", "c", "_default"): bag(rows(2))}
+    assert salvaged(store, "unacknowledged") == {("unacknowledged", "c", "_default"): bag(rows(2))}
 
 
 def test_mxlog_older_than_the_log(b: StoreBuilder) -> None:
@@ -392,7 +380,7 @@ def test_tags(b: StoreBuilder) -> None:
     b.wal.delete("c", [1, 2], "_default")
     store = opened(b)
     assert content(store) == {ROOT: bag(rows(1)), ("c", "sp"): bag(rows(2))}
-    assert rescued(store, "all") == {
+    assert salvaged(store, "all") == {
         ("unseen", "c", "_default"): bag(rows(3)),
         ("unseen", "c", "sp"): bag(rows(4)),
         ("dropped", "c", "unknown"): bag(rows(5)),
@@ -410,7 +398,7 @@ def test_unseen_rows_are_found_behind_a_flush_too(b: StoreBuilder) -> None:
         table["flush_lsn"] = b.wal.position
     store = opened(b)
     assert content(store) == {ROOT: bag(rows(1)), ("c", "sp"): NOTHING}
-    assert rescued(store, "unseen") == {("unseen", "c", "_default"): bag(rows(3))}
+    assert salvaged(store, "unseen") == {("unseen", "c", "_default"): bag(rows(3))}
 
 
 def test_deleted_rows_are_not_unseen(b: StoreBuilder) -> None:
@@ -424,7 +412,7 @@ def test_deleted_rows_are_not_unseen(b: StoreBuilder) -> None:
     part["flush_lsn"] = b.tables[0]["flush_lsn"] = b.wal.position
     store = opened(b)
     assert content(store) == {ROOT: NOTHING, ("c", "p"): bag(rows(3, 4)), ("d", "_default"): NOTHING}
-    assert rescued(store, "unseen") == {}
+    assert salvaged(store, "unseen") == {}
 
 
 def test_delete_without_tag_reaches_all_partitions(b: StoreBuilder) -> None:
@@ -585,7 +573,7 @@ def test_dropped_collection_in_the_log(b: StoreBuilder) -> None:
     b.wal.insert("c", rows(3))
     store = opened(b)
     assert content(store) == {ROOT: bag(rows(3))}
-    assert rescued(store, "dropped") == {("dropped", "gone", "_default"): bag(rows(1, 2, dim=6))}
+    assert salvaged(store, "dropped") == {("dropped", "gone", "_default"): bag(rows(1, 2, dim=6))}
 
 
 def test_vectors_of_another_size(b: StoreBuilder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.array_source import ArraySource, floats
-from support.milvus_server import Unavailable, shared_server
+from support.milvus_server import shared_milvus
 
 from milvus_offline import loading
 from milvus_offline.errors import UsageError
@@ -28,14 +27,7 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> str:
-    base = tmp_path_factory.getbasetemp()
-    worker = "PYTEST_XDIST_WORKER" in os.environ
-    try:
-        return shared_server((base.parent if worker else base) / "milvus", os.getppid() if worker else os.getpid())
-    except Unavailable as e:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"no Milvus server: {e}")
+    return shared_milvus(tmp_path_factory).uri
 
 
 @pytest.fixture

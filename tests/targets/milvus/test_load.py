@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from pymilvus import MilvusClient
 from support.array_source import ArraySource, bits, floats
-from support.milvus_server import MilvusServer, Unavailable, shared_server
+from support.milvus_server import MilvusServer, Unavailable, shared_milvus
 from support.real import STORES, copy_store, truth
 
 from milvus_offline.errors import TargetError, UsageError
@@ -50,10 +50,7 @@ def start(what: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> str:
-    base = tmp_path_factory.getbasetemp()
-    worker = "PYTEST_XDIST_WORKER" in os.environ
-    owner = os.getppid() if worker else os.getpid()
-    return str(start(lambda: shared_server((base.parent if worker else base) / "milvus", owner)))
+    return shared_milvus(tmp_path_factory).uri
 
 
 @pytest.fixture(params=["lite", "server"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from pymilvus import MilvusClient
 from support.array_source import ArraySource, floats
-from support.milvus_server import Unavailable, shared_server
+from support.milvus_server import shared_milvus
 
 from milvus_offline.errors import TargetError, UsageError
 from milvus_offline.loading import LoadReport, run_load
@@ -29,14 +28,7 @@ from milvus_offline.targets.milvus.terms import Existing, LoadOptions, Plan
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> str:
-    base = tmp_path_factory.getbasetemp()
-    worker = "PYTEST_XDIST_WORKER" in os.environ
-    try:
-        return shared_server((base.parent if worker else base) / "milvus", os.getppid() if worker else os.getpid())
-    except Unavailable as e:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"no Milvus server: {e}")
+    return shared_milvus(tmp_path_factory).uri
 
 
 @pytest.fixture

@@ -24,17 +24,14 @@ from milvus_offline.sources.milvus1 import open_store_source
 from milvus_offline.targets import open_target
 from milvus_offline.targets.milvus1.proto import METHODS, PROTO, descriptor, insert_bytes, messages
 
+pytestmark = pytest.mark.usefixtures("own_state")
+
 
 @pytest.fixture
 def server() -> Iterator[Standin]:
     standin = Standin()
     yield standin
     standin.stop()
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 def load(source: Any, server: Standin, **options: Any) -> LoadReport:
