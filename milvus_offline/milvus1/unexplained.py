@@ -35,7 +35,7 @@ from ..names import printable
 from .catalog.rows import Catalog, TableRow
 from .copies import among, by_ids, hashes_among, hashes_of, ids_alone, live_ids, newest_of
 from .disk import Disk
-from .layout import ID
+from .layout import ID, FileType
 from .live import LiveSet
 from .segment.files import Column, Segment, read_columns
 from .segment.opening import open_segment
@@ -91,7 +91,7 @@ class Unexplained:
         if not self.catalog.tables and not self.catalog.files:
             self._log(findings)
         unknown: dict[str, list[str]] = defaultdict(list)
-        named = {name for r in self.catalog.files for name in (r.segment_id, r.file_id)}
+        named = {x for r in self.catalog.files if r.file_type != FileType.NEW_INDEX for x in (r.segment_id, r.file_id)}
         for x in self.live.leftovers:
             if x.kind == "orphans" and x.segment_id not in named:  # of a row-id race more is said elsewhere
                 unknown[x.table_id].append(x.segment_id)
@@ -167,6 +167,9 @@ class Unexplained:
 
     def _segments(self, table: TableRow, unknown: Sequence[str], schema: Schema, findings: Findings) -> None:
         newest = max((int(r.segment_id) for r in self.catalog.files if r.segment_id.isdecimal()), default=0)
+        indexed = {
+            r.segment_id for r in self.catalog.files
+        }  # compacted away while an index was built: its deleted rows are gone
         opened = [s for x in unknown if (s := self._open(table, x, schema)) is not None]
         if not opened:
             return
@@ -188,7 +191,7 @@ class Unexplained:
                     "may be older than the files (is its -wal missing?). --salvage orphans brings them",
                     s.rows,
                 )
-            elif not there.any() or (not there.all() and self._was_live(table.table_id, s)):
+            elif not there.any() or (s.id not in indexed and self._was_live(table.table_id, s)):
                 findings.warning(
                     "segment-unknown",
                     where,

@@ -152,6 +152,21 @@ def test_a_segment_that_was_live_for_sure(b: StoreBuilder) -> None:
     assert [(f.code, f.rows) for f in open_store(b.write()).findings] == [("segment-unknown", 2)]
 
 
+def test_a_segment_that_was_compacted_away_while_its_index_was_built(b: StoreBuilder) -> None:
+    """A crash leaves the index's row behind, and with it the folder (§3.1, §3.5)."""
+    b.segment("c", rows(range(5)), (FileType.NEW_INDEX,), deleted=[2])
+    b.segment("c", rows(0, 1, 3, 4))
+    assert codes(open_store(b.write())) == []
+
+
+def test_a_segment_of_which_the_catalog_has_lost_all_but_the_index_being_built(b: StoreBuilder) -> None:
+    b.segment("c", rows(range(5)), (FileType.NEW_INDEX,), deleted=[2])
+    b.segment("c", rows(100))
+    store = open_store(b.write())
+    assert [(f.code, f.rows) for f in store.findings] == [("segment-unknown", 4)]
+    assert orphans(store) == {"c": bag(rows(0, 1, 3, 4))}
+
+
 def test_segments_of_a_namesake_that_was_dropped(b: StoreBuilder) -> None:
     old = b.new_id()
     b.folder("c", old, rows(1, 2))
