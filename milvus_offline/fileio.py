@@ -28,8 +28,7 @@ POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")
 
 _seek_lock = threading.Lock()
 _BINARY = getattr(os, "O_BINARY", 0)
-_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
-_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_READING = os.O_RDONLY | _BINARY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _NOATIME = getattr(os, "O_NOATIME", 0)
 """Even the time of the last access stays as it was, where the system lets us ask for that."""
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
@@ -93,6 +92,11 @@ def scan(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
         return list(entries)
 
 
+def names_in(path: str | os.PathLike[str]) -> list[str]:
+    """The names of what is directly in a folder. Raises OSError."""
+    return [entry.name for entry in scan(path)] if is_remote(path) else os.listdir(path)
+
+
 def status(path: str | os.PathLike[str]) -> os.stat_result:
     """Size and time of a file. Raises OSError."""
     return as_path(path).stat() if is_remote(path) else os.stat(path)
@@ -152,11 +156,10 @@ def open_read(path: str | os.PathLike[str]) -> int:
     """
     if is_remote(path):
         return cast(int, _buckets().open_read(os.fspath(path)))
-    flags = os.O_RDONLY | _BINARY | _CLOEXEC | _NONBLOCK
     try:
-        fd = os.open(path, flags | _NOATIME)
+        fd = os.open(path, _READING | _NOATIME)
     except PermissionError:  # only the owner may ask for that
-        fd = os.open(path, flags)
+        fd = os.open(path, _READING)
     try:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
@@ -270,6 +273,28 @@ def read_start(path: str | os.PathLike[str], nbytes: int) -> tuple[bytes, int, R
     finally:
         os.close(fd)
     return bytes(buffer), size, lost
+
+
+def is_just(path: str, size: int, head: bytes) -> bool:
+    """Whether a local file is so long and begins with `head`: a `read_start` for very many files of which much is known.
+
+    Also False for what is no file, and where the disk or the system refuses it.
+    """
+    try:
+        try:
+            fd = os.open(path, _READING | _NOATIME)
+        except PermissionError:
+            fd = os.open(path, _READING)
+        try:
+            status = os.fstat(fd)
+            if status.st_size != size or not stat.S_ISREG(status.st_mode):
+                return False
+            found = bytearray(len(head))
+            return pread(fd, memoryview(found), 0) == len(head) and found == head
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
 
 
 def write_at(fd: int, buffer: memoryview, offset: int) -> None:

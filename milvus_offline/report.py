@@ -120,7 +120,11 @@ class _Health:
 
     def describe(self, segment: Any) -> dict[str, Any]:
         return {
-            **{key: getattr(segment, key) for key in ("id", "state", "rows", "deleted", "bytes")},
+            "id": segment.id,
+            "state": segment.state,
+            "rows": segment.rows,
+            "deleted": segment.deleted,
+            "bytes": segment.bytes,
             "health": self._worst.get(segment.id, "ok"),
         }
 

@@ -19,6 +19,7 @@ from .running_copy import RunningCopy
 from .segment.deletes import NO_WITNESS, OF_DELETES, Witness
 from .segment.files import Segment
 from .segment.opening import Folder, open_segment
+from .segment.plain import PlainTable
 
 
 @dataclass
@@ -64,7 +65,13 @@ class Choices:
     def _open_table(self, table: TableRow, choices: Sequence[Choice], schema: Schema, notes: Findings) -> list[Segment]:
         segments: list[Segment] = []
         missing: list[tuple[Choice, Finding]] = []
+        plain = self._plain(table, schema)
         for choice in choices:
+            if plain and _is_raw(choice):
+                segment = plain.open(choice.segment_id, choice.state, choice.row.row_count, choice.row.file_size)
+                if segment is not None:
+                    segments.append(segment)
+                    continue
             before = len(notes)
             found = self._open(choice, table, schema, notes)
             if isinstance(found, Finding):
@@ -122,14 +129,21 @@ class Choices:
         notes += [f for f in found if f is not worst]
         return worst
 
+    def _plain(self, table: TableRow, schema: Schema) -> PlainTable | None:
+        """For the segments of which there is nothing to say: all else of a table that these ask for is here."""
+        there = self.disk.local_folder(table.table_id) if self._counts_rows(table, schema) else None
+        return PlainTable(*there, schema) if there else None
+
+    def _counts_rows(self, table: TableRow, schema: Schema) -> bool:
+        """Whether `row_count` counts live rows and `file_size` vectors and ids: in segments of floats or bits since 0.8 (§2.2,
+        §7.6)."""
+        return self.catalog.kind != "none" and not schema.attributes and version_key(table.version) >= (0, 8)
+
     def _witness(self, choice: Choice, table: TableRow, schema: Schema) -> Witness:
-        """What the catalog knows of the segment's deletions: `row_count`, in segments of floats or bits since 0.8 (§7.6)."""
-        row = choice.row
-        version = version_key(table.version)
-        is_raw = row.file_id == row.segment_id == choice.segment_id and row.file_type != FileType.INDEX
-        if self.catalog.kind == "none" or not is_raw or schema.attributes or version < (0, 8):
+        """What the catalog knows of the segment's deletions."""
+        if not self._counts_rows(table, schema) or not _is_raw(choice):
             return NO_WITNESS
-        return Witness(row.row_count, version < (1, 1, 1))
+        return Witness(choice.row.row_count, version_key(table.version) < (1, 1, 1))
 
     def _elsewhere(self, choice: Choice) -> str:
         """Segment numbers are never given twice (§1.2): a folder of this one below another table is the segment's."""
@@ -173,6 +187,12 @@ class Choices:
                     target, found = open_segment(folder, segment_id, schema, state=FileType.NEW_MERGE.name)
                     if target is not None and not found:
                         yield target
+
+
+def _is_raw(choice: Choice) -> bool:
+    """Whether the catalog row is that of the folder's own raw file."""
+    row = choice.row
+    return row.file_id == row.segment_id == choice.segment_id and row.file_type != FileType.INDEX
 
 
 def _compare_size(segment: Segment, choice: Choice, table: TableRow, findings: Findings) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from .. import fileio
@@ -20,7 +20,7 @@ class Disk:
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = roots
         self._tables: list[str] | None = None
-        self._segments: dict[str, dict[str, list[Path]]] = {}
+        self._segments: dict[str, list[tuple[Path, Set[str]]]] = {}
 
     def tables(self) -> list[str]:
         """Names of all table folders, sorted. Raises StoreError without the permission to look."""
@@ -32,19 +32,29 @@ class Disk:
         """Whether a root has a folder `tables/`."""
         return (root / TABLES).is_dir()
 
-    def segments(self, table_id: str) -> dict[str, list[Path]]:
-        """Segment folders of a table (files in their place too): name -> one path per root that has it."""
+    def segments(self, table_id: str) -> Set[str]:
+        """Names of the segment folders of a table, under all roots (files in their place too)."""
+        found = self._listed(table_id)
+        return found[0][1] if len(found) == 1 else frozenset().union(*(names for _, names in found))
+
+    def places(self, table_id: str, segment_id: str) -> list[Path]:
+        """The folders of a segment: one of each root that has it."""
+        return [folder / segment_id for folder, names in self._listed(table_id) if segment_id in names]
+
+    def local_folder(self, table_id: str) -> tuple[str, Set[str]] | None:
+        """A table's folder and the names in it, where it is under one root, which is no bucket."""
+        found = [x for x in self._listed(table_id) if x[1]]
+        return (str(found[0][0]), found[0][1]) if len(found) == 1 and not fileio.is_remote(found[0][0]) else None
+
+    def _listed(self, table_id: str) -> list[tuple[Path, Set[str]]]:
         if table_id not in self._segments:
-            found: dict[str, list[Path]] = defaultdict(list)
-            for root in self.roots:
-                for entry in _scan(root / TABLES / table_id):
-                    found[entry.name].append(fileio.as_path(entry.path))
-            self._segments[table_id] = dict(found)
+            folders = [root / TABLES / table_id for root in self.roots]
+            self._segments[table_id] = [(folder, _names(folder)) for folder in folders]
         return self._segments[table_id]
 
     def folder(self, table_id: str, segment_id: str) -> Folder | None:
         """The folder of a segment; of several the one that holds the raw vectors. Raises DamageError."""
-        folders = [f for p in self.segments(table_id).get(segment_id, []) if (f := list_folder(p))]
+        folders = [f for p in self.places(table_id, segment_id) if (f := list_folder(p))]
         return next((f for f in folders if f.raw), folders[0] if folders else None)
 
     def warm(self, segments: Iterable[tuple[str, str]]) -> None:
@@ -71,7 +81,7 @@ class Disk:
 
     def index_file(self, table_id: str, segment_id: str, file_id: str) -> Path | None:
         """An index file; raw and index files of one segment may be under different roots (§1.3)."""
-        candidates = (p / file_id for p in self.segments(table_id).get(segment_id, []))
+        candidates = (p / file_id for p in self.places(table_id, segment_id))
         return next((c for c in candidates if c.is_file()), None)
 
     def payload_bytes(self, table_id: str, segment_id: str) -> int | None:
@@ -96,9 +106,23 @@ class Disk:
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    try:
+    with _permitted(folder):
         return fileio.scan(folder)
+    return []
+
+
+def _names(folder: Path) -> Set[str]:
+    with _permitted(folder):
+        return frozenset(fileio.names_in(folder))
+    return frozenset()
+
+
+@contextlib.contextmanager
+def _permitted(folder: Path) -> Iterator[None]:
+    """What is no folder is empty; what cannot be looked into is a StoreError."""
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        pass
     except OSError as e:
         raise StoreError(fileio.closed(folder) or f"{folder}: cannot be looked into: {e.strerror}") from e

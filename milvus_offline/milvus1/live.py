@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..findings import Findings
 from ..model import DEFAULT_PARTITION
@@ -16,10 +17,11 @@ from .disk import Disk
 from .layout import FileType
 
 _RAW_TYPES = frozenset({FileType.RAW, FileType.TO_INDEX, FileType.BACKUP})
+_SEARCHED = {int(t): t.name for t in (FileType.RAW, FileType.TO_INDEX)}
+"""Types of the raw file that a server searches when there is no index."""
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A segment that is live. `segment_id` names its folder; `row` is the catalog row that stands for it."""
 
     table_id: str
@@ -178,6 +180,8 @@ def _select_segment(
     table_id: str, segment_id: str, group: list[FileRow], findings: Findings, leftovers: list[Leftover]
 ) -> Choice | None:
     """The decision table of §3.7 for the rows of one segment."""
+    if len(group) == 1 and group[0].file_type in _SEARCHED:
+        return Choice(table_id, segment_id, _SEARCHED[group[0].file_type], group[0])
     types = {r.file_type for r in group}
     where = f"{table_id}/{segment_id}"
     indexes = tuple(r.file_id for r in group if r.file_type == FileType.INDEX)
@@ -248,5 +252,5 @@ def _find_orphans(catalog: Catalog, live: Iterable[LiveCollection], disk: Disk, 
     tables = {t.table_id: t for t in catalog.tables}
     for table_id in disk.tables():
         reason = "no catalog row describes it" if table_id in tables else "its collection is not in the catalog"
-        for segment_id in sorted(set(disk.segments(table_id)) - known[table_id]):
+        for segment_id in sorted(disk.segments(table_id) - known[table_id]):
             leftovers.append(Leftover("orphans", table_id, segment_id, reason))

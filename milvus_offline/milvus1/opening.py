@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +43,19 @@ _NAMED = 4
 """Files that a finding names."""
 
 
+@contextlib.contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Nothing that is made while a store is opened lies in a cycle; to look for one among 100,000 segments takes time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@_collecting_later()
 def open_store(
     path: str | os.PathLike[str],
     catalog: str | os.PathLike[str] | None = None,

@@ -42,25 +42,25 @@ class Partition:
     segments: tuple[Segment | LegacyRawFile, ...]
     log: tuple[LogRows, ...] = ()
 
-    @property
+    @cached_property
     def pieces(self) -> tuple[Piece, ...]:
         return (*self.segments, *self.log)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Live rows, those of the log included: what an export brings."""
         return sum(p.rows for p in self.pieces)
 
-    @property
+    @cached_property
     def deleted(self) -> int:
         """Rows on disk that are deleted."""
         return sum(s.deleted for s in self.segments)
 
-    @property
+    @cached_property
     def wal_rows(self) -> int:
         return sum(r.rows for r in self.log)
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Bytes of vectors and ids in segment files (deleted rows included) and in the log."""
         return sum(p.bytes for p in (*self.segments, *self.log))

@@ -244,7 +244,7 @@ def survey_table(table_id: str, roots: Sequence[Path], notes: Findings) -> Surve
         try:
             kind = type_of(path)
             if kind != "FLAT":
-                row = replace(row, file_type=FileType.INDEX)
+                row = row._replace(file_type=FileType.INDEX)
                 kinds.add(kind)
             files.append(row)
             stored = read_raw_file(path)[0] if kind == "FLAT" else read_index_file(path, partial=True, user_ids=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from urllib.parse import unquote
 from ...errors import StoreError, UsageError
 from .columns import canonical_table, is_column, is_misspelt
 from .private import SIDECARS, connect_alone, make_copy, private_copies
-from .rows import Catalog, RawTables, parse_catalog
+from .rows import Catalog, RawRows, parse_catalog
 
 if TYPE_CHECKING:
     import sqlite3
@@ -57,7 +58,7 @@ def read_sqlite(path: Path, origin: str | None = None) -> Catalog:
             return rescue_sqlite(fresh, origin=path, reason=f"{str(e) or type(e).__name__:.200}")
 
 
-def _read_copy(path: Path) -> RawTables:
+def _read_copy(path: Path) -> dict[str, Sequence[dict[str, object]]]:
     import sqlite3
 
     if any(path.with_name(path.name + s).exists() for s in SIDECARS):
@@ -66,13 +67,13 @@ def _read_copy(path: Path) -> RawTables:
         if damage := log_damage(path):  # SQLite would take an older state without a word
             raise sqlite3.DatabaseError(damage)
     with contextlib.closing(connect_alone(path)) as connection:
-        connection.text_factory = lambda b: b.decode("utf-8", "surrogateescape")
+        connection.text_factory = _Texts().__getitem__
         _bound(connection, sum(p.stat().st_size for p in path.parent.glob(path.name + "*")))
         connection.execute("PRAGMA synchronous = OFF")  # the copy is thrown away: nothing has to wait for the disk
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(str(verdict))
-        tables: RawTables = {}
+        tables: dict[str, Sequence[dict[str, object]]] = {}
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             known = canonical_table(name)
             if known is None:
@@ -85,8 +86,16 @@ def _read_copy(path: Path) -> RawTables:
             columns = [c for c in columns if is_column(known, c)]
             names = ", ".join(f'"{c}"' for c in columns)
             rows = connection.execute(f'SELECT {names} FROM "{quoted}"') if columns else ()
-            tables[known] = [dict(zip(columns, row, strict=True)) for row in rows]
+            tables[known] = RawRows(columns, list(rows))
         return tables
+
+
+class _Texts(dict[bytes, str]):
+    """Texts out of a database, each kept once: most names stand in it many times."""
+
+    def __missing__(self, raw: bytes) -> str:
+        self[raw] = text = raw.decode("utf-8", "surrogateescape")
+        return text
 
 
 def _bound(connection: sqlite3.Connection, size: int) -> None:
@@ -107,18 +116,18 @@ def _bound(connection: sqlite3.Connection, size: int) -> None:
     connection.set_progress_handler(stop, _STEPS_AT_ONCE)
 
 
-def _read_mysql_tables(connection: Connection) -> RawTables:
+def _read_mysql_tables(connection: Connection) -> dict[str, Sequence[dict[str, object]]]:
     from sqlalchemy import inspect, text
 
     quote = connection.dialect.identifier_preparer.quote_identifier
-    tables: RawTables = {}
+    tables: dict[str, Sequence[dict[str, object]]] = {}
     for name in inspect(connection).get_table_names():
         known = canonical_table(name)
         if known is None:
             tables[name] = []
         else:
-            rows = connection.execute(text(f"SELECT * FROM {quote(name)}")).mappings()
-            tables[known] = [dict(r) for r in rows]
+            rows = connection.execute(text(f"SELECT * FROM {quote(name)}"))
+            tables[known] = RawRows(list(rows.keys()), [tuple(r) for r in rows])
     return tables
 
 

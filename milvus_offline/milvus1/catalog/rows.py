@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
-from typing import Any, TypeVar
+from functools import cached_property, lru_cache
+from itertools import repeat
+from typing import Any, NamedTuple, TypeVar
 
 from ...errors import StoreError
 from ...findings import Findings
@@ -23,6 +24,27 @@ from ..layout import FLAG_AUTO_ID, FLAG_USER_ID, INDEX_NAMES, MAX_DIMENSION, Met
 
 RawTables = dict[str, list[dict[str, object]]]
 """Table name (`Tables`, `TableFiles`, `Environment`, `Fields`) -> rows by column name."""
+
+
+class RawRows(Sequence[dict[str, object]]):
+    """The rows of one table as a database gives them, a tuple each: there may be hundreds of thousands."""
+
+    def __init__(self, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+        self._names = columns
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        return (dict(zip(self._names, row, strict=True)) for row in self._rows)
+
+    def __getitem__(self, number: Any) -> Any:
+        return dict(zip(self._names, self._rows[number], strict=True))
+
+    def columns(self) -> dict[str, tuple[Any, ...]]:
+        """The values of each column."""
+        return dict(zip(self._names, zip(*self._rows, strict=True), strict=False))
 
 
 class Generation(str, Enum):
@@ -90,8 +112,7 @@ class TableRow:
         return IndexSpec(name, params)
 
 
-@dataclass(frozen=True)
-class FileRow:
+class FileRow(NamedTuple):
     """A row of `TableFiles`: a raw file when `file_id` equals `segment_id`, else an index file."""
 
     id: int
@@ -108,8 +129,7 @@ class FileRow:
     flush_lsn: int = 0
 
 
-@dataclass(frozen=True)
-class FieldRow:
+class FieldRow(NamedTuple):
     """A row of `Fields` (hybrid collections of 0.9-1.0)."""
 
     collection_id: str
@@ -149,6 +169,7 @@ def _finite(text: str) -> float | str:
     return value if math.isfinite(value) else text  # JSON has no infinity
 
 
+@lru_cache
 def version_key(version: str) -> tuple[int, ...]:
     """`0.10.4` -> (0, 10, 4), for comparison."""
     return tuple(int(n[:9]) for n in re.findall(r"\d+", version))  # a damaged one may have thousands of digits
@@ -159,8 +180,11 @@ Row = TypeVar("Row", TableRow, FileRow, FieldRow)
 _KNOWN_0_11 = {"Collection", "CollectionCommit", "SegmentCommit", "SchemaCommit"}
 
 
-def parse_catalog(raw: RawTables, *, kind: str, origin: str, findings: Iterable[Finding] = ()) -> Catalog:
-    """Turns rows as read into a Catalog. Rows that cannot be what they claim are left out, each with a finding.
+def parse_catalog(
+    raw: Mapping[str, Sequence[dict[str, object]]], *, kind: str, origin: str, findings: Iterable[Finding] = ()
+) -> Catalog:
+    """Turns rows as read, by the name of the table, into a Catalog. Rows that cannot be what they claim are left out, each with
+    a finding.
 
     Raises StoreError when the database is not one of Milvus 0.5-1.1.1.
     """
@@ -196,7 +220,9 @@ def parse_catalog(raw: RawTables, *, kind: str, origin: str, findings: Iterable[
     )
 
 
-def _rows(cls: type[Row], raw: list[dict[str, object]], table: str, origin: str, notes: Findings) -> list[Row]:
+def _rows(cls: type[Row], raw: Sequence[dict[str, object]], table: str, origin: str, notes: Findings) -> list[Row]:
+    if isinstance(raw, RawRows) and raw and (values := _plain_columns(cls, raw.columns())):
+        return list(map(cls, *values))
     result = []
     for number, row in enumerate(raw):
         try:
@@ -208,6 +234,27 @@ def _rows(cls: type[Row], raw: list[dict[str, object]], table: str, origin: str,
                 f"left out, its values cannot be right: {printable(e)}",
             )
     return result
+
+
+def _plain_columns(cls: type[Row], columns: Mapping[str, tuple[Any, ...]]) -> list[Iterable[Any]] | None:
+    """The columns in the order of `cls`, where `_convert` would take each of their values as it stands, as in all healthy
+    catalogs; None where it has to look at one after the other."""
+    values: list[Iterable[Any]] = []
+    for name, is_number in _COLUMNS[cls]:
+        column = columns.get(name)
+        if column is None:
+            if name not in _DEFAULTS[cls]:
+                return None
+            values.append(repeat(_DEFAULTS[cls][name]))
+            continue
+        if set(map(type, column)) != {int if is_number else str}:
+            return None
+        if is_number and (min(column) < _LEAST or max(column) >= _MOST):
+            return None
+        if not is_number and max(map(len, column)) > _LONGEST.get(name, _MAX_TEXT):
+            return None
+        values.append(column)
+    return values
 
 
 _MAX_TEXT = 1 << 16
@@ -241,9 +288,15 @@ _LEAST, _MOST = -(1 << 63), 1 << 64
 
 
 _COLUMNS: dict[type[Any], tuple[tuple[str, bool], ...]] = {
-    row: tuple((f.name, f.type == "int") for f in fields(row)) for row in (TableRow, FileRow, FieldRow)
+    row: tuple((name, getattr(kind, "__forward_arg__", kind) == "int") for name, kind in row.__annotations__.items())
+    for row in (TableRow, FileRow, FieldRow)
 }
 """The columns of each table, and whether they hold numbers."""
+_DEFAULTS: dict[type[Any], dict[str, Any]] = {
+    TableRow: {name: getattr(TableRow, name) for name, _ in _COLUMNS[TableRow] if hasattr(TableRow, name)},
+    FileRow: FileRow._field_defaults,
+    FieldRow: FieldRow._field_defaults,
+}
 
 
 _IN_NO_NAME = re.compile(r"[/\\\x00]")
@@ -279,9 +332,10 @@ def _checked_tables(rows: list[TableRow], origin: str, notes: Findings) -> Itera
 
 
 def _checked_files(rows: list[FileRow], origin: str, notes: Findings) -> Iterable[FileRow]:
+    named = {name for row in rows for name in (row.table_id, row.segment_id or "0", row.file_id)}
+    refused = {name for name in named if not is_plain_name(name)}
     for row in sorted(rows, key=lambda r: r.id):
-        bad = [n for n in (row.table_id, row.segment_id or "0", row.file_id) if not is_plain_name(n)]
-        if bad:
+        if refused and (bad := [n for n in (row.table_id, row.segment_id or "0", row.file_id) if n in refused]):
             notes.append(
                 _refused(
                     f"{origin}: TableFiles row {row.id}", f"{printable(bad[0])!r:.300} is not the name of a file or folder"

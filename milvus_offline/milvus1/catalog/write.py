@@ -10,7 +10,6 @@ import os
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from ...errors import UsageError
@@ -89,8 +88,7 @@ def write_mysql(path: Path, tables: Sequence[TableRow], files: Sequence[FileRow]
 
 
 def _values(table: str, row: TableRow | FileRow | FieldRow) -> list[int | str]:
-    present = {f.name for f in fields(row)}
-    return [getattr(row, c) for c in COLUMNS[table][0] if c in present]
+    return [getattr(row, c) for c in COLUMNS[table][0] if hasattr(row, c)]
 
 
 _ESCAPES = {"\\": "\\\\", "'": "\\'", '"': '\\"', "\n": "\\n", "\r": "\\r", "\0": "\\0", "\x1a": "\\Z"}

@@ -138,7 +138,7 @@ class DeadRows:
         return self.rows
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)  # not frozen: that would take ten times as long, and a store may have 100,000
 class Segment:
     """The readable rows of one segment folder; a piece of its partition.
 

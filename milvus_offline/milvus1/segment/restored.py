@@ -20,7 +20,7 @@ _COMPARED_ROWS = 1 << 12
 """Rows of a readable part of `.rv` that the index has to agree with."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class RestoredSegment(Segment):
     """Rows in the order of the index file, their ids from `.uid`. `raw_path` is the index file."""
 

@@ -118,7 +118,7 @@ def _overwritten(catalog: Catalog, disk: Disk, findings: Findings) -> Iterator[F
             continue
         if row.file_type != FileType.TO_DELETE:
             yield row
-        elif row.file_id in disk.segments(row.table_id) and disk.segments(row.table_id)[row.file_id][0].is_dir():
+        elif row.file_id in disk.segments(row.table_id) and disk.places(row.table_id, row.file_id)[0].is_dir():
             findings.warning(
                 "row-id-race",
                 f"{row.table_id}/{row.segment_id}",
