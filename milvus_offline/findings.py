@@ -105,6 +105,12 @@ SECTIONS = (
                 "A segment's folder holds the files of another one. The rows of this segment are lost.",
                 "Is there an older copy of this folder?",
             ),
+            Code(
+                "ids-foreign",
+                (ERROR,),
+                "The ids in a segment's file are not those of the segment: its bloom filter was made for others.",
+                "Is there an older copy of this folder?",
+            ),
             Code("file-longer", (WARNING,), "A file of vectors or ids is longer than its header says; its rows are in doubt."),
             *(
                 Code(

@@ -64,6 +64,8 @@ class _File(NamedTuple):
     unreadable: Ranges
     lost: Ranges
     """Rows, by their number in the segment or log."""
+    foreign: list[int]
+    """Rows whose ids are another segment's, as often as somebody counted them."""
 
 
 class LostBlocks(NamedTuple):
@@ -82,7 +84,7 @@ class Watch:
 
     def _file(self, where: str, path: str) -> _File:
         if path not in self._files:
-            self._files[path] = _File(where, [0], [], [], [])
+            self._files[path] = _File(where, [0], [], [], [], [])
         return self._files[path]
 
     def note_unreadable(self, where: str, path: str, places: Ranges, rows: Ranges) -> None:
@@ -96,6 +98,11 @@ class Watch:
         file = self._file(where, path)
         file.runs[0] += count
         file.kept.extend(kept)
+
+    def note_foreign(self, where: str, path: str, rows: int) -> None:
+        """Rows of a file of ids that are not this segment's."""
+        if rows:
+            self._file(where, path).foreign.append(rows)
 
     def __bool__(self) -> bool:
         return bool(self._files)
@@ -111,8 +118,9 @@ class Watch:
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Takes what another one's `result` gave."""
-        for path, (where, runs, kept, unreadable, lost) in result.get("seen", {}).items():
+        for path, (where, runs, kept, unreadable, lost, *foreign) in result.get("seen", {}).items():
             self.note_runs(where, path, runs[0], (Run(*r) for r in kept))
+            self.note_foreign(where, path, max((n for counts in foreign for n in counts), default=0))
             self.note_unreadable(where, path, [(a, b) for a, b in unreadable], [(a, b) for a, b in lost])
 
     @classmethod
@@ -171,6 +179,12 @@ class Watch:
                     "wrong; is there an older copy?"
                 )
                 notes.error("blocks-lost", file.where, text, lost.rows)
+            if file.foreign:
+                text = (
+                    f"{path}: these ids are not in the segment's bloom filter, which has each of its ids and was made for "
+                    "others: the file is another segment's, or holds no ids. Is there an older copy of this folder?"
+                )
+                notes.error("ids-foreign", file.where, text, max(file.foreign))
         return notes
 
 

@@ -94,7 +94,8 @@ def main() -> int:
                 result = bench.run(Case.parse(text), thorough=True)
                 print(*([text] + [f"  damage: {d}" for d in result.damage]), sep="\n")
                 print(
-                    *[f"  {p}" for p in result.problems] or [f"  refused: {result.error}" if result.error else "  fine"],
+                    *[f"  {p}" for p in result.problems],
+                    f"  {result.verdict}" + f": {result.error}" * bool(result.error),
                     sep="\n",
                 )
                 failed += bool(result.problems)

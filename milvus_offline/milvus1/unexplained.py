@@ -3,8 +3,8 @@
 A catalog can be older than the files, new and empty, a leftover of a server that moved to MySQL, or have lost rows. Compared
 in both directions:
 
-- live rows of `TableFiles` whose table is not in `Tables`. No server leaves them: it puts a dropped table's files aside before
-  it removes the table's row (§3.3, §3.5).
+- rows of `TableFiles`, of live segments or of one in memory, whose table is not in `Tables`. No server leaves them: it puts all
+  of a dropped table's files aside before it removes the table's row (§3.3, §3.5).
 - folders of tables that are not in `Tables`, with complete segments that no row of `TableFiles` lists. A dropped collection's
   rows stay, as TO_DELETE, as long as its folders (§3.5); without rows a crash in the middle of a flush or a merge leaves one
   segment, and then the collection must have been dropped. In no real store seen is there such a folder.
@@ -111,6 +111,14 @@ class Unexplained:
                 f"the catalog lists {count(len(choices), 'live segment')} of this table, but no collection or partition of "
                 "this name: it has lost a row. --salvage orphans exports the rows apart",
                 rows,
+            )
+        in_memory = {r.table_id for r in self.catalog.files if r.file_type == FileType.NEW}
+        for table_id in sorted(in_memory - known - self.live.unknown.keys()):
+            findings.warning(
+                "table-missing",
+                table_id,
+                "the catalog knows that rows of this table were not flushed, but no collection or partition of this name: it "
+                "has lost a row. --salvage dropped exports what the write-ahead log has of it",
             )
         self._owners(known, findings)
         for table_id in self.disk.tables():

@@ -191,3 +191,55 @@ def test_forty_copies_of_live_rows_are_compared_in_one_reading(b: StoreBuilder, 
 
 def test_what_is_read_has_the_columns_that_are_written() -> None:
     assert [c.name for c in SCHEMA["Environment"]] == ["global_lsn"]
+
+
+def test_a_table_in_memory_that_is_not_in_the_catalog(b: StoreBuilder) -> None:
+    """Its segment's row is NEW; a drop would have put it aside (§3.3)."""
+    b.collection("late")
+    b.segment("late", rows(), NEW)
+    b.wal.insert("late", rows(1, 2))
+    b.tables[-1]["table_id"] = "mate"
+    store = open_store(b.write())
+    assert ("table-missing", "late") in {(f.code, f.where) for f in store.findings}
+    assert [(s.kind, s.rows) for s in collect(store, ["dropped"])[0]] == [("dropped", 2)]
+
+
+def test_a_segment_of_which_only_an_index_is_listed(b: StoreBuilder) -> None:
+    """Its raw row is gone; where it was merged, its rows are elsewhere."""
+    b.segment("c", rows(1, 2), FileType.NEW_INDEX)
+    b.segment("c", rows(5, 6), FileType.NEW_INDEX)
+    b.segment("c", rows(6, 5, 7))
+    found = open_store(b.write()).findings
+    assert [(f.code, f.rows) for f in found] == [("segment-unknown", 2)]
+
+
+@pytest.mark.parametrize("type", [RAW, NEW])
+def test_a_partition_of_a_dropped_collection_whose_files_are_not_put_aside(b: StoreBuilder, type: int) -> None:
+    """A drop goes on with the partitions; where it did not, the collection's mark may be a damage."""
+    table = b.partition("c", "p")["table_id"]
+    b.segment(table, rows(1, 2), type)
+    b.tables[0]["state"] = 1
+    found = open_store(b.write()).findings
+    assert [(f.code, f.rows) for f in found if f.severity.value == "warning"] == [
+        ("drop-half-done", 2 if type == RAW else None)
+    ]
+
+
+def test_a_partition_whose_rows_were_logged_under_another_tag(b: StoreBuilder) -> None:
+    table = b.partition("c", "p1")
+    b.segment(table["table_id"], rows(1, 2))
+    table["flush_lsn"] = b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(1, 2), "p1")
+    root = b.write()
+    assert codes(open_store(root)) == []
+    sql(root, "UPDATE Tables SET partition_tag = 'p3' WHERE partition_tag = 'p1'")
+    found = open_store(root).findings
+    assert [(f.code, f.where) for f in found] == [("catalog-value", "c/p3")]
+
+
+def test_rows_that_a_client_put_into_another_partition_later(b: StoreBuilder) -> None:
+    """p1 was dropped, and p3 made for the same rows: its own record is in the log."""
+    table = b.partition("c", "p3")
+    b.segment(table["table_id"], rows(1, 2))
+    b.wal.insert("c", rows(1, 2), "p1")
+    table["flush_lsn"] = b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(1, 2), "p3")
+    assert codes(open_store(b.write())) == []

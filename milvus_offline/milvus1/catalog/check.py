@@ -32,7 +32,8 @@ def contradictions(catalog: Catalog) -> Findings:
     for table in catalog.tables:
         for text in (*_values(table), *_against_owner(table, tables.get(table.owner_table))):
             findings.warning("catalog-value", _name(table), f"{text}. No server writes that: the catalog is damaged")
-        if table.is_dropped:
+        owner = tables.get(table.owner_table)
+        if table.is_dropped or (owner is not None and owner.is_dropped):
             _dropped(table, files[table.table_id], findings)
         elif table.owner_table and table.owner_table not in tables:
             _without_owner(table, tables, findings)
@@ -65,7 +66,7 @@ def _values(table: TableRow) -> Iterator[str]:
         yield f"state is {table.state}, expected 0 or 1; it is taken as live, as by a server"
     if table.flag not in (0, 1, 2):
         yield f"flag is {table.flag}, expected 0, 1 or 2"
-    if table.engine_type not in {int(e) for e in INDEX_NAMES}:
+    if table.engine_type not in {int(e) for e in INDEX_NAMES} - {EngineType.INVALID}:
         yield f"engine_type is {table.engine_type}, which is no index"
     elif table.vector_type is VectorType.BINARY and table.engine_type not in _BINARY_ENGINES:
         yield f"engine_type {table.engine_type} is an index for floats, but by its metric the vectors are binary"
@@ -99,15 +100,17 @@ def _against_owner(table: TableRow, owner: TableRow | None) -> Iterator[str]:
 
 
 def _dropped(table: TableRow, files: Iterable[FileRow], findings: Findings) -> None:
-    """A server puts the files aside right after it has marked the table, whose row it removes at the next start (§3.3)."""
-    live = [f for f in files if f.file_type in _LIVE and f.file_id == f.segment_id]
-    if live:
+    """A server puts the files aside right after it has marked the table, and then does the same with its partitions, whose rows
+    it removes at the next start (§3.3)."""
+    own = [f for f in files if f.file_id == f.segment_id]
+    live = [f for f in own if f.file_type in _LIVE]
+    if live or any(f.file_type == FileType.NEW for f in own):
         findings.warning(
             "drop-half-done",
             _name(table),
-            "the catalog calls it dropped, but its segments live: the server died in the middle of the drop, or the mark is a "
-            "damage. It counts as dropped; --salvage dropped exports its rows",
-            sum(f.row_count for f in live if 0 <= f.row_count < 1 << 31),
+            f"the catalog calls it dropped, but its segments {'live' if live else 'still to be flushed'}: the server died in "
+            "the middle of the drop, or the mark is a damage. It counts as dropped; --salvage dropped exports its rows",
+            sum(f.row_count for f in live if 0 <= f.row_count < 1 << 31) if live else None,
         )
 
 

@@ -255,7 +255,12 @@ class Segment:
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """Live rows in file order; see model.Piece. Reads into buffers that every batch reuses."""
-        return self._read(self.dead_rows(), max_bytes, start)
+        dead = self.dead_rows()
+        if not start and type(self) is Segment and (seen := watch()) is not None:
+            from .foreign import foreign_ids  # it knows this module
+
+            seen.note_foreign(self.where, self.ids_path, foreign_ids(self, dead))
+        return self._read(dead, max_bytes, start)
 
     def deleted_batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """The same of deleted rows."""

@@ -82,7 +82,7 @@ def _own(a: Account, lsns: Lsns, accounts: Iterable[Account], odd_tag: bool) -> 
         own |= lsns >= a.own_from
     if odd_tag:
         return own
-    if table.in_memory and not table.inserted:  # the segment in memory held rows that are after no flush_lsn
+    if table.in_memory and not table.inserted and a.own_from is None:  # what else was in the segment in memory?
         own[:] = True
     if table.partition != DEFAULT_PARTITION:
         return own

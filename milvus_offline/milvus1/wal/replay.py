@@ -15,11 +15,14 @@ import numpy as np
 
 from ...findings import Findings
 from ...model import DEFAULT_PARTITION, Schema, Severity, VectorType
+from ...names import printable
+from ..catalog.check import one_byte_off
 from ..catalog.rows import Catalog, version_key
-from ..copies import hashes_of, matched
+from ..copies import among, hashes_of, matched, row_hashes
 from ..layout import ID, FileType
 from ..live import LiveCollection
 from ..segment.files import Segment
+from .account import hashes_with_ids
 from .deletes import EVER, DeleteRecords, Deletes
 from .log import Kind, Log, Record, Walk, is_new_numbering, schema_fits
 from .outcome import LogSalvage, Opened, Replay
@@ -110,6 +113,7 @@ class Replayer:
             self._recover(self._tables[table_id])
         if self.catalog.kind != "none" and self.wal_enabled is not False:
             self._find_lacking()
+            self._find_renamed()
         self._report()
         return self.result
 
@@ -380,9 +384,31 @@ class Replayer:
                     "or is that of another server (--wal names the right one)",
                 )
 
+    def _find_renamed(self) -> None:
+        """Partitions of which the log has no record, but has one under a tag that differs in a byte, and its rows are in their
+        segments. No server renames a partition: its tag in the catalog is damaged."""
+        for (kind, collection, tag), extra in self._extras.items():
+            members = self._members.get(collection, ())
+            untold = {t.partition: t for t in members[1:] if not t.inserted and not t.old_rows}
+            name = one_byte_off(tag, untold) if kind == "dropped" else None
+            if name is None:
+                continue
+            table = untold[name]
+            logged = next(_logged(f"wal-{kind}", self.log, extra).batches(), None)
+            segments = self.segments.get(table.table_id, [])
+            if logged is None or not segments:
+                continue
+            stored = np.sort(hashes_with_ids(segments, np.unique(logged.ids)))
+            if among(row_hashes(logged.ids, logged.vectors), stored).any():
+                text = (
+                    f"the log has no record of this partition, but its rows were logged under the tag {printable(tag)!r}, "
+                    "which differs in one byte: the catalog is damaged. The rows come under the tag of the catalog"
+                )
+                self._note(Severity.WARNING, "catalog-value", table.place, text)
+
     def _report(self) -> None:
         for (kind, collection, partition), extra in self._extras.items():
-            rows = LogRows(f"wal-{kind}", extra.schema, self.log.files, extra.spans.build(), extra.rows, np.empty(0, ID))
+            rows = _logged(f"wal-{kind}", self.log, extra)
             self.result.salvage.append(LogSalvage(kind, collection, partition, rows, extra.reason))
         for where, count in self._mismatched.items():
             self._note(
@@ -430,6 +456,10 @@ class Replayer:
 
     def _note(self, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
         self.result.findings.add(severity, code, where, message, rows)
+
+
+def _logged(name: str, log: Log, extra: _Extra) -> LogRows:
+    return LogRows(name, extra.schema, log.files, extra.spans.build(), extra.rows, np.empty(0, ID))
 
 
 def _schema_of_unknown(record: Record, collection: str, catalog: Catalog) -> Schema | None:
