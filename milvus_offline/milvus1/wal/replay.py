@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...findings import Findings
+from ...hashing import row_hashes
 from ...model import DEFAULT_PARTITION, Schema, Severity, VectorType
 from ...names import printable
 from ..catalog.check import one_byte_off
 from ..catalog.rows import Catalog, version_key
-from ..copies import among, hashes_of, matched, row_hashes
+from ..copies import among, hashes_of, matched
 from ..layout import ID, FileType
 from ..live import LiveCollection
 from ..segment.files import Segment
@@ -75,6 +76,8 @@ class Replayer:
         for collection in opened.selection.collections:
             self._add_collection(collection, in_memory)
         self._extras: dict[tuple[str, str, str], _Extra] = {}
+        self._untold: dict[tuple[str, str], _Extra] = {}
+        """By collection and tag."""
         self._mismatched: dict[str, int] = defaultdict(int)
         self._doubled: dict[str, int] = defaultdict(int)
         self._log_damaged = False
@@ -183,8 +186,8 @@ class Replayer:
         collection, tag = self._names(record)
         table = self._resolve(collection, tag)
         if table is None:
-            return
-        if record.kind is Kind.DELETE:
+            self._note_untold(record, collection, tag)
+        elif record.kind is Kind.DELETE:
             self._delete(record, table, tag)
         elif schema_fits(record, table.schema):
             if tag != "" and (collection, tag) not in self._by_key:
@@ -241,7 +244,15 @@ class Replayer:
             reason = f"acknowledged under the tag {record.tag.decode('utf-8', 'replace')!r}, which the server never applies"
             self._extra("unseen", table.collection, table.partition, table.schema, reason).add(record)
 
+    def _note_untold(self, record: Record, collection: str, tag: str) -> None:
+        """The first insert under a tag that no partition of a collection has."""
+        schema = self.schemas.get(collection)
+        if schema is not None and (collection, tag) not in self._untold and schema_fits(record, schema):
+            self._untold[collection, tag] = first = _Extra(schema, "")
+            first.add(record)
+
     def _dropped(self, record: Record, collection: str, tag: str) -> None:
+        self._note_untold(record, collection, tag)
         schema = self.schemas.get(collection)
         root = self._by_key.get((collection, ""))
         if schema is not None and root is not None and record.lsn > root.flush_lsn and not schema_fits(record, schema):
@@ -387,14 +398,13 @@ class Replayer:
     def _find_renamed(self) -> None:
         """Partitions of which the log has no record, but has one under a tag that differs in a byte, and its rows are in their
         segments. No server renames a partition: its tag in the catalog is damaged."""
-        for (kind, collection, tag), extra in self._extras.items():
-            members = self._members.get(collection, ())
-            untold = {t.partition: t for t in members[1:] if not t.inserted and not t.old_rows}
-            name = one_byte_off(tag, untold) if kind == "dropped" else None
+        for (collection, tag), first in self._untold.items():
+            silent = {t.partition: t for t in self._members[collection][1:] if not t.inserted and not t.old_rows}
+            name = one_byte_off(tag, silent)
             if name is None:
                 continue
-            table = untold[name]
-            logged = next(_logged(f"wal-{kind}", self.log, extra).batches(), None)
+            table = silent[name]
+            logged = next(_logged("wal", self.log, first).batches(), None)
             segments = self.segments.get(table.table_id, [])
             if logged is None or not segments:
                 continue
