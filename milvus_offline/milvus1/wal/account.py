@@ -53,6 +53,8 @@ class Account:
     doubled: dict[str, Ids] = field(default_factory=dict)
     own_from: int | None = None
     """The first record of which a live segment has a row: from there on all are this table's, not a dropped namesake's."""
+    oldest_own: int | None = None
+    """The smallest number of a live segment with such rows."""
     logged_before: list[tuple[int, int]] = field(default_factory=list)
     """(LSN, µs): the record had been logged by then, for a segment made at that time holds rows of it."""
 
@@ -105,6 +107,7 @@ def account(table: LoggedTable, segments: Sequence[Segment], until: int, *, race
             lsns = result.lsns[first[places]]
             result.own_from = min(int(lsns.min()), result.own_from or int(lsns.min()))
             if segment.id.isdecimal():
+                result.oldest_own = min(int(segment.id), result.oldest_own or int(segment.id))
                 result.logged_before.append((int(lsns.max()), int(segment.id) // 1000))
     if raced:
         _compare(result, ids, gone, np.arange(len(ids)), stored, until, raced=True)

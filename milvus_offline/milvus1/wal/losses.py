@@ -82,8 +82,8 @@ def _own(a: Account, lsns: Lsns, accounts: Iterable[Account], odd_tag: bool) -> 
         own |= lsns >= a.own_from
     if odd_tag:
         return own
-    if table.in_memory and not table.inserted and a.own_from is None:  # what else was in the segment in memory?
-        own[:] = True
+    if table.memory_since is not None and not table.inserted and table.memory_since <= (a.oldest_own or table.memory_since):
+        own[:] = True  # what else was in the segment in memory, which is older than the rows that segments have?
     if table.partition != DEFAULT_PARTITION:
         return own
     own |= lsns > table.flush_lsn

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -72,7 +72,10 @@ class Replayer:
         self._odd: dict[str, DeleteRecords] = defaultdict(lambda: DeleteRecords(log))
         """Those whose tag is not quite the table's."""
         self._settlement = Settlement(opened, self.segments, self.result)
-        in_memory = {row.table_id for row in self.catalog.files if row.file_type == FileType.NEW}
+        in_memory: dict[str, int] = {}
+        for row in (r for r in self.catalog.files if r.file_type == FileType.NEW):
+            number = int(row.segment_id) if row.segment_id.isdecimal() else 0
+            in_memory[row.table_id] = min(in_memory.get(row.table_id, number), number)
         for collection in opened.selection.collections:
             self._add_collection(collection, in_memory)
         self._extras: dict[tuple[str, str, str], _Extra] = {}
@@ -83,13 +86,13 @@ class Replayer:
         self._log_damaged = False
         self._by_root = False
 
-    def _add_collection(self, collection: LiveCollection, in_memory: Collection[str]) -> None:
+    def _add_collection(self, collection: LiveCollection, in_memory: Mapping[str, int]) -> None:
         name = collection.table.table_id
         for partition in collection.partitions:
             is_root = partition.table is collection.table
             row = partition.table
             table = LoggedTable(
-                row.table_id, name, partition.tag, self.schemas[name], row.flush_lsn, self.log, row.table_id in in_memory
+                row.table_id, name, partition.tag, self.schemas[name], row.flush_lsn, self.log, in_memory.get(row.table_id)
             )
             table.created_on = row.created_on
             self._tables[table.table_id] = table

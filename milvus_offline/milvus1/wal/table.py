@@ -33,8 +33,8 @@ class LoggedTable:
     schema: Schema
     flush_lsn: int
     log: Log
-    in_memory: bool = False
-    """Whether the catalog knows a segment of it in memory (NEW)."""
+    memory_since: int | None = None
+    """The number of its oldest segment in memory (NEW) that the catalog knows."""
     spans: SpanBuilder = field(default_factory=SpanBuilder)
     inserted: int = 0
     insert_lsns: array[int] = field(default_factory=lambda: array("Q"))
@@ -58,6 +58,11 @@ class LoggedTable:
     """Whether no record ends at flush_lsn although its file is there: nothing that the server has written."""
     created_on: int = 0
     """When the catalog says that it was made, in µs."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the catalog knows a segment of it in memory."""
+        return self.memory_since is not None
 
     @property
     def place(self) -> str:
