@@ -41,14 +41,14 @@ VERSION = "1.1.1"
 Answer = Mapping[str, Any] | bytes
 
 _RAW_NAME = "IDMAP"
-_INDEX_NAMES = {
+_INDEX_NAMES: Mapping[int, str] = {
     EngineType.FAISS_IDMAP: "IDMAP", EngineType.FAISS_IVFFLAT: "IVFFLAT", EngineType.FAISS_IVFSQ8: "IVFSQ8",
     EngineType.NSG_MIX: "NSG", EngineType.FAISS_IVFSQ8H: "IVFSQ8H", EngineType.FAISS_PQ: "PQ",
     EngineType.SPTAG_KDT: "KDT", EngineType.SPTAG_BKT: "BKT", EngineType.FAISS_BIN_IDMAP: "IDMAP",
     EngineType.FAISS_BIN_IVFFLAT: "IVFFLAT", EngineType.HNSW: "HNSW", EngineType.ANNOY: "ANNOY",
 }  # fmt: skip
 """As ShowCollectionInfo names them."""
-_FOR_CLIENTS = {EngineType.FAISS_BIN_IDMAP: EngineType.FAISS_IDMAP, EngineType.FAISS_BIN_IVFFLAT: EngineType.FAISS_IVFFLAT}
+_FOR_CLIENTS: Mapping[int, int] = {EngineType.FAISS_BIN_IDMAP: EngineType.FAISS_IDMAP, EngineType.FAISS_BIN_IVFFLAT: EngineType.FAISS_IVFFLAT}
 
 
 @dataclass
@@ -163,7 +163,7 @@ class Answers:
         index = next(iter(self._indexes.get(piece.id, ())), None)
         return {
             "data_size": index.file_size if index else piece.bytes,  # type: ignore[attr-defined]
-            "index_name": _INDEX_NAMES.get(EngineType(index.engine_type), "Unknown") if index else _RAW_NAME,
+            "index_name": _INDEX_NAMES.get(index.engine_type, "Unknown") if index else _RAW_NAME,
             "name": _shown_name(partition, piece),
             "row_count": piece.rows,
         }
@@ -179,7 +179,8 @@ class Answers:
 
     def DescribeIndex(self, request: Any) -> Answer:
         served = self._of(request.collection_name)
-        kind = _FOR_CLIENTS.get(EngineType(served.engine), served.engine)
+        known = served.engine if served.engine in _INDEX_NAMES else EngineType.FAISS_IDMAP  # a damaged catalog may say anything
+        kind = _FOR_CLIENTS.get(known, known)
         return {
             "collection_name": request.collection_name,
             "index_type": int(kind),
@@ -459,7 +460,7 @@ def _metric(served: _Served, parameters: Mapping[str, Any]) -> str | None:
     if asked is None or served.engine not in (EngineType.FAISS_IDMAP, EngineType.FAISS_BIN_IDMAP):
         return None
     binary = served.collection.schema.vector_type is VectorType.BINARY
-    if isinstance(asked, int) and asked in MetricType._value2member_map_ and (asked >= MetricType.HAMMING) == binary:
+    if type(asked) is int and asked in MetricType._value2member_map_ and (asked >= MetricType.HAMMING) == binary:
         return MetricType(asked).name
     raise Refused(Code.ILLEGAL_ARGUMENT, "Illegal metric type")
 

@@ -6,6 +6,7 @@ Each rule raises Refused. The order in which a method asks them is part of what 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
@@ -118,7 +119,7 @@ def parse_parameters(pairs: Sequence[Any]) -> dict[str, Any]:
     for pair in pairs:
         if pair.key == "params":
             try:
-                found = json.loads(pair.value, parse_constant=_no_number)
+                found = json.loads(pair.value, parse_constant=_no_number, parse_float=_finite)
             except (ValueError, RecursionError) as e:
                 raise BadParameters from e
     return found if isinstance(found, dict) else {}
@@ -126,6 +127,13 @@ def parse_parameters(pairs: Sequence[Any]) -> dict[str, Any]:
 
 def _no_number(name: str) -> Any:
     raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    """A number that a float64 can hold: nlohmann's JSON takes no other (out_of_range.406)."""
+    if math.isinf(value := float(text)):
+        raise ValueError(text)
+    return value
 
 
 _NPROBE = ("nprobe", 1, 65536)
@@ -141,6 +149,10 @@ _RANGES: Mapping[int, tuple[str, int, int | None]] = {
 }
 
 
+_KINDS = {str: "string", type(None): "null", bool: "boolean", list: "array"}
+"""How nlohmann's JSON names what is no number."""
+
+
 def check_parameters(parameters: Mapping[str, Any], engine: int, topk: int) -> None:
     """What a search of a collection with this index has to say, although an exact answer does not need it."""
     if engine not in _RANGES:
@@ -150,8 +162,8 @@ def check_parameters(parameters: Mapping[str, Any], engine: int, topk: int) -> N
     if name not in parameters:
         raise Refused(Code.ILLEGAL_ARGUMENT, f"Parameter list must contain: {name}")
     value = parameters[name]
-    if not isinstance(value, (int, float)):
-        kind = "string" if isinstance(value, str) else "null" if value is None else "array or object"
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        kind = _KINDS.get(type(value), "object")
         reason = f"Invalid {name}: [json.exception.type_error.302] type must be number, but is {kind}"
         raise Refused(Code.ILLEGAL_ARGUMENT, reason)
     if not low <= int(value) <= (high or 0):

@@ -189,6 +189,12 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ),
     (
         "Search",
+        {"collection_name": "ivf", "topk": 1, "query_record_array": Q, "extra_params": params('{"nprobe": true}')},
+        5,
+        "Invalid nprobe: [json.exception.type_error.302] type must be number, but is boolean",
+    ),
+    (
+        "Search",
         {"collection_name": "hnsw", "topk": 100, "query_record_array": Q, "extra_params": params('{"ef": 50}')},
         5,
         "Invalid ef value: 50. Valid range is [100, 32768]",
@@ -244,6 +250,11 @@ def test_what_is_asked_rightly_is_answered(raw: Raw) -> None:
     assert raw("Search", collection_name="c", topk=5, query_record_array=Q, partition_tag_array=["nobody"]).row_num == 0
     by_id = raw("SearchByID", collection_name="c", topk=1, id_array=[9, 77])
     assert (by_id.row_num, list(by_id.ids), list(by_id.distances)) == (2, [9, -1], [0, np.float32(LARGEST)])
+    by_id = raw("SearchByID", collection_name="c", topk=2, id_array=[77])
+    assert (by_id.row_num, list(by_id.ids)) == (1, [-1, -1])
+    for name in ("c", "bits"):
+        absent = raw("GetVectorsByID", collection_name=name, id_array=[77, -1])
+        assert (absent.status.error_code, [v.ByteSize() for v in absent.vectors_data]) == (0, [0, 0])
     vectors = raw("GetVectorsByID", collection_name="c", id_array=[9, 2, 3]).vectors_data
     assert [list(v.float_data) for v in vectors] == [rows(9).vectors[0].tolist(), [], rows(3).vectors[0].tolist()]
     info = json.loads(raw("ShowCollectionInfo", collection_name="c").json_info)
@@ -267,6 +278,16 @@ def test_a_tag_that_is_no_utf8_is_shown_and_found(tmp_path: Path) -> None:
         found = raw("Search", collection_name="c", topk=1, query_record_array=Q, partition_tag_array=[shown])
         assert list(found.ids) == [3]
         assert raw.status("ShowCollectionInfo", collection_name="c") == (0, "OK")
+
+
+def test_a_damaged_catalogs_index_is_none(tmp_path: Path) -> None:
+    root = build(tmp_path / "store").write()
+    with sqlite3.connect(root / "db" / "meta.sqlite") as database:
+        database.execute("UPDATE Tables SET engine_type = 99 WHERE table_id = 'ivf'")
+    database.close()
+    with Served(root) as served, Raw(served.address) as raw:
+        assert raw("DescribeIndex", collection_name="ivf").index_type == EngineType.FAISS_IDMAP
+        assert raw.status("Search", collection_name="ivf", topk=1, query_record_array=Q) == (0, "OK")
 
 
 def test_another_metric_can_be_asked_for_without_an_index(raw: Raw) -> None:
@@ -294,7 +315,7 @@ def test_bytes_that_are_no_message_are_an_error_of_the_call(raw: Raw, data: byte
     assert raw.status("Cmd", cmd="status") == (0, "OK")
 
 
-@pytest.mark.parametrize("text", ["{", "NaN", "[" * 100_000, '{"nprobe": NaN}', ""])
+@pytest.mark.parametrize("text", ["{", "NaN", "[" * 100_000, '{"nprobe": NaN}', '{"nprobe": 1e999}', ""])
 def test_parameters_that_are_no_json_break_off_the_call_as_they_do_in_1_1_1(raw: Raw, text: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         raw("Search", collection_name="ivf", topk=1, query_record_array=Q, extra_params=params(text))

@@ -178,7 +178,7 @@ def _field(number: int, *parts: bytes | memoryview) -> list[bytes | memoryview]:
 def records_bytes(number: int, rows: Array, present: npt.NDArray[np.bool_]) -> bytes:
     """RowRecords as field `number` of a message, one for each of `present` (bool [n]): the next of `rows` (float32 [m, d] or
     uint8 [m, d/8]) where it is true, an empty one where not."""
-    octets = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
+    octets = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), rows.shape[1] * rows.itemsize)
     kind = 2 if rows.dtype == np.uint8 else 1
     empty = b"".join(_field(number))
     head = b"".join(_field(kind, octets[0].data)[:2]) if len(rows) else b""
