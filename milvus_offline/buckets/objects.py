@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
@@ -111,12 +112,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=forget)
 
 
+_TALKATIVE = ("s3fs", "gcsfs", "adlfs", "azure", "fsspec", "aiobotocore")
+"""Packages that print tracebacks of failed requests where nobody listens to their log."""
+
+
 def _file_system(scheme: str) -> Any:
     import fsspec
 
     if scheme not in SCHEMES:
         raise StoreError(f"{scheme}://: this scheme is unknown; there are: {', '.join(f'{s}://' for s in SCHEMES)}")
     extra, package = SCHEMES[scheme]
+    for name in _TALKATIVE:  # errors are said once, by us; -v shows what they say
+        logging.getLogger(name).addHandler(logging.NullHandler())
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme == "s3":
         options["config_kwargs"] = {"retries": {"mode": "standard", "max_attempts": 4}, "connect_timeout": 10}
@@ -208,6 +215,8 @@ class Objects:
             return self._shallow[key]
 
     def _list(self, key: str) -> dict[str, Item] | None:
+        if not key:
+            raise StoreError(f"{self.scheme}://: the name of a bucket is missing")
         try:
             infos = self.call(lambda: self.fs.ls(key, detail=True), key, missing_is_fine="/" in key)
         except (FileNotFoundError, NotADirectoryError):

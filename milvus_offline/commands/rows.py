@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import fileio
 from .command import Command, SourcePath
 from .common import (
     file_options,
@@ -79,7 +79,7 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     elif as_csv:
         _print_csv(looks)
     elif as_json:
-        print_json(document(os.path.abspath(path), looks, wanted))
+        print_json(document(str(fileio.absolute(fileio.as_path(path))), looks, wanted))
     if not quiet and not as_csv and not as_json:
         click.echo(f"{sum(len(look.rows) for look in looks)} vectors: {npy}" if npy else table(looks, wanted))
     return 3 if needs_attention(source.findings) else 0

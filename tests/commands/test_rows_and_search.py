@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def test_rows_by_a_file_of_ids_as_csv_and_as_npy(store: Path, tmp_path: Path) ->
     [
         (["--json", "--csv"], "choose one"),
         (["--ids-file", "nothing.txt"], "nothing.txt"),
+        (["--ids-file", os.devnull], "there are no ids in this file"),
         (["--id", "99999999999999999999"], "64 bits"),
         (["--deleted", "--id", "1"], "--deleted"),
         (["--npy", "x.npy"], "different kinds"),

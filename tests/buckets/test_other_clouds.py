@@ -1,0 +1,127 @@
+"""Google's and Azure's object stores, by their emulators: stores are read there and exports written, as on a disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import call, exported
+from support.real import STORES, truth
+
+from milvus_offline import buckets
+
+pytestmark = pytest.mark.server
+
+BUCKET = "backup"
+_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""The key that Microsoft documents for its emulator."""
+
+
+def _emulator(scheme: str, port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The command of an emulator, and what a client needs to find it; skips loudly where there is none."""
+    where = f"http://127.0.0.1:{port}"
+    if scheme == "gs":
+        if importlib.util.find_spec("gcp_storage_emulator") is None or importlib.util.find_spec("gcsfs") is None:
+            pytest.skip("no gcp-storage-emulator or gcsfs: gs:// is NOT tested")
+        command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(port)]
+        client = {
+            "STORAGE_EMULATOR_HOST": where,
+            "FSSPEC_GCS_TOKEN": "anon",
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks by gRPC, which the emulator does not speak
+        }
+        return [*command, "--default-bucket", BUCKET, "--in-memory", "--quiet"], client
+    program = os.environ.get("AZURITE_BLOB") or shutil.which("azurite-blob")
+    if program is None or importlib.util.find_spec("adlfs") is None:
+        pytest.skip("no azurite-blob (npm install azurite; AZURITE_BLOB names it) or adlfs: az:// is NOT tested")
+    command = [program, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent"]
+    account = f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={_KEY};BlobEndpoint={where}/devstoreaccount1;"
+    return [*command, "--skipApiVersionCheck"], {"AZURE_STORAGE_CONNECTION_STRING": account}
+
+
+def _wait(port: int) -> None:
+    until = time.monotonic() + 60
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < until, "the emulator does not start"
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module", params=["gs", "az"])
+def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Any]]:
+    """The scheme, and a client of another make to prepare the bucket with."""
+    import fsspec
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command, client = _emulator(request.param, port, tmp_path_factory.mktemp("cloud"))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait(port)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in client.items():
+                patch.setenv(name, value)
+            buckets.forget()
+            fs = fsspec.filesystem(request.param, use_listings_cache=False, skip_instance_cache=True)
+            if request.param == "az":
+                fs.mkdir(BUCKET)
+            yield request.param, fs
+        buckets.forget()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.parametrize("name", ["binary", "crash_wal"])
+def test_a_store_is_read_there(name: str, cloud: tuple[str, Any], tmp_path: Path) -> None:
+    scheme, fs = cloud
+    root = STORES / name / "store"
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        fs.pipe_file(f"{BUCKET}/cold/{name}/{path.relative_to(root).as_posix()}", path.read_bytes())
+    url = f"{scheme}://{BUCKET}/cold/{name}"
+    for command in ("inspect", "verify"):
+        there, here = call(command, url, "--json"), call(command, root, "--json")
+        assert there.code == here.code == 0, there.err
+        assert [f["code"] for f in there.json["findings"]] == [f["code"] for f in here.json["findings"]]
+    assert call("export", url, tmp_path / "out").code == 0
+    assert exported(tmp_path / "out") == truth(name)
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_an_export_is_written_there(form: str, cloud: tuple[str, Any]) -> None:
+    scheme, fs = cloud
+    out, store = f"{scheme}://{BUCKET}/out-{form}", STORES / "flat_basic" / "store"
+    done = call("export", store, out, "--format", form)
+    assert done.code == 0, done.err
+    buckets.forget()
+    verified = call("verify", out, "--against", store)
+    assert verified.code == 0, verified.err
+    assert "complete export" in call("export", store, out, "--format", form).err
+    assert call("export", store, out, "--format", form, "--overwrite").code == 0
+    assert not [name for name in fs.find(f"{BUCKET}/out-{form}") if "ledger" in name]
+
+
+def test_what_is_not_there_is_said_in_one_sentence(cloud: tuple[str, Any]) -> None:
+    scheme, _ = cloud
+    store = STORES / "flat_basic" / "store"
+    for words, said in (
+        (["inspect", f"{scheme}://no-such-bucket/x"], "no bucket 'no-such-bucket'"),
+        (["inspect", f"{scheme}://{BUCKET}/nothing"], "there is no such file or folder"),
+        (["inspect", f"{scheme}://"], "the name of a bucket is missing"),
+        (["export", store, f"{scheme}://no-such-bucket/x", "--format", "npy"], "no bucket 'no-such-bucket'"),
+        (["load", store, f"milvus1:{scheme}://{BUCKET}/new"], "is not a folder on this machine"),
+    ):
+        done = call(*words)
+        assert done.code in (1, 2)
+        assert said in done.err and len(done.err.strip().splitlines()) == 1, done.err
