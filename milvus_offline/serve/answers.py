@@ -48,7 +48,10 @@ _INDEX_NAMES: Mapping[int, str] = {
     EngineType.FAISS_BIN_IVFFLAT: "IVFFLAT", EngineType.HNSW: "HNSW", EngineType.ANNOY: "ANNOY",
 }  # fmt: skip
 """As ShowCollectionInfo names them."""
-_FOR_CLIENTS: Mapping[int, int] = {EngineType.FAISS_BIN_IDMAP: EngineType.FAISS_IDMAP, EngineType.FAISS_BIN_IVFFLAT: EngineType.FAISS_IVFFLAT}
+_FOR_CLIENTS: Mapping[int, int] = {
+    EngineType.FAISS_BIN_IDMAP: EngineType.FAISS_IDMAP,
+    EngineType.FAISS_BIN_IVFFLAT: EngineType.FAISS_IVFFLAT,
+}
 
 
 @dataclass

@@ -43,8 +43,9 @@ def _emulator(scheme: str, port: int, folder: Path) -> tuple[list[str], dict[str
     if program is None or importlib.util.find_spec("adlfs") is None:
         pytest.skip("no azurite-blob (npm install azurite; AZURITE_BLOB names it) or adlfs: az:// is NOT tested")
     command = [program, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent"]
-    account = f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={_KEY};BlobEndpoint={where}/devstoreaccount1;"
-    return [*command, "--skipApiVersionCheck"], {"AZURE_STORAGE_CONNECTION_STRING": account}
+    account = f"AccountName=devstoreaccount1;AccountKey={_KEY};BlobEndpoint={where}/devstoreaccount1;"
+    client = {"AZURE_STORAGE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;{account}"}
+    return [*command, "--skipApiVersionCheck"], client
 
 
 def _wait(port: int) -> None:

@@ -175,7 +175,7 @@ class StoreTarget(LoadTarget):
 
     def __init__(self, path: str | os.PathLike[str], options: Options | None = None) -> None:
         if fileio.is_remote(path):
-            raise UsageError(f"{PREFIX}{path} is not a folder on this machine: write the new store on a disk, and copy it there")
+            raise UsageError(f"{PREFIX}{path} is not a folder on this machine: name one, and copy the new store there later")
         self.path = Path(os.path.abspath(path))
         self.options = options or Options()
         self.name = f"{PREFIX}{path}"
