@@ -20,7 +20,6 @@ from . import fileio
 from .errors import MilvusOfflineError, TargetError, UsageError
 from .transfer import Done, Progress, Result, Task
 
-SCHEME = "dask://"
 _AHEAD = 3
 """Tasks for each thread of the workers that the scheduler knows of at a time."""
 _RETRIES = 2

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,7 +28,6 @@ class Ledger:
         self.path = path
         self.done = done
         self._file = file
-        self._adding = threading.Lock()
 
     @classmethod
     def create(cls, path: Path, key: Mapping[str, Any], first: Callable[[], None] | None = None) -> Ledger:

@@ -324,15 +324,6 @@ def _next_for(source: Source, path: str, options: Sequence[str]) -> list[str]:
 # For a person -----------------------------------------------------------------------------------------------------------
 
 
-def inspect_text(document: Mapping[str, Any], places: Places | None = None) -> str:
-    """The document of `inspect` as plain text."""
-    import io
-
-    buffer = io.StringIO()
-    show_inspect(Screen(buffer), document, places or Places())
-    return buffer.getvalue().rstrip("\n")
-
-
 def show_inspect(screen: Screen, document: Mapping[str, Any], places: Places, *, verbose: bool = False) -> None:
     """The document of `inspect` for a person: verdict, numbers, findings, what next, and the verdict again."""
     store, totals, told = document["store"], document["totals"], document["verdict"]

@@ -15,18 +15,18 @@ from typing import Any
 import click
 
 from milvus_offline.cli import cli
-from milvus_offline.commands import common
+from milvus_offline.commands import options
 from milvus_offline.findings import SECTIONS
 from milvus_offline.milvus1.salvage import KINDS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DOCUMENTS = [DOCS / "commands.md", DOCS / "findings.md"]
 SHARED = {
-    "store": common.store_options,
-    "selection": common.selection_options,
-    "file": common.file_options,
-    "faiss": common.faiss_options,
-    "output": common.output_options,
+    "store": options.store_options,
+    "selection": options.selection_options,
+    "file": options.file_options,
+    "faiss": options.faiss_options,
+    "output": options.output_options,
 }
 """Groups that hold another one come before it."""
 _BLOCK = re.compile(r"(<!-- (?:options|written): (\S+) -->\n).*?(<!-- end -->)", re.S)

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from .command import Command
-from .common import output_options, print_json
+from .common import print_json
+from .options import output_options
 
 
 class _Code(click.ParamType[str]):

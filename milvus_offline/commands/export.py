@@ -18,24 +18,19 @@ from ..model import Source
 from .command import Command, OutFolder, SourcePath, choice
 from .common import (
     bucket_costs,
-    cluster_option,
-    file_options,
     is_chosen,
     is_typed,
-    lost_ids_option,
     open_given,
-    output_options,
     print_json,
     progress,
     say_costs,
     selection,
-    selection_options,
-    set_up_log,
-    store_options,
     store_words,
     write_lost_ids,
 )
 from .inspect import several
+from .log import set_up_log
+from .options import cluster_option, file_options, lost_ids_option, output_options, selection_options, store_options
 
 
 @click.command(

@@ -10,18 +10,9 @@ import click
 
 from ..fileio import as_path
 from .command import Command, SourcePath
-from .common import (
-    bucket_costs,
-    file_options,
-    open_given,
-    output_options,
-    print_json,
-    progress,
-    say_costs,
-    set_up_log,
-    store_options,
-    store_words,
-)
+from .common import bucket_costs, open_given, print_json, progress, say_costs, store_words
+from .log import set_up_log
+from .options import file_options, output_options, store_options
 
 if TYPE_CHECKING:
     from ..text import Places

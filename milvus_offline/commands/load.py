@@ -14,22 +14,9 @@ from ..errors import UsageError
 from ..model import Source
 from ..names import printable
 from .command import Command, SourcePath, Target, choice
-from .common import (
-    ID_FILES,
-    STORE_OPTIONS,
-    faiss_options,
-    is_chosen,
-    is_typed,
-    output_options,
-    print_json,
-    progress,
-    selection,
-    selection_options,
-    set_up_log,
-    source_options,
-    store_options,
-    vector_options,
-)
+from .common import is_chosen, is_typed, print_json, progress, selection, source_options
+from .log import set_up_log
+from .options import ID_FILES, STORE_OPTIONS, faiss_options, output_options, selection_options, store_options, vector_options
 
 if TYPE_CHECKING:
     from ..loading import LoadReport

@@ -10,16 +10,9 @@ import click
 
 from .. import fileio
 from .command import Command, SourcePath
-from .common import (
-    file_options,
-    open_given,
-    output_options,
-    print_json,
-    selection,
-    selection_options,
-    set_up_log,
-    store_options,
-)
+from .common import open_given, print_json, selection
+from .log import set_up_log
+from .options import file_options, output_options, selection_options, store_options
 
 if TYPE_CHECKING:
     from ..look import Look

@@ -14,7 +14,9 @@ from ..findings import Findings
 from ..model import Finding, Severity, Source
 from ..names import printable
 from .command import Command, SourcePath, choice
-from .common import is_typed, output_options, print_json, progress, set_up_log
+from .common import is_typed, print_json, progress
+from .log import set_up_log
+from .options import output_options
 
 if TYPE_CHECKING:
     from ..milvusdm import DmTask

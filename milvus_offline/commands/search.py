@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .command import Command, SourcePath
-from .common import file_options, open_given, output_options, print_json, selection, set_up_log, store_options
+from .common import open_given, print_json, selection
+from .log import set_up_log
+from .options import file_options, output_options, store_options
 
 if TYPE_CHECKING:
     from ..model import Array, Source, SourceCollection

@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from .command import Command, SourcePath
-from .common import open_given, output_options, print_json, set_up_log, store_options
+from .common import open_given, print_json
+from .log import set_up_log
+from .options import output_options, store_options
 
 HEALTH_PORT = 19121
 """Where Milvus 1.x has its HTTP interface."""

@@ -10,23 +10,10 @@ import click
 from .. import fileio
 from ..model import Finding, Severity
 from .command import Command, SourceOrTarget, SourcePath, is_target
-from .common import (
-    bucket_costs,
-    cluster_option,
-    file_options,
-    is_typed,
-    lost_ids_option,
-    open_given,
-    output_options,
-    print_json,
-    progress,
-    say_costs,
-    set_up_log,
-    store_options,
-    store_words,
-    write_lost_ids,
-)
+from .common import bucket_costs, is_typed, open_given, print_json, progress, say_costs, store_words, write_lost_ids
 from .inspect import several
+from .log import set_up_log
+from .options import cluster_option, file_options, lost_ids_option, output_options, store_options
 
 if TYPE_CHECKING:
     from ..findings import Findings

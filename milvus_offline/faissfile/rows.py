@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -134,15 +135,23 @@ class Duplicates:
 
     def batches(self, max_bytes: int, start: int = 0) -> Iterator[tuple[Int64s, Array]]:
         """See Rows.batches. Raises DamageError."""
-        global _looked_up
         key = (self.rows.index_path, os.stat(self.rows.index_path).st_mtime_ns, self.table)
-        if _looked_up is None or _looked_up[0] != key:
-            _looked_up = key, _duplicate_runs(self.rows, self.table)
-        yield from replace(self.rows, runs=_looked_up[1]).batches(max_bytes, start)
+        with _LOOKED_UP.lock:
+            if _LOOKED_UP.key != key:
+                _LOOKED_UP.key, _LOOKED_UP.runs = key, _duplicate_runs(self.rows, self.table)
+            runs = _LOOKED_UP.runs
+        yield from replace(self.rows, runs=runs).batches(max_bytes, start)
 
 
-_looked_up: tuple[object, Runs] | None = None
-"""Kept for the next slice of the same pairs."""
+class _LookedUp:
+    """Where the pairs lie that were looked up last, for the next slice of the same ones."""
+
+    lock = threading.Lock()
+    key: object = None
+    runs: Runs
+
+
+_LOOKED_UP = _LookedUp()
 
 
 def find_duplicates(rows: Rows, table: Extent) -> Duplicates:

@@ -1,6 +1,7 @@
 """What the tests are built with; none of these modules holds a test.
 
 builder          writes small stores (`StoreBuilder`, `rows`, `bag`) as a server would have left them
+filters          bloom filters as a server makes them, id by id
 damage           ways in which files are damaged, by kind
 mutate           damages real stores and judges what the reader made of them
 history          a model of the server: random histories with crashes, and what a restarted server would serve

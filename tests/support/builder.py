@@ -27,6 +27,7 @@ from milvus_offline.milvus1.layout import (
     BLOOM_FILTER,
     DB,
     DELETED_DOCS,
+    ID,
     LENGTH,
     META,
     TABLES,
@@ -40,15 +41,22 @@ from milvus_offline.milvus1.layout import (
 )
 from milvus_offline.milvus1.opening import Store
 from milvus_offline.milvus1.salvage import collect
-from milvus_offline.milvus1.segment.bloom import build_filter
 from milvus_offline.milvus1.segment.files import SegmentWriter, write_deleted
-from milvus_offline.milvus1.wal.log import pack_record
 from milvus_offline.model import Array, Attribute, Batch
+
+from .filters import build_filter
 
 DIMENSION = 4
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------
+
+
+def pack_record(type_number: int, start_lsn: int, collection: bytes, tag: bytes, ids: Array, data: bytes) -> bytes:
+    """One record as the server writes it at position `start_lsn` (file number << 32 | offset) (§5.4)."""
+    total = WAL_HEADER.size + len(collection) + len(tag) + ids.nbytes + len(data)
+    header = WAL_HEADER.pack(start_lsn + total, type_number, len(collection), len(tag), len(ids), len(data))
+    return header + collection + tag + ids.astype(ID).tobytes() + data
 
 
 def rows(*ids: int | range, dim: int = DIMENSION, salt: int = 0, binary: bool = False) -> Batch:

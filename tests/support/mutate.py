@@ -13,6 +13,7 @@ may come out: it reads segments, catalog and log by itself, far simpler than the
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import random
 import shutil
@@ -34,7 +35,8 @@ from milvus_offline.milvus1.opening import Store, open_store
 from milvus_offline.milvus1.salvage import collect
 from milvus_offline.milvus1.verify import check_store
 from milvus_offline.model import Finding, Piece, Severity
-from milvus_offline.report import inspect_document, inspect_text
+from milvus_offline.report import inspect_document, show_inspect
+from milvus_offline.text import Places, Screen
 from milvus_offline.watch import watching
 from support.damage import RECIPES, ROWS, Mutant
 from support.healthy import Keys, Outcome, base, keys_of, read_catalog, read_naively, read_piece, store_names
@@ -154,7 +156,8 @@ class Bench:
                     if result.verdict == "silent":
                         self._silent(mutant, store, outcome, result)
                     json.dumps(document := inspect_document(store))
-                    inspect_text(document).encode("utf-8")
+                    show_inspect(Screen(shown := io.StringIO()), document, Places())
+                    shown.getvalue().encode("utf-8")
                     if thorough:
                         self._further(mutant, store, result)
             except MilvusOfflineError as e:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from ... import fileio
 from ...errors import DamageError
+from .idhash import Ids, id_hashes
 
 MAGIC = 0x00305F6D6F6F6C62
 HEADER = struct.Struct("<QIdQ")
@@ -33,14 +34,12 @@ FILTER = struct.Struct("<QI4x")
 
 ERROR_RATE = 0.01
 LEGACY_CAPACITY = 500000
-SEED = 0x97C29B3A
 MAX_FILTERS = 512
 """More would need error rates that a double cannot hold."""
 
 _CHUNK = 8192
 """Ids that are hashed at once: the words of a chunk stay in the cache."""
 
-Ids = npt.NDArray[np.int64]
 _U64 = npt.NDArray[np.uint64]
 _U32 = npt.NDArray[np.uint32]
 
@@ -91,7 +90,7 @@ class BloomFilter:
         array = np.ascontiguousarray(ids, np.int64)
         result = np.zeros(len(array), np.bool_)
         for at in range(0, len(array), _CHUNK):
-            h1, h2 = _hashes(array[at : at + _CHUNK])
+            h1, h2 = id_hashes(array[at : at + _CHUNK])
             part = result[at : at + _CHUNK]
             for one in self.filters:
                 if one.per_function:  # a segment without rows has no counters
@@ -197,7 +196,7 @@ def live_count(path: str | os.PathLike[str]) -> int | None:
 def probe(path: str | os.PathLike[str], ids: Ids) -> npt.NDArray[np.bool_]:
     """`BloomFilter.contains` for a few ids, of which only the counters are read. Raises DamageError, OSError."""
     result = np.zeros(len(ids), np.bool_)
-    h1, h2 = _hashes(np.ascontiguousarray(ids, np.int64))
+    h1, h2 = id_hashes(np.ascontiguousarray(ids, np.int64))
     octet = bytearray(1)
     fd = fileio.open_read(path)
     try:
@@ -206,7 +205,7 @@ def probe(path: str | os.PathLike[str], ids: Ids) -> npt.NDArray[np.bool_]:
                 continue
             member = np.ones(len(ids), np.bool_)
             for i in range(head.functions):
-                counters = _index(h1, h2, i, head.per_function) + i * head.per_function
+                counters = counter_index(h1, h2, i, head.per_function) + i * head.per_function
                 for place in np.flatnonzero(member).tolist():
                     counter = int(counters[place])
                     fileio.read_into(fd, memoryview(octet), head.at + counter // 2, path)
@@ -238,7 +237,7 @@ class FilterFile:
         result = np.zeros(len(array), np.bool_)
         if not len(array):
             return result
-        h1, h2 = _hashes(array)
+        h1, h2 = id_hashes(array)
         at = BITMAP.size + (0 if self._filter.legacy else HEADER.size)
         fd = fileio.open_read(self._path)
         try:
@@ -257,7 +256,7 @@ class FilterFile:
         left = np.arange(len(h1))
         octet = bytearray(1)
         for i in range(one.functions):
-            counter = _index(h1[left], h2[left], i, one.per_function) + i * one.per_function
+            counter = counter_index(h1[left], h2[left], i, one.per_function) + i * one.per_function
             octets = np.empty(len(left), np.uint8)
             for place, offset in enumerate((counter >> 1).tolist()):
                 fileio.read_into(fd, memoryview(octet), at + offset, self._path)
@@ -269,51 +268,17 @@ class FilterFile:
         return result
 
 
-def build_filter(batches: Iterable[npt.ArrayLike], capacity: int, *, legacy: bool = False) -> BloomFilter:
-    """The filter that a server makes when it adds the ids (arrays int64 [n]) in this order; `capacity` is the row count.
-
-    Takes memory of the order of the filter itself: eight bytes per id while it is built, whatever the ids are. Raises
-    ValueError when ids come but the capacity is 0 (the server would divide by zero).
-    """
-    result = BloomFilter(LEGACY_CAPACITY if legacy else capacity, legacy=legacy)
-    limit = result.capacity - 1 if legacy else result.capacity
-    hashes: list[list[tuple[_U32, _U32]]] = [[]]
-    firsts, counts = [0], [0]
-    for chunk in _chunks(batches):
-        if limit <= 0:
-            raise ValueError("a bloom filter of capacity 0 cannot take ids")
-        unsigned = chunk.view(np.uint64)
-        before = np.maximum.accumulate(np.concatenate((np.array([result.max_id], np.uint64), unsigned)))[:-1]
-        h1, h2 = _hashes(chunk)
-        at = 0
-        while at < len(chunk):
-            at += _take(unsigned[at:], before[at:], h1[at:], h2[at:], limit, firsts, counts, hashes)
-            if at < len(chunk):
-                firsts.append(int(before[at]) + 1)
-                counts.append(0)
-                hashes.append([])
-        result.max_id = max(int(before[-1]), int(unsigned[-1]))
-        result.sequence += len(chunk)
-    if legacy:
-        result.disk_sequence = result.sequence
-    for index, (first_id, count, parts) in enumerate(zip(firsts, counts, hashes, strict=True)):
-        functions, per_function = filter_shape(result.capacity, result.error_rate, index)
-        result.filters.append(CountingFilter(first_id, count, functions, per_function, _count(parts, functions, per_function)))
-        parts.clear()
-    return result
-
-
 def write_new_filter(file: IO[bytes], batches: Iterable[npt.ArrayLike], scratch: IO[bytes]) -> int:
-    """Writes what `build_filter(batches, rows).write(file)` would, in flat memory, and returns the size.
+    """Writes what a server would that adds the ids in this order, in flat memory, and returns the size.
 
     The ids come in batches (int64 [n]). As many as there are is the capacity, so one filter takes them all, in any order.
     `scratch` is an empty file for reading and writing (8 bytes per id).
     """
     max_id = 0
     sizes: list[int] = []
-    for chunk in _chunks(batches):
+    for chunk in chunks(batches):
         max_id = max(max_id, int(chunk.view(np.uint64).max()))
-        scratch.write(np.stack(_hashes(chunk)).data)
+        scratch.write(np.stack(id_hashes(chunk)).data)
         sizes.append(len(chunk))
     scratch.flush()
     rows = sum(sizes)
@@ -341,64 +306,20 @@ def _count_spilled(scratch: IO[bytes], sizes: list[int], function: int, per_func
         scratch.seek(0)
         for size in sizes:
             h1, h2 = np.frombuffer(scratch.read(8 * size), np.uint32).reshape(2, size)
-            np.add.at(counts, _index(h1, h2, function, per_function), wide(1))
+            np.add.at(counts, counter_index(h1, h2, function, per_function), wide(1))
         if int(counts.sum(dtype=np.int64)) == sum(sizes):  # otherwise an id is there so often that its counter went round
             break
     return np.minimum(counts, 15).astype(np.uint8)
 
 
-def _chunks(batches: Iterable[npt.ArrayLike]) -> Iterator[Ids]:
+def chunks(batches: Iterable[npt.ArrayLike]) -> Iterator[Ids]:
     for batch in batches:
         array = np.ascontiguousarray(batch, np.int64)
         for at in range(0, len(array), _CHUNK):
             yield array[at : at + _CHUNK]
 
 
-def _take(  # many: the state of a loop over millions of ids, as plain arrays
-    ids: _U64,
-    before: _U64,
-    h1: _U32,
-    h2: _U32,
-    limit: int,
-    firsts: list[int],
-    counts: list[int],
-    hashes: list[list[tuple[_U32, _U32]]],
-) -> int:
-    """Gives ids to the filters until the next one would begin a new filter; returns how many were given.
-
-    An id belongs to the last filter that begins at or before it. `before`: the largest id ahead of each.
-    """
-    top = ids >= np.uint64(firsts[-1])
-    n = len(ids)
-    if counts[-1] + n > limit:  # otherwise the filter cannot be full before the end
-        full = (ids > before) & (counts[-1] + np.cumsum(top) - top >= limit)
-        if full.any():
-            n = int(np.argmax(full))
-    owner = np.searchsorted(np.array(firsts, np.uint64), ids[:n], side="right") - 1 if len(firsts) > 1 else None
-    for index in range(len(firsts)):
-        mine = slice(0, n) if owner is None else np.flatnonzero(owner == index)
-        part = h1[:n][mine], h2[:n][mine]
-        if len(part[0]):
-            hashes[index].append(part)
-            counts[index] += len(part[0])
-    return n
-
-
-def _count(parts: list[tuple[_U32, _U32]], functions: int, per_function: int) -> npt.NDArray[np.uint8]:
-    """The packed counters, each at most 15, of all hashes; one function after the other, so that its counters stay close."""
-    nibbles = np.zeros(functions * per_function + functions * per_function % 2, np.uint8)
-    one = np.uint32(1)  # of the counters' own type: thirty times as fast as a plain 1
-    for i in range(functions):
-        counts = np.zeros(per_function, np.uint32)
-        for h1, h2 in parts:
-            np.add.at(counts, _index(h1, h2, i, per_function), one)
-        np.minimum(counts, 15, out=counts)
-        nibbles[i * per_function : (i + 1) * per_function] = counts
-    nibbles[0::2] <<= 4
-    return nibbles[0::2] | nibbles[1::2]
-
-
-def _index(h1: _U32, h2: _U32, function: int, per_function: int) -> npt.NDArray[np.int64]:
+def counter_index(h1: _U32, h2: _U32, function: int, per_function: int) -> npt.NDArray[np.int64]:
     value = h1 + h2 * np.uint32(function)
     value -= value // np.uint32(per_function) * np.uint32(per_function)  # much faster than %
     return value.astype(np.int64)
@@ -407,88 +328,7 @@ def _index(h1: _U32, h2: _U32, function: int, per_function: int) -> npt.NDArray[
 def _member(one: CountingFilter, h1: _U32, h2: _U32) -> npt.NDArray[np.bool_]:
     result = np.ones(len(h1), np.bool_)
     for i in range(one.functions):
-        counter = _index(h1, h2, i, one.per_function) + i * one.per_function
+        counter = counter_index(h1, h2, i, one.per_function) + i * one.per_function
         shift = ((counter & 1) ^ 1).astype(np.uint8) << 2  # even counters are the high nibbles
         result &= (one.counters[counter >> 1] >> shift) & 15 != 0
     return result
-
-
-# Hashing -------------------------------------------------------------------------------------------------------------
-
-_DIGITS4 = np.array([int.from_bytes(b"%04d" % i, "little") for i in range(10000)], np.uint32)
-_POWERS = np.array([10**i for i in range(1, 20)], np.uint64)
-_C1 = np.uint64(0x87C37B91114253D5)
-_C2 = np.uint64(0x4CF5AD432745937F)
-
-
-def _hashes(ids: Ids) -> tuple[_U32, _U32]:
-    """Low and high half of the first 64 bits of MurmurHash3 x64_128 over the decimal text of each id: uint32 [n] each."""
-    negative = ids < 0
-    signed = bool(negative.any())
-    unsigned = ids.view(np.uint64)
-    magnitude = np.where(negative, ~unsigned + np.uint64(1), unsigned) if signed else unsigned
-    lengths = np.searchsorted(_POWERS, magnitude, side="right") + 1 + negative
-    text = np.empty((len(ids), 6), np.uint32)
-    rest = magnitude
-    for column in range(5, 0, -1):
-        quotient = rest // np.uint64(10000)
-        text[:, column] = _DIGITS4[(rest - quotient * np.uint64(10000)).astype(np.int64)]
-        rest = quotient
-    text[:, 0] = 0x30303030
-    letters = text.view(np.uint8)
-    if signed:
-        rows = np.flatnonzero(negative)
-        letters[rows, 24 - lengths[rows]] = ord("-")
-    shortest, longest = int(lengths.min()), int(lengths.max())
-    if shortest == longest:
-        return _murmur(_left(letters, shortest), shortest)
-    h1, h2 = np.empty(len(ids), np.uint32), np.empty(len(ids), np.uint32)
-    for length in range(shortest, longest + 1):
-        rows = np.flatnonzero(lengths == length)
-        if len(rows):
-            h1[rows], h2[rows] = _murmur(_left(letters[rows], length), length)
-    return h1, h2
-
-
-def _left(letters: npt.NDArray[np.uint8], length: int) -> _U64:
-    """The last `length` of 24 letters, moved to the front and filled up with zeros, as three words: uint64 [3, n]."""
-    padded = np.zeros((len(letters), 24), np.uint8)
-    padded[:, :length] = letters[:, 24 - length :]
-    return np.ascontiguousarray(padded.view("<u8").T)
-
-
-def _murmur(words: _U64, length: int) -> tuple[_U32, _U32]:
-    """MurmurHash3 x64_128 of texts of `length` bytes, 1 to 20."""
-    n = words.shape[1]
-    h1, h2 = np.full(n, SEED, np.uint64), np.full(n, SEED, np.uint64)
-    tail = words
-    if length >= 16:
-        h1 ^= _mix(words[0], _C1, 31, _C2)
-        h1 = (_rotl(h1, 27) + h2) * np.uint64(5) + np.uint64(0x52DCE729)
-        h2 ^= _mix(words[1], _C2, 33, _C1)
-        h2 = (_rotl(h2, 31) + h1) * np.uint64(5) + np.uint64(0x38495AB5)
-        tail = words[2:]
-    if length % 16 > 8:
-        h2 ^= _mix(tail[1], _C2, 33, _C1)
-    if length % 16:
-        h1 ^= _mix(tail[0], _C1, 31, _C2)
-    h1 ^= np.uint64(length)
-    h2 ^= np.uint64(length)
-    h1 += h2
-    h2 += h1
-    h1 = _final(h1) + _final(h2)
-    return h1.astype(np.uint32), (h1 >> np.uint64(32)).astype(np.uint32)
-
-
-def _rotl(x: _U64, bits: int) -> _U64:
-    return x << np.uint64(bits) | x >> np.uint64(64 - bits)
-
-
-def _mix(k: _U64, first: np.uint64, bits: int, second: np.uint64) -> _U64:
-    return _rotl(k * first, bits) * second
-
-
-def _final(k: _U64) -> _U64:
-    k = (k ^ k >> np.uint64(33)) * np.uint64(0xFF51AFD7ED558CCD)
-    k = (k ^ k >> np.uint64(33)) * np.uint64(0xC4CEB9FE1A85EC53)
-    return k ^ k >> np.uint64(33)

@@ -66,15 +66,6 @@ class Record(NamedTuple):
         return Kind.DELETE if not self.data_bytes else Kind.ENTITY if self.attributes else Kind.INSERT
 
 
-def pack_record(
-    type_number: int, start_lsn: int, collection: bytes, tag: bytes, ids: npt.NDArray[np.int64], data: bytes
-) -> bytes:
-    """One record as the server writes it at position `start_lsn` (file number << 32 | offset) (§5.4)."""
-    total = WAL_HEADER.size + len(collection) + len(tag) + ids.nbytes + len(data)
-    header = WAL_HEADER.pack(start_lsn + total, type_number, len(collection), len(tag), len(ids), len(data))
-    return header + collection + tag + ids.astype(ID).tobytes() + data
-
-
 @dataclass(frozen=True)
 class LogFile:
     number: int

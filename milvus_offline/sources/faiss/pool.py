@@ -86,7 +86,6 @@ class _Reader:
     def __init__(self, child: Child) -> None:
         self.child = child
         self.process = child.start("rows")
-        self._timer: threading.Timer | None = None
 
     def ask(self, start: int, rows: int, row: np.dtype[Any], width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
         """At most `rows` rows from the `start`-th on; none at the end. The process is killed when it says nothing for too long.

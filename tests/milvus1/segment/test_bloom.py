@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.filters import build_filter
 
 from milvus_offline.errors import DamageError
-from milvus_offline.milvus1.segment.bloom import BloomFilter, _hashes, build_filter, filter_shape, read_filter
+from milvus_offline.milvus1.segment.bloom import BloomFilter, filter_shape, read_filter
+from milvus_offline.milvus1.segment.idhash import id_hashes
 
 pytestmark = pytest.mark.slow
 
@@ -144,11 +146,11 @@ def test_hashes_of_every_length_and_sign() -> None:
     values = [0, 1, -1, 9, 10, -(2**63), 2**63 - 1, 9999, 10000, -9999, -10000, 123456789012345678]
     values += [sign * (10**digits + delta) for sign in (1, -1) for digits in range(19) for delta in (-1, 0, 7)]
     values += [int(v) for v in np.random.default_rng(1).integers(-(2**63), 2**63 - 1, 300)]
-    h1, h2 = _hashes(np.array(values, np.int64))
+    h1, h2 = id_hashes(np.array(values, np.int64))
     assert [int(b) << 32 | int(a) for a, b in zip(h1, h2, strict=True)] == [murmur(str(v).encode()) for v in values]
     for length in (1, 7, 15, 16, 17, 19):  # one length for all
         same = np.arange(10 ** (length - 1), 10 ** (length - 1) + 5, dtype=np.int64)
-        low, high = _hashes(same)
+        low, high = id_hashes(same)
         assert [int(b) << 32 | int(a) for a, b in zip(low, high, strict=True)] == [murmur(str(v).encode()) for v in same]
 
 

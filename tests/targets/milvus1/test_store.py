@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from support.array_source import ArraySource, bits, floats
+from support.filters import build_filter
 from support.mariadb import MariaDB
 from support.real import STORES, truth
 
@@ -28,7 +29,7 @@ from milvus_offline.loading import run_load
 from milvus_offline.manifest import LEDGER
 from milvus_offline.milvus1.catalog.write import MYSQL_SCHEMA, date_of, is_server_path
 from milvus_offline.milvus1.opening import Store, open_store
-from milvus_offline.milvus1.segment.bloom import build_filter, read_filter
+from milvus_offline.milvus1.segment.bloom import read_filter
 from milvus_offline.milvus1.segment.files import Segment
 from milvus_offline.model import Attribute, IndexSpec, Schema, Severity, SourceCollection, SourcePartition, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
