@@ -399,6 +399,12 @@ SECTIONS = (
                 "Names, metrics and indexes are inferred; dropped collections may be among the live ones.",
             ),
             Code("metric-guessed", (WARNING,), "The metric is not stored anywhere. Set it with `--assume COLLECTION=METRIC`."),
+            Code(
+                "catalog-meta-json",
+                (INFO,),
+                "The catalog is a meta.json of milvus-migration: live segments, dimensions and metrics, but no names of "
+                "partitions, no indexes, no empty collections. A metadata database or a dump of one tells more.",
+            ),
             Code("partition-unnamed", (WARNING,), "A partition's folder does not say its name. Set it with `--partition-map`."),
             Code("partition-named-by-log", (WARNING,), "Known from the log."),
             Code("partition-from-log", (WARNING,), "Known from the log."),

@@ -70,7 +70,7 @@ store_options = chain(
         type=click.Path(),
         metavar="URL|FILE",
         help="Metadata database elsewhere: mysql://user@host/db, a meta.sqlite, a mysqldump .sql[.gz] "
-        "(FILE#DATABASE where it holds several). "
+        "(FILE#DATABASE where it holds several), a meta.json of milvus-migration. "
         "The password comes from MILVUS_OFFLINE_CATALOG_PASSWORD.",
     ),
     click.option(

@@ -136,8 +136,9 @@ class Choices:
 
     def _counts_rows(self, table: TableRow, schema: Schema) -> bool:
         """Whether `row_count` counts live rows and `file_size` vectors and ids: in segments of floats or bits since 0.8 (§2.2,
-        §7.6)."""
-        return self.catalog.kind != "none" and not schema.attributes and version_key(table.version) >= (0, 8)
+        §7.6). A meta.json tells no version; there are none of before 0.9."""
+        recent = self.catalog.kind == "meta.json" or version_key(table.version) >= (0, 8)
+        return self.catalog.kind != "none" and not schema.attributes and recent
 
     def _witness(self, choice: Choice, table: TableRow, schema: Schema) -> Witness:
         """What the catalog knows of the segment's deletions."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import starmap
 from pathlib import Path
@@ -135,6 +135,31 @@ def infer_catalog(location: Location, disk: Disk, assumptions: Assumptions) -> C
     )
 
 
+class Survey:
+    """What folders and log tell of tables that are known otherwise."""
+
+    def __init__(self, location: Location, disk: Disk) -> None:
+        self._location, self._disk = location, disk
+
+    @staticmethod
+    def is_generated(name: str) -> bool:
+        """Whether a server gives such names to the folders of partitions (§1.2)."""
+        return _GENERATED.fullmatch(name) is not None
+
+    def of(
+        self, wanted: Mapping[str, Collection[str]]
+    ) -> tuple[dict[str, tuple[str, str]], dict[str, tuple[int, list[FileRow]]]]:
+        """(collection, tag) of the folders of partitions whose ids the log holds, and the engine and index files of each table.
+
+        `wanted`: the segments of each table.
+        """
+        tables = {name: _survey(name, self._disk, Findings(), only) for name, only in wanted.items() if is_plain_name(name)}
+        log = _LogHints(self._location)
+        log.name_partitions(tables)
+        indexes = {n: (t.engine, [r for r in t.rows if r.file_type == FileType.INDEX]) for n, t in tables.items()}
+        return log.places, indexes
+
+
 def _say(notes: Findings, code: str, where: str, message: str) -> None:
     notes.warning(code, where, message)
 
@@ -157,12 +182,14 @@ def _survey_all(names: Iterable[str], disk: Disk, notes: Findings) -> tuple[dict
     return tables, Generation.V05
 
 
-def _survey(name: str, disk: Disk, notes: Findings) -> _Table:
+def _survey(name: str, disk: Disk, notes: Findings, only: Collection[str] | None = None) -> _Table:
     """What the segment folders of a table tell: bytes per row (as most of them have it), index types, some ids."""
     table = _Table(name)
     widths: Counter[int] = Counter()
     folders: list[tuple[Folder, str]] = []
     for number, segment_id in enumerate(sorted(disk.segments(name)), 1):
+        if only is not None and segment_id not in only:
+            continue
         try:
             folder = disk.folder(name, segment_id)
         except DamageError as e:

@@ -227,7 +227,7 @@ def _begin(
             str(location.root),
             "a server holds this store's lock and may change it while it is read; stop it, or read a snapshot",
         )
-    if known.generation is Generation.SEGMENTED and known.kind != "none":
+    if known.generation is Generation.SEGMENTED and known.knows_the_log:
         findings += contradictions(known)
     return Opening(location, disk, known, tuple(findings))
 
@@ -248,7 +248,10 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
             name, _, dumped = text.rpartition("#")
             path = fileio.as_path(name)
         from .catalog.given import read_given
+        from .metajson import is_meta_json, read_meta_json
 
+        if is_meta_json(path):
+            return read_meta_json(path, location)
         return read_given(path, dumped)
     if location.meta is not None and location.config.mysql_uri is None:
         return database.read_sqlite(location.meta)

@@ -64,6 +64,8 @@ def refuse_file(path: Path, head: bytes) -> None:
         raise UsageError(f"{path}: if this is a task file of MilvusDM: milvus-offline run {path}")
     if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".joblib")) or head[:1] == b"\x80":
         raise UsageError(f"{path}: a pickle, which could run any code and is not read: save its arrays with numpy.save")
+    if text.startswith(b"{") and b'"collections"' in text and b'"segments"' in text:
+        raise UsageError(f"{path}: a catalog that milvus-migration exported: {_WHOLE}, and add --catalog {path}")
     if name.endswith((".csv", ".tsv", ".json", ".jsonl", ".txt", ".md")):
         raise UsageError(f"{path}: a text file; read are {_READ}")
     faiss = head[:1] in (b"I", b"N") and head[:4].isalnum()

@@ -141,7 +141,7 @@ class FieldRow(NamedTuple):
 @dataclass(frozen=True)
 class Catalog:
     """All that the metadata database holds. `origin` says where it was read, without secrets; `kind` is `sqlite`, `mysql`,
-    `dump` or `none`."""
+    `dump`, `meta.json` (of milvus-migration) or `none`."""
 
     kind: str
     origin: str
@@ -157,6 +157,11 @@ class Catalog:
         """The newest server version that created anything, e.g. `1.1.1`; '' when nothing tells."""
         known = [t.version for t in self.tables if re.fullmatch(r"\d+(\.\d+)*", t.version)]
         return max(known, key=version_key, default="")
+
+    @property
+    def knows_the_log(self) -> bool:
+        """Whether it says what was flushed, and has all columns of a database."""
+        return self.kind not in ("none", "meta.json")
 
     @cached_property
     def statements_commit_alone(self) -> bool:

@@ -109,7 +109,7 @@ class Replayer:
         if not self.log.files:
             return self.result
         self._read()
-        if self.catalog.kind != "none" and self.wal_enabled is not False:
+        if self.catalog.knows_the_log and self.wal_enabled is not False:
             self._settlement.run(self._tables.values())
         self.result.segments = {k: list(v) for k, v in self.segments.items()}
         self._log_damaged = any(f.severity is Severity.ERROR for f in self.result.findings)
@@ -117,7 +117,7 @@ class Replayer:
             self._apply(table)
         for table_id in self.damaged:
             self._recover(self._tables[table_id])
-        if self.catalog.kind != "none" and self.wal_enabled is not False:
+        if self.catalog.knows_the_log and self.wal_enabled is not False:
             self._find_lacking()
             self._find_renamed()
         self._report()
@@ -275,7 +275,7 @@ class Replayer:
 
     def _apply(self, table: LoggedTable) -> None:
         segments = self.result.segments.get(table.table_id, [])
-        if self.catalog.kind == "none":
+        if not self.catalog.knows_the_log:
             self._apply_by_content(table, segments)
             return
         flushed = 0
