@@ -119,8 +119,13 @@ class _Ids(click.ParamType[str]):
 @click.option("--ca-pem", metavar="FILE", default="", help="TLS, both ways: the authority's certificate.")
 @click.option("--client-pem", metavar="FILE", default="", help="TLS, both ways: the client's certificate.")
 @click.option("--client-key", metavar="FILE", default="", help="TLS, both ways: the client's key.")
-@click.option("--message-mib", type=click.FloatRange(0.01, 60), metavar="N", help="Size of a message. [default: 8; Lite 2]")
-@click.option("--inflight", type=click.IntRange(1, 32), default=2, show_default=True, help="Messages at the same time.")
+@click.option(
+    "--message-mib",
+    type=click.FloatRange(0.01, 60),
+    metavar="N",
+    help="Size of a message. [default: 4; Lite 2; a 1.x server 16]",
+)
+@click.option("--inflight", type=click.IntRange(1, 32), default=4, show_default=True, help="Messages at the same time.")
 @click.option(
     "--patience", type=click.FloatRange(0), default=300, show_default=True, metavar="SECONDS", help="Time to wait for a server."
 )

@@ -39,7 +39,7 @@ class LiteOptions:
     load: bool = True
     verify: Literal["none", "count", "sample", "full"] = "sample"
     message_mib: float | None = None
-    inflight: int = 2
+    inflight: int = 4
     patience: float = 300.0
     per_partition: bool = False
     public_insert: bool = False

@@ -42,7 +42,7 @@ from .wire import Keys, Layout
 
 _log = logging.getLogger("milvus_offline")
 
-MESSAGE_BYTES = 8 << 20
+MESSAGE_BYTES = 4 << 20
 LITE_MESSAGE_BYTES = 2 << 20
 MESSAGE_ROWS = 1 << 16
 LITE_MESSAGE_ROWS = 10_000
