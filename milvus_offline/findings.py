@@ -437,8 +437,8 @@ SECTIONS = (
             Code(
                 "search-differs",
                 (ERROR,),
-                "Searches for sampled rows (`--search`) give other ids or distances in the export than in the source, beyond "
-                "ties and rounding.",
+                "Searches for sampled rows (`--search`) give other ids or distances in the export, or in a target with an "
+                "exact index, than in the source, beyond ties and rounding.",
             ),
             Code("vectors-differ", (ERROR,), "Vectors of a segment are not those of its index file, which was made of them."),
             Code(
@@ -603,6 +603,11 @@ SECTIONS = (
             Code("verify-count", (ERROR,), "The target does not hold what was sent."),
             Code("verify-rows", (ERROR,), "The target does not hold what was sent."),
             Code("verify-limited", (INFO,), "The target could not be asked all of it."),
+            Code(
+                "search-recall",
+                (INFO,),
+                "`verify TARGET --against SOURCE --search N`: how many of the true nearest rows the target's index finds.",
+            ),
             Code("metric-changed", (INFO,), "The collection's metric in the target."),
             Code("metric-assumed", (INFO,), "The collection's metric in the target."),
             Code("unit-vectors", (INFO,), "Sampled vectors have length 1: COSINE would rank as IP does."),

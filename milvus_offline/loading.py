@@ -144,11 +144,16 @@ def _keeping(folder: Path) -> Iterator[None]:
         ) from e
 
 
-def run_compare(source: Source, target: LoadTarget, *, progress: Progress | None = None) -> tuple[int, Findings]:
-    """Holds what a target has against a source: rows that were looked at, and the findings of both. The target is closed."""
+def run_compare(
+    source: Source, target: LoadTarget, *, searches: int = 0, progress: Progress | None = None
+) -> tuple[int, Findings]:
+    """Holds what a target has against a source: rows that were looked at, and the findings of both. The target is closed.
+
+    `searches`: sampled rows of each collection that are searched for on both sides, too.
+    """
     with contextlib.closing(target):
         target.progress = progress
-        rows, notes = target.compare(source)
+        rows, notes = target.compare(source, searches)
     return rows, Findings([*source.findings, *notes])
 
 

@@ -330,17 +330,8 @@ def _what_now(screen: Screen, report: LoadReport) -> None:
     """How one goes on with the rows in the target."""
     if report.dry_run or not report.rows:
         return
-    name = next((c.name for c in report.plan.collections), "")
     if not report.target.startswith("milvus1:"):
-        screen.steps(
-            [
-                "from pymilvus import MilvusClient",
-                f"client = MilvusClient({report.target!r})",
-                f"client.load_collection({name!r})",
-                f'client.query({name!r}, filter="", limit=3)',
-            ],
-            "Next, in Python:",
-        )
+        screen.steps(report.first_use, "Next, in Python:")
     elif not report.target.startswith("milvus1://"):
         folder = shlex.quote(str(Path(report.target.removeprefix("milvus1:")).absolute()))
         screen.steps(
@@ -396,7 +387,7 @@ def report_lines(report: LoadReport, *, with_findings: bool = True) -> list[str]
         lines = [f"{amount(report.rows, loaded)} ({size(report.bytes)}) in {report.seconds:.1f} s{speed}: {report.target}"]
         words = verified_words(report.verified, report.checked_rows, report.rows)
         lines.append(words if report.exit_code != 4 else "VERIFICATION FOUND DIFFERENCES")
-    if report.first_use:
+    if report.first_use and with_findings:
         lines += ["To use it:", *(f"  {printable(line)}" for line in report.first_use)]
     if report.findings and with_findings:
         lines += finding_lines([f.to_json() for f in report.findings])

@@ -42,7 +42,7 @@ class _Share(click.ParamType[float]):
         "milvus-offline verify /var/lib/milvus",
         "milvus-offline verify /var/lib/milvus --sample 5%",
         "milvus-offline verify ./milvus-export --against /var/lib/milvus",
-        "milvus-offline verify http://localhost:19530 --against /var/lib/milvus",
+        "milvus-offline verify http://localhost:19530 --against /var/lib/milvus --search 100",
     ],
 )
 @click.argument("paths", metavar="STORE|EXPORT|TARGET...", nargs=-1, required=True, type=SourceOrTarget())
@@ -57,7 +57,8 @@ class _Share(click.ParamType[float]):
     "searches",
     type=click.IntRange(1),
     metavar="N",
-    help="With --against: also search both for N sampled rows of each collection, and compare ids and distances.",
+    help="With --against: also search both for N sampled rows of each collection, and compare ids and distances; of a target's "
+    "approximate index the recall is measured.",
 )
 @click.option("--sample", type=_Share(), default=1.0, metavar="SHARE", help="Read only this share of the segments, e.g. 5%.")
 @click.option("--rename", metavar="OLD=NEW", multiple=True, help="With a target: a collection's name there; repeatable.")
@@ -143,8 +144,6 @@ def _verify_target(  # many: one for each option
     from ..verdict import places_of
     from .load import renames
 
-    if searches:
-        raise UsageError("--search goes with an export; a target's rows are compared one by one")
     if not against:
         raise UsageError(f"{path}: a target is verified --against a source: the store, export or file that was loaded")
     if lost_ids:
@@ -154,7 +153,7 @@ def _verify_target(  # many: one for each option
     options |= {name: about[name] for name in ("database", "token_file") if about[name] and (name in known or is_typed(name))}
     target = open_target(path, **options)
     source = open_given(against, **o)
-    rows, findings = run_compare(source, target, progress=progress(quiet))
+    rows, findings = run_compare(source, target, searches=searches or 0, progress=progress(quiet))
     how = "every row" if sample == 1.0 else "counts and a sample"
     document = _document(path, "target", rows, findings, f"{count(rows, 'row')} compared with {against}: {how}")
     document |= {"path": target.name, "against": against}

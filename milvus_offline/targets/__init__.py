@@ -169,9 +169,10 @@ class LoadTarget(ABC):
         """What somebody types next: lines of Python, or of a shell, that use what was loaded. There after `prove`."""
         return ()
 
-    def compare(self, source: Source) -> tuple[int, Sequence[Finding]]:
+    def compare(self, source: Source, searches: int = 0) -> tuple[int, Sequence[Finding]]:
         """`verify TARGET --against SOURCE`: rows of the source that were looked at, and what the target lacks or has otherwise
-        (findings `verify-...` of severity ERROR). Nothing is changed."""
+        (findings `verify-...` of severity ERROR). Nothing is changed. `searches`: so many sampled rows of each collection are
+        searched for on both sides, too."""
         raise UsageError(f"{self.name}: this kind of target cannot be compared with a source")
 
     def close(self) -> None:  # noqa: B027 - nothing to do for most

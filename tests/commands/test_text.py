@@ -398,9 +398,9 @@ def test_a_load_says_what_it_did_and_what_comes_next(store: Path, tmp_path: Path
 def test_what_a_load_prints_next_works(store: Path, tmp_path: Path) -> None:
     out = call("load", store, tmp_path / "x.db").out
     code = [line.strip() for line in out.split("Next, in Python:\n")[1].split("\n\n")[0].splitlines()]
-    code[-1] = f"print(len({code[-1]}))"
+    code[-1] = f"print(len({code[-1]}[0]))"
     done = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True)
-    assert done.stdout.split() == ["3"], done.stderr
+    assert done.stdout.split() == ["10"], done.stderr
 
 
 def test_other_names_from_a_file(store: Path, tmp_path: Path) -> None:

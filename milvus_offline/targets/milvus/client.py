@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -440,6 +440,34 @@ class Client:
             )
             found += [row[id_field] for row in self.call("look for ids", ask)]
         return np.unique(np.array(found, np.int64))
+
+    def search(  # many: a search
+        self,
+        collection: str,
+        field: str,
+        queries: Array,
+        k: int,
+        metric: str,
+        params: Mapping[str, int],
+        partitions: Sequence[str],
+    ) -> list[tuple[npt.NDArray[np.int64], Array]]:
+        """Ids and distances of the `k` nearest rows of each query, the best first. The collection must be loaded."""
+        data = list(queries) if queries.dtype != np.uint8 else [row.tobytes() for row in queries]
+        found = self.call(
+            "search",
+            lambda: self.raw.search(
+                collection,
+                data=data,
+                anns_field=field,
+                limit=k,
+                search_params={"metric_type": metric, "params": dict(params)},
+                partition_names=list(partitions) or None,
+                consistency_level="Strong",
+            ),
+        )
+        return [
+            (np.array([h["id"] for h in hits], np.int64), np.array([h["distance"] for h in hits], np.float64)) for hits in found
+        ]
 
     def values(self, collection: str, field: str, batch: int) -> Iterator[Any]:
         """The values of a scalar field in all rows. The collection must be loaded."""

@@ -10,14 +10,18 @@ from ...model import DEFAULT_PARTITION, Source, SourceCollection
 from .client import Client
 from .naming import sanitize, sanitize_collection
 from .plan import make_plan
+from .recall import compare_searches
 from .scan import scan
 from .tasks import MESSAGE_BYTES, MESSAGE_ROWS, CollectionJob, Link, messages_of
 from .terms import CollectionPlan, Existing, LoadOptions, PartitionPlan, TargetFacts
 from .verify import compare_counts, compare_rows
 
 
-def compare(client: Client, decisions: LoadOptions, source: Source, *, full: bool) -> tuple[int, Findings]:
-    """Rows of the source that were looked at, and what differs: `verify-...`, ERROR. `full`: every row is read back."""
+def compare(client: Client, decisions: LoadOptions, source: Source, *, full: bool, searches: int = 0) -> tuple[int, Findings]:
+    """Rows of the source that were looked at, and what differs: `verify-...`, `search-differs`, ERROR.
+
+    `full`: every row is read back. `searches`: so many sampled rows of each collection are searched for on both sides.
+    """
     notes = Findings()
     rows = 0
     wanted = {c.schema.name: decisions.rename.get(c.schema.name, c.schema.name) for c in source.collections}
@@ -33,7 +37,7 @@ def compare(client: Client, decisions: LoadOptions, source: Source, *, full: boo
         found = replace(facts, existing={name: existing}, aliases={})
         plan = _plan(c, name, existing, found, decisions, notes)
         if plan is not None:
-            rows += _compare(client, c, plan, existing, found, notes, full=full)
+            rows += _compare(client, c, plan, existing, found, notes, full=full, searches=searches)
     return rows, notes
 
 
@@ -83,6 +87,7 @@ def _compare(  # many: two sides of a comparison, and what was decided of each
     notes: Findings,
     *,
     full: bool,
+    searches: int,
 ) -> int:
     chosen = {p.source for p in plan.partitions}
     c = replace(c, partitions=[p for p in c.partitions if p.name in chosen])
@@ -104,6 +109,8 @@ def _compare(  # many: two sides of a comparison, and what was decided of each
     try:
         notes += compare_counts(client, job, {})
         notes += compare_rows(client, job, {}, full=full or plan.auto_id)
+        if searches:
+            notes += compare_searches(client, plan, c, found.dropped, searches)
     except TargetError as e:
         notes.error("verify-rows", plan.source, str(e))
     finally:

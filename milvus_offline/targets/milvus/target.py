@@ -35,6 +35,7 @@ from .limits import MAX_CAPACITY
 from .naming import sanitize_collection
 from .options import LiteOptions
 from .plan import Room, make_plan, make_room, makes_ids
+from .recall import SEARCH_PARAMS
 from .scan import Scan, scan
 from .tasks import (
     LITE_MESSAGE_BYTES,
@@ -48,14 +49,6 @@ from .tasks import (
 from .terms import CollectionPlan, Plan, TargetFacts, plan_from_json, plan_to_json
 from .verify import compare_counts, compare_rows, count_partitions
 
-_SEARCH_PARAMS = {
-    "IVF_FLAT": {"nprobe": 16},
-    "IVF_SQ8": {"nprobe": 16},
-    "IVF_PQ": {"nprobe": 16},
-    "BIN_IVF_FLAT": {"nprobe": 16},
-    "HNSW": {"ef": 64},
-}
-"""How exact a first search should be, by kind of index."""
 _MANY_PARTITIONS = 1000
 """Partitions times shards from which on the target is asked how many it has room for."""
 _PARALLEL = 8
@@ -338,22 +331,22 @@ class MilvusTarget(LoadTarget):
         plan, c = job.plan, self.connection
         given = (", token=TOKEN" if c.token else "") + (f", db_name={c.database!r}" if c.database else "")
         vector = f"[[0.0] * {plan.dimension}]" if plan.vector_type is VectorType.FLOAT else f"[bytes({plan.dimension // 8})]"
-        params = _SEARCH_PARAMS.get(plan.index.type if plan.index else "", {})
+        params = SEARCH_PARAMS.get(plan.index.type if plan.index else "", {})
         return (
             "from pymilvus import MilvusClient",
             f"client = MilvusClient({c.uri!r}{given})",
             f"client.load_collection({plan.name!r})",
             f"client.search({plan.name!r}, data={vector}, anns_field={plan.vector_field!r}, limit=10, "
-            f"search_params={ {'metric_type': plan.metric_type, 'params': params}!r})",
+            f"search_params={ {'metric_type': plan.metric_type, 'params': dict(params)}!r})",
         )
 
-    def compare(self, source: Source) -> tuple[int, Findings]:
+    def compare(self, source: Source, searches: int = 0) -> tuple[int, Findings]:
         from .compare import compare
 
         if self._client is None and lite_to_be(self.connection):
             raise UsageError(f"{self.name}: there is no such Milvus Lite folder")
         with watching() as met:
-            rows, notes = compare(self.client, self._decisions, source, full=self.options.verify == "full")
+            rows, notes = compare(self.client, self._decisions, source, full=self.options.verify == "full", searches=searches)
         return rows, Findings([*notes, *met.findings()])
 
     def _prove_part(self, job: _Job) -> Findings:

@@ -356,7 +356,9 @@ class ServerTarget(LoadTarget):
                     notes.info("verify-limited", job.name, text)
         return notes
 
-    def compare(self, source: Source) -> tuple[int, Findings]:
+    def compare(self, source: Source, searches: int = 0) -> tuple[int, Findings]:
+        if searches:
+            raise UsageError(f"{self.name}: --search does not go with a running Milvus 1.x; rows are compared one by one")
         notes = Findings()
         rows = 0
         names = check_names(source.collections, self.options.rename, sanitize=True)

@@ -25,7 +25,7 @@ from support.milvus_server import MilvusServer, Unavailable, shared_milvus
 from support.real import STORES, copy_store, truth
 
 from milvus_offline.errors import TargetError, UsageError
-from milvus_offline.loading import LoadReport, run_load
+from milvus_offline.loading import LoadReport, run_compare, run_load
 from milvus_offline.model import Schema, Severity, SourceCollection, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
 from milvus_offline.targets import open_target
@@ -265,6 +265,11 @@ def test_every_real_store(target: str, tmp_path: Path) -> None:
             assert set(there) <= set(rows)
         ids = {i for rows in found.values() for i, _ in rows}
         assert ids == set(repeated)
+    _, notes = run_compare(source, open_target(target, verify="sample"), searches=100)
+    searched = [f for f in notes if f.code == "search-recall"]
+    assert len(searched) >= 10
+    assert "search-differs" not in {f.code for f in notes}
+    assert {m for m in ("(FLAT, L2)", "(BIN_FLAT, JACCARD)") if any(m in f.message for f in searched)} >= {"(FLAT, L2)"}
 
 
 # Kills ------------------------------------------------------------------------------------------------------------------
