@@ -129,7 +129,7 @@ def test_the_lines_for_a_first_search_work_as_they_are_printed(tmp_path: Path) -
         from milvus_lite.server_manager import server_manager_instance
 
         server_manager_instance.release_server(lite)
-    assert "To use it:" in call("load", STORES / "indexed" / "store", lite, "-c", "ix_hnsw", "--mode", "append").out
+    assert "Next, in Python:" in call("load", STORES / "indexed" / "store", lite, "-c", "ix_hnsw", "--mode", "append").out
 
 
 def test_a_new_store_says_how_a_server_starts_on_it(tmp_path: Path) -> None:

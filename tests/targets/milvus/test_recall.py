@@ -67,7 +67,11 @@ def test_other_vectors_give_other_hits(tmp_path: Path) -> None:
     of, lite = source("L2"), str(tmp_path / "x.db")
     assert run_load(of, open_target(lite), state=tmp_path / "1").exit_code == 0
     other = ArraySource(
-        {"recall_l2": {tag: [(ids, vectors[::-1]) for ids, vectors in pieces] for tag, pieces in of.data["recall_l2"].items()}}
+        {
+            "recall_l2": {
+                tag: [(ids, vectors[::-1].copy()) for ids, vectors in pieces] for tag, pieces in of.data["recall_l2"].items()
+            }
+        }
     )
     _, notes = run_compare(other, open_target(lite), searches=20)
     (found,) = [f for f in notes if f.code == "search-differs"]
