@@ -111,9 +111,16 @@ def is_milvus(table: str, columns: Sequence[str]) -> bool:
 
 
 def is_misspelt(table: str, columns: Sequence[str]) -> bool:
-    """Whether there are columns that Milvus does not have while some of its own are missing: a damaged CREATE TABLE."""
+    """Whether there are columns that Milvus does not have while some of its own are missing: a damaged CREATE TABLE.
+
+    As many columns as a version had are those of that version: without a damaged name an older one's may still be whole.
+    """
+    found = set(canonical_columns(columns))
     strangers = any(c.lower() not in _CANONICAL_COLUMNS for c in columns)
-    return strangers and not any(set(layout) <= set(canonical_columns(columns)) for layout in COLUMNS[table])
+    layout = known_columns(table, len(columns))
+    return strangers and (
+        not any(set(known) <= found for known in COLUMNS[table]) or (layout is not None and found != set(layout))
+    )
 
 
 def is_column(table: str, name: str) -> bool:

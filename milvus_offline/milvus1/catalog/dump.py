@@ -30,6 +30,7 @@ from .columns import (
     known_columns,
     repair_double_encoding,
 )
+from .dumpfiles import Witnesses
 from .dumprows import Dump, Found
 from .statements import TOOL_LINE, Statements
 
@@ -88,15 +89,16 @@ def read_dump(path: str | os.PathLike[str], database: str | None = None) -> Dump
     return found.choose(database, any(_read_into(found, path, notes)), notes)
 
 
-def read_dumps(origin: Path, parts: Sequence[tuple[str | None, str, Path]], database: str | None = None) -> Dump:
+def read_dumps(origin: Path, parts: Sequence[tuple[str | None, str, Path]], database: str | None, witnesses: Witnesses) -> Dump:
     """The same of a folder with one file a table: (database, table, file), those with the structure first.
 
     Files of SQL are read as dumps; others hold rows separated by tabs, as mysqldump --tab and MySQL Shell write them, in the
-    order of the columns that the table's own file of SQL gives.
+    order of the columns that the table's own file of SQL gives. What the tool noted beside is compared with what was read.
     """
     notes: list[str] = []
     found = Found(origin)
     cut, frames = False, []
+    lengths: dict[str, int] = {}
     columns: dict[tuple[str | None, str], tuple[str, ...]] = {}
     for name, table, path in parts:
         if looks_like_dump(path):
@@ -104,7 +106,9 @@ def read_dumps(origin: Path, parts: Sequence[tuple[str | None, str, Path]], data
             cut |= part_is_cut
             frames.append(unclosed)
         else:
-            _read_tabs(found, path, notes, name, table, columns)
+            lengths[path.name] = _read_tabs(found, path, notes, name, table, columns)
+    for what in witnesses.against(found.databases, lengths):
+        found.damaged(what)
     return found.choose(database, cut or (bool(frames) and all(frames)), notes)
 
 
@@ -115,10 +119,14 @@ def _read_tabs(
     database: str | None,
     table: str,
     columns: dict[tuple[str | None, str], tuple[str, ...]],
-) -> None:
+) -> int:
+    """Reads the rows of a file; its unpacked bytes."""
+    length = 0
     name = canonical_table(table) or table
-    rest = b""
+    rest, last = b"", b"\n"
     for chunk in (*chunks(path, notes), b""):
+        last = chunk[-1:] or last
+        length += len(chunk)
         lines = (rest + chunk).split(b"\n")
         rest = lines.pop() if chunk else b""
         while lines and lines[-1].endswith(b"\\") and not lines[-1].endswith(b"\\\\"):  # a line break within a value
@@ -130,6 +138,9 @@ def _read_tabs(
                 found.damaged(f"in {path.name} a line of {len(values)} values")
                 continue
             found.add(database, name, names, values)
+    if last != b"\n":
+        found.damaged(f"in {path.name} a last line without its end")
+    return length
 
 
 _TAB_ESCAPES = {b"t": b"\t", b"n": b"\n", b"r": b"\r", b"0": b"\0", b"b": b"\b", b"Z": b"\x1a"}

@@ -21,6 +21,7 @@ from ...names import printable
 from .columns import canonical_table
 from .database import read_sqlite
 from .dump import is_dump, looks_like_dump, unpacked
+from .dumpfiles import witnesses_in
 from .readable import read_dump_catalog, read_dumps_catalog
 from .rows import Catalog
 
@@ -28,7 +29,7 @@ _SQLITE = b"SQLite format 3\0"
 _MAX_UNPACKED = 4 << 30
 _TABLE = re.compile(r"(?:(?P<database>.+?)[._@])?(?P<table>Tables|TableFiles|Environment|Fields)(?=[-._@]|$)", re.I)
 """In a file's name: `milvus.Tables-schema.sql`, `milvus@Tables@@0.tsv`, `milvus_Tables.sql`, `Tables.txt`."""
-_ROWS = re.compile(r"\.(?:txt|tsv|csv|dat)(?:\.\w+)?$", re.I)
+_ROWS = re.compile(r"\.(?:txt|tsv|csv|dat)(?:\.(?:gz|bz2|xz|zst))?$", re.I)
 
 
 def read_given(path: Path, database: str | None = None) -> Catalog:
@@ -128,7 +129,7 @@ def _folder(folder: Path, origin: Path, database: str | None) -> Catalog:
     if parts and any(canonical_table(table) == "Tables" for _, table, _ in parts):
         ordered = sorted(parts, key=lambda part: (bool(_ROWS.search(part[2].name)), part[2].name))
         chosen = [(d, t, p) for d, t, p in ordered if _ROWS.search(p.name) or looks_like_dump(p)]
-        return read_dumps_catalog(origin, chosen, database)
+        return read_dumps_catalog(origin, chosen, database, witnesses_in(files))
     if len(whole) == 1:
         return read_dump_catalog(whole[0], database, origin=str(origin))
     databases = [p for p in files if _begins_with(p, _SQLITE)]

@@ -9,14 +9,17 @@ from ...errors import StoreError
 from ...findings import Findings
 from ...model import Severity
 from .dump import read_dump, read_dumps
+from .dumpfiles import Witnesses
 from .dumprows import Dump
 from .pages import salvage_pages
 from .rows import Catalog, parse_catalog
 
 
-def read_dumps_catalog(origin: Path, parts: Sequence[tuple[str | None, str, Path]], database: str | None = None) -> Catalog:
+def read_dumps_catalog(
+    origin: Path, parts: Sequence[tuple[str | None, str, Path]], database: str | None, witnesses: Witnesses
+) -> Catalog:
     """The same of a folder with one file a table, see dump.read_dumps."""
-    return _catalog(read_dumps(origin, parts, database), str(origin))
+    return _catalog(read_dumps(origin, parts, database, witnesses), str(origin))
 
 
 def read_dump_catalog(path: Path, database: str | None = None, origin: str | None = None) -> Catalog:
