@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from .milvus1.wal.rows import LogRows
 from .model import Array, Batch, Piece, Schema, SourceCollection, VectorType
 from .names import printable
 from .search import find_rows
+from .text import Screen, named
 
 Ids = npt.NDArray[np.int64]
 _SHOWN = 3
@@ -175,35 +177,54 @@ def write_npy(path: str, looks: Sequence[Look]) -> None:
             np.save(f, array)
 
 
-def table(looks: Sequence[Look], ids: Ids | None) -> str:
-    """Rows as text."""
-    lines: list[str] = []
-    for look in looks:
+def show_rows(screen: Screen, looks: Sequence[Look], ids: Ids | None) -> None:
+    """Rows for a person, in lines that the screen has room for."""
+    shown = [look for look in looks if ids is None or look.rows]
+    for number, look in enumerate(shown):
         schema = look.schema
-        if ids is not None and not look.rows:
-            continue
         kind = "binary, " if schema.vector_type is VectorType.BINARY else ""
-        shown = f"{len(look.rows):,} of {look.of:,} {'deleted ' if look.deleted else ''}rows" if look.of is not None else ""
+        many = f"{len(look.rows):,} of {look.of:,} {'deleted ' if look.deleted else ''}rows" if look.of is not None else ""
         metric = f", {schema.metric_type}" if schema.metric_type else ""
-        lines.append(f"{printable(schema.name)}: {kind}dimension {schema.dimension}{metric}{': ' + shown if shown else ''}")
-        cells = [("id", "partition", "from", "bits" if kind else "norm", "vector")]
-        cells += [
-            (str(r.id), printable(r.partition), printable(r.origin), f"{r.norm:.6g}", _short(r.vector)) for r in look.rows
-        ]
-        widths = [max(len(row[i]) for row in cells) for i in range(4)]
-        for row in cells if look.rows else ():
-            texts = (row[0].rjust(widths[0]), row[1].ljust(widths[1]), row[2].ljust(widths[2]), row[3].rjust(widths[3]), row[4])
-            lines.append("  " + "  ".join(texts))
-        lines.append("")
+        if number:
+            screen.say()
+        facts = f": {kind}dimension {schema.dimension}{metric}{': ' + many if many else ''}"
+        screen.parts([(named(schema.name), "bold"), (facts, "")])
+        if look.rows:
+            _show_table(screen, look.rows, "bits" if kind else "norm")
     if ids is not None and (absent := missing(looks, ids)):
         some = ", ".join(map(str, absent[:20])) + (", …" if len(absent) > 20 else "")
-        lines.append(f"No live row has the id{'s' if len(absent) > 1 else ''} {some}")
-    return "\n".join(lines).rstrip()
+        if shown:
+            screen.say()
+        screen.say(f"No live row has the id{'s' if len(absent) > 1 else ''} {some}")
 
 
-def _short(vector: Array) -> str:
-    """The first and the last components."""
+def _show_table(screen: Screen, rows: Sequence[Row], length: str) -> None:
+    """Id, partition, origin, length and as many components as there is room for: names are cut before the last two."""
+    from rich.cells import cell_len
+
+    ids, norms = (["id", *(str(r.id) for r in rows)], [length, *(f"{r.norm:.6g}" for r in rows)])
+    names, origins = (["partition", *(named(r.partition) for r in rows)], ["from", *(printable(r.origin) for r in rows)])
+    wide = [max(map(cell_len, column)) for column in (ids, norms, names, origins)]
+    vectors = [_short(r.vector, 1) for r in rows]
+    for most in range(_SHOWN, 0, -1):
+        vectors = [_short(r.vector, most) for r in rows]
+        if sum(wide) + max(map(len, vectors)) + 10 <= screen.width:
+            break
+    if sum(wide) + max(map(len, vectors)) + 10 > screen.width:
+        origins = [origins[0], *(re.sub(r"\b\d*(\d{6})$", r"…\1", origin) for origin in origins[1:])]
+        wide[3] = max(map(cell_len, origins))
+    left = screen.width - wide[0] - wide[1] - max(map(len, vectors)) - 10
+    origin = min(wide[3], max(left - wide[2], left // 2, 8))
+    name = min(wide[2], max(left - origin, 8))
+    cells = zip(ids, names, origins, norms, ["vector", *vectors], strict=True)
+    for number, (i, n, o, length, vector) in enumerate(cells):
+        texts = (i.rjust(wide[0]), screen.fitted(n, name), screen.fitted(o, origin), length.rjust(wide[1]), vector)
+        screen.verbatim("  ".join(texts).rstrip(), indent=2, style="" if number else "dim")
+
+
+def _short(vector: Array, most: int = _SHOWN) -> str:
+    """The first and the last `most` components."""
     texts = [f"{x:02x}" for x in vector] if vector.dtype == np.uint8 else [f"{x:.5g}" for x in vector]
-    if len(texts) > 2 * _SHOWN + 1:
-        texts = [*texts[:_SHOWN], "…", *texts[-_SHOWN:]]
+    if len(texts) > 2 * most + 1:
+        texts = [*texts[:most], "…", *texts[-most:]]
     return " ".join(texts)

@@ -164,6 +164,8 @@ class Bar(Shown):
         from rich.live import Live
 
         self.close()
+        if not (self.state.total_rows or self.state.total_bytes):
+            return
         console = Console(file=self._stream, highlight=False, markup=False, emoji=False)
         self._live = Live(console=console, get_renderable=self._line, refresh_per_second=10, redirect_stdout=False)
         self._live.start(refresh=True)
@@ -192,6 +194,6 @@ class Bar(Shown):
 
     def close(self) -> None:
         if self._live is not None:
-            self.state.what = ""
+            self.state.what = "done" if self.state.share == 1 else ""
             self._live.stop()
             self._live = None

@@ -194,9 +194,13 @@ def story(store: Store) -> list[str]:
     wal_rows = sum(c.wal_rows for c in store.collections)
     again = min(wal_rows, sum(f.rows or 0 for f in store.findings if f.code == "rows-from-log"))
     if wal_rows > again:
-        lines.append(f"{count(wal_rows - again, 'acknowledged row')} are only in the write-ahead log; an export includes them.")
+        verb = "is" if wal_rows - again == 1 else "are"
+        lines.append(
+            f"{count(wal_rows - again, 'acknowledged row')} {verb} only in the write-ahead log; an export includes them."
+        )
     if again:
-        lines.append(f"{count(again, 'row')} of damaged segments are still in the write-ahead log; an export includes them.")
+        verb = "is" if again == 1 else "are"
+        lines.append(f"{count(again, 'row')} of damaged segments {verb} still in the write-ahead log; an export includes them.")
     if not lines and not needs_attention(store.findings):
         lines.append("Nothing points to a crash: all rows that are live were flushed.")
     unseen = sum(s.rows.rows for s in store.replay.salvage if s.kind == "unseen") if store.replay else 0
@@ -337,15 +341,18 @@ def show_inspect(screen: Screen, document: Mapping[str, Any], places: Places, *,
         facts = _store_facts(store, totals)
     wide = max(len(k) for k, _ in facts) + 2
     for key, value in facts:
-        screen.verbatim(f"{key:<{wide}}{value}")
+        line, bracket, more = value.rpartition(" (") if key == "WAL" else (value, "", "")
+        if bracket and wide + len(value) > screen.width:
+            screen.verbatim(f"{key:<{wide}}{line}")
+            screen.say(f"({more}", indent=wide)
+        else:
+            screen.verbatim(f"{key:<{wide}}{value}")
     sentences = [s for s in document["story"] if s not in told["text"]]
     if sentences:
         screen.say()
     for sentence in sentences:
         screen.say(sentence)
-    for collection in document["collections"]:
-        screen.say()
-        _show_collection(screen, collection, "kind" not in store)
+    _show_collections(screen, document["collections"], "kind" not in store)
     screen.say()
     whole = f"In all: {count(totals['collections'], 'collection')}, {count(totals['partitions'], 'partition')}"
     if "kind" in store:
@@ -379,7 +386,7 @@ def _store_facts(store: Mapping[str, Any], totals: Mapping[str, int]) -> list[tu
     log = "none found"
     if wal:
         held = [count(wal["files"], "file"), size(wal["bytes"])] if wal["files"] else ["no files"]
-        log = f"{printable(wal['path'])}: {', '.join([*held, count(wal['rows'], 'unflushed row')])}"
+        log = f"{printable(wal['path'])} ({', '.join([*held, count(wal['rows'], 'unflushed row')])})"
     return [
         ("Store", printable(store["path"])),
         ("Written by", f"Milvus {store['version'] or '(unknown version)'}"),
@@ -388,27 +395,29 @@ def _store_facts(store: Mapping[str, Any], totals: Mapping[str, int]) -> list[tu
     ]
 
 
-def _show_collection(screen: Screen, c: Mapping[str, Any], is_store: bool) -> None:
-    index = c["index"]["type"] + (f" {_params(c['index']['params'])}" if c["index"]["params"] else "")
-    ids = {True: "automatic ids", False: "ids by the user", None: "id mode unknown"}[c["auto_id"]]
-    facts = [f"{c['vector_type']} {c['dimension']}", c["metric_type"] or "metric unknown"]
-    facts += [index, ids] if is_store or c["auto_id"] is not None else [index]
-    screen.parts([(named(c["name"]), "bold"), (f": {', '.join(facts)}", "")], hang=4)
+def _show_collections(screen: Screen, collections: Sequence[Mapping[str, Any]], is_store: bool) -> None:
+    """A paragraph each; their tables are parts of one, so that all numbers stand below each other."""
+    if is_store:
+        head = [f"{'partition':<16}", f"{'rows':>11}", f"{'deleted':>9}", f"{'in WAL':>8}", "segments", f"{'data':>10}"]
+    else:
+        head = [f"{'partition':<16}", f"{'rows':>13}", f"{'data':>10}"]
+    tables = [[_partition_cells(p, is_store) for p in c["partitions"]] for c in collections]
+    among = [row for rows in tables for row in rows]
+    for number, (c, rows) in enumerate(zip(collections, tables, strict=True)):
+        index = c["index"]["type"] + (f" {_params(c['index']['params'])}" if c["index"]["params"] else "")
+        ids = {True: "automatic ids", False: "ids by the user", None: "id mode unknown"}[c["auto_id"]]
+        facts = [f"{c['vector_type']} {c['dimension']}", c["metric_type"] or "metric unknown"]
+        facts += [index, ids] if is_store or c["auto_id"] is not None else [index]
+        screen.say()
+        screen.parts([(named(c["name"]), "bold"), (f": {', '.join(facts)}", "")], hang=4)
+        screen.table(head, rows, indent=4, among=among, headed=number == 0)
+
+
+def _partition_cells(p: Mapping[str, Any], is_store: bool) -> list[str]:
     if not is_store:
-        rows = [[named(p["name"]), f"{p['rows']:,}", size(p["bytes"])] for p in c["partitions"]]
-        screen.table([f"{'partition':<16}", f"{'rows':>13}", f"{'data':>10}"], rows, indent=4)
-        return
-    rows = [
-        [
-            named(p["name"]),
-            *(f"{p[key]:,}" for key in ("rows", "deleted", "wal_rows")),
-            f"{len(p['segments']):,}",
-            size(p["bytes"]) + _states(p["segments"]),
-        ]
-        for p in c["partitions"]
-    ]
-    head = [f"{'partition':<16}", f"{'rows':>11}", f"{'deleted':>9}", f"{'in WAL':>8}", "segments", f"{'data':>10}"]
-    screen.table(head, rows, indent=4)
+        return [named(p["name"]), f"{p['rows']:,}", size(p["bytes"])]
+    numbers = (f"{p[key]:,}" for key in ("rows", "deleted", "wal_rows"))
+    return [named(p["name"]), *numbers, f"{len(p['segments']):,}", size(p["bytes"]) + _states(p["segments"])]
 
 
 def _states(segments: Sequence[Mapping[str, Any]]) -> str:

@@ -20,6 +20,8 @@ from .names import printable
 WIDTH = 100
 """Columns where no terminal tells."""
 _LEAST = 40
+_SHELL = re.compile(r"(?:milvus-offline|docker) [^'\"\\]*$")
+"""Commands of a shell whose blanks all lie between words."""
 _WIDE = 80
 PLACES = 4
 """Places of findings of one kind that are named; all with --verbose."""
@@ -201,24 +203,40 @@ class Screen:
 
         self._console.print(Text(" " * indent) + Text(text, style), soft_wrap=True)
 
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 0) -> None:
+    def table(
+        self,
+        head: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        indent: int = 0,
+        among: Sequence[Sequence[str]] | None = None,
+        headed: bool = True,
+    ) -> None:
         """Aligned columns: the first is a name, which is cut where the line would be too long; the others are numbers.
 
-        Blanks around a heading make its column so wide at least, so that tables align, where there is room for them.
+        Where the table is a part of a longer one, `among` is all of that one's rows, and only the first part is `headed`.
+        Blanks around a heading make its column so wide at least, where there is room for them.
         """
-        from rich.cells import cell_len, set_cell_size
-        from rich.text import Text
+        from rich.cells import cell_len
 
         if self.width < _WIDE:
             head = [h.strip() for h in head]
-        widths = [max(cell_len(r[i]) for r in (head, *rows)) for i in range(1, len(head))]
+        measured = (head, *(rows if among is None else among))
+        widths = [max(cell_len(r[i]) for r in measured) for i in range(1, len(head))]
         room = max(8, self.width - indent - sum(widths) - 2 * len(widths))
-        first = min(room, max(cell_len(r[0]) for r in (head, *rows)))
+        first = min(room, max(cell_len(r[0]) for r in measured))
         for number, row in enumerate((head, *rows)):
-            name = row[0] if cell_len(row[0]) <= first else set_cell_size(row[0], first - 1) + "…"
-            cells = [" " * (w - cell_len(c)) + c for c, w in zip(row[1:], widths, strict=True)]
-            line = "  ".join([name + " " * (first - cell_len(name)), *cells]).rstrip()
-            self._console.print(Text(" " * indent + line, "" if number else "dim"), soft_wrap=True)
+            if number or headed:
+                cells = [" " * (w - cell_len(c)) + c for c, w in zip(row[1:], widths, strict=True)]
+                line = "  ".join([self.fitted(row[0], first), *cells]).rstrip()
+                self.verbatim(line, indent=indent, style="" if number else "dim")
+
+    def fitted(self, name: str, width: int) -> str:
+        """A name in a column of so many cells: cut, or filled up."""
+        from rich.cells import cell_len, set_cell_size
+
+        shown = name if cell_len(name) <= width else set_cell_size(name, width - 1) + "…"
+        return shown + " " * (width - cell_len(shown))
 
     def rule(self) -> None:
         """Between the reports on two stores."""
@@ -267,7 +285,24 @@ class Screen:
             self.say()
             self.say(title)
             for command in commands:
-                self.verbatim(command, indent=2)
+                self.command(command, indent=2)
+
+    def command(self, command: str, *, indent: int = 0) -> None:
+        """A command that can be pasted: whole, or on a narrow terminal with a backslash where its lines break."""
+        from rich.cells import cell_len
+
+        words = command.split(" ")
+        if not self._console.is_terminal or indent + cell_len(command) <= self.width or not _SHELL.match(command):
+            self.verbatim(command, indent=indent)
+            return
+        line, room = words[0], self.width - indent - 2
+        for word in words[1:]:
+            if cell_len(line) + 1 + cell_len(word) > room and line.strip():
+                self.verbatim(f"{line} \\", indent=indent)
+                line, room = f"    {word}", self.width - indent - 2
+            else:
+                line += f" {word}"
+        self.verbatim(line, indent=indent)
 
 
 def _columns() -> int:

@@ -17,6 +17,12 @@ import click
 ENVIRONMENT = "MILVUS_OFFLINE_"
 DOCUMENTATION = "docs/commands.md"
 OWN_GROUP = "Options"
+SELECTION_GROUP = "What is taken"
+STORE_GROUP = "The store"
+FILES_GROUP = "Files of others and Faiss indexes"
+OUTPUT_GROUP = "Output"
+_RANKS = {OWN_GROUP: 0, SELECTION_GROUP: 1, STORE_GROUP: 3, FILES_GROUP: 4, OUTPUT_GROUP: 5, "Help": 6}
+"""The order of headings; those of a command alone come after what is taken."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,7 +78,7 @@ class Command(click.Command):
             if record is not None and isinstance(param, click.Option):
                 group = "Help" if "--help" in param.opts else getattr(param, "group", OWN_GROUP)
                 sections.setdefault(group, []).append((_one_line(record[0]), _readable(record[1])))
-        for title in sorted(sections, key=lambda t: (t != OWN_GROUP, t == "Help")):
+        for title in sorted(sections, key=lambda t: _RANKS.get(t, 2)):
             with formatter.section(title):
                 formatter.write_dl(sections[title])
 

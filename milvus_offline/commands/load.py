@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -318,7 +317,7 @@ def _show(report: LoadReport, told: dict[str, str], places: Places, verbose: boo
     screen = Screen()
     screen.verdict(told["level"], told["text"])
     for line in report_lines(report, with_findings=False):
-        screen.verbatim(line)
+        screen.say(line, hang=2)
     if report.findings:
         screen.say()
         screen.findings([f.to_json() for f in report.findings], places, verbose=verbose)
@@ -328,16 +327,8 @@ def _show(report: LoadReport, told: dict[str, str], places: Places, verbose: boo
 
 def _what_now(screen: Screen, report: LoadReport) -> None:
     """How one goes on with the rows in the target."""
-    if report.dry_run or not report.rows:
-        return
-    if not report.target.startswith("milvus1:"):
-        screen.steps(report.first_use, "Next, in Python:")
-    elif not report.target.startswith("milvus1://"):
-        folder = shlex.quote(str(Path(report.target.removeprefix("milvus1:")).absolute()))
-        screen.steps(
-            [f"docker run -d -p 19530:19530 -v {folder}:/var/lib/milvus milvusdb/milvus:1.1.1-cpu-d061621-330cc6"],
-            "Next, a server on the new store:",
-        )
+    title = "Next, a server on the new store:" if report.target.startswith("milvus1:") else "Next, in Python:"
+    screen.steps([printable(line) for line in report.first_use], title)
 
 
 def _confirm(dropped: Sequence[str], yes: bool) -> bool:
@@ -387,8 +378,6 @@ def report_lines(report: LoadReport, *, with_findings: bool = True) -> list[str]
         lines = [f"{amount(report.rows, loaded)} ({size(report.bytes)}) in {report.seconds:.1f} s{speed}: {report.target}"]
         words = verified_words(report.verified, report.checked_rows, report.rows)
         lines.append(words if report.exit_code != 4 else "VERIFICATION FOUND DIFFERENCES")
-    if report.first_use and with_findings:
-        lines += ["To use it:", *(f"  {printable(line)}" for line in report.first_use)]
     if report.findings and with_findings:
         lines += finding_lines([f.to_json() for f in report.findings])
     return lines

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .command import chain, choice, read_config
+from .command import FILES_GROUP, OUTPUT_GROUP, SELECTION_GROUP, STORE_GROUP, chain, choice, read_config
 
 _SETTINGS = "milvus_offline.settings"
 
@@ -58,7 +58,7 @@ output_options = chain(
         callback=read_config,
         help="A YAML or JSON file of options, as in `jobs: 2`.",
     ),
-    group="Output",
+    group=OUTPUT_GROUP,
 )
 
 STORE_OPTIONS = ("catalog", "wal", "no_wal", "secondary", "no_catalog", "partition_map", "assume")
@@ -93,7 +93,7 @@ store_options = chain(
         multiple=True,
         help="With --no-catalog: a collection's metric (L2, IP, HAMMING, ...), which also says float or binary; repeatable.",
     ),
-    group="The store",
+    group=STORE_GROUP,
 )
 
 faiss_options = chain(
@@ -102,31 +102,31 @@ faiss_options = chain(
     ),
     click.option("--lossy", is_flag=True, help="Faiss: also read kinds that hold approximate vectors only (PQ, SQ8, ...)."),
     click.option("--follow-ondisk", is_flag=True, help="Faiss: follow inverted lists to a file outside of the index's folder."),
-    group="Files of others and Faiss indexes",
+    group=FILES_GROUP,
 )
 
 vector_options = chain(
-    click.option("--embeddings", metavar="NAME", help="Files of others: the dataset, array or column of vectors."),
-    click.option("--ids-dataset", metavar="NAME", help="Files of others: the dataset, array or column of ids."),
+    click.option("--embeddings", metavar="NAME", help="The dataset, array or column of vectors."),
+    click.option("--ids-dataset", metavar="NAME", help="The dataset, array or column of ids."),
     choice(
         "--vector-type",
         words=["float", "binary"],
-        help="Files of others: what uint8 are, numbers or bits. [default: by the metric, else bits, as MilvusDM writes them]",
+        help="What uint8 are, numbers or bits. [default: by the metric, else bits, as MilvusDM writes them]",
         default=None,
     ),
     choice(
         "--beyond-float32",
         words=["error", "inf"],
-        help="Files of others: numbers that float32 cannot hold: stop, or take them as infinity. [default: error]",
+        help="Numbers that float32 cannot hold: stop, or take them as infinity. [default: error]",
         default=None,
     ),
     click.option("--follow-external", is_flag=True, help="HDF5: also read files outside of its folder that it links to."),
-    group="Files of others and Faiss indexes",
+    group=FILES_GROUP,
 )
 
 file_options = chain(
-    click.option("--into", metavar="NAME", help="Files of others and Faiss: the collection's name."),
-    click.option("--metric", metavar="NAME", help="Files of others and Faiss: the collection's metric."),
+    click.option("--into", metavar="NAME", help="The collection's name."),
+    click.option("--metric", metavar="NAME", help="The collection's metric."),
     click.option(
         "--ids",
         metavar="row|FILE",
@@ -135,7 +135,7 @@ file_options = chain(
     ),
     vector_options,
     faiss_options,
-    group="Files of others and Faiss indexes",
+    group=FILES_GROUP,
 )
 
 ID_FILES = (".npy", ".uid")
@@ -152,7 +152,7 @@ selection_options = chain(
     click.option(
         "--exclude", metavar="NAME", multiple=True, help="Leave out a collection or collection/partition; repeatable."
     ),
-    group="What is taken",
+    group=SELECTION_GROUP,
 )
 
 

@@ -51,9 +51,9 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     Ids are found by the segments' bloom filters and id files; vectors are read of the rows that are shown only.
     """
     from ..errors import UsageError
-    from ..look import document, look_at, look_up, read_ids, table, write_npy
+    from ..look import document, look_at, look_up, read_ids, show_rows, write_npy
     from ..selection import SelectedSource
-    from ..text import needs_attention
+    from ..text import Screen, count, needs_attention
 
     set_up_log(verbose)
     if as_csv + as_json + bool(npy) > 1:
@@ -73,8 +73,10 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
         _print_csv(looks)
     elif as_json:
         print_json(document(str(fileio.absolute(fileio.as_path(path))), looks, wanted))
-    if not quiet and not as_csv and not as_json:
-        click.echo(f"{sum(len(look.rows) for look in looks)} vectors: {npy}" if npy else table(looks, wanted))
+    if npy and not quiet:
+        click.echo(f"{count(sum(len(look.rows) for look in looks), 'vector')}: {npy}")
+    elif not quiet and not as_csv and not as_json:
+        show_rows(Screen(), looks, wanted)
     return 3 if needs_attention(source.findings) else 0
 
 

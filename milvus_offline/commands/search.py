@@ -59,8 +59,8 @@ def command(  # many: one for each option
     from ..errors import UsageError
     from ..search import search
     from ..search.metrics import default_metric
-    from ..search.report import search_document, search_text
-    from ..text import needs_attention
+    from ..search.report import search_document, show_hits
+    from ..text import Screen, needs_attention
 
     set_up_log(verbose)
     if (query is None) == (not row_ids):
@@ -77,7 +77,7 @@ def command(  # many: one for each option
     if as_json:
         print_json(search_document(chosen.schema.name, metric, hits))
     elif not quiet:
-        click.echo(search_text(hits, list(row_ids)))
+        show_hits(Screen(), hits, list(row_ids))
     return 3 if needs_attention(source.findings) else 0
 
 

@@ -287,7 +287,8 @@ def _show(screen: Any, document: dict[str, Any], places: Places, *, verbose: boo
 
     told = document["verdict"]
     screen.verdict(told["level"], told["text"])
-    screen.say(document["summary"])
+    if document["summary"] not in told["text"]:
+        screen.say(document["summary"])
     if "checked" in document:
         screen.say(_reach(document["checked"]))
     if document["findings"]:

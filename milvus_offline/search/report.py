@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..names import printable
+from ..text import Screen, count, named
 from .exact import Hits
 
 
@@ -24,16 +24,22 @@ def search_document(collection: str, metric: str, hits: Hits) -> dict[str, Any]:
     }
 
 
-def search_text(hits: Hits, queries: Sequence[int]) -> str:
-    """The hits as text; `queries`: the ids of the query rows, if they are rows."""
-    lines: list[str] = []
+def show_hits(screen: Screen, hits: Hits, queries: Sequence[int]) -> None:
+    """The hits for a person; `queries`: the ids of the query rows, if they are rows."""
+    from rich.cells import cell_len
+
     for number in range(len(hits.ids)):
-        found = [(str(i), f"{d:.6g}", printable(p)) for i, d, p in _rows(hits, number)]
-        title = f"id {queries[number]}" if queries else f"query {number}"
-        lines.append(f"{title}: {len(found)} hit{'' if len(found) == 1 else 's'}")
-        widths = [max((len(row[i]) for row in found), default=0) for i in (0, 1)]
-        lines += [f"  {i.rjust(widths[0])}  {d.rjust(widths[1])}  {p}" for i, d, p in found]
-    return "\n".join(lines)
+        found = [(str(i), f"{d:.6g}", named(p)) for i, d, p in _rows(hits, number)]
+        if number:
+            screen.say()
+        screen.say(f"{f'id {queries[number]}' if queries else f'query {number}'}: {count(len(found), 'hit')}", "bold")
+        lines = [("id", "distance", "partition"), *found]
+        widths = [max(len(row[i]) for row in lines) for i in (0, 1)]
+        for line, (i, d, p) in enumerate(lines if found else ()):
+            name = screen.fitted(p, max(8, min(cell_len(p), screen.width - sum(widths) - 6)))
+            screen.verbatim(
+                f"{i.rjust(widths[0])}  {d.rjust(widths[1])}  {name}".rstrip(), indent=2, style="" if line else "dim"
+            )
 
 
 def _rows(hits: Hits, number: int) -> Iterator[tuple[int, float, str]]:

@@ -114,7 +114,8 @@ def test_search_by_id_in_a_partition_as_text(store: Path) -> None:
     done = call("search", store, "-c", "c", "--id", "1", "-p", "p", "-k", "5")
     assert done.code == 0
     assert done.out.splitlines()[0] == "id 1: 2 hits"
-    assert {line.split()[2] for line in done.out.splitlines()[1:]} == {"p"}
+    assert done.out.splitlines()[1].split() == ["id", "distance", "partition"]
+    assert {line.split()[2] for line in done.out.splitlines()[2:]} == {"p"}
 
 
 def test_an_infinite_distance_is_null_in_json(tmp_path: Path) -> None:

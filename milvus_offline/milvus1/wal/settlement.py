@@ -143,6 +143,8 @@ class Settlement:
 def _place(lsns: Lsns | Ids) -> str:
     """Where in the log records end, for a person."""
     first, last = int(lsns.min()), int(lsns.max())
+    if first == last:
+        return f"{first >> 32}.wal, the record that ends at byte {first & 0xFFFFFFFF}"
     if first >> 32 == last >> 32:
         return f"{first >> 32}.wal, records that end at bytes {first & 0xFFFFFFFF} to {last & 0xFFFFFFFF}"
     return f"{first >> 32}.wal to {last >> 32}.wal"

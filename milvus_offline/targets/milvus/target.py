@@ -336,6 +336,7 @@ class MilvusTarget(LoadTarget):
             "from pymilvus import MilvusClient",
             f"client = MilvusClient({c.uri!r}{given})",
             f"client.load_collection({plan.name!r})",
+            f"client.query({plan.name!r}, filter='', limit=3)",
             f"client.search({plan.name!r}, data={vector}, anns_field={plan.vector_field!r}, limit=10, "
             f"search_params={ {'metric_type': plan.metric_type, 'params': dict(params)}!r})",
         )

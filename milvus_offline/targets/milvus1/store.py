@@ -324,7 +324,7 @@ class StoreTarget(LoadTarget):
     def first_use(self) -> Sequence[str]:
         if self.options.new_catalog == "mysql" or self.options.server_path:
             return ()
-        return (f"docker run -d -p 19530:19530 -v {shlex.quote(str(self.path))}:/var/lib/milvus {_IMAGE}",)
+        return (f"docker run -d -p 19530:19530 -v {shlex.quote(str(self.path.absolute()))}:/var/lib/milvus {_IMAGE}",)
 
     def prove(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Opens the new store as any other and counts."""
