@@ -1,9 +1,10 @@
-"""Checking an export: its files against its manifest, and every row against the store it came from."""
+"""Checking a store, or an export: its files against its manifest, and every row against the store it came from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from .manifest import (
     schema_of,
 )
 from .milvus1.copies import hashes_of
+from .milvus1.verify import Checked, check_store, weigh
 from .model import NOWHERE, Batch, Piece, Schema, Source, SourcePartition
 from .names import printable
 from .sources.export import file_pieces
 from .sources.hdf5 import damage, open_file
+from .sources.milvus1 import StoreSource
 from .targets.folder import SALVAGE
 from .targets.hdf5file import description
 from .transfer import Advance, Progress, Result, Silent
@@ -88,6 +91,25 @@ def check_export(
     return result
 
 
+def check_source(
+    source: StoreSource, *, sample: float = 1.0, progress: Progress | None = None, cluster: str | None = None
+) -> tuple[Checked, Findings]:
+    """Reads a store through, see milvus1.verify.check_store; with `cluster` (`dask://HOST:PORT`) by its workers."""
+    store, progress = source.store, progress or Silent()
+    progress.start(*weigh(store, sample), 0, 0)
+    try:
+        if cluster is None:
+            return check_store(store, sample=sample, advance=progress.advance)
+        from .cluster import DaskCluster
+
+        with DaskCluster(cluster) as workers:
+            workers.probe(source)
+            run = partial(workers.in_order, progress=progress)
+            return check_store(store, sample=sample, advance=progress.advance, run=run)
+    finally:
+        progress.close()
+
+
 @dataclass(frozen=True)
 class CheckFile:
     """Reads one file of an export through, here or on another machine."""
@@ -130,9 +152,9 @@ def _checked(tasks: Sequence[CheckFile], progress: Progress, cluster: str | None
 
     with DaskCluster(cluster) as workers:
         there = [path for t in tasks if as_path(path := f"{t.out}/{t.id}").is_file()]
-        workers.probe(there[:1000], None)
-        found = {task.id: result for done in workers.run(tasks, progress) for task, result in done}
-    yield from ((task, found[task.id]) for task in tasks)
+        workers.probe_files(there)
+        found = workers.in_order(tasks, progress)
+    yield from zip(tasks, found, strict=True)
 
 
 @dataclass

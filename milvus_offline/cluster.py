@@ -6,24 +6,80 @@ bytes to the same places: so a worker that is lost costs what it was doing, and 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import heapq
+import itertools
+import logging
 import os
 import secrets
 import socket
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from . import fileio
 from .errors import MilvusOfflineError, TargetError, UsageError
+from .model import Source
+from .text import count
 from .transfer import Done, Progress, Result, Task
 
-_AHEAD = 3
+_log = logging.getLogger("milvus_offline")
+
+_AHEAD = 2
 """Tasks for each thread of the workers that the scheduler knows of at a time."""
+_PAUSE_SECONDS = 2
+"""So long a worker that has done its share waits before it takes of another's, which may only have begun later."""
+_ALONE_SECONDS = 60
+"""How long a run waits for workers when all are lost."""
 _RETRIES = 2
 _SECONDS = 10
+_LOST = "the scheduler is lost; what is finished is kept: run it again with --resume"
+_SEEN = 1000
+"""Files that every worker is asked for."""
+
+
+class Shares:
+    """What each worker is to do: equal shares of the bytes for equal numbers of threads. Who has had nothing to do for some
+    seconds takes from who has most left, so nobody waits for a slow worker."""
+
+    def __init__(self, tasks: Sequence[Task], threads: Mapping[str, int]) -> None:
+        mine: dict[str, list[int]] = {worker: [] for worker in threads}
+        loads = [(0.0, number, worker) for number, worker in enumerate(threads)]
+        for at in sorted(range(len(tasks)), key=lambda i: -tasks[i].bytes):
+            load, number, worker = loads[0]
+            mine[worker].append(at)
+            heapq.heapreplace(loads, (load + max(1, tasks[at].bytes) / max(1, threads[worker]), number, worker))
+        self._left = {worker: deque(tasks[at] for at in sorted(found)) for worker, found in mine.items()}
+        self._done: dict[str, list[Task]] = {}
+
+    @property
+    def left(self) -> int:
+        """Tasks that are not begun."""
+        return sum(map(len, self._left.values()))
+
+    def own(self, worker: str) -> Task | None:
+        """The next task of this worker's share."""
+        mine = self._left.get(worker)
+        return mine.popleft() if mine else None
+
+    def others(self, worker: str) -> Task | None:
+        """The last task of who has most left."""
+        most = max(self._left.values(), key=len)
+        return most.pop() if most else None
+
+    def done(self, worker: str, task: Task) -> None:
+        self._done.setdefault(worker, []).append(task)
+
+    def log(self) -> None:
+        """Says what each worker did."""
+        for worker, tasks in sorted(self._done.items()):
+            rows, nbytes = sum(t.rows for t in tasks), sum(t.bytes for t in tasks)
+            _log.info("worker %s: %s, %d rows, %d bytes", worker, count(len(tasks), "task"), rows, nbytes)
 
 
 class DaskCluster:
@@ -56,12 +112,16 @@ class DaskCluster:
         with contextlib.suppress(Exception):  # the scheduler may be gone
             self._client.close(timeout=2)
 
-    def probe(self, read: Sequence[str], write: Path | None) -> None:
-        """Makes sure that every worker sees the files `read` as they are here, and the folder `write`, which exists.
+    def probe(self, source: Source, write: Path | None = None) -> None:
+        """Makes sure that every worker sees the files of `source` as they are here, and the folder `write`, which exists.
 
         Raises TargetError that names the workers which do not.
         """
-        sizes = {path: fileio.status(path).st_size for path in read}
+        self.probe_files(seen_files(source), write)
+
+    def probe_files(self, read: Sequence[str], write: Path | None = None) -> None:
+        """The same for some files."""
+        sizes = {path: fileio.status(path).st_size for path in read[:_SEEN]}
         token, probe = secrets.token_hex(8), None
         if write is not None and not fileio.is_remote(write):
             probe = write / f".milvus-offline-probe-{token}"
@@ -81,58 +141,109 @@ class DaskCluster:
                     path.unlink(missing_ok=True)
         if wrong:
             raise TargetError(
-                f"{self.url}: not every worker sees what it needs, so no row was written: {'; '.join(wrong)}. Source and "
+                f"{self.url}: not every worker sees what it needs, so nothing was begun: {'; '.join(wrong)}. Source and "
                 "output must be under the same path everywhere: a shared file system, or a bucket"
             )
 
     def run(self, tasks: Sequence[Task], progress: Progress) -> Iterator[Done]:
-        """Runs the tasks; gives what is done, whenever something is.
+        """Runs the tasks, an equal share on each worker; gives what is done, whenever something is.
 
         Raises what a task raised, and TargetError when the cluster is lost.
         """
-        from distributed import as_completed
-
-        threads = sum(w["nthreads"] for w in self._client.scheduler_info(n_workers=-1)["workers"].values())
         run = secrets.token_hex(4)
-        queue: deque[Task] = deque(tasks)
-        begun: dict[str, tuple[Task, Any]] = {}
+        threads = self._threads()
+        shares = Shares(tasks, threads)
+        begun: dict[str, tuple[Task, Any, str]] = {}
+        last: dict[str, float] = {}
+        """When something ended that was meant for a worker."""
+        looked = time.monotonic()
 
-        def submit() -> Any:
-            task = queue.popleft()
-            future = self._client.submit(_run, task, key=f"{task.id}-{run}", pure=False, retries=_RETRIES)
-            begun[future.key] = task, future
-            return future
+        def begin(worker: str, take: Callable[[str], Task | None], most: int) -> None:
+            for task in itertools.islice(iter(partial(take, worker), None), most):
+                key = f"{task.id}-{run}"
+                where = {"workers": [worker], "allow_other_workers": True}  # also when it is lost
+                begun[key] = task, self._client.submit(_run, task, key=key, pure=False, retries=_RETRIES, **where), worker
 
-        waiting = as_completed([submit() for _ in range(min(len(queue), _AHEAD * max(1, threads)))], loop=self._client.loop)
+        for worker, number in threads.items():
+            begin(worker, shares.own, _AHEAD * number)
         try:
-            for future in waiting:
-                task, _ = begun.pop(future.key)
-                result = self._result(future, task)
-                if queue:
-                    waiting.add(submit())
-                progress.advance(task.rows, task.bytes)
-                yield [(task, result)]
+            while begun:
+                for future in self._wait([future for _, future, _ in begun.values()]):
+                    task, _, meant = begun.pop(future.key)
+                    worker, result = self._result(future, task)
+                    shares.done(worker, task)
+                    last[meant] = time.monotonic()
+                    begin(meant, shares.own, 1)
+                    progress.advance(task.rows, task.bytes)
+                    yield [(task, result)]
+                late = time.monotonic() - _PAUSE_SECONDS
+                if shares.left and looked < late:
+                    threads, looked = self._threads(), time.monotonic()  # some may have come
+                    working = {worker for _, _, worker in begun.values()}
+                    for worker in [w for w in threads if w not in working and last.get(w, 0) < late]:
+                        begin(worker, shares.others, _AHEAD * threads[worker])
         finally:
             with contextlib.suppress(Exception):
-                self._client.cancel([future for _, future in begun.values()])
+                self._client.cancel([future for _, future, _ in begun.values()])
+            shares.log()
 
-    def _result(self, future: Any, task: Task) -> Result:
+    def _threads(self) -> dict[str, int]:
+        """The workers that the scheduler knows, and how many threads each has."""
         try:
-            result: Result = future.result()
-            return result
+            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        except Exception as e:
+            raise TargetError(f"{self.url}: {_LOST}") from e
+        return {address: max(1, int(w["nthreads"])) for address, w in workers.items()}
+
+    def _wait(self, futures: Sequence[Any]) -> list[Any]:
+        """Those that are over, as soon as one is; none when that takes long. Raises TargetError when nobody is left to work."""
+        from distributed import wait
+
+        try:
+            return list(wait(futures, timeout=_PAUSE_SECONDS, return_when="FIRST_COMPLETED").done)
+        except (TimeoutError, asyncio.TimeoutError):  # two on Python 3.10
+            until = time.monotonic() + _ALONE_SECONDS
+            while not self._threads():
+                if time.monotonic() > until:
+                    raise TargetError(
+                        f"{self.url}: no worker is left; what is finished is kept: start some, and run it again with --resume"
+                    ) from None
+                time.sleep(1)
+            return []
+        except Exception:  # of futures that were lost with the scheduler: their results say it
+            return [f for f in futures if f.status != "pending"] or list(futures)
+
+    def in_order(self, tasks: Sequence[Task], progress: Progress) -> Iterator[Result]:
+        """What each task found, in their order, when all are done. Raises as `run` does."""
+        found = {task.id: result for done in self.run(tasks, progress) for task, result in done}
+        return (found[task.id] for task in tasks)
+
+    def _result(self, future: Any, task: Task) -> tuple[str, Result]:
+        """The worker that ran a task, and what it says of its work."""
+        try:
+            worker, result = future.result()
+            return worker, result
         except MilvusOfflineError:
             raise
         except Exception as e:
             name = type(e).__name__
             if name in ("CancelledError", "FutureCancelledError", "CommClosedError", "TimeoutError"):
-                raise TargetError(
-                    f"{self.url}: the scheduler is lost; what is finished is kept: run it again with --resume"
-                ) from e
+                raise TargetError(f"{self.url}: {_LOST}") from e
             if name == "KilledWorker":
                 raise TargetError(f"{self.url}: several workers died over {task.id}: {e}; see their logs, then --resume") from e
             if isinstance(e, OSError):
                 raise TargetError(f"{self.url}: {task.id}: {e}") from e
             raise
+
+
+def seen_files(source: Source) -> list[str]:
+    """A file or two of each partition: what a machine must see that is to read the source."""
+    found: dict[str, None] = {}
+    for partition in (p for c in source.collections for p in c.partitions):
+        for piece in (*partition.pieces[:1], *partition.pieces[-1:]):
+            paths = getattr(piece, "paths", None) or [f.path for f in getattr(piece, "files", ())]
+            found.update(dict.fromkeys(str(p) for p in paths))
+    return list(found)
 
 
 def _answer(probe: str, host: str) -> Path:
@@ -159,10 +270,12 @@ def _look(sizes: Mapping[str, int], probe: str | None, token: str) -> tuple[str,
     return host, ""
 
 
-def _run(task: Task) -> Result:
-    """Runs on a worker. What it wrote is durable there before the ledger has it."""
+def _run(task: Task) -> tuple[str, Result]:
+    """Runs on a worker, whose address it returns. What it wrote is durable there before the ledger has it."""
+    from distributed import get_worker
+
     result = task.run(lambda rows, nbytes: None)
     path = getattr(task, "path", None)
     if getattr(task, "durable", False) and isinstance(path, str) and os.path.exists(path):
         fileio.sync_file(path)
-    return result
+    return get_worker().address, result

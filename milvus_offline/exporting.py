@@ -45,19 +45,6 @@ def _workers(url: str) -> DaskCluster:
     return DaskCluster(url)
 
 
-def seen_files(source: Source) -> list[str]:
-    """A file or two of each partition: what a machine must see that is to read the source."""
-    found: dict[str, None] = {}
-    for partition in (p for c in source.collections for p in c.partitions):
-        for piece in (*partition.pieces[:1], *partition.pieces[-1:]):
-            paths = getattr(piece, "paths", None) or [f.path for f in getattr(piece, "files", ())]
-            found.update(dict.fromkeys(str(p) for p in paths))
-    return list(found)[:_SEEN]
-
-
-_SEEN = 1000
-
-
 def run_export(
     source: Source,
     target: ExportTarget,
@@ -76,7 +63,7 @@ def run_export(
         with contextlib.nullcontext() if cluster is None else _workers(cluster) as workers:
             tasks = target.prepare(source, resume=resume)
             if workers is not None:
-                workers.probe(seen_files(source), target.out)
+                workers.probe(source, target.out)
             results = execute(
                 tasks,
                 jobs=jobs,

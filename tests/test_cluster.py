@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from support.builder import StoreBuilder, rows
 from support.command import call, files, manifest
 from support.daskcluster import Cluster, cluster
 from support.real import STORES
+
+from milvus_offline.checking import CheckFile
 
 pytestmark = pytest.mark.server
 
@@ -68,8 +72,52 @@ def test_the_workers_verify_an_export(form: str, running: Cluster, store: Path, 
     there, here = call("verify", out, "--cluster", running.url, "--json"), call("verify", out, "--json")
     assert there.code == here.code == 4
     assert there.json["findings"] == here.json["findings"] != []
-    refused = call("verify", store, "--cluster", running.url)
-    assert refused.code == 2 and "--cluster goes with an export" in refused.err
+
+
+@pytest.mark.parametrize("name", ["partitions", "crash_dup", "indexed", "lost_flush"])
+def test_the_workers_verify_a_store(name: str, running: Cluster) -> None:
+    there, here = (call("verify", STORES / name / "store", "--json", *w) for w in (["--cluster", running.url], []))
+    assert there.code == here.code, there.err
+    assert there.json == here.json
+
+
+def test_damage_that_the_workers_find_is_told(running: Cluster, store: Path) -> None:
+    raw = sorted(store.rglob("*.rv"))[5]
+    raw.write_bytes(raw.read_bytes()[:4096] + bytes(8192) + raw.read_bytes()[12288:])
+    there, here = (call("verify", store, "--json", *w) for w in (["--cluster", running.url], []))
+    assert there.code == here.code == 4
+    assert there.json == here.json
+
+
+def test_a_target_is_compared_on_one_machine(running: Cluster, store: Path) -> None:
+    refused = call("verify", "http://127.0.0.1:9", "--against", store, "--cluster", running.url)
+    assert (refused.code, "--cluster goes with a store or an export" in refused.err) == (2, True)
+
+
+def test_each_worker_gets_an_equal_share_and_who_waits_takes_of_it() -> None:
+    from milvus_offline.cluster import Shares
+
+    tasks = [CheckFile(str(n), "", None, {"rows": 5, "bytes": 100}) for n in range(40)]  # type: ignore[arg-type]
+    shares = Shares(tasks, {"a": 1, "b": 1, "c": 2})
+    each = {w: list(iter(partial(shares.own, w), None)) for w in "abc"}
+    assert {w: len(found) for w, found in each.items()} == {"a": 10, "b": 10, "c": 20}
+    assert [int(t.id) for t in each["c"]] == sorted(int(t.id) for t in each["c"]), "each in the order of the list"
+    shares = Shares(tasks, {"a": 1, "b": 1})
+    assert len(list(iter(partial(shares.own, "a"), None))) == 20
+    assert shares.left == len(list(iter(partial(shares.others, "a"), None))) == 20
+    assert shares.own("b") is None and shares.others("b") is None
+
+
+def test_the_work_is_split_equally_and_the_dashboard_shows_our_names(running: Cluster, store: Path, tmp_path: Path) -> None:
+    from distributed import Client
+
+    done = call("export", store, tmp_path / "out", "--cluster", running.url, "-v")
+    assert done.code == 0, done.err
+    with Client(running.url.replace("dask", "tcp"), set_as_default=False) as client:
+        names = client.run_on_scheduler(lambda dask_scheduler: sorted(dask_scheduler.task_prefixes))
+    assert {"a/_default.h5:0", "b/_default.h5:0", "c/_default.h5:0"} <= set(names)
+    told = re.findall(r"worker tcp://\S+: \d+ tasks?, (\d+) rows", done.err)
+    assert sorted(map(int, told)) == [7996, 7996, 8096], "each of three workers one of three collections"
 
 
 @pytest.mark.parametrize("name", ["partitions", "crash_wal", "indexed", "binary"])
@@ -103,9 +151,9 @@ def test_paths_that_not_every_worker_sees_are_named(running: Cluster, store: Pat
     raw = next(store.rglob("*.rv"))
     fd = os.dup2(os.open(raw, os.O_RDONLY), 700)
     with DaskCluster(running.url) as workers:
-        workers.probe([str(raw)], tmp_path)
+        workers.probe_files([str(raw)], tmp_path)
         with pytest.raises(TargetError, match=r"worker tcp://127.0.0.1:\d+ on .* does not see /proc/self/fd/700 of the source"):
-            workers.probe([f"/proc/self/fd/{fd}"], tmp_path)  # a path that leads elsewhere in another process
+            workers.probe_files([f"/proc/self/fd/{fd}"], tmp_path)  # a path that leads elsewhere in another process
         assert not list(tmp_path.glob(".milvus-offline-probe*"))
     os.close(fd)
 

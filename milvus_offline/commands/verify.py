@@ -119,11 +119,11 @@ def _verify(path: str, **o: Any) -> tuple[dict[str, Any], Places, dict[str, Any]
     cluster = o.pop("cluster")
     if not is_target(path) and fileio.as_path(path).is_dir() and kind_of(path) == "export":
         return _verify_export(path, cluster, **o)
-    if cluster:
-        raise UsageError(f"--cluster goes with an export; {path} is none, and is verified on one machine")
     if is_target(path):
+        if cluster:
+            raise UsageError(f"--cluster goes with a store or an export; the target {path} is compared on this machine")
         return _verify_target(path, about_target, **o)
-    return _verify_store(path, **o)
+    return _verify_store(path, cluster, **o)
 
 
 def _verify_target(  # many: one for each option
@@ -218,11 +218,19 @@ def _compare_searches(path: str, source: Source, count: int, findings: Findings)
         return 0
 
 
-def _verify_store(
-    path: str, *, against: str | None, searches: int | None, sample: float, quiet: bool, lost_ids: str | None, **o: Any
+def _verify_store(  # many: one for each option
+    path: str,
+    cluster: str | None,
+    *,
+    against: str | None,
+    searches: int | None,
+    sample: float,
+    quiet: bool,
+    lost_ids: str | None,
+    **o: Any,
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
+    from ..checking import check_source
     from ..errors import UsageError
-    from ..milvus1.verify import check_store, weigh
     from ..report import inspect_document
     from ..sources import KINDS, kind_of
     from ..sources.milvus1 import StoreSource
@@ -240,12 +248,7 @@ def _verify_store(
             f"{path}"
         )
     opened = given.store
-    shown = progress(quiet)
-    shown.start(*weigh(opened, sample), 0, 0)
-    try:
-        checked, own = check_store(opened, sample=sample, advance=shown.advance)
-    finally:
-        shown.close()
+    checked, own = check_source(given, sample=sample, progress=progress(quiet), cluster=cluster)
     findings = [*opened.findings, *own]
     summary = (
         f"{count(checked.rows, 'row')} in {count(checked.segments, 'segment')}, "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from ..errors import DamageError, UsageError
 from ..findings import Findings
 from ..hashing import row_hashes
 from ..model import Advance, Array, Batch, VectorType
-from ..watch import watching
+from ..watch import Watch, watching
 from .catalog.rows import Catalog, FileRow
 from .layout import BLOOM_FILTER, FileType
 from .opening import Partition, Store
@@ -54,19 +55,63 @@ class Checked:
         }
 
 
-def check_store(store: Store, *, sample: float = 1.0, advance: Advance | None = None) -> tuple[Checked, Findings]:
+@dataclass(frozen=True)
+class CheckSegment:
+    """Reads one segment through, with its bloom filter and its index files: a picklable task, for here or another machine."""
+
+    id: str
+    where: str
+    segment: Segment | LegacyRawFile
+    indexes: tuple[tuple[FileRow, Path | None], ...] = ()
+    """The index files that the catalog lists, and where they are."""
+
+    @property
+    def rows(self) -> int:
+        return self.segment.rows
+
+    @property
+    def bytes(self) -> int:
+        return self.segment.bytes
+
+    def run(self, advance: Advance) -> dict[str, Any]:
+        """`rows` that came out and the sum of their ids, how many could be held against a bloom filter and an index file,
+        `findings`, and what the watch saw."""
+        notes = Findings()
+        with watching() as met:
+            told = _Told(advance)
+            bloom = _bloom(self.segment, self.where, notes) if isinstance(self.segment, Segment) else None
+            rows, id_sum = _read_rows(self.where, self.segment, bloom, notes, told.advance)
+            told.rest(self.segment)
+        compared = 0
+        if isinstance(self.segment, Segment):
+            with watching():  # what is met by reading again was said
+                for row, path in self.indexes:
+                    compared = max(compared, min(rows, _check_index(path, self.segment, row, notes)))
+        filtered = rows if bloom is not None else 0
+        return {"rows": rows, "id_sum": id_sum, "filtered": filtered, "compared": compared, "findings": notes, **met.result()}
+
+
+Run = Callable[[Sequence[CheckSegment]], Iterator[dict[str, Any]]]
+"""Runs tasks, here or elsewhere, and gives what each of them found, in their order."""
+
+
+def check_store(
+    store: Store, *, sample: float = 1.0, advance: Advance | None = None, run: Run | None = None
+) -> tuple[Checked, Findings]:
     """Reads a store's segments, index files and log through and compares them with each other and with the catalog.
 
     `sample` is the share of segments whose rows, bloom filters and index files are read (chosen by their name, so the same ones
-    each time); lengths and the log are always looked at. Findings are those beyond the store's own.
+    each time); lengths and the log are always looked at. `run` reads the segments elsewhere; the log is always read here.
+    Findings are those beyond the store's own.
     """
+    tell = advance or (lambda rows, nbytes: None)
     notes = Findings()
     with watching() as met:
-        done = _check(store, sample, advance, notes)
+        done = _check(store, sample, tell, notes, met, run or (lambda tasks: (t.run(tell) for t in tasks)))
     return done, Findings([*notes, *met.findings()])
 
 
-def _check(store: Store, sample: float, advance: Advance | None, notes: Findings) -> Checked:
+def _check(store: Store, sample: float, advance: Advance, notes: Findings, met: Watch, run: Run) -> Checked:
     by_segment: dict[tuple[str, str], list[FileRow]] = {}
     for row in store.catalog.files:
         by_segment.setdefault((row.table_id, row.segment_id), []).append(row)
@@ -76,42 +121,25 @@ def _check(store: Store, sample: float, advance: Advance | None, notes: Findings
             notes.error("file-differs", f.where, "a file of this segment is not what the server wrote", f.rows)
     alike: dict[tuple[str, int, int], list[_Alike]] = {}
     done = Checked()
-    chosen = _chosen(store, sample)
-    for partition, segment, table_id in _segments(store):
-        if isinstance(segment, LegacyRawFile):
-            told = _Told(advance)
-            rows = _read_rows(partition, segment, None, notes, told.advance)[0]
-            told.rest(segment)
-            done.segments += 1
-            done.rows += rows
-            done.on_nothing += rows
-            done.bytes += segment.bytes
+    work = list(_work(store, sample, by_segment))
+    results = iter(run([task for _, _, task in work if task is not None]))
+    for segment, table_id, task in work:
+        if isinstance(segment, Segment):
+            _compare_deletes(store.catalog, segment, table_id, by_segment.get((table_id, segment.id), []), uncounted, notes)
+        if task is None:
             continue
-        catalog_rows = by_segment.get((table_id, segment.id), [])
-        doubted = segment.deletes is not None or str(Path(segment.ids_path).parent) in uncounted
-        if doubted:
-            text = "the deletions in the files are not those that the server made; another finding tells what is known of them"
-            notes.error("deletes-differ", f"{table_id}/{segment.id}", text)
-        else:
-            _compare_counts(store.catalog, segment, table_id, catalog_rows, notes)
-        if segment.id not in chosen:
-            continue
+        found = next(results)
+        met.add(found)
+        notes += found["findings"]
+        rows, compared = found["rows"], found["compared"]
+        if isinstance(segment, Segment):
+            with watching():  # the same
+                _find_twin(task.where, segment, alike.setdefault((table_id, rows, found["id_sum"]), []), notes)
         done.segments += 1
         done.bytes += segment.bytes
-        bloom = _bloom(segment, f"{partition.schema.name}/{partition.name}/{segment.id}", notes)
-        told = _Told(advance)
-        rows, id_sum = _read_rows(partition, segment, bloom, notes, told.advance)
-        told.rest(segment)
-        compared = 0
-        with watching():  # what is met by reading again was said
-            _find_twin(partition, segment, alike.setdefault((table_id, rows, id_sum), []), notes)
-            for row in catalog_rows:
-                if row.file_type == FileType.INDEX:
-                    done.index_files += 1
-                    path = store.disk.index_file(table_id, segment.id, row.file_id)
-                    compared = max(compared, min(rows, _check_index(path, segment, row, notes)))
+        done.index_files += len(task.indexes)
         done.rows += rows
-        done.ids_in_filters += rows if bloom is not None else 0
+        done.ids_in_filters += found["filtered"]
         done.vectors_in_indexes += compared
         done.on_nothing += rows - compared
     logged = _read_log_rows(store, notes, advance)
@@ -125,22 +153,46 @@ def _check(store: Store, sample: float, advance: Advance | None, notes: Findings
     return done
 
 
+def _work(
+    store: Store, sample: float, by_segment: Mapping[tuple[str, str], list[FileRow]]
+) -> Iterator[tuple[Segment | LegacyRawFile, str, CheckSegment | None]]:
+    """All segments with the id of their table, and the task that reads those that were chosen."""
+    chosen = _chosen(store, sample)
+    for partition, segment, table_id in _segments(store):
+        legacy = isinstance(segment, LegacyRawFile)
+        if not legacy and segment.id not in chosen:
+            yield segment, table_id, None
+            continue
+        listed = by_segment.get((table_id, segment.id), ()) if not legacy else ()  # a legacy file may itself be an index
+        indexes = [(r, store.disk.index_file(table_id, segment.id, r.file_id)) for r in listed if r.file_type == FileType.INDEX]
+        where = f"{partition.schema.name}/{partition.name}/{segment.id}"
+        yield segment, table_id, CheckSegment(f"{table_id}/{segment.id}", where, segment, tuple(indexes))
+
+
+def _compare_deletes(  # many: a segment, and what its store says of it
+    catalog: Catalog, segment: Segment, table_id: str, rows: list[FileRow], uncounted: Set[str], notes: Findings
+) -> None:
+    if segment.deletes is not None or str(Path(segment.ids_path).parent) in uncounted:
+        text = "the deletions in the files are not those that the server made; another finding tells what is known of them"
+        notes.error("deletes-differ", f"{table_id}/{segment.id}", text)
+    else:
+        _compare_counts(catalog, segment, table_id, rows, notes)
+
+
 class _Told:
     """Tells the progress of one segment, and in the end that all of it was looked at, deleted rows too."""
 
-    def __init__(self, tell: Advance | None) -> None:
+    def __init__(self, tell: Advance) -> None:
         self._tell = tell
         self._rows = self._bytes = 0
 
     def advance(self, rows: int, nbytes: int) -> None:
         self._rows += rows
         self._bytes += nbytes
-        if self._tell is not None:
-            self._tell(rows, nbytes)
+        self._tell(rows, nbytes)
 
     def rest(self, segment: Segment | LegacyRawFile) -> None:
-        if self._tell is not None:
-            self._tell(segment.rows - self._rows, segment.bytes - self._bytes)
+        self._tell(segment.rows - self._rows, segment.bytes - self._bytes)
 
 
 def weigh(store: Store, sample: float) -> tuple[int, int]:
@@ -179,14 +231,9 @@ def _compare_counts(catalog: Catalog, segment: Segment, table_id: str, rows: lis
 
 
 def _read_rows(
-    partition: Partition,
-    segment: Segment | LegacyRawFile,
-    bloom: BloomFilter | None,
-    notes: Findings,
-    advance: Advance | None,
+    where: str, segment: Segment | LegacyRawFile, bloom: BloomFilter | None, notes: Findings, advance: Advance
 ) -> tuple[int, int]:
     """How many rows came, and the sum of their ids modulo 2^64."""
-    where = f"{partition.schema.name}/{partition.name}/{segment.id}"
     rows = absent = strange = id_sum = 0
     try:
         for batch in segment.batches():
@@ -194,9 +241,8 @@ def _read_rows(
             id_sum = (id_sum + int(batch.ids.sum())) % (1 << 64)
             if bloom is not None:
                 absent += int((~bloom.contains(batch.ids)).sum())
-            strange += _not_finite(batch, partition)
-            if advance is not None:
-                advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
+            strange += _not_finite(batch, segment.schema.vector_type)
+            advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
     except (DamageError, OSError) as e:
         notes.error("segment-unreadable", where, str(e), segment.rows - rows)
         return rows, id_sum
@@ -214,7 +260,7 @@ def _read_rows(
     return rows, id_sum
 
 
-def _find_twin(partition: Partition, segment: Segment, alike: list[_Alike], notes: Findings) -> None:
+def _find_twin(where: str, segment: Segment, alike: list[_Alike], notes: Findings) -> None:
     """Says it when one of `alike`, segments of the table with as many rows and the same sum of ids, holds the same rows. Each
     is read once more at most."""
     alike.append(_Alike(segment))
@@ -230,7 +276,6 @@ def _find_twin(partition: Partition, segment: Segment, alike: list[_Alike], note
             f"the same rows as in segment {twin.id}: they were inserted twice, or a server that was killed while it flushed "
             "doubled them when it started again. A 1.x server shows both"
         )
-        where = f"{partition.schema.name}/{partition.name}/{segment.id}"
         notes.info("segments-equal", where, text, segment.rows)
 
 
@@ -252,15 +297,14 @@ class _Alike:
         return self.sums
 
 
-def _read_log_rows(store: Store, notes: Findings, advance: Advance | None) -> int:
+def _read_log_rows(store: Store, notes: Findings, advance: Advance) -> int:
     rows = 0
     for collection in store.collections:
         for partition in collection.partitions:
             try:
                 for batch in (b for piece in partition.log for b in piece.batches()):
                     rows += len(batch.ids)
-                    if advance is not None:
-                        advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
+                    advance(len(batch.ids), batch.vectors.nbytes + batch.ids.nbytes)
             except (DamageError, OSError) as e:
                 notes.error("wal-unreadable", f"{collection.name}/{partition.name}", str(e))
     return rows
@@ -283,8 +327,8 @@ def _bloom(segment: Segment, where: str, notes: Findings) -> BloomFilter | None:
         return None
 
 
-def _not_finite(batch: Batch, partition: Partition) -> int:
-    if partition.schema.vector_type is VectorType.BINARY:
+def _not_finite(batch: Batch, vector_type: VectorType) -> int:
+    if vector_type is VectorType.BINARY:
         return 0
     with np.errstate(invalid="ignore", over="ignore"):
         if np.isfinite(batch.vectors.sum()):  # cheap: one strange value spoils the sum
