@@ -255,6 +255,13 @@ SECTIONS = (
                 "`--catalog` names another one, `--no-catalog` reads the files alone, `--salvage orphans` exports the rows.",
             ),
             Code(
+                "log-stranger",
+                (WARNING,),
+                "Records after the last flush are of a collection or partition that the catalog neither knows nor has dropped: "
+                "their names are damaged.",
+                "`--salvage dropped` exports the rows.",
+            ),
+            Code(
                 "log-unknown",
                 (WARNING,),
                 "The catalog holds no collection at all, and the log holds rows: everything was dropped, or the catalog is new "

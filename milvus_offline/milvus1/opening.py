@@ -28,6 +28,7 @@ from .disk import Disk
 from .layout import META
 from .live import LiveSet, select
 from .location import Location, locate
+from .segment.deletes import OF_DELETES, says_too_much
 from .segment.files import attribute_schema
 from .store import Collection, Partition, Store
 from .unexplained import Unexplained
@@ -156,6 +157,11 @@ class Opening:
         segments, rows = ({**self.segments, **replay.segments}, replay.rows) if replay else (self.segments, {})
         salvage = replay.salvage if replay else []
         Unexplained(self.catalog, self.live, self.disk, self.schemas, segments, rows, salvage).compare(findings)
+        if any(f.code in OF_DELETES for f in self.findings):
+            for p in (p for c in self.live.collections for p in c.partitions):
+                counts = {c.segment_id: c.row.row_count for c in p.choices if c.row.file_id == c.segment_id}
+                for s in (s for s in self.segments[p.table.table_id] if s.id in counts):
+                    says_too_much(s, counts[s.id], findings, f"{p.table.table_id}/{s.id}")
         return replace(self, findings=(*self.findings, *findings))
 
     def with_collections(self, replay_wal: bool) -> Opening:

@@ -295,6 +295,18 @@ def disk_blocks_lost(m: Mutant, rng: random.Random) -> None:
 
 
 @recipe
+def ids_of_another_segment(m: Mutant, rng: random.Random) -> None:
+    """Right names, right sizes: the ids, and now and then the vectors, are those of a segment of the same size."""
+    sizes: dict[int, list[str]] = {}
+    for name in m.files(".uid", folder="db/tables/"):
+        if name.split("/")[3] in m.base.live:
+            sizes.setdefault(len(m.read(name)), []).append(name)
+    if alike := [names for size, names in sorted(sizes.items()) if len(names) > 1 and size > 8]:
+        to, origin = rng.sample(rng.choice(alike), 2)
+        m.write(to, m.read(origin), f"copied from {origin}")
+
+
+@recipe
 def log_blocks_lost(m: Mutant, rng: random.Random) -> None:
     """Whole sectors inside the ids and vectors of a record are zeros, or ones."""
     if records := [r for r in m.base.records if not r.is_delete and r.end - r.ids_at > 1536]:
@@ -447,6 +459,17 @@ def wal_bits_in_headers(m: Mutant, rng: random.Random) -> None:
         record = rng.choice(m.base.records)
         data = m.read(record.file)
         m.write(record.file, data, _flip(data, rng, record.start, record.ids_at))
+
+
+@recipe
+def wal_name_bit(m: Mutant, rng: random.Random) -> None:
+    """One bit of the collection's name or the tag in a record."""
+    if records := [r for r in m.base.records if r.ids_at > r.names_at]:
+        record = rng.choice(records)
+        data = m.read(record.file)
+        at = rng.randrange(record.names_at, record.ids_at)
+        data[at] ^= 1 << rng.randrange(8)
+        m.write(record.file, data, f"record at {record.start}: a bit of byte {at - record.names_at} of its names")
 
 
 @recipe

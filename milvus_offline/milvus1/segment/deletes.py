@@ -20,6 +20,7 @@ import numpy as np
 
 from ... import fileio
 from ...errors import DamageError
+from ...findings import Findings
 from ...model import Severity
 from ...watch import named, union, watching
 from ..layout import BLOOM_FILTER, DELETED_DOCS, OFFSET
@@ -169,6 +170,28 @@ def _read_entries(segment: Segment, path: str, listed: _Listed, witness: Witness
         listed.lost += outside
         text = f"it names {outside} offsets outside 0..{segment.stored - 1}, which are ignored"
         listed.wrong.append(("deleted-docs-outside", text))
+
+
+def says_too_much(segment: Segment, row_count: int, findings: Findings, where: str) -> None:
+    """Tells of a list that names more deletions than catalog and bloom filter know of.
+
+    A crash leaves that, too (§3.4): only to be asked in stores where other lists have lost theirs, as after an exchange.
+    """
+    known, expected = segment.deleted, segment.stored - row_count
+    if segment.deletes is not None or segment.deleted_path is None or not 0 <= expected < known:
+        return
+    try:
+        live = live_count(Path(segment.ids_path).with_name(BLOOM_FILTER))
+    except (DamageError, OSError):
+        return
+    if live == row_count:
+        findings.warning(
+            "deleted-docs-damaged",
+            where,
+            f"{segment.deleted_path} names {known} deleted rows, but catalog and bloom filter know of {expected}, and lists of "
+            "other segments are damaged: were they exchanged? These rows are left out; --salvage deleted exports them",
+            known,
+        )
 
 
 def _contradicts(segment: Segment, listed: _Listed, expected: int | None) -> bool:

@@ -14,21 +14,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...findings import Findings
-from ...hashing import row_hashes
 from ...model import DEFAULT_PARTITION, Schema, Severity, VectorType
-from ...names import printable
-from ..catalog.check import one_byte_off
 from ..catalog.rows import Catalog, version_key
-from ..copies import among, hashes_of, matched
+from ..copies import hashes_of, matched
 from ..layout import ID, FileType
 from ..live import LiveCollection
 from ..segment.files import Segment
-from .account import hashes_with_ids
 from .deletes import EVER, DeleteRecords, Deletes
 from .log import Kind, Log, Record, Walk, is_new_numbering, schema_fits
 from .outcome import LogSalvage, Opened, Replay
 from .rows import LogRows, SpanBuilder
 from .settlement import Settlement
+from .strangers import Strangers
 from .table import IDS_CHUNK, LoggedTable, delete_from
 from .unrecorded import already_flushed, older_than_segments, partly_flushed, stored_hashes
 from .window import Window, check_flush_lsns
@@ -79,8 +76,8 @@ class Replayer:
         for collection in opened.selection.collections:
             self._add_collection(collection, in_memory)
         self._extras: dict[tuple[str, str, str], _Extra] = {}
-        self._untold: dict[tuple[str, str], _Extra] = {}
-        """By collection and tag."""
+        traces = {x.table_id for x in opened.selection.leftovers}
+        self._strangers = Strangers(log, self.catalog, traces, self.schemas)
         self._mismatched: dict[str, int] = defaultdict(int)
         self._doubled: dict[str, int] = defaultdict(int)
         self._log_damaged = False
@@ -119,7 +116,8 @@ class Replayer:
             self._recover(self._tables[table_id])
         if self.catalog.knows_the_log and self.wal_enabled is not False:
             self._find_lacking()
-            self._find_renamed()
+            self._strangers.report(self.result.findings)
+            self._strangers.find_renamed(self._members, self.segments, self.result.findings)
         self._report()
         return self.result
 
@@ -189,7 +187,7 @@ class Replayer:
         collection, tag = self._names(record)
         table = self._resolve(collection, tag)
         if table is None:
-            self._note_untold(record, collection, tag)
+            self._strangers.unknown(record, collection, tag, self._by_key)
         elif record.kind is Kind.DELETE:
             self._delete(record, table, tag)
         elif schema_fits(record, table.schema):
@@ -209,9 +207,12 @@ class Replayer:
             if resolved is not None and record.kind is not Kind.DELETE:
                 self._settlement.odd_tags.add(resolved.table_id)
                 self._unseen(record, resolved)
-            elif resolved is None and record.kind is not Kind.DELETE:
-                self._dropped(record, collection, tag)
+            elif resolved is None:
+                self._strangers.unknown(record, collection, tag, self._by_key)
+                if record.kind is not Kind.DELETE:
+                    self._dropped(record, collection, tag)
             return
+        self._strangers.known(record)
         root = self._by_key[(collection, "")]
         flushed = root.flush_lsn if by_root else table.flush_lsn
         if record.kind is Kind.DELETE:
@@ -247,15 +248,7 @@ class Replayer:
             reason = f"acknowledged under the tag {record.tag.decode('utf-8', 'replace')!r}, which the server never applies"
             self._extra("unseen", table.collection, table.partition, table.schema, reason).add(record)
 
-    def _note_untold(self, record: Record, collection: str, tag: str) -> None:
-        """The first insert under a tag that no partition of a collection has."""
-        schema = self.schemas.get(collection)
-        if schema is not None and (collection, tag) not in self._untold and schema_fits(record, schema):
-            self._untold[collection, tag] = first = _Extra(schema, "")
-            first.add(record)
-
     def _dropped(self, record: Record, collection: str, tag: str) -> None:
-        self._note_untold(record, collection, tag)
         schema = self.schemas.get(collection)
         root = self._by_key.get((collection, ""))
         if schema is not None and root is not None and record.lsn > root.flush_lsn and not schema_fits(record, schema):
@@ -398,30 +391,9 @@ class Replayer:
                     "or is that of another server (--wal names the right one)",
                 )
 
-    def _find_renamed(self) -> None:
-        """Partitions of which the log has no record, but has one under a tag that differs in a byte, and its rows are in their
-        segments. No server renames a partition: its tag in the catalog is damaged."""
-        for (collection, tag), first in self._untold.items():
-            silent = {t.partition: t for t in self._members[collection][1:] if not t.inserted and not t.old_rows}
-            name = one_byte_off(tag, silent)
-            if name is None:
-                continue
-            table = silent[name]
-            logged = next(_logged("wal", self.log, first).batches(), None)
-            segments = self.segments.get(table.table_id, [])
-            if logged is None or not segments:
-                continue
-            stored = np.sort(hashes_with_ids(segments, np.unique(logged.ids)))
-            if among(row_hashes(logged.ids, logged.vectors), stored).any():
-                text = (
-                    f"the log has no record of this partition, but its rows were logged under the tag {printable(tag)!r}, "
-                    "which differs in one byte: the catalog is damaged. The rows come under the tag of the catalog"
-                )
-                self._note(Severity.WARNING, "catalog-value", table.place, text)
-
     def _report(self) -> None:
         for (kind, collection, partition), extra in self._extras.items():
-            rows = _logged(f"wal-{kind}", self.log, extra)
+            rows = LogRows(f"wal-{kind}", extra.schema, self.log.files, extra.spans.build(), extra.rows, np.empty(0, ID))
             self.result.salvage.append(LogSalvage(kind, collection, partition, rows, extra.reason))
         for where, count in self._mismatched.items():
             self._note(
@@ -469,10 +441,6 @@ class Replayer:
 
     def _note(self, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
         self.result.findings.add(severity, code, where, message, rows)
-
-
-def _logged(name: str, log: Log, extra: _Extra) -> LogRows:
-    return LogRows(name, extra.schema, log.files, extra.spans.build(), extra.rows, np.empty(0, ID))
 
 
 def _schema_of_unknown(record: Record, collection: str, catalog: Catalog) -> Schema | None:

@@ -198,3 +198,44 @@ def test_one_delete_of_very_many_rows_in_the_log(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert store.rows == 5
     assert peak < 150 * count
+
+
+# Names in records -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["b", "\xe3", "!"])
+@pytest.mark.parametrize("kind", ["insert", "delete"])
+def test_a_record_whose_collection_was_hit(b: StoreBuilder, name: str, kind: str) -> None:
+    """A bit in its name, which has no check of its own: nothing in the catalog speaks of such a collection, or of its drop."""
+    b.wal.insert("c", rows(1, 2, 3))
+    start = b.wal.position & 0xFFFFFFFF
+    getattr(b.wal, kind)("c", rows(4) if kind == "insert" else [1])
+    b.wal.files[0][start + 21] = ord(name)
+    store = opened(b)
+    assert content(store) == {ROOT: bag(rows(1, 2, 3))}
+    assert [(f.code, f.rows) for f in store.findings if f.severity is Severity.WARNING] == [("log-stranger", 1)]
+
+
+def test_a_record_whose_tag_was_hit(b: StoreBuilder) -> None:
+    b.partition("c", "p1")
+    b.wal.insert("c", rows(1, 2), "p1")
+    b.wal.insert("c", rows(3), "p3")
+    store = opened(b)
+    assert [(f.code, f.rows) for f in store.findings if f.severity is Severity.WARNING] == [("log-stranger", 1)]
+
+
+def test_a_dropped_collection_leaves_records_and_traces(b: StoreBuilder) -> None:
+    """Its files wait ten seconds for their end (FORMAT §3.5); what was flushed after it is older than they are."""
+    b.collection("d")
+    b.wal.insert("c", rows(1))
+    b.wal.insert("d", rows(2))
+    b.file("d", b.new_id(), FileType.TO_DELETE)
+    b.tables.pop()
+    assert codes(opened(b)) == ["wal-rows"]
+
+
+def test_a_collection_that_was_dropped_before_the_last_flush(b: StoreBuilder) -> None:
+    b.wal.insert("b", rows(2))
+    b.segment("c", rows(1))
+    b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(1))
+    assert codes(opened(b)) == []
