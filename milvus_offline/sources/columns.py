@@ -27,6 +27,8 @@ Read = Callable[[int, Array], None]
 PIECE_BYTES = 256 << 20
 _EXACT_IN = {2: 1 << 11, 4: 1 << 24, 8: 1 << 53}
 """Up to here every whole number is a float of so many bytes, and no other one was rounded to it."""
+_BLOCK_BYTES = 16 << 20
+"""Of an array that is stored column by column, in memory at once."""
 _CHECKED_ROWS = 1 << 18
 
 
@@ -82,6 +84,53 @@ class FileColumn:
         finally:
             for fd in fds.values():
                 os.close(fd)
+
+
+@dataclass(frozen=True)
+class StripedColumn:
+    """An array that is stored column by column (Fortran's order): `items` columns of `rows` values each, from byte `at` on.
+
+    Blocks of rows are put together in memory: a stripe out of each column.
+    """
+
+    name: str
+    dtype: str
+    items: int
+    path: str
+    at: int
+    rows: int
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Read]:
+        kind = np.dtype(self.dtype)
+        step = max(1, _BLOCK_BYTES // (self.items * kind.itemsize))
+        block, first, last = np.empty((0, self.items), kind), 0, 0
+        fd = open_read(self.path)
+
+        def load(row: int) -> None:
+            nonlocal block, first, last
+            n = min(step, self.rows - row)
+            if n <= 0:
+                raise DamageError(self.path, f"{self.name}: ends before row {row}")
+            stripes = np.empty((self.items, n), kind)
+            for column in range(self.items):
+                offset = self.at + (column * self.rows + row) * kind.itemsize
+                read_into(fd, stripes[column].view(np.uint8).data, offset, self.path)
+            block, first, last = np.ascontiguousarray(stripes.T), row, row + n
+
+        def read(row: int, out: Array) -> None:
+            done = 0
+            while done < len(out):
+                if not first <= row + done < last:
+                    load(row + done)
+                n = min(len(out) - done, last - row - done)
+                out[done : done + n] = block[row + done - first :][:n]
+                done += n
+
+        try:
+            yield read
+        finally:
+            os.close(fd)
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------

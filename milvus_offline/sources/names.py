@@ -57,6 +57,8 @@ def choose(path: str, there: Sequence[Named], embeddings: str | None, ids: str |
     """
     by_name = {n.name: n for n in there}
     vectors = _vectors(path, by_name, embeddings, what)
+    if not vectors.shape:
+        raise DamageError(path, f"{printable(vectors.name)!r}: expected two dimensions (rows, elements), found a single value")
     number = _ids(path, by_name, vectors, ids, what)
     said = Findings()
     if embeddings is None and vectors.name != EMBEDDINGS:

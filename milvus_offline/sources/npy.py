@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import DamageError, UsageError
-from .columns import FileColumn
+from .columns import Column, FileColumn, StripedColumn
 from .files import FilesSource, assemble, find_files
 from .names import EMBEDDINGS, IDS, Named
 from .options import SourceOptions
@@ -52,22 +52,21 @@ def replace_name(named: Named, name: str) -> Named:
     return Named(name, named.shape, named.dtype)
 
 
-def array(path: str) -> tuple[Named, FileColumn]:
+def array(path: str) -> tuple[Named, Column]:
     """Shape and place of the array in a .npy file. Raises DamageError for one that is cut, UsageError for one of objects."""
     with open(path, "rb") as f:
-        shape, dtype, at = header(f, path)
+        shape, dtype, at, striped = header(f, path)
         size = os.fstat(f.fileno()).st_size
     nbytes = math.prod(shape) * dtype.itemsize
     if size - at < nbytes:
         raise DamageError(path, f"expected {nbytes} bytes of an array of shape {shape}, found {size - at}", offset=at)
-    items = math.prod(shape[1:])
-    return Named(os.path.basename(path), shape, dtype), FileColumn(
-        os.path.basename(path), dtype.str, items, ((path, at, nbytes),)
-    )
+    name, items = os.path.basename(path), math.prod(shape[1:])
+    plain = FileColumn(name, dtype.str, items, ((path, at, nbytes),))
+    return Named(name, shape, dtype), StripedColumn(name, dtype.str, items, path, at, shape[0]) if striped else plain
 
 
-def header(f: IO[bytes], path: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """(shape, dtype, offset of the numbers) of the array that begins here."""
+def header(f: IO[bytes], path: str) -> tuple[tuple[int, ...], np.dtype[Any], int, bool]:
+    """(shape, dtype, offset of the numbers, whether they are stored column by column) of the array that begins here."""
     from numpy.lib import format as npy
 
     try:
@@ -78,6 +77,4 @@ def header(f: IO[bytes], path: str) -> tuple[tuple[int, ...], np.dtype[Any], int
         raise DamageError(path, f"not an .npy file: {e}") from e
     if dtype.hasobject:
         raise UsageError(f"{path}: an array of Python objects, which could run any code and is not read: save it as numbers")
-    if columns_first and len(shape) > 1 and min(shape) > 1:
-        raise UsageError(f"{path}: stored column by column (Fortran order): save it again with numpy.ascontiguousarray first")
-    return shape, dtype, f.tell()
+    return shape, dtype, f.tell(), bool(columns_first and len(shape) > 1 and min(shape) > 1)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import DamageError, UsageError
 from ..model import Array
-from .columns import Column, FileColumn, Read
+from .columns import Column, FileColumn, Read, StripedColumn
 from .files import FilesSource, assemble, find_files
 from .names import Named
 from .npy import header
@@ -64,6 +64,21 @@ class PackedColumn:
             yield read
 
 
+@dataclass(frozen=True)
+class _Spread:
+    """An array that is compressed and stored column by column: its rows are spread over all of it, so that none is read."""
+
+    name: str
+    dtype: str
+    items: int
+    path: str
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Read]:
+        raise NotImplementedError
+        yield
+
+
 def _short(path: str, name: str) -> int:
     raise DamageError(path, f"{name}: the array ends before its last row")
 
@@ -82,6 +97,12 @@ def open_source(path: str | os.PathLike[str], options: SourceOptions) -> FilesSo
     """An archive, or a folder with some; which arrays are vectors and ids is found as in HDF5."""
     root = Path(os.path.abspath(path))
     files = [file_of(str(p), _arrays(str(p)), options, what="array") for p in find_files(root, (".npz",))]
+    for file in files:
+        if isinstance(file.vectors, _Spread):
+            raise UsageError(
+                f"{file.path}: {file.vectors.name}: compressed and stored column by column (Fortran order): save it again with "
+                "numpy.savez, or with numpy.ascontiguousarray first"
+            )
     return assemble("npz", root, files, options)
 
 
@@ -94,7 +115,7 @@ def _arrays(path: str) -> dict[str, Table]:
             name = info.filename.removesuffix(".npy")
             with archive.open(info) as member:
                 try:
-                    shape, dtype, at = header(member, f"{path}: {name}")
+                    shape, dtype, at, striped = header(member, f"{path}: {name}")
                 except UsageError:  # it may be one of labels or texts that no one needs
                     continue
             nbytes = math.prod(shape) * dtype.itemsize
@@ -102,22 +123,25 @@ def _arrays(path: str) -> dict[str, Table]:
                 raise DamageError(
                     path, f"{name}: expected {nbytes} bytes of an array of shape {shape}, found {info.file_size - at}"
                 )
-            result[name] = Table(Named(name, shape, dtype), _column(path, info, name, shape, dtype, at, nbytes))
+            result[name] = Table(Named(name, shape, dtype), _column(path, info, name, shape, dtype, at, striped))
     if not result:
         raise DamageError(path, "holds no arrays of numbers (.npy); was it made with numpy.savez?")
     return result
 
 
 def _column(  # many: what the header of an array says, field by field
-    path: str, info: zipfile.ZipInfo, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], at: int, nbytes: int
+    path: str, info: zipfile.ZipInfo, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], at: int, striped: bool
 ) -> Column:
     items = math.prod(shape[1:])
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        return PackedColumn(name, dtype.str, items, path, at)
+        return _Spread(name, dtype.str, items, path) if striped else PackedColumn(name, dtype.str, items, path, at)
+    nbytes = math.prod(shape) * dtype.itemsize
     with open(path, "rb") as f:
         f.seek(info.header_offset)
         _, name_bytes, extra_bytes = _LOCAL.unpack(f.read(_LOCAL.size))
     offset = info.header_offset + _LOCAL.size + name_bytes + extra_bytes + at
     if offset + nbytes > os.path.getsize(path):
         raise DamageError(path, f"{name}: needs {nbytes} bytes, the file ends before", offset=offset)
+    if striped:
+        return StripedColumn(name, dtype.str, items, path, offset, shape[0])
     return FileColumn(name, dtype.str, items, ((path, offset, nbytes),))

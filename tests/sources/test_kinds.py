@@ -72,9 +72,49 @@ def test_arrays_that_are_cut_or_hold_objects_are_refused(tmp_path: Path) -> None
     np.save(tmp_path / "a.npy", np.array([[{}]], object), allow_pickle=True)
     with pytest.raises(UsageError, match="Python objects"):
         open_source(tmp_path / "a.npy")
-    np.save(tmp_path / "a.npy", np.asfortranarray(floats()))
-    with pytest.raises(UsageError, match="column by column"):
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "<i4"])
+def test_arrays_that_are_stored_column_by_column(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milvus_offline.sources.columns._BLOCK_BYTES", 700)  # several blocks, of which a batch ends in none
+    data = np.asfortranarray((floats() * 50).astype(dtype))
+    np.save(tmp_path / "a.npy", data)
+    assert b"'fortran_order': True" in (tmp_path / "a.npy").read_bytes()
+    same(tmp_path / "a.npy", data.astype("<f4", order="C"), range(60), row_ids=True)
+    np.savez(tmp_path / "a.npz", emb=data, ids=np.arange(60) + 9)
+    same(tmp_path / "a.npz", data.astype("<f4", order="C"), range(9, 69))
+    np.savez_compressed(tmp_path / "b.npz", emb=data, ids=np.arange(60))
+    with pytest.raises(UsageError, match=r"column by column \(Fortran order\): save it again"):
+        open_source(tmp_path / "b.npz")
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-1])
+    with pytest.raises(DamageError, match="bytes of an array"):
         open_source(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("save", ["npy", "npz"])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((5, 8), "c8"),
+        np.zeros(5, [("id", "i8"), ("v", "f4", 8)]),
+        np.zeros((5, 8), "M8[s]"),
+        np.zeros((5, 8), "m8[s]"),
+        np.zeros((5, 8), "V4"),
+        np.zeros((5, 8), "U4"),
+        np.zeros((5, 2, 4), "f4"),
+        np.zeros(5, "f4"),
+        np.float32(1),
+        np.zeros((5, 0), "f4"),
+        np.zeros((5, 8), "f4").astype(object),
+    ],
+    ids=lambda a: f"{a.dtype.str}-{'x'.join(map(str, a.shape))}",
+)
+def test_arrays_that_are_no_vectors_are_refused_in_words(array: Any, save: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{save}"
+    np.save(path, array) if save == "npy" else np.savez(path, emb=array)
+    done = call("export", path, tmp_path / "out", "--ids", "row")
+    assert done.code in (1, 2) and done.err.startswith(f"milvus-offline: {path}"), done.err
+    assert "damaged" not in done.err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("suffix", "dtype"), [("fvecs", "<f4"), ("bvecs", "|u1"), ("ivecs", "<i4")])

@@ -24,7 +24,7 @@ from .holes import extents, holes_of, whole_rows
 from .links import Following, Place, damage, locate, open_dataset, open_file
 
 MAX_CHUNK = 256 << 20
-_DEEPEST = 3
+_DEEPEST = 6
 _MOST_DATASETS = 200
 
 
