@@ -164,6 +164,23 @@ def test_a_log_with_an_unreadable_place(tmp_path: Path, rows_each: int) -> None:
     assert manifest(tmp_path / "out")["collections"][0]["partitions"][0]["rows"] == 700 - lost.total()
 
 
+def test_flushed_records_with_an_unreadable_place_are_compared_row_by_row(tmp_path: Path) -> None:
+    """Rows that a flush has lost come from the log, those in the place that the disk refuses do not."""
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c", dim=128)
+    first, second = (Batch(np.arange(a, a + 300), numbers(300, 128)) for a in (1, 301))
+    b.wal.insert("c", first)
+    b.segment("c", first)
+    b.tables[0]["flush_lsn"] = b.wal.insert("c", second)
+    root = b.write()
+    (log,) = root.rglob("*.wal")
+    with refusing({log: [(50 * PAGE, 50 * PAGE + 1)]}):
+        done = call("export", root, tmp_path / "out", "--json")
+    assert done.code == 3 and {f["code"] for f in done.json["findings"]} >= {"flush-lost", "wal-unreadable"}
+    ids = {i for i, _ in exported(tmp_path / "out")["c", "_default"]}
+    assert ids >= set(range(1, 301)) and 585 <= len(ids) <= 595
+
+
 def test_a_catalog_with_an_unreadable_page(tmp_path: Path) -> None:
     store = copy_store("flat_basic", tmp_path)
     catalog = store / "db" / "meta.sqlite"
@@ -178,7 +195,7 @@ def test_deletes_of_the_log_and_an_unreadable_page_of_ids(tmp_path: Path) -> Non
     b = StoreBuilder(tmp_path / "s")
     b.collection("c", dim=128, flush_lsn=0)
     b.segment("c", Batch(np.arange(1, ROWS + 1), numbers(ROWS, 128)))
-    b.wal.delete("c", [5, 1900])
+    b.wal.delete("c", [0, 5, 1900])  # no id that cannot be read passes for 0
     root = b.write()
     with refusing({segment_file(root, ".uid"): [(PAGE, PAGE + 1)]}):
         done = call("export", root, tmp_path / "out", "--json")

@@ -6,6 +6,7 @@ Rows are compared whatever their order, by a 64-bit hash per (id, vector bytes).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from ..errors import DamageError
 from ..findings import Findings
-from ..hashing import Hashes, row_hashes
+from ..hashing import Hashes, mixed, row_hashes
 from ..model import Batch, Piece, Schema
 from .layout import DELETED_DOCS, ID
 from .segment.files import Segment, read_header
@@ -21,9 +22,20 @@ from .segment.opening import Folder
 
 
 def hashes_of(batches: Iterable[Batch]) -> Hashes:
-    """The hashes of all rows, in their order: 8 bytes a row."""
-    parts = [row_hashes(b.ids, b.vectors) for b in batches if len(b.ids)]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+    """One hash per row, in their order: 8 bytes a row. Rows that cannot be read have numbers that no other row has."""
+    parts = [np.empty(0, np.uint64)]
+    for batch in batches:
+        hashes = row_hashes(batch.ids, batch.vectors)
+        if len(batch.lost):
+            read = np.delete(np.arange(batch.span), batch.lost)
+            every = mixed(np.array([next(_numbers) for _ in range(batch.span)], np.uint64))
+            every[read] = hashes
+            hashes = every
+        parts.append(hashes)
+    return np.concatenate(parts)
+
+
+_numbers = count(1)
 
 
 def hashes_among(pieces: Iterable[Piece], ids: npt.NDArray[np.int64]) -> Hashes:

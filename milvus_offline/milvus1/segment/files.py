@@ -210,6 +210,18 @@ class Segment:
                     reader.tell(np.empty(0, np.int64))
                 yield first, part
 
+    def readable_ids(self, max_rows: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """(offsets, ids) of the stored rows whose ids can be read, a piece at a time: views of a buffer that is used again.
+
+        While nobody watches, an unreadable place is a DamageError."""
+        first = 0
+        columns = [Column(self.ids_path, ID, 1)]
+        for (ids,), lost in read_columns(columns, self.stored, 0, max_rows * ID.itemsize, None, self.where):
+            span = len(ids) + len(lost)
+            offsets = np.arange(first, first + span)
+            yield np.delete(offsets, lost) if len(lost) else offsets, ids[:, 0]
+            first += span
+
     @property
     def live(self) -> npt.NDArray[np.bool_]:
         """Which of the stored rows are live: bool [stored] (§4.3)."""

@@ -148,10 +148,10 @@ def _find(segments: Sequence[Segment], known: Ids, wanted: Ids, most: Ids, *, ev
 def _hits(segment: Segment, known: Ids, everything: bool) -> tuple[Ids, Ids, Ids]:
     """(offset, id, place in `known` or -1) of each row whose id is known, or of all."""
     parts: list[tuple[Ids, ...]] = [(_none(), _none(), _none())]
-    for offset, ids in segment.ids_in_chunks(IDS_CHUNK):
+    for rows, ids in segment.readable_ids(IDS_CHUNK):
         if everything:
             hits = np.arange(len(ids))
-        elif len(known) and int(ids.min()) <= int(known[-1]) and int(ids.max()) >= int(known[0]):
+        elif len(known) and len(ids) and int(ids.min()) <= int(known[-1]) and int(ids.max()) >= int(known[0]):
             hits = np.flatnonzero((ids >= known[0]) & (ids <= known[-1]))
         else:
             continue
@@ -159,7 +159,7 @@ def _hits(segment: Segment, known: Ids, everything: bool) -> tuple[Ids, Ids, Ids
         place = np.searchsorted(known, some)
         place[known[np.minimum(place, len(known) - 1)] != some if len(known) else slice(None)] = -1
         kept = slice(None) if everything else place >= 0
-        parts.append((hits[kept] + offset, some[kept], place[kept]))
+        parts.append((rows[hits[kept]], some[kept], place[kept]))
     offsets, found, places = (np.concatenate(column) for column in zip(*parts, strict=True))
     return offsets, found, places
 

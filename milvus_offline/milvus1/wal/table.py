@@ -231,9 +231,9 @@ def delete_from(segment: Segment, deleted: Ids) -> Segment:
     if not len(deleted) or not segment.stored:
         return segment
     offsets = []
-    for first, ids in segment.ids_in_chunks(IDS_CHUNK):
+    for places, ids in segment.readable_ids(IDS_CHUNK):
         at = np.minimum(np.searchsorted(deleted, ids), len(deleted) - 1)
-        offsets.append(np.flatnonzero(deleted[at] == ids) + first)
+        offsets.append(places[deleted[at] == ids])
     hits = np.concatenate(offsets)
     return without(segment, hits) if len(hits) else segment
 

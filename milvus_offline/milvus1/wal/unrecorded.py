@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...findings import Findings
-from ...hashing import Hashes, row_hashes
+from ...hashing import Hashes
 from ...model import Severity
 from ..copies import among, contains, hashes_of, matched
 from ..layout import ID
@@ -202,11 +202,7 @@ def _sampled_ids(segment: Segment) -> Ids:
 
 def stored_hashes(segment: Segment) -> Hashes:
     """Hashes of all stored rows, deleted ones too."""
-    result, row = np.zeros(segment.stored, np.uint64), 0
-    for batch in segment.undeleted.batches(1 << 20):
-        result[row + np.delete(np.arange(batch.span), batch.lost)] = row_hashes(batch.ids, batch.vectors)
-        row += batch.span
-    return result
+    return hashes_of(segment.undeleted.batches(1 << 20))
 
 
 def _note(findings: Findings, severity: Severity, code: str, where: str, message: str, rows: int | None = None) -> None:
