@@ -23,16 +23,22 @@ from .segment.opening import Folder
 
 def hashes_of(batches: Iterable[Batch]) -> Hashes:
     """One hash per row, in their order: 8 bytes a row. Rows that cannot be read have numbers that no other row has."""
-    parts = [np.empty(0, np.uint64)]
+    return hashes_and_unread(batches)[0]
+
+
+def hashes_and_unread(batches: Iterable[Batch]) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """The same, and the places of the rows that cannot be read."""
+    parts, unread, first = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
     for batch in batches:
         hashes = row_hashes(batch.ids, batch.vectors)
         if len(batch.lost):
-            read = np.delete(np.arange(batch.span), batch.lost)
             every = mixed(np.array([next(_numbers) for _ in range(batch.span)], np.uint64))
-            every[read] = hashes
+            every[np.delete(np.arange(batch.span), batch.lost)] = hashes
             hashes = every
+            unread.append(batch.lost + first)
         parts.append(hashes)
-    return np.concatenate(parts)
+        first += batch.span
+    return np.concatenate(parts), np.concatenate(unread)
 
 
 _numbers = count(1)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ... import fileio
 from ...hashing import Hashes, row_hashes
 from ...model import Array
-from ..copies import hashes_of
+from ..copies import hashes_and_unread, hashes_of
 from ..layout import ID, LENGTH
 from ..segment.files import Segment
 from .deletes import Ids, Lsns
@@ -168,7 +168,8 @@ def _compare(result: Account, ids: Ids, gone: Mask, rows: Ids, stored: _Stored, 
     # many: rows of the log and of segments, which only content tells apart
     """Decides by content: `rows` of the log against `stored` rows of segments that have their ids."""
     table = result.table
-    logged = hashes_of(table.old_log_rows().batches())[rows]
+    hashes, unread = hashes_and_unread(table.old_log_rows().batches())
+    logged = hashes[rows]
     values, number = np.unique(np.concatenate([logged, stored.hashes()]), return_inverse=True)
     in_log, in_segments = number[: len(rows)], number[len(rows) :]
 
@@ -178,7 +179,7 @@ def _compare(result: Account, ids: Ids, gone: Mask, rows: Ids, stored: _Stored, 
     inserted, wanted = count(in_log), count(in_log[~gone[rows]])
     alive, dead = count(in_segments[stored.live]), count(in_segments[~stored.live])
     lacking = wanted - alive - np.maximum(0, dead - (inserted - wanted))
-    candidates = np.flatnonzero(~gone[rows])
+    candidates = np.flatnonzero(~(gone[rows] | np.isin(rows, unread)))  # of what the disk refuses nothing is known
     lost = rows[_last(candidates, in_log[candidates], lacking)]
     told = inserted + _unflushed(table, values)
     result.lost, result.differing = lost, np.isin(ids[lost], stored.ids[stored.live & (told[in_segments] == 0)])
