@@ -45,6 +45,8 @@ class LoadReport:
     checked_rows: int = 0
     """Rows that were read back and compared."""
     dry_run: bool = False
+    staged: bool = False
+    """Whether the rows were only written for a later load."""
     findings: Findings = field(default_factory=Findings)
     first_use: Sequence[str] = ()
     """Lines that use what was loaded, see LoadTarget."""
@@ -71,6 +73,7 @@ class LoadReport:
             "verified": self.verified,
             "checked_rows": self.checked_rows,
             "dry_run": self.dry_run,
+            "staged": self.staged,
             "findings": [f.to_json() for f in self.findings],
             "first_use": list(self.first_use),
             "exit_code": self.exit_code,
@@ -112,7 +115,9 @@ def run_load(  # many: how a load runs is the caller's to choose, each by its na
         else:
             with _keeping(folder):
                 plan = target.plan(source, None if dry_run else folder)
-        report = LoadReport(target.name, plan, dry_run=dry_run, findings=Findings([*source.findings, *plan.findings]))
+        report = LoadReport(
+            target.name, plan, dry_run=dry_run, staged=target.staged, findings=Findings([*source.findings, *plan.findings])
+        )
         if dry_run:
             report.rows = sum(c.rows for c in plan.collections if c.action != "skip")
         else:

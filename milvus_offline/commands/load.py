@@ -51,7 +51,7 @@ class _Ids(click.ParamType[str]):
             *("database", "token_file", "ask_token", "server_pem", "server_name", "ca_pem", "client_pem", "client_key"),
             *("message_mib", "inflight", "patience", "limit_rate", "part"),
         ],
-        "Bulk import": ["import_to", "import_path", "import_format"],
+        "Bulk import": ["import_to", "import_path", "import_format", "import_stage", "import_commit"],
         "A new store of Milvus 1.x": ["jobs", "new_catalog", "server_path"],
     },
 )
@@ -141,6 +141,10 @@ class _Ids(click.ParamType[str]):
 )
 @click.option("--import-path", metavar="PATH", help="What the server calls that place. [default: the same; s3: the key]")
 @choice("--import-format", words=["npy", "parquet"], help="The kind of those files.")
+@click.option(
+    "--import-stage", is_flag=True, help="Only write the files; with --part on several machines. Then once: --import-commit."
+)
+@click.option("--import-commit", is_flag=True, help="Only start the imports of files that --import-stage has written.")
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="milvus1:PATH: segments at the same time. [default: 2]")
 @choice("--new-catalog", words=["sqlite", "mysql"], help="milvus1:PATH: a meta.sqlite, or a meta.sql to load into MySQL.")
 @choice(
@@ -303,7 +307,8 @@ def load_verdict(report: LoadReport) -> dict[str, str]:
     """The verdict of a load in one line, see verdict.verdict."""
     from ..verdict import verdict
 
-    done = "would be loaded" if report.dry_run else "was loaded" if report.rows == 1 else "were loaded"
+    what = "staged for an import" if report.staged else "loaded"
+    done = f"{'would be' if report.dry_run else 'was' if report.rows == 1 else 'were'} {what}"
     told = verdict(report.rows, report.findings, done)
     if report.exit_code == 4:
         told["text"] = f"VERIFICATION FOUND DIFFERENCES: {told['text'][0].lower()}{told['text'][1:]}"

@@ -106,6 +106,8 @@ class LoadTarget(ABC):
     """What `prove` compares: none, count, sample or full."""
     checked_rows: int = 0
     """Rows that `prove` read back and compared."""
+    staged: bool = False
+    """Whether rows are only written for a later load, see `milvus.staging`."""
     ledger_name: str = "ledger.jsonl"
     progress: Progress | None = None
     """Shows the phases that take time: `run_load` sets it."""

@@ -1,76 +1,43 @@
 """Bulk import: a partition's rows become files where the server can read them, and the server imports them by itself.
 
 Faster than any insert for large loads (the data goes past the log, straight into sealed segments), at a fixed cost of some
-seconds a job. A task is a chunk: its files are written below `folder` (a path, or a URL of a bucket), a job is started, and
-followed to its end. The ledger knows each job that was asked for (see `imports`), so that after a kill it is followed and not
-started twice. A failed job leaves no rows.
+seconds a job. A file set is a chunk of a partition: a Parquet file, or a pair of npy files, below `folder` (a path, or a URL
+of a bucket). A task is a job: its file sets are written, the job is started, and followed to its end. A server with REST
+imports up to `SETS` of them in one job, one with gRPC alone one at a time. The ledger knows each file set that is written and
+each job that was asked for (see `imports`), so that after a kill a job is followed and not started twice. A failed job leaves
+no rows.
+
+`--import-stage` ends when the files are written, `--import-commit` begins there (see `staging`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import posixpath
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO
 
 from ...errors import TargetError, UsageError
-from ...fileio import as_path, is_remote, upload
 from ...guard import explained
 from ...ledger import Ledger
 from ...model import Batch
 from ...transfer import Advance, Result
 from ...watch import Watch, watching
 from ..columnar import Fields, batch_bytes, file_paths, write_chunk
+from .bucket import Bucket
 from .client import Client
 from .imports import ImportService, JobState, import_service
 from .tasks import LoadTask, Patience, chosen
 
+SETS = 16
+"""File sets of a job: Milvus advises 8 to 32, and takes 1,024 files."""
 POLL_SECONDS = 1.0
 _NOT_SEEN = re.compile(
     r"n[o']t exist|no ?such ?(key|file|bucket|object)|(key|file|object|bucket|path) (was )?not found|access ?denied|forbidden",
     re.I,
 )
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Where import files are written, and what the server calls that place.
-
-    `folder` is a path or a URL (`s3://bucket/path`); `seen_as` the same place as the server names it: for a server with local
-    storage a path below its storage folder, for one with object storage the key within its own bucket.
-    """
-
-    folder: str
-    seen_as: str
-    file_format: str = "npy"
-
-    def open(self, name: str) -> IO[bytes]:
-        """A new file below the folder; a bucket must be there, a folder is made."""
-        path = posixpath.join(self.folder, name)
-        if is_remote(path):
-            return upload(path)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return Path(path).open("wb")
-
-    def remove(self, names: Sequence[str]) -> None:
-        """Files of a job that is over, where they are."""
-        if is_remote(self.folder):
-            from ...buckets.writing import Bucket as Remote
-
-            Remote(as_path(self.folder)).remove(as_path(posixpath.join(self.folder, n)) for n in names)
-            return
-        for name in names:
-            path = Path(self.folder) / name
-            path.unlink(missing_ok=True)
-            for parent in (path.parent, path.parent.parent):  # of this run and collection; not while others write there
-                if parent != Path(self.folder):
-                    with contextlib.suppress(OSError):
-                        parent.rmdir()
 
 
 def check_importable(kind: str, name: str) -> None:
@@ -91,6 +58,8 @@ class Importer:
     ledger: Ledger
     run_name: str
     """Tells this load's files from others'."""
+    staged: Mapping[str, Result] | None = None
+    """By id of their task the file sets that are there already; None: they are written by this load."""
     service: ImportService = field(init=False)
     _asking: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -119,7 +88,7 @@ class Importer:
 
     def _refusal(self, collection: str, seen: str) -> str:
         try:
-            job = self.service.start(collection, "", [seen], key=f"{self.run_name}-probe")
+            job = self.service.start(collection, "", [[seen]], key=f"{self.run_name}-probe-{time.time_ns()}")
         except TargetError as e:
             return str(e)
         until = time.monotonic() + 60
@@ -130,15 +99,15 @@ class Importer:
             time.sleep(POLL_SECONDS / 4)
         return ""
 
-    def job_of(self, task: LoadTask, files: Sequence[str], patience: Patience) -> str | None:
-        """The job that an interrupted run started for this task; None: there is none, or it failed."""
+    def job_of(self, task: LoadTask, sets: Sequence[Sequence[str]], patience: Patience) -> str | None:
+        """The job that an interrupted run started for these file sets, `task` the first; None: there is none, or it failed."""
         if f"job:{task.id}" not in self.ledger.done:
             return None
         if job := self.noted(task)["job"]:
             state = self.service.state(job)
             if state is not None:
                 return None if state.phase == "failed" else str(job)
-        if found := self.service.find(task.job.plan.name, files):
+        if found := self.service.find(task.job.plan.name, [name for names in sets for name in names]):
             return found
         if self.service.names_files:
             return None
@@ -168,13 +137,13 @@ class Importer:
             "Start anew: drop the collection, or --mode overwrite"
         )
 
-    def start(self, task: LoadTask, files: Sequence[str], result: Result) -> str:
+    def start(self, task: LoadTask, sets: Sequence[Sequence[str]], result: Result) -> str:
         """Starts a job, exactly once: that it is asked for and its id are in the ledger."""
         plan = task.job.plan
         with self._asking:
             self.ledger.add({f"job:{task.id}": {"job": None, "result": result}})
             partition = "" if plan.key_field else task.partition.target
-            job = self.service.start(plan.name, partition, files, key=f"{self.run_name}-{task.position}-{plan.name}")
+            job = self.service.start(plan.name, partition, sets, key=f"{self.run_name}-{task.position}-{plan.name}"[-256:])
             self.ledger.add({f"job:{task.id}": {"job": job, "result": result}})
         return job
 
@@ -200,8 +169,8 @@ class Importer:
 
 
 @dataclass(eq=False)
-class ImportTask:
-    """A chunk of a partition: a `LoadTask` whose rows go through files."""
+class FileSet:
+    """A chunk of a partition as import files; as a task of its own, that is `--import-stage`."""
 
     inner: LoadTask
     importer: Importer
@@ -218,69 +187,138 @@ class ImportTask:
     def bytes(self) -> int:
         return self.inner.bytes
 
+    @property
+    def names(self) -> list[str]:
+        """Its files below the bucket's folder."""
+        plan, bucket = self.inner.job.plan, self.importer.bucket
+        stem = posixpath.join(self.importer.run_name, plan.name, f"{self.inner.position:015}")
+        names = file_paths(stem, bucket.file_format, self._fields)
+        return names[:1] if plan.auto_id else names
+
+    @property
+    def seen(self) -> list[str]:
+        """The files as the server names them."""
+        return [posixpath.join(self.importer.bucket.seen_as, n) for n in self.names]
+
+    @property
+    def _fields(self) -> Fields:
+        return Fields(self.inner.job.plan.id_field, self.inner.job.plan.vector_field)
+
     def run(self, advance: Advance) -> Result:
-        inner, importer, bucket = self.inner, self.importer, self.importer.bucket
-        plan = inner.job.plan
+        """Writes the files; the result has the rows in them: all but those that cannot be read any more."""
         if not self.rows:
             return {"rows": 0}
-        fields = Fields(plan.id_field, plan.vector_field)
-        stem = posixpath.join(importer.run_name, plan.name, f"{inner.position:015}")
-        names = file_paths(stem, bucket.file_format, fields)
-        if plan.auto_id:
-            names = names[:1]
-        seen = [posixpath.join(bucket.seen_as, n) for n in names]
-        patience = Patience(inner.link.patience, inner.link.client.connection.name)
-        job = importer.job_of(inner, seen, patience)
-        if job is None:
-            with explained("write import files", bucket.folder), watching() as met:
-                rows = self._write(names, fields, advance, met)
-            result: Result = {"rows": rows, **(met.result() if met.is_incomplete else {})}
-            job = importer.start(inner, seen, result)
-        else:
-            result = importer.noted(inner)["result"]
-            advance(self.rows, self.bytes)
-        try:
-            if job:
-                importer.follow(job, result["rows"], patience, advance)
-        finally:
-            if _over(importer.service, job):
+        inner, bucket, names = self.inner, self.importer.bucket, self.names
+        with explained("write import files", bucket.folder), watching() as met:
+            try:
+                written = write_chunk(
+                    self._batches(advance),
+                    self.rows,
+                    inner.job.schema,
+                    bucket.file_format,
+                    self._fields,
+                    lambda number: bucket.open(names[number]),
+                    ids=not inner.job.plan.auto_id,
+                )
+            except BaseException:
                 bucket.remove(names)
-        inner.link.done[self.id] = result["rows"]
-        return result
-
-    def _write(self, names: Sequence[str], fields: Fields, advance: Advance, met: Watch) -> int:
-        """The rows that are in the files: all but those that cannot be read any more, as `met` knows then."""
-        inner = self.inner
-        plan = inner.job.plan
-        written = write_chunk(
-            self._batches(advance),
-            self.rows,
-            inner.job.schema,
-            self.importer.bucket.file_format,
-            fields,
-            lambda number: self.importer.bucket.open(names[number]),
-            ids=not plan.auto_id,
-        )
+                raise
         if written != self.rows and not met.is_incomplete:
             raise TargetError(f"{inner.id}: {written} rows written, {self.rows} expected; did the source change meanwhile?")
-        return written
+        return {"rows": written, **(met.result() if met.is_incomplete else {})}
 
     def _batches(self, advance: Advance) -> Iterator[Batch]:
         inner = self.inner
-        dropped = inner.job.dropped
         position = inner.position
         for piece in inner.slices:
             for batch in piece.batches(batch_bytes(self.importer.bucket.file_format)):
-                ids, vectors = chosen(batch.ids, batch.vectors, batch.lost, dropped, position)
+                ids, vectors = chosen(batch.ids, batch.vectors, batch.lost, inner.job.dropped, position)
                 if len(ids):
                     yield Batch(ids, vectors)
                     advance(len(ids), vectors.nbytes + ids.nbytes)
                 position += batch.span
 
 
-def _over(service: ImportService, job: str) -> bool:
+@dataclass(eq=False)
+class ImportTask:
+    """One job: file sets of one partition."""
+
+    sets: tuple[FileSet, ...]
+    importer: Importer
+
+    @property
+    def first(self) -> LoadTask:
+        return self.sets[0].inner
+
+    @property
+    def id(self) -> str:
+        return self.first.id
+
+    @property
+    def rows(self) -> int:
+        return sum(s.rows for s in self.sets)
+
+    @property
+    def bytes(self) -> int:
+        return sum(s.bytes for s in self.sets)
+
+    def run(self, advance: Advance) -> Result:
+        first, importer = self.first, self.importer
+        sets = [s for s in self.sets if s.rows]
+        if not sets:
+            return {"rows": 0}
+        seen = [s.seen for s in sets]
+        patience = Patience(first.link.patience, first.link.client.connection.name)
+        job = importer.job_of(first, seen, patience)
+        if job is None:
+            again = f"job:{first.id}" in importer.ledger.done  # its files may be gone with it
+            results = [self._ready(s, advance, again=again) for s in sets]
+            result: Result = {"rows": sum(r["rows"] for r in results)}
+            if any("seen" in r for r in results):
+                result |= Watch.of(results).result()
+            job = importer.start(first, seen, result)
+        else:
+            result = importer.noted(first)["result"]
+            advance(self.rows, self.bytes)
+        try:
+            if job:
+                importer.follow(job, result["rows"], patience, advance)
+        finally:
+            if _over(importer.service, job, keep_failed=importer.staged is not None):
+                importer.bucket.remove([name for s in sets for name in s.names])
+        first.link.done[self.id] = result["rows"]
+        return result
+
+    def _ready(self, files: FileSet, advance: Advance, *, again: bool) -> Result:
+        """Writes a file set, if no earlier run has."""
+        importer, mark = self.importer, f"files:{files.id}"
+        known = importer.staged.get(files.id) if importer.staged is not None else importer.ledger.done.get(mark)
+        if importer.staged is not None and known is None:
+            raise TargetError(f"{files.id}: is not among the staged files: stage anew with --import-stage")
+        if known is not None and (importer.staged is not None or not again):
+            advance(files.rows, files.bytes)
+            return known
+        result = files.run(advance)
+        importer.ledger.add({mark: result})
+        return result
+
+
+def import_tasks(tasks: Sequence[LoadTask], importer: Importer, sets: int) -> list[ImportTask]:
+    """Jobs of up to `sets` file sets of one partition of the target."""
+    groups: list[list[FileSet]] = []
+    for task in tasks:
+        last = groups[-1] if groups else []
+        if last and len(last) < sets and last[0].inner.job is task.job and last[0].inner.scope == task.scope:
+            last.append(FileSet(task, importer))
+        else:
+            groups.append([FileSet(task, importer)])
+    return [ImportTask(tuple(g), importer) for g in groups]
+
+
+def _over(service: ImportService, job: str, *, keep_failed: bool) -> bool:
     """Whether the server needs the files of a job no more. Not while it runs: a later run follows it."""
     try:
-        return not job or (state := service.state(job)) is None or state.phase != "running"
+        state = service.state(job) if job else None
     except TargetError:
         return False
+    return state is None or state.phase == "completed" or (state.phase == "failed" and not keep_failed)

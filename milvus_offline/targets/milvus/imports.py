@@ -48,9 +48,11 @@ class ImportService(Protocol):
 
     names_files: bool
     """Whether `find` can tell that there is no job."""
+    takes_sets: bool
+    """Whether a job takes several file sets."""
 
-    def start(self, collection: str, partition: str, files: Sequence[str], key: str) -> str:
-        """Asks the server to import `files` (one set: a file a column, or a Parquet file); the job. `key` is the same when the
+    def start(self, collection: str, partition: str, sets: Sequence[Sequence[str]], key: str) -> str:
+        """Asks the server to import file sets (each a file a column, or a Parquet file); the job. `key` is the same when the
         same job is asked for again."""
 
     def state(self, job: str) -> JobState | None:
@@ -84,12 +86,16 @@ def version_of(text: str) -> tuple[int, ...]:
 class GrpcImports:
     """Import, GetImportState and ListImportTasks of the gRPC service."""
 
+    takes_sets = False
+
     def __init__(self, client: Client) -> None:
         self._client = client
         self.names_files = version_of(client.version) < (2, 4)
         self._calls = _grpc_calls(client)
 
-    def start(self, collection: str, partition: str, files: Sequence[str], key: str) -> str:
+    def start(self, collection: str, partition: str, sets: Sequence[Sequence[str]], key: str) -> str:
+        (files,) = sets
+
         def ask() -> Any:
             return self._calls.start(collection, partition, list(files))
 
@@ -176,6 +182,7 @@ class RestImports:
     """`/v2/vectordb/jobs/import/` of servers from 2.4 on, at the same address as the gRPC service."""
 
     names_files = True
+    takes_sets = True
 
     def __init__(self, connection: Connection, version: tuple[int, ...]) -> None:
         self._connection, self._version = connection, version
@@ -189,8 +196,8 @@ class RestImports:
             return False
         return True
 
-    def start(self, collection: str, partition: str, files: Sequence[str], key: str) -> str:
-        body: dict[str, Any] = {"collectionName": collection, "files": [list(files)]}
+    def start(self, collection: str, partition: str, sets: Sequence[Sequence[str]], key: str) -> str:
+        body: dict[str, Any] = {"collectionName": collection, "files": [list(files) for files in sets]}
         if partition:
             body["partitionName"] = partition
         keyed = any(self._version[:2] == since[:2] and self._version >= since for since in _IDEMPOTENT_SINCE)

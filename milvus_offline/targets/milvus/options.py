@@ -11,7 +11,7 @@ from ...errors import UsageError
 from ...named import read_text
 
 if TYPE_CHECKING:
-    from .bulk import Bucket
+    from .bucket import Bucket
     from .connection import Connection
     from .target import MilvusTarget
     from .terms import LoadOptions
@@ -54,6 +54,11 @@ class LiteOptions:
 
     @property
     def part_wanted(self) -> tuple[int, int] | None:
+        return None
+
+    @property
+    def staging(self) -> Literal["stage", "commit"] | None:
+        """Which half of a bulk import is wanted; None: both."""
         return None
 
     def open(self, address: str) -> MilvusTarget:
@@ -99,7 +104,8 @@ class ServerOptions(LiteOptions):
     """Options of a load into a Milvus server or Zilliz Cloud.
 
     `token` is `user:password` or an API key; without it it comes from `token_file` or the environment (MILVUS_TOKEN, or
-    MILVUS_USER and MILVUS_PASSWORD). `import_to`, `import_path`, `import_format`: see bulk.Bucket. `switch_alias`: an alias
+    MILVUS_USER and MILVUS_PASSWORD). `import_to`, `import_path`, `import_format`: see bucket.Bucket; `import_stage`,
+    `import_commit`: see staging. `switch_alias`: an alias
     that names the collection when its rows are verified. `part`: (i, n), the i-th of n parts of the tasks, for n machines.
     """
 
@@ -115,6 +121,8 @@ class ServerOptions(LiteOptions):
     import_to: str | None = None
     import_path: str | None = None
     import_format: Literal["npy", "parquet"] = "npy"
+    import_stage: bool = False
+    import_commit: bool = False
     switch_alias: str | None = None
     part: tuple[int, int] | None = None
 
@@ -127,6 +135,15 @@ class ServerOptions(LiteOptions):
             raise UsageError("--switch-alias wants a proof first: leave --verify none out")
         if self.import_path and not self.import_to:
             raise UsageError("--import-path only goes with --import-to")
+        for flag, chosen in (("--import-stage", self.import_stage), ("--import-commit", self.import_commit)):
+            if chosen and not self.import_to:
+                raise UsageError(f"{flag} only goes with --import-to")
+        if self.import_stage and self.import_commit:
+            raise UsageError("--import-stage and --import-commit are two steps: leave both out to do them in one")
+        if self.import_commit and self.part:
+            raise UsageError("--import-commit imports what all parts have staged: leave --part out")
+        if self.import_stage and (self.mode != "error" or self.switch_alias):
+            raise UsageError("--import-stage writes files for a new collection: leave --mode and --switch-alias out")
         if self.import_to and self.partitions == "key":
             raise UsageError("--import-to does not go with --partitions key: leave one of the two out")
 
@@ -141,6 +158,10 @@ class ServerOptions(LiteOptions):
     @property
     def part_wanted(self) -> tuple[int, int] | None:
         return self.part
+
+    @property
+    def staging(self) -> Literal["stage", "commit"] | None:
+        return "stage" if self.import_stage else "commit" if self.import_commit else None
 
     def connection(self, address: str) -> Connection:
         from .connection import Connection
@@ -157,7 +178,7 @@ class ServerOptions(LiteOptions):
         )
 
     def bucket(self) -> Bucket | None:
-        from .bulk import Bucket
+        from .bucket import Bucket
 
         if self.import_to is None:
             return None

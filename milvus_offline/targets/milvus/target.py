@@ -6,7 +6,6 @@ left out of the N-th collection) beside the ledger.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -28,7 +27,7 @@ from ...transfer import UNNOTED_EACH, Advance, Result, Task
 from ...watch import Watch, watching
 from .. import LoadTarget
 from ..columnar import CHUNK_BYTES
-from .bulk import Importer, ImportTask, check_importable
+from .bulk import check_importable
 from .client import Client
 from .connection import Connection, lite_facts, lite_to_be
 from .limits import MAX_CAPACITY
@@ -37,6 +36,7 @@ from .options import LiteOptions
 from .plan import Room, make_plan, make_room, makes_ids
 from .recall import SEARCH_PARAMS
 from .scan import Scan, scan
+from .staging import IMPORTS, Staging, jobs_of, staged_name
 from .tasks import (
     LITE_MESSAGE_BYTES,
     LITE_MESSAGE_ROWS,
@@ -74,7 +74,9 @@ class MilvusTarget(LoadTarget):
         self.options = options
         self.name = connection.name
         part = ["{}/{}".format(*options.part_wanted)] if options.part_wanted else []
-        self.where = (connection.where, connection.database, *part)
+        self.where = (connection.where, connection.database, *part, *(["stage"] if options.staging == "stage" else []))
+        self.staged = options.staging == "stage"
+        self._staging: Staging | None = None
         self._decisions = options.decisions()
         self._bucket = options.bucket()
         wanted = int(options.message_mib * (1 << 20)) if options.message_mib else None
@@ -250,11 +252,11 @@ class MilvusTarget(LoadTarget):
             ledger.add({"begun": {"at": time.time_ns()}})
         if self._bucket is None:
             return tasks
-        name = f"milvus-offline-{hashlib.sha256(str(ledger.path).encode()).hexdigest()[:8]}-{ledger.done['begun']['at']}"
-        importer = Importer(client, self._bucket, ledger, name)
-        if not resumed and tasks:
-            importer.check_seen(tasks[0].job.plan.name)
-        return [ImportTask(t, importer) for t in tasks]
+        self.jobs = min(IMPORTS, self.options.inflight)
+        if step := self.options.staging:
+            where = (self.connection.where, self.connection.database)
+            self._staging = Staging(self._bucket, staged_name(source, where, self._decisions, self._bucket), step)
+        return jobs_of(tasks, client, self._bucket, ledger, self._staging, resumed=resumed)
 
     def _create(self, job: _Job, ledger: Ledger) -> None:
         """Makes the collection ready, once in all runs."""
@@ -303,15 +305,24 @@ class MilvusTarget(LoadTarget):
     # Afterwards -------------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
+        if self.staged:
+            return
         self._for_each(lambda job: self.client.flush(job.plan.name))
 
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         tasks = [t for job in self._jobs for t in job.tasks]
-        lost = sum(results[t.id]["rows"] for t in tasks) < sum(t.rows for t in tasks)  # the pass before could still read them
+        lost = sum(r["rows"] for r in results.values()) < sum(t.rows for t in tasks)  # the pass before could still read them
         notes = Watch.of(results.values()).findings() if lost else Findings()
+        if self.staged:
+            assert self._staging
+            return [*notes, self._staging.finish(self._decisions.part or (1, 1), results)]
+        if self._staging:
+            self._staging.remove()
         return [*notes, *(f for found in self._for_each(self._index_and_load) for f in found)]
 
     def prove(self, results: Mapping[str, Result]) -> Sequence[Finding]:
+        if self.staged:
+            return []
         if self._decisions.part:  # the others may still be on their way
             return [f for job in self._jobs for f in self._prove_part(job)]
         self.verified = self.options.verify
@@ -325,6 +336,8 @@ class MilvusTarget(LoadTarget):
         return notes
 
     def first_use(self) -> Sequence[str]:
+        if self.staged:
+            return ()
         job = next((j for j in self._jobs if sum(t.rows for t in j.tasks)), None)
         if job is None:
             return ()

@@ -165,3 +165,63 @@ def test_a_path_that_is_not_where_the_server_looks(in_bucket: MilvusServer, tmp_
     options = {"import_to": f"s3://{S3_BUCKET}/imports", "import_path": "elsewhere"}
     with pytest.raises(TargetError, match="does not see what is written to"):
         run_load(source("no_path"), open_target(in_bucket.uri, **options), state=tmp_path)
+
+
+# Several file sets a job, and writing apart from importing ---------------------------------------------------------------
+
+
+@pytest.fixture
+def small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three file sets for each of the two partitions."""
+    monkeypatch.setattr("milvus_offline.targets.milvus.target.CHUNK_BYTES", 50_000)
+
+
+def test_a_job_takes_many_file_sets_where_the_server_can(server: Any, tmp_path: Path, small_sets: None) -> None:
+    with milvus_proxy(server.uri, "2.6.24") as proxy:
+        report = load(proxy, server, "sets", tmp_path, inflight=8)
+        assert (report.exit_code, report.rows, count(server, "sets")) == (0, 2 * ROWS, 2 * ROWS)
+        assert proxy.calls.count("rest:create") == 2 + 1  # a job for each partition, and the one that asks about the place
+    assert not list((server.storage / "sets").rglob("*.npy"))
+
+
+def test_parts_are_staged_and_committed_exactly_once(
+    server: Any, tmp_path: Path, small_sets: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "staged"
+    with milvus_proxy(server.uri, "2.6.24") as proxy:
+        with pytest.raises(UsageError, match=r"nothing is staged in .* run the same command with --import-stage"):
+            load(proxy, server, name, tmp_path / "c0", import_commit=True)
+        for part in (1, 2):
+            if part == 2:
+                with pytest.raises(UsageError, match="of 2 parts these are not staged yet: 2"):
+                    load(proxy, server, name, tmp_path / "c1", import_commit=True)
+            report = load(proxy, server, name, tmp_path / f"s{part}", import_stage=True, part=(part, 2))
+            assert (report.exit_code, report.rows, report.staged) == (0, ROWS, True)
+            assert [f.code for f in report.findings] == ["import-staged"]
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(bulk.Importer, "follow", killed)
+            load(proxy, server, name, tmp_path / "c2", import_commit=True)
+        with pytest.raises(MilvusOfflineError, match=r"another run has begun to commit this|rows already"):
+            load(proxy, server, name, tmp_path / "c3", import_commit=True)
+        report = load(proxy, server, name, tmp_path / "c2", resume=True, import_commit=True, verify="full")
+        assert (report.exit_code, report.rows, count(server, name)) == (0, 2 * ROWS, 2 * ROWS)
+        assert proxy.calls.count("rest:create") <= 2 + 6  # both jobs, and a question about the place by each run
+    assert not [p for p in (server.storage / name).rglob("*") if p.is_file()]
+
+
+def killed(*_: Any) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"import_stage": True}, "only goes with --import-to"),
+        ({"import_to": "/x", "import_stage": True, "import_commit": True}, "two steps"),
+        ({"import_to": "/x", "import_commit": True, "part": (1, 2)}, "leave --part out"),
+        ({"import_to": "/x", "import_stage": True, "mode": "append"}, "leave --mode"),
+    ],
+)
+def test_steps_that_contradict_each_other(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        open_target("http://localhost:19530", **options)
