@@ -811,6 +811,7 @@ SECTIONS = (
                 "Look at the server's log, then load again with `--mode overwrite`.",
             ),
             Code("verify-limited", (INFO,), "The target could not be asked all of it."),
+            Code("import-faster", (INFO,), "A bulk import (`--import-to`) would take minutes less, by the plan's estimate."),
             Code("import-staged", (INFO,), "Files for a bulk import were written, and not imported yet (`--import-stage`)."),
             Code(
                 "search-recall",

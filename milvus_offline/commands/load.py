@@ -19,6 +19,7 @@ from .options import ID_FILES, STORE_OPTIONS, faiss_options, output_options, sel
 
 if TYPE_CHECKING:
     from ..loading import LoadReport
+    from ..targets import Estimate
     from ..text import Places, Screen
 
 
@@ -366,6 +367,27 @@ def verified_words(verified: str, checked: int, rows: int) -> str:
     return f"{counts}: had {100 * share:.2g} % of the rows been wrong, that would have shown it with {_CERTAINTY:.0%} certainty"
 
 
+def _estimate_lines(made: Estimate | None) -> list[str]:
+    """What the load would take, for a person."""
+    from ..text import count, duration, size
+
+    if made is None or not made.rows:
+        return []
+    sending = f"To send: {size(made.bytes)}"
+    if made.seconds is not None and made.network is not None:
+        sending += (
+            f", about {duration(max(1, made.seconds))} (the network gives {size(int(made.network))}/s, and a server of two "
+            "cores stores some 16 MB/s)"
+        )
+    back = ""
+    if made.verify_rows:
+        share = 1 - (1 - _CERTAINTY) ** (1 / made.verify_rows)
+        proof = f", which shows {100 * share:.2g} % of wrong rows with {_CERTAINTY:.0%} certainty"
+        took = f", about {duration(made.verify_seconds)}" if made.verify_seconds and made.verify_seconds >= 1 else ""
+        back = f"; {count(made.verify_rows, 'row')} read back{took}{'' if made.verify_rows >= made.rows else proof}"
+    return [sending, f"To verify: {'nothing' if made.verify == 'none' else 'the number of rows of each partition'}{back}"]
+
+
 def report_lines(report: LoadReport, *, with_findings: bool = True) -> list[str]:
     """A report for a person."""
     from ..text import amount, count, finding_lines, size
@@ -376,6 +398,7 @@ def report_lines(report: LoadReport, *, with_findings: bool = True) -> list[str]
         lines = [f"Would load into {report.target}{version}:"]
         for c in report.plan.collections:
             lines.append(f"  {c.action:<8} {printable(c.name)}: {count(c.rows, 'row')}, {c.summary()}")
+        lines += _estimate_lines(report.plan.estimate)
     else:
         loaded = sum(c.action != "skip" for c in report.plan.collections)
         rate = report.rows_now / report.seconds_sending if report.seconds_sending else 0

@@ -76,12 +76,27 @@ C = TypeVar("C", bound=PlannedCollection, covariant=True)
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What a load will take. `network`: bytes a second to the target, None where it was not measured; then no times either."""
+
+    rows: int
+    bytes: int
+    network: float | None
+    seconds: float | None
+    verify: str
+    verify_rows: int
+    """Rows that are read back and compared."""
+    verify_seconds: float | None
+
+
+@dataclass(frozen=True)
 class LoadPlan(Generic[C]):
     """All decisions of a load, made before anything is created. `target` says what was found there (kind, version)."""
 
     target: Mapping[str, Any]
     collections: Sequence[C]
     findings: Sequence[Finding]
+    estimate: Estimate | None = None
 
     @property
     def dropped(self) -> list[str]:

@@ -57,6 +57,8 @@ class MilvusProxy:
         """Why inserts are refused (code 9, force deny)."""
         self.no_memory = False
         """Whether LoadCollection is refused (code 3)."""
+        self.flush_seconds = 10.0
+        """How long a collection is not flushed again (quotaAndLimits.flushRate 0.1)."""
         self.before: dict[str, Callable[[], None]] = {}
         """Method -> what is done before its answer goes back; an exception in it cuts the connection."""
         self.calls: list[str] = []
@@ -122,7 +124,7 @@ class MilvusProxy:
             return None
         now = time.monotonic()
         for name in milvus_pb2.FlushRequest.FromString(request).collection_names:
-            if now - self._flushed.get(name, -1e9) < 10:
+            if now - self._flushed.get(name, -1e9) < self.flush_seconds:
                 reason = "request is rejected by grpc RateLimiter middleware, please retry later: rate limit exceeded[rate=0.1]"
                 return milvus_pb2.FlushResponse(status=refusal(8, reason, retriable=True))
             self._flushed[name] = now

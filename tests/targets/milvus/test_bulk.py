@@ -178,6 +178,7 @@ def small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_job_takes_many_file_sets_where_the_server_can(server: Any, tmp_path: Path, small_sets: None) -> None:
     with milvus_proxy(server.uri, "2.6.24") as proxy:
+        proxy.flush_seconds = 0
         report = load(proxy, server, "sets", tmp_path, inflight=8)
         assert (report.exit_code, report.rows, count(server, "sets")) == (0, 2 * ROWS, 2 * ROWS)
         assert proxy.calls.count("rest:create") == 2 + 1  # a job for each partition, and the one that asks about the place
@@ -189,6 +190,7 @@ def test_parts_are_staged_and_committed_exactly_once(
 ) -> None:
     name = "staged"
     with milvus_proxy(server.uri, "2.6.24") as proxy:
+        proxy.flush_seconds = 0
         with pytest.raises(UsageError, match=r"nothing is staged in .* run the same command with --import-stage"):
             load(proxy, server, name, tmp_path / "c0", import_commit=True)
         for part in (1, 2):

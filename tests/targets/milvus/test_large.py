@@ -15,7 +15,8 @@ from support.milvus_server import shared_milvus
 from milvus_offline import loading
 from milvus_offline.errors import UsageError
 from milvus_offline.loading import LoadReport, Pace, run_compare, run_load
-from milvus_offline.targets import open_target
+from milvus_offline.targets import Estimate, open_target
+from milvus_offline.targets.milvus import estimate as estimates
 from milvus_offline.targets.milvus.client import Client
 from milvus_offline.targets.milvus.connection import Connection
 from milvus_offline.targets.milvus.naming import sanitize
@@ -178,3 +179,33 @@ def test_every_phase_is_shown(tmp_path: Path, name: str) -> None:
     assert named[-3:] == ["waiting until the target has all rows", "indexing", "verifying"]
     assert shown.said[0] == "start 10"
     assert shown.rows == 20  # read once, sent once
+
+
+# What it will take ----------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_says_what_sending_and_reading_back_will_take(
+    server: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "WORTH_BYTES", 0)
+    source = ArraySource({name: {t: [(np.arange(400), floats(400, 8))] for t in ("_default", "p")}})
+    report = load(source, server, tmp_path / "1", message_mib=0.005)
+    made = report.plan.estimate
+    assert made is not None
+    assert (made.rows, made.bytes, made.verify) == (800, 800 * 40, "sample")
+    assert made.network and made.seconds and made.verify_seconds
+    assert made.verify_rows == report.checked_rows  # what the plan says is what is done
+    with Client(Connection(server)) as client:
+        assert not [c for c in client.raw.list_collections() if "probe" in c]
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "network", "kind", "said"),
+    [(4, 1e9, "server", True), (0.5, 1e9, "server", False), (4, 1e6, "server", False), (4, 1e9, "zilliz", False)],
+)
+def test_an_import_is_suggested_where_it_saves_minutes(gigabytes: float, network: float, kind: str, said: bool) -> None:
+    nbytes = int(gigabytes * 1e9)
+    made = Estimate(1, nbytes, network, nbytes / min(network, estimates.STORED_BYTES), "none", 0, 0.0)
+    hint = estimates.import_hint(made, kind)
+    assert (hint is not None) == said
+    assert hint is None or "4 min 10 s, as files that the server imports about 2 min 47 s: --import-to" in hint.message
