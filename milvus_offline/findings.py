@@ -91,8 +91,8 @@ SECTIONS = (
             Code(
                 "segment-ambiguous",
                 (ERROR,),
-                "A segment folder has two files of a kind; a person has to say which one counts.",
-                "Take the wrong one away, in a copy of the store.",
+                "A segment folder has two files of a kind; none of them is read.",
+                "Remove the wrong one in a copy of the store.",
             ),
             Code(
                 "file-short",
@@ -133,7 +133,7 @@ SECTIONS = (
             Code(
                 "file-name-differs",
                 (WARNING,),
-                "A segment's file has another name than the segment, and no segment has that name: it is taken.",
+                "A segment's file has another name than the segment, and no segment has that name: it is used.",
                 "Was it renamed by hand? Give it its name back, in a copy of the store.",
             ),
             Code(
@@ -368,7 +368,7 @@ SECTIONS = (
                 "deletes-lost",
                 (WARNING,),
                 "Rows that a delete in the log names and that are live in a segment all the same. They are left out.",
-                "`--salvage deleted` brings them.",
+                "`--salvage deleted` exports them.",
             ),
             Code(
                 "rows-doubled",
@@ -379,13 +379,13 @@ SECTIONS = (
                 "log-differs",
                 (WARNING,),
                 "The log and the segments hold different vectors for the same ids; those of the segments are used.",
-                "`--salvage unseen` brings those of the log.",
+                "`--salvage unseen` exports those of the log.",
             ),
             Code(
                 "race-undecided",
                 (WARNING,),
-                "A segment whose catalog row was overwritten: nothing tells whether its rows were live. They are left out.",
-                "`--salvage orphans` brings them.",
+                "A segment whose catalog row was overwritten: nothing says whether its rows were live. They are left out.",
+                "`--salvage orphans` exports them.",
             ),
         ),
     ),
@@ -411,7 +411,7 @@ SECTIONS = (
             Code(
                 "wal-lacks-rows",
                 (WARNING,),
-                "The catalog tells of unflushed rows, and the log holds none of them: emptied, cut, or another server's.",
+                "The catalog lists unflushed rows, and the log holds none of them: emptied, cut, or another server's.",
                 "`--wal` names the right one.",
             ),
             Code(
@@ -429,7 +429,7 @@ SECTIONS = (
             Code(
                 "wal-missing",
                 (WARNING,),
-                "The catalog tells of unflushed rows, and there is no log.",
+                "The catalog lists unflushed rows, and there is no log.",
                 "`--wal DIR` names it where it lies elsewhere.",
             ),
             Code(
@@ -725,7 +725,7 @@ SECTIONS = (
             Code(
                 "taken-as-bits",
                 (INFO, WARNING),
-                "uint8 were taken for bits; in another layout than MilvusDM's this may be wrong.",
+                "uint8 was read as bits; in another layout than MilvusDM's this may be wrong.",
                 "If they are numbers: `--vector-type float`, or `--metric L2`.",
             ),
             Code(
@@ -733,7 +733,7 @@ SECTIONS = (
                 (INFO,),
                 "A key of a task file that MilvusDM ignored, too, or a value that was read for what it means.",
             ),
-            Code("columns-chosen", (INFO,), "Which datasets, arrays or columns were taken for vectors and ids, and why these."),
+            Code("columns-chosen", (INFO,), "Which datasets, arrays or columns were read as vectors and ids, and why these."),
             Code("ids-not-numbers", (INFO,), "Ids that are no whole numbers were left out, as `--ids auto` or `row` says."),
             Code("metric-of-file", (INFO,), "The metric was taken from what the file says of its distance."),
             Code(
@@ -747,13 +747,13 @@ SECTIONS = (
             Code(
                 "converted", (INFO,), "Numbers of another type became float32, or bits; the message says whether that rounds."
             ),
-            Code("no-ids", (INFO,), "Files of others without ids: the target makes them, or row numbers are taken."),
+            Code("no-ids", (INFO,), "Files of others without ids: the target makes them, or row numbers are used."),
         ),
     ),
     Section(
         "A Faiss index as the source",
         (
-            Code("faiss-lossy", (WARNING,), "The index holds approximations; these were taken (`--lossy`)."),
+            Code("faiss-lossy", (WARNING,), "The index holds approximations; these were read (`--lossy`)."),
             Code(
                 "faiss-rounded",
                 (INFO,),

@@ -205,7 +205,7 @@ def story(store: Store) -> list[str]:
         lines.append("Nothing points to a crash: all rows that are live were flushed.")
     unseen = sum(s.rows.rows for s in store.replay.salvage if s.kind == "unseen") if store.replay else 0
     if unseen:
-        text = "were acknowledged and logged, but no server would show them; --salvage unseen brings them."
+        text = "were acknowledged and logged, but no server would show them; --salvage unseen exports them."
         lines.append(f"{count(unseen, 'more row')} {text}")
     return lines
 

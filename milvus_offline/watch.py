@@ -166,8 +166,8 @@ class Watch:
             code = "wal-unreadable" if all(p.endswith(".wal") for p in self._paths(where)) else "segment-unreadable"
             count = sum(b - a for a, b in union(rows[where]))
             text = (
-                f"{'; '.join(texts)}. The rows there are left out, all others came. Copy the disk with ddrescue before it gets "
-                "worse, and try again with the copy"
+                f"{'; '.join(texts)}. The rows there are left out, all others are read. Copy the disk with ddrescue before it "
+                "gets worse, and try again with the copy"
             )
             notes.error(code, where, text, count)
         for path, file in self._files.items():

@@ -69,7 +69,7 @@ from .options import cluster_option, file_options, lost_ids_option, output_optio
     "--salvage",
     metavar="KIND",
     multiple=True,
-    help="Also rescue rows that are not live, apart from the others: unseen, unacknowledged, orphans, unfinished, to-delete, "
+    help="Also export rows that are not live, apart from the others: unseen, unacknowledged, orphans, unfinished, to-delete, "
     "dropped, deleted, or all; repeatable.",
 )
 @lost_ids_option

@@ -92,8 +92,8 @@ class _Ids(click.ParamType[str]):
     default="keep",
     show_default=True,
     metavar="keep|auto|row|FILE",
-    help="The source's ids (made by the target where it has none), ids made by the target, row numbers where it has none, or "
-    "for a Faiss index an int64 array in a .npy or .uid file.",
+    help="keep: the source's ids (the target makes them where there are none). auto: the target makes all. row: row numbers "
+    "where there are none. FILE: the ids of a Faiss index, an int64 array in a .npy or .uid file.",
 )
 @click.option(
     "--metric",

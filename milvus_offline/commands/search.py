@@ -70,7 +70,7 @@ def command(  # many: one for each option
     metric = chosen.schema.metric_type
     if metric is None:
         metric = default_metric(chosen.schema.vector_type)
-        click.echo(f"the source names no metric; {metric} is taken. Another one: --metric", err=True)
+        click.echo(f"the source names no metric; {metric} is used; --metric names another", err=True)
     whole = _collection(source, collection, ())
     queries = _load(query) if query is not None else _vectors_of(whole, row_ids)
     hits = search(chosen.schema, chosen.partitions, queries, k, metric=metric, jobs=jobs)

@@ -477,7 +477,7 @@ class _Parser:
             d = t.d_out
         behind = inner.transforms[0].d_in if inner.transforms else inner.dimension
         if behind != d:
-            raise self.c.damage(f"an index of {behind} dimensions behind a transform to {d}", at)
+            raise self.c.damage(f"an index of {behind} dimensions after a transform to {d}", at)
         return replace(inner, transforms=(*chain, *inner.transforms))
 
     def _transform(self) -> Transform:

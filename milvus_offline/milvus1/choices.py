@@ -167,7 +167,7 @@ class Choices:
             segment = bare[segment_id]
             if segment_id in newer:
                 text = (
-                    f"its vectors are lost, but all of its ids are in the newer segment {newer[segment_id]}: it is taken for "
+                    f"its vectors are lost, but all of its ids are in the newer segment {newer[segment_id]}: it counts as "
                     "the source of a merge, and nothing is missing"
                 )
                 yield Finding(Severity.WARNING, "segment-contained", finding.where, text, segment.rows if segment else None)

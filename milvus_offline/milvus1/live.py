@@ -192,7 +192,7 @@ def _select_segment(
                 "backup-without-index",
                 where,
                 "the segment waits for an index that is gone; a 1.x server hides its rows from search and count, "
-                "here they are taken",
+                "here they are read",
                 raw.row_count if 0 <= raw.row_count < 1 << 31 else None,
             )
         if raw.file_type != FileType.BACKUP and indexes:
@@ -236,7 +236,7 @@ def _repair_race(table_id: str, row: FileRow, disk: Disk, findings: Findings) ->
         segment_id = row.file_id
     else:
         found = "is not there" if meant is None else f"holds {meant} bytes, not the row's {row.file_size}"
-        message = f"the catalog row names file {row.file_id}, whose folder {found}; the rows of {row.segment_id} are taken"
+        message = f"the catalog row names file {row.file_id}, whose folder {found}; the rows of {row.segment_id} are read"
         segment_id = row.segment_id
     findings.warning("row-id-race", f"{table_id}/{row.segment_id}", message, rows)
     return Choice(table_id, segment_id, FileType(row.file_type).name, row)

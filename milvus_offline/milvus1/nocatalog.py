@@ -113,7 +113,7 @@ def infer_catalog(location: Location, disk: Disk, assumptions: Assumptions) -> C
                     notes,
                     "partition-unnamed",
                     table.folder,
-                    "the folder is that of a partition, but nothing tells of which collection; it becomes one of its own. "
+                    "the folder is that of a partition, but nothing says of which collection; it is read as one of its own. "
                     "Name it with --partition-map",
                 )
         elif table.folder in log.places and table.folder not in assumptions.places:
@@ -331,7 +331,12 @@ def _table_rows(tables: Mapping[str, _Table], log: _LogHints, assumptions: Assum
                 text = "all vectors of this collection are gone, and no index file has them: only the ids of its rows are left"
                 notes.error("collection-lost", collection, text, lost)
                 continue
-            _say(notes, "collection-empty", collection, "no segment and no log record tells its dimension; it is left out")
+            _say(
+                notes,
+                "collection-empty",
+                collection,
+                "neither a segment nor a log record says what its dimension is; it is left out",
+            )
             continue
         metric = _metric(collection, parts, row_bytes, log, assumptions, notes)
         dimension = row_bytes * 8 if metric >= MetricType.HAMMING else row_bytes // 4
@@ -370,8 +375,8 @@ def _table_rows(tables: Mapping[str, _Table], log: _LogHints, assumptions: Assum
 
 def _rename(table: _Table, collection: str) -> None:
     raise UsageError(
-        f"the partition map calls the folder {printable(table.folder)!r} the default partition of {printable(collection)!r}; "
-        "a default partition's folder bears its collection's name, so give the collection that name, or another partition"
+        f"the folder {printable(table.folder)!r} cannot be the default partition of {printable(collection)!r}: that folder "
+        "always has the collection's name. In the partition map, rename the collection, or give the folder another partition"
     )
 
 
@@ -397,8 +402,8 @@ def _guess_metric(collection: str, parts: list[_Table], row_bytes: int, log: _Lo
         notes,
         "metric-guessed",
         collection,
-        f"vectors of {row_bytes} bytes are taken as {'binary' if binary else 'float'} ({how}) with the metric {metric.name}, "
-        f"which nothing tells; say it with --assume {collection}=METRIC",
+        f"vectors of {row_bytes} bytes are read as {'binary' if binary else 'float'} ({how}); the metric {metric.name} "
+        f"is a guess: name the right one with --assume {collection}=METRIC",
     )
     return metric
 

@@ -230,7 +230,10 @@ def _open(store: Store, leftover: Leftover, notes: Findings) -> Segment | Legacy
             if guess is None and schema is None:
                 notes.append(
                     _note(
-                        "salvage-unreadable", leftover, f"{raw.bytes} bytes of vectors fit no whole number for {rows} ids", rows
+                        "salvage-unreadable",
+                        leftover,
+                        f"{raw.bytes} bytes of vectors cannot be divided evenly among {rows} ids",
+                        rows,
                     )
                 )
                 return None
@@ -239,7 +242,7 @@ def _open(store: Store, leftover: Leftover, notes: Findings) -> Segment | Legacy
                     _note(
                         "schema-guessed",
                         leftover,
-                        f"the catalog does not describe these rows; taken as {guess.vector_type.value} vectors of dimension "
+                        f"the catalog does not describe these rows; read as {guess.vector_type.value} vectors of dimension "
                         f"{guess.dimension}, from the sizes of the files",
                         rows,
                     )

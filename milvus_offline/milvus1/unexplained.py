@@ -196,7 +196,7 @@ class Unexplained:
                     "catalog-older",
                     where,
                     "the segment is newer than all that the catalog knows, and its rows are in no live segment: the catalog "
-                    "may be older than the files (is its -wal missing?). --salvage orphans brings them",
+                    "may be older than the files (is its -wal missing?). --salvage orphans exports them",
                     s.rows,
                 )
             elif not there.any() or (s.id not in indexed and self._was_live(table.table_id, s)):
@@ -204,7 +204,7 @@ class Unexplained:
                     "segment-unknown",
                     where,
                     "the catalog lists all other segments of this time, but not this one, and its rows are nowhere else: the "
-                    "catalog has lost a row, or is not that of these files. --salvage orphans brings them",
+                    "catalog has lost a row, or is not that of these files. --salvage orphans exports them",
                     s.rows,
                 )
 

@@ -152,13 +152,13 @@ def _restore(  # many: raw files and index files of one table, and where both ar
             continue
         result.append(index)
         where, kind = d.finding.where, index.vectors.kind
-        text = f"the raw file is missing or damaged ({d.finding.code}); its rows are taken from the {kind} index {index.path}"
+        text = f"the raw file is missing or damaged ({d.finding.code}); its rows are read from the {kind} index {index.path}"
         findings.warning("vectors-restored", where, text, index.rows)
         if index.lost:
             text = "the index file is cut or lacks these rows; they are lost"
             findings.error("rows-lost", where, text, index.lost)
     for index, _ in found:
-        text = f"no raw file holds the rows of this index file ({index.vectors.kind}); they are taken from it"
+        text = f"no raw file holds the rows of this index file ({index.vectors.kind}); they are read from it"
         findings.warning("raw-row-missing", _place(index), text, index.rows)
         if index.lost:
             text = "the index file is cut or lacks these rows"
@@ -185,7 +185,7 @@ def _without_raw_file(
             index = LegacyRawFile(row.file_id, str(path), schema, stored, FileType.INDEX.name)
             rows = np.sort(hashes_of(index.batches()))
         except (DamageError, UsageError, OSError) as e:
-            findings.info("index-unusable", _where(row), f"no rows out of it: {e}")
+            findings.info("index-unusable", _where(row), f"its rows cannot be used: {e}")
             continue
         if len(rows) and not any(holds(h, rows) for h in held):
             held.append(rows)

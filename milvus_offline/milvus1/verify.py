@@ -173,7 +173,7 @@ def _compare_deletes(  # many: a segment, and what its store says of it
     catalog: Catalog, segment: Segment, table_id: str, rows: list[FileRow], uncounted: Set[str], notes: Findings
 ) -> None:
     if segment.deletes is not None or str(Path(segment.ids_path).parent) in uncounted:
-        text = "the deletions in the files are not those that the server made; another finding tells what is known of them"
+        text = "the deletions in the files are not those that the server made; another finding says what is known of them"
         notes.error("deletes-differ", f"{table_id}/{segment.id}", text)
     else:
         _compare_counts(catalog, segment, table_id, rows, notes)
@@ -247,7 +247,7 @@ def _read_rows(
         notes.error("segment-unreadable", where, str(e), segment.rows - rows)
         return rows, id_sum
     if rows != segment.rows:
-        notes.error("rows-differ", where, f"{rows} rows came out, {segment.rows} were counted")
+        notes.error("rows-differ", where, f"{rows} rows were read, {segment.rows} were counted before")
     if absent:
         notes.error(
             "bloom-misses",
@@ -320,7 +320,7 @@ def _bloom(segment: Segment, where: str, notes: Findings) -> BloomFilter | None:
     try:
         return read_filter(path)
     except PermissionError as e:
-        notes.info("bloom-missing", where, f"bloom_filter cannot be read ({e.strerror}), so the ids were not held against it")
+        notes.info("bloom-missing", where, f"bloom_filter cannot be read ({e.strerror}), so the ids were not compared with it")
         return None
     except (DamageError, OSError) as e:
         notes.warning("bloom-damaged", where, f"{e}; no row needs it, but a server up to 1.1.0 does")
@@ -340,7 +340,7 @@ def _check_index(path: Path | None, segment: Segment, row: FileRow, notes: Findi
     """How many of the segment's vectors were compared with this index file's."""
     where = f"{row.table_id}/{segment.id}/{row.file_id}"
     if path is None:
-        notes.warning("index-missing", where, "the catalog lists this index file, it is not there")
+        notes.warning("index-missing", where, "the catalog lists this index file, but it is missing")
         return 0
     try:
         report = check_index(path)

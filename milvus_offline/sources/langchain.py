@@ -63,7 +63,7 @@ def open_source(path: str | os.PathLike[str], options: SourceOptions) -> Source:
     texts, positions = _documents(folder / "index.pkl")
     rows = source.collections[0].rows
     if positions is not None and len(positions) != rows:
-        text = f"index.pkl names {len(positions)} documents, index.faiss holds {rows} rows: they are of two days"
+        text = f"index.pkl names {len(positions)} documents, index.faiss holds {rows} rows: they are of different age"
         findings.warning("documents-differ", str(folder), text, abs(rows - len(positions)))
     if texts:
         example = next(iter(positions.values()), None) if positions else None

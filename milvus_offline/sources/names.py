@@ -63,10 +63,10 @@ def choose(path: str, there: Sequence[Named], embeddings: str | None, ids: str |
     said = Findings()
     if embeddings is None and vectors.name != EMBEDDINGS:
         others = [n.name for n in there if n.is_vectors and n is not vectors]
-        text = f"the vectors are taken from {what} {vectors}" + (f", not from {', '.join(others)}" if others else "")
+        text = f"the vectors are read from {what} {vectors}" + (f", not from {', '.join(others)}" if others else "")
         said.info("columns-chosen", path, text + "; --embeddings names another")
     if ids is None and number is not None and number.name != IDS:
-        said.info("columns-chosen", path, f"the ids are taken from {what} {number}; --ids-dataset names another")
+        said.info("columns-chosen", path, f"the ids are read from {what} {number}; --ids-dataset names another")
     return Chosen(vectors, number, said)
 
 

@@ -40,7 +40,7 @@ def open_source(path: str | os.PathLike[str], options: SourceOptions) -> FilesSo
                 others.append(str(beside))
         made = file_of(str(file), tables, options, what="array")
         if others:
-            made.findings.info("columns-chosen", str(file), f"the ids are taken from {others[0]} beside it")
+            made.findings.info("columns-chosen", str(file), f"the ids are read from {others[0]} beside it")
         made.files = others
         found.append(made)
     if root.is_dir() and len(found) == 1:

@@ -69,7 +69,7 @@ def vector_kind(  # many: what a file says of its array, and what the user says
         binary = wanted == "binary" or (wanted is None and known not in _OF_NUMBERS)
         if wanted is None and binary and known not in _OF_BITS:
             text = (
-                f"uint8 are taken for bits, as MilvusDM writes them: {shape[1] * 8} dimensions. If they are numbers (SIFT, "
+                f"uint8 is read as bits, as MilvusDM writes them: {shape[1] * 8} dimensions. If they are numbers (SIFT, "
                 "BIGANN): --vector-type float, or --metric L2"
             )
             said.add(Severity.INFO if usual else Severity.WARNING, "taken-as-bits", where, text, rows)
@@ -80,7 +80,7 @@ def vector_kind(  # many: what a file says of its array, and what the user says
     if (change := converts(dtype)) is not None:
         said.info("converted", where, change, rows)
     if options.beyond == "inf" and dtype.kind == "f" and dtype.itemsize > 4:
-        text = "numbers beyond float32's range are taken as infinity, as --beyond-float32 says"
+        text = "numbers beyond float32's range are read as infinity, as --beyond-float32 says"
         said.warning("beyond-float32", where, text)
     return Kind(VectorType.FLOAT, int(shape[1]), said)
 

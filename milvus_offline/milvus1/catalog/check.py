@@ -40,7 +40,9 @@ def contradictions(catalog: Catalog) -> Findings:
     for row in catalog.files:
         if row.file_id == row.segment_id and row.file_type in _UNWRITTEN and row.file_size > 0 and row.row_count > 0:
             kind = FileType(row.file_type).name
-            text = f"the catalog calls this segment {kind} (not yet written), and yet knows that it has {row.row_count} rows in"
+            text = (
+                f"the catalog marks this segment as {kind} (not yet written), and yet says that it has {row.row_count} rows in"
+            )
             findings.warning(
                 "catalog-value",
                 f"{row.table_id}/{row.segment_id}",
@@ -63,7 +65,7 @@ def one_byte_off(name: str, names: Iterable[str]) -> str | None:
 
 def _values(table: TableRow) -> Iterator[str]:
     if table.state not in (TableState.NORMAL, TableState.TO_DELETE):
-        yield f"state is {table.state}, expected 0 or 1; it is taken as live, as by a server"
+        yield f"state is {table.state}, expected 0 or 1; it counts as live, as for a server"
     if table.flag not in (0, 1, 2):
         yield f"flag is {table.flag}, expected 0, 1 or 2"
     if table.engine_type not in {int(e) for e in INDEX_NAMES} - {EngineType.INVALID}:

@@ -192,7 +192,9 @@ class Statements(Tokens):
             self.columns[database, table] = columns
             self.found.declare(database, table)
         elif len(set(columns) & set(known := known_columns(table, len(columns)) or ())) >= len(known) // 2 and known:
-            self.damaged(at, f"columns of {table} have other names than Milvus gives them; they are taken by their places")
+            self.damaged(
+                at, f"columns of {table} have other names than Milvus gives them; they are read in the order of Milvus' columns"
+            )
             self.columns[database, table] = known
             self.found.declare(database, table)
         else:
@@ -258,7 +260,9 @@ class Statements(Tokens):
         if columns is not None and is_misspelt(table, columns) and self.columns.get((database, table)) != ():
             if (known := known_columns(table, len(columns))) is None:
                 raise Strange
-            self.damaged(at, f"columns of {table} have other names than Milvus gives them; they are taken by their places")
+            self.damaged(
+                at, f"columns of {table} have other names than Milvus gives them; they are read in the order of Milvus' columns"
+            )
             columns = known
         if columns is not None and not is_milvus(table, columns):
             if self.columns.get((database, table)) != () and sum(c in COLUMNS[table][-1] for c in columns) >= 3:

@@ -119,10 +119,12 @@ def _read(segment: Segment, witness: Witness) -> _Listed:
         payload = read_header(segment.deleted_path)
         size = payload.bytes
         if payload.is_unreadable:
-            wrong.append(("deleted-docs-unreadable", "the disk refuses its header; its size is taken"))
+            wrong.append(("deleted-docs-unreadable", "the disk refuses its header; its size is used"))
         elif not payload.declared and payload.present:
             size = payload.present
-            text = f"at byte 0: the header says 0 bytes, {size} follow, and no server writes any behind no deletions"
+            text = (
+                f"at byte 0: the header says 0 bytes, {size} follow, and no server writes anything after a list of no deletions"
+            )
             wrong.append(("deleted-docs-damaged", text))
         elif payload.is_short:
             text = f"at byte 0: the header says {payload.declared} bytes, the file holds {payload.present}"

@@ -255,7 +255,7 @@ def check(path: str | os.PathLike[str]) -> IndexReport:
             else:
                 continue
             if cursor.left:
-                raise cursor.damage(f"{cursor.left} bytes behind the end of {blob.name!r}")
+                raise cursor.damage(f"{cursor.left} bytes after the end of {blob.name!r}")
         if container.type_name in ("HNSW", "RNSG", "ANNOY"):
             stored = _stored(fd, container, None, False)
             rows, dimension, holds = stored.rows, stored.dimension, True

@@ -135,7 +135,7 @@ def _own_files(folder: Folder, segment_id: str, rows: int | None, notes: Finding
     where = str(folder.path)
     if folder.foreign:
         names = ", ".join(map(printable, folder.foreign))
-        notes.info("foreign-file", where, f"{names}: not a server's; the files named like the segment count")
+        notes.info("foreign-file", where, f"{names}: no server wrote these; the files named after the segment are used")
     strange = {n: n.rsplit(".", 1)[0] for n in (*folder.raw, *folder.ids) if n.rsplit(".", 1)[0] != segment_id}
     theirs = {name: base for name, base in strange.items() if base.isdecimal() and _is_segment(folder.path, base)}
     if theirs:
@@ -207,7 +207,7 @@ def _restored(  # many: what open_segment was given, and what it found so far
                 kept.error("rows-lost", where, message, segment.lost_live)
             return segment, kept
     for reason in reasons:
-        notes.info("index-unusable", where, f"no vectors out of it: {reason}")
+        notes.info("index-unusable", where, f"cannot stand in for lost vectors: {reason}")
     return None
 
 
@@ -219,7 +219,7 @@ def _open_files(folder: Folder, segment_id: str, schema: Schema, state: str, fil
                 Severity.ERROR,
                 "segment-ambiguous",
                 f"expected one {kind} file, found {len(names)}: {', '.join(map(printable, names))}; "
-                "no server writes this, so none of them is taken. Move the wrong ones away in a copy of the store",
+                "no server writes this, so none of them is read. In a copy of the store, remove the wrong ones",
             )
             return None
     if not folder.raw or not folder.ids:
@@ -307,7 +307,7 @@ def _note_longer(this: Payload, rows: int, note: Note) -> None:
         Severity.WARNING,
         "file-longer",
         f"{Path(this.path).name} at byte 0: the header says {this.declared} bytes, {this.present} follow, and no server writes "
-        "more: if these were put in before the end, the rows behind them are wrong. Use an older copy if there is one",
+        "more: if these were inserted before the end, the rows after them are wrong. Use an older copy if there is one",
         rows,
     )
 

@@ -279,8 +279,8 @@ class Walk:
                         Severity.WARNING,
                         "mxlog-inside",
                         file,
-                        f"the acknowledged records are said to end at byte {limit}, inside the record at byte {position}; "
-                        "it is taken as a whole",
+                        f"mxlog.meta says that acknowledged records end at byte {limit}, inside the record at byte {position}; "
+                        "the whole record is used",
                     )
                 yield record
                 position = record.end

@@ -80,7 +80,7 @@ class Settlement:
                 "log-differs",
                 table.place,
                 f"segments hold other vectors for these ids than the write-ahead log ({place}): one of them is damaged, or "
-                "newer rows were lost. Those of the segments are used; --salvage unseen brings the others",
+                "newer rows were lost. Those of the segments are used; --salvage unseen exports the others",
                 len(verdict.differing),
             )
         for kind, name, rows, reason in (
@@ -98,7 +98,7 @@ class Settlement:
                 a.undeleted,
                 "deletes-lost",
                 "deletes in the write-ahead log name these rows, yet they are live here: deleted_docs lost its contents, or a "
-                "flush failed. They are left out; --salvage deleted brings them",
+                "flush failed. They are left out; --salvage deleted exports them",
             ),
             (
                 a.doubled,
@@ -120,7 +120,7 @@ class Settlement:
                 "segment-forgotten",
                 f"{table.table_id}/{segment.id}",
                 "the catalog says that the segment was never finished, but its folder is complete and its rows are nowhere "
-                "else; they are taken. A 1.x server would not show them",
+                "else; they are read. A 1.x server would not show them",
                 segment.rows,
             )
         for segment in self._beside(table, self.opened.victims):
@@ -128,7 +128,7 @@ class Settlement:
                 "race-undecided",
                 f"{table.table_id}/{segment.id}",
                 "the segment's catalog row was overwritten (a bug of 0.10.4-1.1.1), and its rows are nowhere else; the files "
-                "cannot tell whether they were live or deleted. They are left out; --salvage orphans brings them",
+                "cannot tell whether they were live or deleted. They are left out; --salvage orphans exports them",
                 segment.rows,
             )
 

@@ -54,8 +54,8 @@ def already_flushed(table: LoggedTable, segments: Sequence[Segment], findings: F
                 Severity.INFO,
                 "flush-unrecorded",
                 f"{table.collection}/{table.partition}",
-                f"a crash came after {', '.join(s.id for s in newest)} was written and before the catalog knew that the log's "
-                "rows are in it. They are read once; a restarted 1.x server would double them",
+                f"the server crashed after it had written {', '.join(s.id for s in newest)} and before its catalog recorded "
+                "the flush: these rows of the log are in it. They are read once; a restarted 1.x server would double them",
                 len(rows),
             )
             return lsn, ids
@@ -155,7 +155,7 @@ def older_than_segments(
             "flush-unrecorded",
             table.place,
             "these rows of the log are in segments as well, though the catalog calls them not flushed: its flush_lsn is older "
-            "than its list of segments. They are taken once",
+            "than its list of segments. They are read once",
             count,
         )
     return lsn, beyond

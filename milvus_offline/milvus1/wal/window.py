@@ -27,7 +27,7 @@ def check_flush_lsns(log: Log, tables: Iterable[LoggedTable], global_lsn: int, f
                 table.place,
                 f"the catalog says that the log was flushed up to byte {table.flush_lsn & 0xFFFFFFFF} of "
                 f"{table.flush_lsn >> 32}.wal, but no record ends there: the catalog is damaged, or the log is that of another "
-                "server (--wal names the right one). What segments and log both hold is taken once",
+                "server (--wal names the right one). What segments and log both hold is read once",
             )
             table.flush_lsn, table.flush_lsn_wrong = whole, True
     whole = _end_before(log, global_lsn)
@@ -81,7 +81,7 @@ class Window:
             self._warn(
                 "mxlog-missing",
                 where,
-                f"mxlog.meta {state}, so nothing tells which records were acknowledged; all complete ones are taken{what_then}",
+                f"mxlog.meta {state}, so nothing says which records were acknowledged; all complete ones are used{what_then}",
             )
             return True
         if calls > 1:
@@ -89,15 +89,15 @@ class Window:
                 "mxlog-stale",
                 where,
                 f"{calls} calls are logged after the last one that mxlog.meta knows, although only one can be unacknowledged: "
-                "mxlog.meta is older than the log. All complete records are taken; a 1.x server would drop these",
+                "mxlog.meta is older than the log. All complete records are used; a 1.x server would drop these",
             )
             return True
         if acknowledged < flushed:
             self._warn(
                 "mxlog-stale",
                 where,
-                "mxlog.meta is older than the catalog, so nothing tells whether the last call in the log was acknowledged; it "
-                "is taken. A 1.x server would drop it",
+                "mxlog.meta is older than the catalog, so nothing says whether the last call in the log was acknowledged; it "
+                "is used. A 1.x server would drop it",
             )
             return True
         if self.log.torn_meta:
@@ -105,7 +105,7 @@ class Window:
                 "mxlog-torn",
                 where,
                 "mxlog.meta was being written when the server died, so the last call in the log counts as never acknowledged, "
-                "as for a 1.x server; --salvage unacknowledged brings its rows",
+                "as for a 1.x server; --salvage unacknowledged exports its rows",
             )
         return False
 

@@ -105,7 +105,7 @@ class _Reader:
                 raise DamageError(path, f"Faiss cannot read it: {text.decode('utf-8', 'replace')}")
             n = 0 if n == DONE else n
             if not 0 <= n <= rows:
-                raise DamageError(path, f"Faiss gives {n} rows where {rows} were asked for")
+                raise DamageError(path, f"Faiss gives {n} rows, {rows} were requested")
             return self._read(np.empty(n, "<i8")), self._read(np.empty((n, width), row))
         finally:
             watch.cancel()
@@ -216,7 +216,7 @@ class ChildPiece:
                 ids, vectors = reader.ask(start, capacity, dtype, width)
                 start += len(ids)
                 if not len(ids) or start > self.rows:
-                    raise DamageError(self.child.path, f"Faiss gives {start} rows where it spoke of {self.rows}")
+                    raise DamageError(self.child.path, f"Faiss returned {start} rows, it had announced {self.rows}")
                 if self.id_map is not None and content is not None:
                     ids = self.id_map.apply(content, ids)
                 yield Batch(ids + self.first_id, vectors)

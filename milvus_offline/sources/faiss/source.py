@@ -254,7 +254,7 @@ class _Opening:
             inverse = Inverse(Cursor(fd, self.path, 0, _regular_size(self.path)), index.transforms)
         except NotInvertible as e:
             if data.total:
-                text = f"the vectors come out as the index holds them, behind a transform ({kinds}): {e}"
+                text = f"the vectors come out as the index holds them, after a transform ({kinds}): {e}"
                 self.find(Severity.WARNING, "faiss-transformed", text, data.total)
             return data
         if all(t.exact for t in index.transforms):
@@ -308,7 +308,7 @@ class _Opening:
                     text = f"the index says that its lists are in {printable(name)!r}; {candidate} beside the index is read"
                     self.find(Severity.INFO, "faiss-lists-elsewhere", text)
                 if actual > size:
-                    text = f"{candidate} has {actual} bytes, the index speaks of {size}: it may be that of another index"
+                    text = f"{candidate} has {actual} bytes, the index expects {size}: it may be that of another index"
                     self.find(Severity.WARNING, "faiss-lists-differ", text)
                 return candidate
         hint = "put that file beside the index" + ("" if self.follow else ", or follow the name with --follow-ondisk")
@@ -401,7 +401,7 @@ class _Opening:
         if metric is None:
             metric = wanted
             text = f"the metric of the index, {own}, has no name in Milvus; " + (
-                f"{wanted} is taken as asked for" if wanted else "name the one to use with --metric"
+                f"{wanted} is used, as --metric says" if wanted else "name the one to use with --metric"
             )
             self.find(Severity.INFO if wanted else Severity.WARNING, "faiss-metric", text)
         elif wanted not in (None, metric):

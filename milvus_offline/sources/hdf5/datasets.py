@@ -203,7 +203,7 @@ def _zeros_at_the_end(file: File) -> None:
         return
     text = (
         f"the last {count} rows are zeros with the id 0: it looks as if the program that wrote the file was interrupted. They "
-        "are taken as they are; look for a complete copy"
+        "are read as they are; look for a complete copy"
     )
     file.findings.warning("rows-look-unwritten", file.path, text, count)
 

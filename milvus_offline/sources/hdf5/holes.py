@@ -148,14 +148,14 @@ def _source_holes(place: Place, source: Any, width: int, following: Following, d
             there = open_dataset(h, found).shape
             (low, high), whole = _rows_of(source.src_space, width, there[0])
         if (high - low) * width < source.vspace.get_select_npoints():
-            return [_All(f"are missing: {found.path} has {high - low} rows, fewer than {what} speaks of")]
+            return [_All(f"are missing: {found.path} has {high - low} rows, fewer than {what} expects")]
         holes = holes_of(found, following, depth + 1)
     except UsageError:
         raise
     except MilvusOfflineError as e:
         return [_All(f"are missing: {e}")]
     if there[0] < high:
-        holes = [*holes, Hole(there[0], high, f"are missing: {found.path} has {there[0]} rows, {what} speaks of {high}")]
+        holes = [*holes, Hole(there[0], high, f"are missing: {found.path} has {there[0]} rows, {what} expects {high}")]
     used = [Hole(max(h.first, low) - low, min(h.last, high) - low, h.reason) for h in holes if h.first < high and h.last > low]
     return used if whole or not used else [_All(used[0].reason)]
 

@@ -69,7 +69,7 @@ def settings_of(schema: Schema, metric: str | None = None, index_file_size: int 
     name = metric.upper() if metric else schema.metric_type
     if name is None:
         name = "HAMMING" if binary else "L2"
-        note("metric-assumed", f"the source names no metric; {name} is taken. Another one: --metric")
+        note("metric-assumed", f"the source names no metric; {name} is used; --metric names another")
     if name not in MetricType.__members__:
         known = ", ".join(MetricType.__members__)
         raise UsageError(f"{where}: metric {printable(name)} is none of Milvus 1.x ({known}); name one with --metric")
@@ -83,7 +83,7 @@ def settings_of(schema: Schema, metric: str | None = None, index_file_size: int 
         size = DEFAULT_INDEX_FILE_SIZE
     if schema.attributes:
         names = ", ".join(printable(a.name) for a in schema.attributes)
-        note("attributes-left-out", f"Milvus 1.1 keeps no attributes; these stay behind: {names}", Severity.WARNING)
+        note("attributes-left-out", f"Milvus 1.1 stores no attributes; these are left out: {names}", Severity.WARNING)
     plain = engine == no_index_for(chosen)
     params = "{}" if plain else json.dumps(dict(schema.index.params), separators=(",", ":"))
     return Settings(chosen, engine, params, size, tuple(notes))

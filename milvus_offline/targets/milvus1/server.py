@@ -118,7 +118,7 @@ class Send:
             request = insert_bytes(self.job.name, self.tag, given, vectors, self.job.collection.schema.vector_type)
             made = self.target.service.call("Insert", request).vector_id_array
             if len(made) != rows:
-                raise TargetError(f"{self.target.service.address}: {rows} rows sent, {len(made)} taken")
+                raise TargetError(f"{self.target.service.address}: {rows} rows sent, {len(made)} accepted")
             if given is None:
                 result["ids"] = [[0, made[0]], [rows - 1, made[-1]]]
         advance(self.rows, self.bytes)

@@ -175,7 +175,7 @@ def test_several_dumps_in_a_folder_are_a_question(tmp_path: Path) -> None:
         (b"the catalog is on the other server\n", "neither a catalog nor a dump of one: it begins with 'the catalog is"),
         (b"<!DOCTYPE html>\n<html></html>", "neither a catalog nor a dump"),
         (b"", "the file is empty"),
-        (gzip.compress(b"some notes"), "packed, and what is in it is neither"),
+        (gzip.compress(b"some notes", mtime=0), "packed, and what is in it is neither"),
     ],
 )
 def test_what_is_no_catalog_is_never_called_a_damaged_one(content: bytes, text: str, tmp_path: Path) -> None:

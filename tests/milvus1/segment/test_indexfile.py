@@ -90,7 +90,7 @@ def test_check_reads_the_structure_to_its_last_byte(collection: str, tmp_path: P
     last = report.blobs[-1]
     if last.name in ("IVF", "BinaryIVF", "HNSW", "NSG"):  # one byte more inside the part
         broken.write_bytes(data[: last.at - 8] + struct.pack("<q", last.size + 1) + data[last.at :] + b"\0")
-        with pytest.raises(DamageError, match="1 bytes behind the end of"):
+        with pytest.raises(DamageError, match="1 bytes after the end of"):
             check(broken)
 
 
@@ -106,7 +106,7 @@ def test_links_of_hnsw_are_walked_in_windows(window: int, tmp_path: Path, monkey
     assert check(path).rows == rows
     for wrong, message in (
         (table[:-1], "links of an HNSW index"),
-        (table + bytes(4), "4 bytes behind the end of 'HNSW'"),
+        (table + bytes(4), "4 bytes after the end of 'HNSW'"),
         (table[:-4] + struct.pack("<I", 1 << 31), "links of an HNSW index"),
         (table[:4] + struct.pack("<I", 37) + table[8:] + bytes(4), "37 bytes of links"),
     ):
