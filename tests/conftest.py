@@ -62,41 +62,11 @@ def pytest_testnodedown(node: Any) -> None:
     _produced.update(getattr(node, "workeroutput", {}).get("findings", ()))
 
 
-_OWED = {
-    "alias-kept",
-    "alias-switched",
-    "attribute-short",
-    "attribute-unknown",
-    "collection-empty",
-    "duplicates-dropped",
-    "duplicates-kept",
-    "faiss-lists-differ",
-    "faiss-lists-elsewhere",
-    "faiss-lossy",
-    "id-not-shown",
-    "ids-replaced",
-    "index-differs",
-    "index-missing",
-    "load-refused",
-    "metric-unknown",
-    "partition-twice",
-    "partitions-merged",
-    "payload-uneven",
-    "server-running",
-    "server-version",
-    "skipped",
-    "task-note",
-    "unit-vectors",
-    "verify-schema",
-}
-"""Codes that only slow tests or tests with servers bring, or that no test asks for yet. Only ever made shorter."""
-
-
 def _never_produced(config: pytest.Config) -> list[str]:
     """Codes that a run of the whole suite did not produce in the tests' own processes."""
     o = config.option
     whole = not (o.keyword or o.markexpr or o.collectonly) and config.args == config.getini("testpaths")
-    return sorted(set(CODES) - _produced - _OWED) if whole else []
+    return sorted(set(CODES) - _produced) if whole else []
 
 
 @pytest.hookimpl(trylast=True)

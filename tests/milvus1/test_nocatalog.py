@@ -162,3 +162,13 @@ def test_a_lost_segment_that_was_merged_is_no_loss(tmp_path: Path) -> None:
     assert content(store) == {("c", "_default"): bag(rows(1, 2, 3))}
     told = {(f.code, f.rows) for f in store.findings if "c/" in f.where}
     assert told == {("segment-contained", 2), ("segment-incomplete", 2)}
+
+
+def test_a_folder_without_rows_is_left_out(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c")
+    b.segment("c", rows(1, 2))
+    (b.roots[0] / "tables" / "empty" / "1600000000000000000").mkdir(parents=True)
+    store = open_store(b.write(), without_catalog=GUESSED)
+    assert ("collection-empty", "empty") in [(f.code, f.where) for f in store.findings]
+    assert content(store) == {("c", "_default"): bag(rows(1, 2))}

@@ -18,7 +18,7 @@ from support.real import STORES, truth
 
 from milvus_offline import cli
 from milvus_offline.errors import TargetError, UsageError
-from milvus_offline.loading import LoadReport, run_load
+from milvus_offline.loading import LoadReport, run_compare, run_load
 from milvus_offline.model import IndexSpec, Schema, VectorType
 from milvus_offline.sources.milvus1 import open_store_source
 from milvus_offline.targets import open_target
@@ -318,3 +318,19 @@ def test_what_is_skipped_is_compared(server: Standin) -> None:
     assert load(small(10), server, mode="skip").exit_code == 0
     report = load(small(12), server, mode="skip")
     assert (report.exit_code, [f.code for f in report.findings]) == (3, ["skip-differs"])
+
+
+def test_a_version_that_is_not_known_is_told() -> None:
+    standin = Standin(version="2.9.9")
+    try:
+        report = load(small(), standin)
+    finally:
+        standin.stop()
+    assert (report.exit_code, report.rows, [f.code for f in report.findings]) == (0, 10, ["server-version"])
+    assert "'2.9.9'" in report.findings[0].message
+
+
+def test_another_collection_of_the_name_is_a_difference(server: Standin) -> None:
+    load(small(), server)
+    rows, findings = run_compare(small(metric_type="IP"), open_target(server.target))
+    assert (rows, [(f.code, f.severity.value, f.rows) for f in findings]) == (0, [("verify-schema", "error", 10)])
