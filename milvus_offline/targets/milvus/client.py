@@ -27,7 +27,7 @@ from .connection import Connection, check_lite_path, lite_facts, tls_options
 from .limits import server_facts
 from .probe import check_reachable
 from .refusals import Unclear, broken, error_of, is_away, refusal
-from .terms import CollectionPlan, Existing, TargetFacts
+from .terms import CollectionPlan, Existing, TargetFacts, existing_of
 
 T = TypeVar("T")
 
@@ -171,37 +171,13 @@ class Client:
         return f"{described.get('collection_id', '')}/{described.get('created_timestamp', '')}"
 
     def existing(self, collection: str) -> Existing:
-        from pymilvus import DataType
-
+        """The collection as a load that meets it has to know it."""
         described = self.describe(collection)
-        kinds = {DataType.FLOAT_VECTOR: VectorType.FLOAT, DataType.BINARY_VECTOR: VectorType.BINARY}
-        id_field = vector_field = key_field = dimension = vector_type = None
-        others = []
-        for f in described["fields"]:
-            if f.get("is_primary"):
-                id_field = f["name"] if f["type"] == DataType.INT64 else None
-            elif f["type"] in kinds and vector_field is None:
-                vector_field, vector_type = f["name"], kinds[f["type"]]
-                dimension = int(f["params"]["dim"])
-            elif f.get("is_partition_key") and f["type"] == DataType.VARCHAR:
-                key_field = f["name"]
-            elif not f.get("nullable") and f.get("default_value") is None:
-                others.append(f["name"])
         partitions = tuple(self.call("list partitions", lambda: self.raw.list_partitions(collection)))
         rows = self.stored(collection) or self.stored(collection, flush=True)
-        return Existing(
-            rows=rows,
-            dimension=dimension,
-            vector_type=vector_type,
-            id_field=id_field,
-            auto_id=bool(described.get("auto_id")),
-            vector_field=vector_field,
-            key_field=key_field,
-            metric_type=self.index_of(collection, vector_field).get("metric_type") if vector_field else None,
-            partitions=partitions,
-            others=tuple(others),
-            shards=int(described.get("num_shards") or 1),
-        )
+        found = existing_of(described, rows, partitions)
+        metric = self.index_of(collection, found.vector_field).get("metric_type") if found.vector_field else None
+        return replace(found, metric_type=metric)
 
     def index_of(self, collection: str, vector_field: str) -> dict[str, Any]:
         """The index of the vectors as the server describes it; empty if there is none."""

@@ -52,6 +52,38 @@ class Existing:
     shards: int = 1
 
 
+def existing_of(described: Mapping[str, Any], rows: int, partitions: tuple[str, ...]) -> Existing:
+    """What pymilvus' description of a collection means for a load into it; the metric is its index's and not in it."""
+    from pymilvus import DataType
+
+    kinds = {DataType.FLOAT_VECTOR: VectorType.FLOAT, DataType.BINARY_VECTOR: VectorType.BINARY}
+    id_field = vector_field = key_field = dimension = vector_type = None
+    others = []
+    for f in described["fields"]:
+        if f.get("is_primary"):
+            id_field = f["name"] if f["type"] == DataType.INT64 else None
+        elif f["type"] in kinds and vector_field is None:
+            vector_field, vector_type = f["name"], kinds[f["type"]]
+            dimension = int(f["params"]["dim"])
+        elif f.get("is_partition_key") and f["type"] == DataType.VARCHAR:
+            key_field = f["name"]
+        elif not f.get("nullable") and f.get("default_value") is None:
+            others.append(f["name"])
+    return Existing(
+        rows=rows,
+        dimension=dimension,
+        vector_type=vector_type,
+        id_field=id_field,
+        auto_id=bool(described.get("auto_id")),
+        vector_field=vector_field,
+        key_field=key_field,
+        metric_type=None,
+        partitions=partitions,
+        others=tuple(others),
+        shards=int(described.get("num_shards") or 1),
+    )
+
+
 @dataclass(frozen=True)
 class TargetFacts:
     """What the target can do. `collapses`: a second row of an id replaces the first."""
