@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -74,5 +73,7 @@ def can_share(sources: Iterable[str], folder: Path, wish: Reflink) -> bool:
 
 
 def _try(path: str, folder: Path) -> bool:
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".reflink-") as scratch:
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(dir=folder, prefix=".reflink-") as scratch:
         return clone_file(path, os.path.join(scratch, "probe"))

@@ -7,7 +7,6 @@ same list can be run again after a crash, here, in a pool of processes, or on a 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -21,8 +20,6 @@ from typing import Any, Protocol
 
 from .ledger import Ledger
 from .model import Advance as Advance
-
-_log = logging.getLogger("milvus_offline")
 
 Result = dict[str, Any]
 """What a task says of its work: JSON values."""
@@ -129,8 +126,7 @@ def execute(  # many: how tasks run is the caller's to choose, each by its name
             for task, result in done:
                 results[task.id] = result
                 finished.append(task)
-                level = logging.INFO if task.rows else logging.DEBUG
-                _log.log(level, "done %s, %d rows, %d bytes", task.id, task.rows, task.bytes)
+                _log_done(task)
             if settle is None or time.monotonic() - noted > SETTLE_SECONDS:
                 note()
                 noted = time.monotonic()
@@ -151,6 +147,12 @@ WAITING = "waiting for the disk"
 def _place(task: Task) -> str:
     """What a task works on, for a person."""
     return task.id.partition(":")[0].removesuffix(".h5")
+
+
+def _log_done(task: Task) -> None:
+    if (logging := sys.modules.get("logging")) is not None:  # whoever listens has imported it
+        level = logging.INFO if task.rows else logging.DEBUG
+        logging.getLogger("milvus_offline").log(level, "done %s, %d rows, %d bytes", task.id, task.rows, task.bytes)
 
 
 def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress, ahead: int) -> Iterator[Done]:

@@ -6,7 +6,6 @@ Plain click: cloup adds a tenth of a second to every start, rich-click as much t
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -112,7 +111,9 @@ class Command(click.Command):
         name = str(ctx.info_name)
         if others:
             return f"{option} does not go with {name}, but with {' and '.join(others[:3])}: milvus-offline {others[0]} --help"
-        near = difflib.get_close_matches(option, own, 3, 0.6)
+        from difflib import get_close_matches
+
+        near = get_close_matches(option, own, 3, 0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else f"milvus-offline {name} --help lists all"
         return f"{name} has no option {option}: {hint}"
 
@@ -213,7 +214,9 @@ def _meant(target: str) -> str:
     if colon:
         rest = rest.rpartition("@")[2]
         near = {"tcp": "http", "grpc": "http", "grpcs": "https", "milvus": "http", "milvuss": "https"}.get(scheme.lower())
-        near = near or next(iter(difflib.get_close_matches(scheme.lower(), ["http", "https", "milvus1"], 1, 0.6)), None)
+        from difflib import get_close_matches
+
+        near = near or next(iter(get_close_matches(scheme.lower(), ["http", "https", "milvus1"], 1, 0.6)), None)
         if near:
             return f"did you mean {near}://{rest}?"
         return f"{scheme}:// is not known; {kinds}"
@@ -263,7 +266,9 @@ def read_config(ctx: click.Context, param: click.Parameter, value: str | None) -
         if option is None:
             if name in plain and name not in mine and _of_another(ctx, str(name)):
                 continue
-            near = difflib.get_close_matches(str(name), list(known), 1)
+            from difflib import get_close_matches
+
+            near = get_close_matches(str(name), list(known), 1)
             hint = f": did you mean {near[0]}?" if near else ""
             raise click.BadParameter(f"{value}: {ctx.info_name} has no option {name}{hint}", ctx, param)
         no = f"--{str(name).replace('_', '-')}" in option.secondary_opts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -177,6 +177,11 @@ def write_lost_ids(path: str, source: Source) -> int:
             writer.writerows((collection, partition, i) for i in ids.tolist())
             found += len(ids)
     return found
+
+
+def several(documents: Sequence[dict[str, Any]], code: int) -> dict[str, Any]:
+    """The document of a run on several stores."""
+    return {"format": "milvus-offline-several", "version": 1, "documents": list(documents), "exit_code": code}
 
 
 def print_json(document: Any) -> None:

@@ -25,10 +25,10 @@ from .common import (
     progress,
     say_costs,
     selection,
+    several,
     store_words,
     write_lost_ids,
 )
-from .inspect import several
 from .log import set_up_log
 from .options import cluster_option, file_options, lost_ids_option, output_options, selection_options, store_options
 

@@ -10,7 +10,7 @@ import click
 
 from ..fileio import as_path
 from .command import Command, SourcePath
-from .common import bucket_costs, open_given, print_json, progress, say_costs, store_words
+from .common import bucket_costs, open_given, print_json, progress, say_costs, several, store_words
 from .log import set_up_log
 from .options import file_options, output_options, store_options
 
@@ -69,11 +69,6 @@ def command(paths: Sequence[str], html: str | None, read: bool, as_json: bool, q
             show_inspect(screen, document, places, verbose=verbose > 0)
         say_costs(screen, documents[-1])
     return code
-
-
-def several(documents: Sequence[dict[str, Any]], code: int) -> dict[str, Any]:
-    """The document of a run on several stores."""
-    return {"format": "milvus-offline-several", "version": 1, "documents": list(documents), "exit_code": code}
 
 
 def _inspect(path: str, read: bool, quiet: bool, o: dict[str, Any]) -> tuple[dict[str, Any], Places]:

@@ -10,8 +10,7 @@ import click
 from .. import fileio
 from ..model import Finding, Severity
 from .command import Command, SourceOrTarget, SourcePath, is_target
-from .common import bucket_costs, is_typed, open_given, print_json, progress, say_costs, store_words, write_lost_ids
-from .inspect import several
+from .common import bucket_costs, is_typed, open_given, print_json, progress, say_costs, several, store_words, write_lost_ids
 from .log import set_up_log
 from .options import cluster_option, file_options, lost_ids_option, output_options, store_options
 

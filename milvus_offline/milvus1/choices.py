@@ -11,11 +11,9 @@ from ..errors import DamageError
 from ..findings import Findings
 from ..model import Finding, Schema, Severity
 from .catalog.rows import Catalog, TableRow, version_key
-from .copies import Contents, by_ids, drop_contained, end_compactions, end_merges, ids_alone, newest_of
 from .disk import Disk
 from .layout import TABLES, FileType
 from .live import Choice, Leftover, LiveSet
-from .running_copy import RunningCopy
 from .segment.deletes import NO_WITNESS, OF_DELETES, Witness
 from .segment.files import Segment
 from .segment.opening import Folder, open_segment
@@ -80,6 +78,22 @@ class Choices:
             if all(f.severity is Severity.INFO or f.code in OF_DELETES for f in notes[before:]):
                 _compare_size(found, choice, table, notes)
             segments.append(found)
+        return self._once_each(segments, missing, choices, table, schema, notes)
+
+    def _once_each(  # many: what was opened, what was not, and all that tells which of the two counts
+        self,
+        segments: list[Segment],
+        missing: list[tuple[Choice, Finding]],
+        choices: Sequence[Choice],
+        table: TableRow,
+        schema: Schema,
+        notes: Findings,
+    ) -> list[Segment]:
+        """The segments without what is there twice, and with what stands in for missing ones."""
+        if not missing and self.catalog.kind != "none" and not self.catalog.statements_commit_alone:
+            return segments
+        from .copies import Contents, drop_contained, end_compactions, end_merges
+
         contents = Contents()
 
         def where(segment: Segment) -> str:
@@ -95,6 +109,8 @@ class Choices:
             merges = [x.segment_id for x in self.live.leftovers if x.is_merge and x.table_id == table.table_id]
             segments = end_merges(segments, self._open_merges(table, merges, schema), contents, where, notes)
         if missing:
+            from .running_copy import RunningCopy
+
             running = RunningCopy(table, schema, self.catalog, self.live, self.disk)
             segments = running.stand_ins(missing, segments, notes)
         return segments
@@ -159,6 +175,8 @@ class Choices:
     def _not_contained(self, lost: Sequence[Finding], segments: Sequence[Segment], table: TableRow) -> Iterator[Finding]:
         """Without a catalog: which of the segments that have lost their vectors are a loss, with their live rows. One whose ids
         all are in a newer segment was merged into it."""
+        from .copies import by_ids, ids_alone, newest_of
+
         by_id = {f.where.rsplit("/", 1)[-1]: f for f in lost}
         bare = {s: ids_alone(self._folder(table.table_id, s), s) for s in by_id}
         _, dropped = newest_of([*segments, *(s for s in bare.values() if s is not None)], by_ids())

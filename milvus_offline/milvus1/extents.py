@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,14 +11,15 @@ from ..fileio import is_remote
 from ..model import Piece
 from .layout import ID, LENGTH
 from .segment.files import DeadRows, Segment, read_header
-from .wal.rows import LogRows
+
+if TYPE_CHECKING:
+    from .wal.rows import LogRows
 
 _WINDOW = 1 << 20
 """Rows looked at in one go."""
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """Rows whose vectors lie one behind the other in one file, and their ids too."""
 
     rows: int
@@ -33,12 +34,14 @@ def extents_of(pieces: Iterable[Piece], most: int) -> list[Extent] | None:
     restored vectors, attributes, files in a bucket. Raises DamageError, OSError."""
     found: list[Extent] = []
     for piece in pieces:
-        if isinstance(piece, LogRows):
-            extents = _of_log(piece)
-        elif type(piece) is Segment:
+        if type(piece) is Segment:
             extents = _of_segment(piece)
         else:
-            return None
+            from .wal.rows import LogRows
+
+            if not isinstance(piece, LogRows):
+                return None
+            extents = _of_log(piece)
         if piece.schema.attributes:
             return None
         for extent in extents:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..findings import Findings
@@ -31,8 +31,7 @@ class Choice(NamedTuple):
     index_ids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Leftover:
+class Leftover(NamedTuple):
     """A segment folder that is not live but may hold rows; `kind` is a kind of salvage."""
 
     kind: str
@@ -43,15 +42,13 @@ class Leftover:
     """Whether it was the target of a merge or compaction in progress."""
 
 
-@dataclass(frozen=True)
-class LivePartition:
+class LivePartition(NamedTuple):
     tag: str
     table: TableRow
     choices: tuple[Choice, ...]
 
 
-@dataclass(frozen=True)
-class LiveCollection:
+class LiveCollection(NamedTuple):
     table: TableRow
     partitions: tuple[LivePartition, ...]
 
@@ -136,7 +133,7 @@ def _select_unknown(
             leftovers += [Leftover("orphans", table_id, c.segment_id, reason) for c in choices]
         for x in rest:
             dropped = x.kind == "to-delete" and not choices
-            leftovers.append(replace(x, kind="dropped", reason="its collection or partition was dropped") if dropped else x)
+            leftovers.append(x._replace(kind="dropped", reason="its collection or partition was dropped") if dropped else x)
     return result
 
 

@@ -240,10 +240,11 @@ def _begin(
 
 def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Catalog:
     """Reads the catalog that was named, or the one that belongs to the store. Raises StoreError, UsageError."""
-    from ..buckets import SCHEMES
     from .catalog import database
 
     if given is not None:
+        from ..buckets import SCHEMES
+
         text = os.fspath(given)
         if re.match(r"[\w+.-]+:/", text) and text.partition("://")[0] not in (*SCHEMES, "file"):
             if re.match(r"sqlite(\+\w+)?:///", text):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -265,7 +263,7 @@ class Collection(Mapping[str, Partition]):
 
     def _repr_html_(self) -> str:
         rows = [(p.name, p.rows, p.deleted, p.wal_rows) for p in self.partitions]
-        head = f"<p><b>{html.escape(printable(self.name))}</b>: {html.escape(repr(self)[1:-1].partition(': ')[2])}</p>"
+        head = f"<p><b>{_escape(printable(self.name))}</b>: {_escape(repr(self)[1:-1].partition(': ')[2])}</p>"
         return head + _table(["partition", "rows", "deleted", "in the log"], rows)
 
     def __repr__(self) -> str:
@@ -278,7 +276,9 @@ class UnknownName(KeyError):
 
     def __init__(self, what: str, name: object, there: Sequence[str]) -> None:
         super().__init__(name)
-        near = difflib.get_close_matches(str(name), there, 3, 0.5)
+        from difflib import get_close_matches
+
+        near = get_close_matches(str(name), there, 3, 0.5)
         known = ", ".join(map(repr, there[:20])) + (", …" if len(there) > 20 else "")
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {known or 'none'}"
         self._message = f"no {what} {name!r}; {hint}"
@@ -292,11 +292,17 @@ def _kept(batch: Batch) -> Batch:
     return Batch(batch.ids.copy(), batch.vectors.copy(), {k: v.copy() for k, v in batch.attributes.items()})
 
 
+def _escape(text: str) -> str:
+    from html import escape
+
+    return escape(text)
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table for a notebook; every name is escaped."""
 
     def line(cells: Sequence[object], tag: str) -> str:
-        shown = (f"{c:,}" if isinstance(c, int) else html.escape(printable(c)) for c in cells)
+        shown = (f"{c:,}" if isinstance(c, int) else _escape(printable(c)) for c in cells)
         return "<tr>" + "".join(f"<{tag} style='text-align:left'>{c}</{tag}>" for c in shown) + "</tr>"
 
     return f"<table>{line(head, 'th')}{''.join(line(r, 'td') for r in rows)}</table>"
@@ -365,7 +371,7 @@ class Store(Mapping[str, Collection]):
             )
             for c in self.collections
         ]
-        head = f"<p>Milvus store <code>{html.escape(printable(self.path))}</code>: {self.rows:,} rows</p>"
+        head = f"<p>Milvus store <code>{_escape(printable(self.path))}</code>: {self.rows:,} rows</p>"
         return head + _table(["collection", "rows", "partitions", "vectors", "metric"], rows)
 
     def __repr__(self) -> str:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,9 @@ from .layout import ID, FileType
 from .live import LiveSet
 from .segment.files import Column, Segment, read_columns
 from .segment.opening import open_segment
-from .wal.outcome import LogSalvage
+
+if TYPE_CHECKING:
+    from .wal.outcome import LogSalvage
 
 Ids = npt.NDArray[np.int64]
 _CHUNK_BYTES = 1 << 20

@@ -17,7 +17,6 @@ from ..fileio import as_path, closed, is_remote, list_once, open_binary, scan, u
 from ..manifest import LEDGER, is_export
 from ..model import Source
 from .options import SourceOptions
-from .others import refuse_file, refuse_folder
 
 __all__ = ["KINDS", "Kind", "SourceOptions", "kind_of", "open_source"]
 
@@ -100,6 +99,8 @@ def kind_of(path: str | os.PathLike[str]) -> str:
         # a user block may come first; if it is damaged, its own reader says so
         if root.name.lower().endswith(kind.suffixes or "\0") and not head.startswith(b"version https://git-lfs"):
             return name
+    from .others import refuse_file
+
     refuse_file(root, head)
     return "faiss"
 
@@ -125,6 +126,8 @@ def _kind_of_folder(root: Path) -> str:
         raise UsageError(f"{root}: holds a store ({store}) and HDF5 files ({found['hdf5']}): name the one that is meant")
     if store:
         return "milvus1"
+    from .others import refuse_folder
+
     refuse_folder(root)
     if "hdf5" in found:
         return "hdf5"

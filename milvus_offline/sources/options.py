@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +46,9 @@ class SourceOptions:
 
 def fingerprint_files(files: Iterable[str], options: str) -> str:
     """A digest that changes with `options`, and with the path, size or time of change of a file."""
-    digest = hashlib.sha256(options.encode("utf-8", "surrogateescape"))
+    from hashlib import sha256
+
+    digest = sha256(options.encode("utf-8", "surrogateescape"))
     for path in files:
         found = status(path)
         digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))

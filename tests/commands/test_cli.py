@@ -107,6 +107,16 @@ def test_a_store_is_read_without_heavy_packages(command: str, more: list[str], t
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.strip().split(","))
     assert not loaded & {"sqlalchemy", "pymilvus", "faiss", "pyarrow", "pymysql", "asyncio", "multiprocessing.process"}
+    rooms = {
+        "buckets",
+        "html",
+        "search",
+        "milvus1.running_copy",
+        "milvus1.nocatalog",
+        "milvus1.segment.restored",
+        "sources.others",
+    }
+    assert not loaded & {f"milvus_offline.{room}" for room in rooms}
 
 
 # docs/commands.md ------------------------------------------------------------------------------------------------------

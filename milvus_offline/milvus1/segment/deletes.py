@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,7 +24,6 @@ from ...findings import Findings
 from ...model import Severity
 from ...watch import named, union, watching
 from ..layout import BLOOM_FILTER, DELETED_DOCS, OFFSET
-from .bloom import BloomFilter, live_count, probe, read_filter
 from .files import Column, DeadRows, Segment, read_columns, read_header
 
 OF_DELETES = frozenset(
@@ -41,8 +40,7 @@ _SUSPICIOUS = 8
 """One deleted id in so many that the bloom filter still has is worth a look at all: by chance it has one in 200 (§4.4)."""
 
 
-@dataclass(frozen=True)
-class Witness:
+class Witness(NamedTuple):
     """What the catalog knows. `row_count`: live rows, None where it does not tell. `may_repeat`: whether the server may have
     written an offset twice, as up to 1.1.0."""
 
@@ -198,15 +196,19 @@ def says_too_much(segment: Segment, row_count: int, findings: Findings, where: s
 
 def _contradicts(segment: Segment, listed: _Listed, expected: int | None) -> bool:
     """Whether the bloom filter says that this `deleted_docs` is another one; reads a little of it."""
-    path = Path(segment.ids_path).with_name(BLOOM_FILTER)
     known = len(listed.dead)
+    if expected is not None and not known:
+        return False
+    from .bloom import live_count, probe
+
+    path = Path(segment.ids_path).with_name(BLOOM_FILTER)
     text = ""
     try:
         if expected is None:
             live = live_count(path)
             if live is not None and live < segment.stored - known:
                 text = f"it leaves {segment.stored - known} live rows, the bloom filter has {live}"
-        elif known:
+        else:
             ids = np.concatenate([segment.id_at(row) for row in listed.dead.spread(_SAMPLE).tolist()])
             if _SUSPICIOUS * int(probe(path, ids).sum()) > len(ids) and (foreign := _foreign(segment, listed)):
                 text = f"the bloom filter has {foreign} rows as deleted that it does not name: some of its entries are wrong"
@@ -219,6 +221,8 @@ def _contradicts(segment: Segment, listed: _Listed, expected: int | None) -> boo
 
 def _foreign(segment: Segment, listed: _Listed) -> int:
     """How many live rows have ids that are not in the bloom filter: of a filter and a list of one segment there is none."""
+    from .bloom import read_filter
+
     bloom = read_filter(Path(segment.ids_path).with_name(BLOOM_FILTER))
     return sum(
         int((~bloom.contains(ids) & ~listed.dead.window(first, first + len(ids))).sum())
@@ -257,8 +261,10 @@ def _removed(segment: Segment, expected: int | None) -> tuple[DeadRows, int] | N
 
     It has to agree with the catalog's number, to name no more rows than that, and to have this segment's largest id.
     """
+    from .bloom import read_filter
+
     try:
-        bloom: BloomFilter = read_filter(Path(segment.ids_path).with_name(BLOOM_FILTER))
+        bloom = read_filter(Path(segment.ids_path).with_name(BLOOM_FILTER))
         count = segment.stored - sum(f.count for f in bloom.filters)
         if not 0 <= count <= segment.stored or expected not in (None, count) or (expected is None and bloom.legacy):
             return None

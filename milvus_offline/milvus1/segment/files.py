@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,7 @@ _CHUNK = 1 << 18
 """Entries of `deleted_docs` looked at in one go."""
 
 
-@dataclass(frozen=True)
-class Payload:
+class Payload(NamedTuple):
     """The payload of one length-prefixed file. `declared` is what the header says, `present` what the file holds behind it."""
 
     path: str
@@ -291,8 +290,7 @@ class Segment:
             yield Batch(ids[:, 0], vectors, {n: a[:, 0] for n, a in zip(names, attributes, strict=True)}, lost)
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """One fixed-width array in a file, behind its length header."""
 
     path: str

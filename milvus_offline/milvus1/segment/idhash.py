@@ -10,7 +10,9 @@ _U32 = npt.NDArray[np.uint32]
 _U64 = npt.NDArray[np.uint64]
 SEED = 0x97C29B3A
 
-_DIGITS4 = np.array([int.from_bytes(b"%04d" % i, "little") for i in range(10000)], np.uint32)
+_N = np.arange(10000, dtype=np.uint32)
+_DIGITS4 = _N // 1000 + (_N // 100 % 10 << 8) + (_N // 10 % 10 << 16) + (_N % 10 << 24) + np.uint32(0x30303030)
+"""Four decimal digits as four letters."""
 _POWERS = np.array([10**i for i in range(1, 20)], np.uint64)
 _C1 = np.uint64(0x87C37B91114253D5)
 _C2 = np.uint64(0x4CF5AD432745937F)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +24,7 @@ from .deletes import NO_WITNESS, Note, Witness, count_deleted
 from .files import Payload, Segment, read_header
 
 
-@dataclass(frozen=True)
-class Folder:
+class Folder(NamedTuple):
     """The files of a segment folder by what they are, as a listing found them."""
 
     path: Path
@@ -146,8 +144,7 @@ def _own_files(folder: Folder, segment_id: str, rows: int | None, notes: Finding
     ):
         text = f"{printable(name)}: expected a file named {segment_id}, and no segment here has that name; it is used"
         notes.warning("file-name-differs", where, text)
-    return replace(
-        folder,
+    return folder._replace(
         raw=tuple(n for n in folder.raw if n not in theirs),
         ids=tuple(n for n in folder.ids if n not in theirs),
     )

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ...findings import Findings
 from ...model import Schema
 from ..catalog.rows import Catalog
 from ..live import LiveSet
 from ..segment.files import Segment
-from .rows import LogRows
+
+if TYPE_CHECKING:
+    from .rows import LogRows
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ... import fileio
 from ...errors import DamageError
@@ -16,9 +17,10 @@ from ..layout import WAL, FileType
 from ..location import Location
 from ..segment.files import Segment
 from ..segment.opening import open_segment
-from .log import Log, open_log
 from .outcome import Opened, Replay
-from .replay import Replayer
+
+if TYPE_CHECKING:
+    from .log import Log
 
 _ONCE_LIVE = (FileType.RAW, FileType.TO_INDEX, FileType.BACKUP, FileType.TO_DELETE)
 
@@ -39,6 +41,8 @@ def read_log(
             text = f"{in_memory}: {link}" if link and opened.selection.has_unflushed else link or in_memory
             findings.warning("wal-missing", str(location.wal or location.root), f"{text}. Name its folder with --wal")
         return log, None
+    from .replay import Replayer
+
     if location.config.wal_enabled is False:
         _note_disabled(location, opened, Replayer(log, opened, wal_enabled=False).run(), findings)
         return log, None
@@ -59,6 +63,8 @@ def read_log(
 def _find(location: Location, findings: Findings) -> Log | None:
     if location.wal is None:
         return None
+    from .log import open_log
+
     try:
         return open_log(location.wal)
     except DamageError as e:
