@@ -180,6 +180,8 @@ def says_too_much(segment: Segment, row_count: int, findings: Findings, where: s
     known, expected = segment.deleted, segment.stored - row_count
     if segment.deletes is not None or segment.deleted_path is None or not 0 <= expected < known:
         return
+    from .bloom import live_count
+
     try:
         live = live_count(Path(segment.ids_path).with_name(BLOOM_FILTER))
     except (DamageError, OSError):
