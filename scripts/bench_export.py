@@ -5,8 +5,9 @@
 
 Prints, for each share of deleted rows, two pairs that ask the same of the disk: `cp` of the .rv and .uid files and an export
 with --no-sync; `cp` followed by `sync` and an export as it is by default, which syncs all that it writes. Then the peak memory
-of an export. The store is built in a temporary folder below --folder and thrown away. The package is byte-compiled first, as
-pip does when it installs one.
+of an export. Each runs twice, the second time counts (`timed` says why), and every other round goes backwards. The store is
+built in a temporary folder below --folder and thrown away. The package is byte-compiled first, as pip does when it installs
+one.
 """
 
 from __future__ import annotations
@@ -31,21 +32,18 @@ _RUNNER = (
 """Prints its own peak memory: what `wait4` says of a child includes the memory of the parent that it was forked from."""
 
 
-_TOUCH = "import mmap, sys; m = mmap.mmap(-1, int(sys.argv[1]))\nfor i in range(0, len(m), 4096): m[i] = 1"
-"""Takes memory and gives it back: what a virtual machine's host has taken away costs seconds, whoever comes first."""
+def timed(command: list[str], target: Path) -> tuple[float, str]:
+    """Seconds of a process that writes to `target`, and what it prints; `target` is removed afterwards.
 
-
-def touch(nbytes: int) -> None:
-    """Makes room in memory for a run that writes so many bytes."""
-    subprocess.run([sys.executable, "-c", _TOUCH, str(nbytes + (nbytes >> 2))], check=True)
-
-
-def timed(command: list[str], nbytes: int) -> tuple[float, str]:
-    """Seconds of a process that writes this many bytes, and what it prints."""
-    touch(nbytes)
-    start = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return time.perf_counter() - start, done.stdout
+    It runs twice, and the second time counts: the host of a virtual machine takes memory back that is free for a while, and
+    gives it again slowly, to whoever comes first. So each finds the memory that it has just given back itself.
+    """
+    for _ in range(2):
+        start = time.perf_counter()
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        seconds = time.perf_counter() - start
+        shutil.rmtree(target)
+    return seconds, done.stdout
 
 
 def measure(folder: Path, rows: int, deleted: float, o: argparse.Namespace) -> None:
@@ -54,24 +52,21 @@ def measure(folder: Path, rows: int, deleted: float, o: argparse.Namespace) -> N
     files = [str(p) for suffix in (".rv", ".uid") for p in sorted(store.rglob(f"*{suffix}"))]
     export = [sys.executable, "-c", _RUNNER, "export", str(store), str(out), "--quiet", "--compression", o.compression]
     export += (["--jobs", str(o.jobs)] if o.jobs else []) + (["--link"] if o.link else [])
+    copy_to = 'to=$1; shift; mkdir "$to" && cp "$@" "$to"'
+    ways = {
+        "cp": (["sh", "-c", copy_to, "sh", str(copy), *files], copy),
+        "unsynced": ([*export, "--no-sync"], out),
+        "synced": (["sh", "-c", f'{copy_to} && sync "$to"/*', "sh", str(copy), *files], copy),
+        "export": (export, out),
+    }
     best: dict[str, float] = {}
     peak = 0
-    nbytes = sum(Path(f).stat().st_size for f in files)
     subprocess.run(["cat", *files], stdout=subprocess.DEVNULL, check=True)  # all runs find the files in memory
-    for _ in range(o.runs):
-        copy.mkdir()
-        seconds, _ = timed(["cp", *files, str(copy)], nbytes)
-        best["cp"] = min(best.get("cp", seconds), seconds)
-        shutil.rmtree(copy)
-        copy.mkdir()
-        seconds, _ = timed(["sh", "-c", 'to=$1; shift; cp "$@" "$to" && sync "$to"/*', "sh", str(copy), *files], nbytes)
-        best["synced"] = min(best.get("synced", seconds), seconds)
-        shutil.rmtree(copy)
-        for name, command in (("unsynced", [*export, "--no-sync"]), ("export", export)):
-            seconds, printed = timed(command, nbytes)
+    for n in range(o.runs):
+        for name, (command, target) in list(ways.items())[:: -1 if n % 2 else 1]:
+            seconds, printed = timed(command, target)
             best[name] = min(best.get(name, seconds), seconds)
-            peak = max(peak, int(printed))
-            shutil.rmtree(out)
+            peak = max(peak, int(printed or 0))
     print(
         f"{rows * o.dimension * 4 / 2**30:.2f} GiB, {o.segments} segments, {deleted:g} % deleted: "
         f"cp {best['cp']:.2f} s, export --no-sync {best['unsynced']:.2f} s = {best['unsynced'] / best['cp']:.2f} x; "

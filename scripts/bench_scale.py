@@ -11,6 +11,7 @@ each segment, partition and row, not the disk. Whole processes; prints seconds, 
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import re
 import resource
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from figures import line_chart, table
 
+import milvus_offline
 from milvus_offline.milvus1.catalog.rows import FileRow, TableRow
 from milvus_offline.milvus1.catalog.write import write_sqlite
 from milvus_offline.milvus1.layout import LENGTH, FileType
@@ -163,6 +165,7 @@ def main() -> None:
     parser.add_argument("--folder")
     parser.add_argument("--svg", type=Path)
     o = parser.parse_args()
+    compileall.compile_dir(Path(milvus_offline.__file__).parent, quiet=2)  # as pip does when it installs a package
     with tempfile.TemporaryDirectory(dir=o.folder, prefix="bench-scale-") as name:
         folder = Path(name)
         if o.segments:

@@ -109,7 +109,7 @@ def measure_serve(store: Path, runs: int) -> None:
     for _ in range(runs):
         start = time.perf_counter()
         command = [sys.executable, "-m", "milvus_offline", "serve", str(store), "--listen", "127.0.0.1:0", "--json"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             assert process.stdout
             lines = ""
             for line in process.stdout:
