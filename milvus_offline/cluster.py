@@ -1,4 +1,4 @@
-"""Dask: the tasks of `export` and `verify` on the workers of a cluster, `--cluster dask://HOST:PORT`.
+"""Dask: with `--cluster dask://HOST:PORT` its workers do the tasks of `export` and `verify`, and write files for bulk imports.
 
 The list of tasks, the ledger, progress and the report are those of any run. A task may be begun again, and then writes the same
 bytes to the same places: so a worker that is lost costs what it was doing, and nothing else. Needs `milvus-offline[dask]`.
@@ -14,9 +14,11 @@ import logging
 import os
 import secrets
 import socket
+import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from . import fileio
 from .errors import MilvusOfflineError, TargetError, UsageError
 from .model import Source
 from .text import count
-from .transfer import Done, Progress, Result, Task
+from .transfer import Advance, Done, Progress, Result, Task
 
 _log = logging.getLogger("milvus_offline")
 
@@ -94,6 +96,8 @@ class DaskCluster:
         except ImportError:
             raise UsageError("--cluster needs the package distributed: pip install 'milvus-offline[dask]'") from None
         self.url = url
+        self._giving = threading.Lock()
+        self._given: Counter[str] = Counter()
         try:
             socket.create_connection((parts.hostname, parts.port), _SECONDS).close()  # says at once that nobody is there
             self._client = Client(f"tcp://{parts.hostname}:{parts.port}", timeout=_SECONDS, set_as_default=False)
@@ -213,6 +217,34 @@ class DaskCluster:
         except Exception:  # of futures that were lost with the scheduler: their results say it
             return [f for f in futures if f.status != "pending"] or list(futures)
 
+    @property
+    def threads(self) -> int:
+        """Tasks that the workers can run at the same time."""
+        return sum(self._threads().values())
+
+    def begin(self, task: Task) -> _Begun:
+        """Gives one task to the worker that has been given the fewest bytes. For several threads. Raises as `run` does."""
+        with self._giving:
+            worker = min(self._threads(), key=lambda w: self._given[w], default=None)
+            if worker is not None:
+                self._given[worker] += max(1, task.bytes)
+        where: dict[str, Any] = {"workers": [worker], "allow_other_workers": True} if worker else {}
+        key = f"{task.id}-{secrets.token_hex(4)}"
+        return _Begun(self, task, self._client.submit(_run, task, key=key, pure=False, retries=_RETRIES, **where))
+
+    def wait(self, task: Task, future: Any, advance: Advance) -> Result:
+        """Waits for a task that was begun. Raises as `run` does, and what `advance` raises when the run is being given up."""
+        try:
+            while not self._wait([future]):
+                advance(0, 0)
+            _, result = self._result(future, task)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._client.cancel([future])
+            raise
+        advance(task.rows, task.bytes)
+        return result
+
     def in_order(self, tasks: Sequence[Task], progress: Progress) -> Iterator[Result]:
         """What each task found, in their order, when all are done. Raises as `run` does."""
         found = {task.id: result for done in self.run(tasks, progress) for task, result in done}
@@ -234,6 +266,16 @@ class DaskCluster:
             if isinstance(e, OSError):
                 raise TargetError(f"{self.url}: {task.id}: {e}") from e
             raise
+
+
+@dataclass(frozen=True)
+class _Begun:
+    cluster: DaskCluster
+    task: Task
+    future: Any
+
+    def wait(self, advance: Advance) -> Result:
+        return self.cluster.wait(self.task, self.future, advance)
 
 
 def seen_files(source: Source) -> list[str]:

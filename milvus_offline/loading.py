@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import TargetError, UsageError
 from .findings import Findings
@@ -26,6 +26,9 @@ from .ledger import Ledger
 from .model import Severity, Source
 from .targets import LoadPlan, LoadTarget, PlannedCollection
 from .transfer import Advance, Clock, Progress, Result, Task, execute
+
+if TYPE_CHECKING:
+    from .cluster import DaskCluster
 
 
 @dataclass
@@ -89,18 +92,22 @@ def run_load(  # many: how a load runs is the caller's to choose, each by its na
     resume: bool = False,
     dry_run: bool = False,
     limit_rate: float | None = None,
+    cluster: str | None = None,
     progress: Progress | None = None,
     confirm: Callable[[Sequence[str]], bool] = lambda names: True,
 ) -> LoadReport:
     """Loads all of `source` and proves it; raises what the source and the target raise (UsageError, TargetError, DamageError).
 
     What is finished is kept for `resume` in `state`, by default a folder in the user's state folder that follows from source
-    and target. `limit_rate` is in bytes per second. `confirm` is asked before collections of the target are dropped. The target
-    is closed at the end.
+    and target. `limit_rate` is in bytes per second. The workers of a `cluster` (`dask://HOST:PORT`) write the files of bulk
+    imports. `confirm` is asked before collections of the target are dropped. The target is closed at the end.
     """
     clock = Clock()
-    with contextlib.closing(target):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(target))
         target.progress = progress
+        if cluster and not dry_run:
+            target.workers = stack.enter_context(_workers(target, cluster))
         if target.home and state:
             raise UsageError(f"--state: {target.name} keeps the ledger in its own folder")
         folder = target.home or (state or default_state(source, target)).absolute()
@@ -131,6 +138,14 @@ def run_load(  # many: how a load runs is the caller's to choose, each by its na
                     _work(source, target, ledger, report, resumed=resumed, limit_rate=limit_rate)
     report.seconds = clock.seconds
     return report
+
+
+def _workers(target: LoadTarget, url: str) -> DaskCluster:
+    from .cluster import DaskCluster
+
+    if not target.takes_workers:
+        raise UsageError("--cluster: its workers write the files of bulk imports: name a place for these with --import-to")
+    return DaskCluster(url)
 
 
 @contextlib.contextmanager

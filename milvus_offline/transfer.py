@@ -15,11 +15,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from .ledger import Ledger
 from .model import Advance as Advance
+from .model import Source
 
 Result = dict[str, Any]
 """What a task says of its work: JSON values."""
@@ -62,11 +64,28 @@ class Silent:
     def close(self) -> None: ...
 
 
+class Begun(Protocol):
+    """A task that runs elsewhere."""
+
+    def wait(self, advance: Advance) -> Result:
+        """Waits until it is done."""
+
+
 class Cluster(Protocol):
-    """Workers elsewhere; see cluster."""
+    """Workers elsewhere; see `cluster`."""
+
+    def probe(self, source: Source, write: Path | None = None) -> None:
+        """Makes sure that every worker sees the source, and the folder `write`."""
+
+    @property
+    def threads(self) -> int:
+        """Tasks that the workers can run at the same time."""
 
     def run(self, tasks: Sequence[Task], progress: Progress) -> Iterator[Done]:
         """Gives what is done, whenever something is."""
+
+    def begin(self, task: Task) -> Begun:
+        """Gives one task to a worker; for several threads."""
 
 
 _POLL_SECONDS = 0.1

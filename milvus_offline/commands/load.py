@@ -15,7 +15,16 @@ from ..names import printable
 from .command import Command, SourcePath, Target, choice
 from .common import is_chosen, is_typed, print_json, progress, selection, source_options
 from .log import set_up_log
-from .options import ID_FILES, STORE_OPTIONS, faiss_options, output_options, selection_options, store_options, vector_options
+from .options import (
+    ID_FILES,
+    STORE_OPTIONS,
+    cluster_option,
+    faiss_options,
+    output_options,
+    selection_options,
+    store_options,
+    vector_options,
+)
 
 if TYPE_CHECKING:
     from ..loading import LoadReport
@@ -146,6 +155,7 @@ class _Ids(click.ParamType[str]):
     "--import-stage", is_flag=True, help="Only write the files; with --part on several machines. Then once: --import-commit."
 )
 @click.option("--import-commit", is_flag=True, help="Only start the imports of files that --import-stage has written.")
+@cluster_option
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="milvus1:PATH: segments at the same time. [default: 2]")
 @choice("--new-catalog", words=["sqlite", "mysql"], help="milvus1:PATH: a meta.sqlite, or a meta.sql to load into MySQL.")
 @choice(
@@ -194,6 +204,7 @@ def command(  # many: one for each option
         resume=o["resume"],
         dry_run=o["dry_run"],
         limit_rate=o["limit_rate"] * (1 << 20) if o["limit_rate"] else None,
+        cluster=o["cluster"],
         progress=progress(quiet or as_json),
         confirm=lambda names: _confirm(names, o["yes"]),
     )
@@ -209,7 +220,7 @@ def command(  # many: one for each option
 
 _NAMES = {"load_after": "load", "ask_token": "token"}
 """Options of the command that a target knows by another name."""
-_OF_THE_ROAD = ("state", "resume", "dry_run", "yes", "rename_map", "limit_rate")
+_OF_THE_ROAD = ("state", "resume", "dry_run", "yes", "rename_map", "limit_rate", "cluster")
 """Options that every target has."""
 _OF_SOURCES = (
     "into",

@@ -142,7 +142,9 @@ ID_FILES = (".npy", ".uid")
 
 cluster_option = chain(
     click.option(
-        "--cluster", metavar="dask://HOST:PORT", help="Let the workers of a Dask cluster do it; they must see STORE and OUT."
+        "--cluster",
+        metavar="dask://HOST:PORT",
+        help="The workers of a Dask cluster do it (of a load: write for --import-to); they must see what is read and written.",
     )
 )
 

@@ -20,7 +20,7 @@ from ..errors import UsageError
 from ..ledger import Ledger
 from ..model import Finding, Source
 from ..names import printable
-from ..transfer import Advance, Progress, Result, Silent, Task
+from ..transfer import Advance, Cluster, Progress, Result, Silent, Task
 
 # Files ---------------------------------------------------------------------------------------------------------------
 
@@ -126,6 +126,13 @@ class LoadTarget(ABC):
     ledger_name: str = "ledger.jsonl"
     progress: Progress | None = None
     """Shows the phases that take time: `run_load` sets it."""
+    workers: Cluster | None = None
+    """Workers elsewhere that do what they can of the tasks: `run_load` sets it, where the target takes any."""
+
+    @property
+    def takes_workers(self) -> bool:
+        """Whether workers elsewhere can do some of the work."""
+        return False
 
     @property
     def home(self) -> Path | None:

@@ -33,6 +33,13 @@ class Bucket:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return Path(path).open("wb")
 
+    def prepare(self) -> Path | None:
+        """The folder, which is made; None for one in an object store."""
+        if is_remote(self.folder):
+            return None
+        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        return Path(self.folder)
+
     def put(self, name: str, data: bytes) -> None:
         """A small file, there as a whole or not at all."""
         path = posixpath.join(self.folder, name)

@@ -12,6 +12,7 @@ no rows.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import re
 import threading
@@ -19,13 +20,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from ...errors import TargetError, UsageError
 from ...guard import explained
 from ...ledger import Ledger
-from ...model import Batch
-from ...transfer import Advance, Result
+from ...model import Batch, Schema
+from ...transfer import Advance, Cluster, Result
 from ...watch import Watch, watching
 from ..columnar import Fields, batch_bytes, file_paths, write_chunk
+from ..slices import Slice
 from .bucket import Bucket
 from .client import Client
 from .imports import ImportService, JobState, import_service
@@ -60,11 +65,17 @@ class Importer:
     """Tells this load's files from others'."""
     staged: Mapping[str, Result] | None = None
     """By id of their task the file sets that are there already; None: they are written by this load."""
+    workers: Cluster | None = None
+    """Who writes the files, where it is not this machine."""
+    inflight: int = 1
+    """Jobs at the same time."""
     service: ImportService = field(init=False)
+    turns: threading.Semaphore = field(init=False)
     _asking: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self.service = import_service(self.client)
+        self.turns = threading.Semaphore(self.inflight)
 
     def check_seen(self, collection: str) -> None:
         """Asks the server to import an object with nothing in it: it refuses what it read, or says that it finds none.
@@ -204,35 +215,78 @@ class FileSet:
     def _fields(self) -> Fields:
         return Fields(self.inner.job.plan.id_field, self.inner.job.plan.vector_field)
 
+    @property
+    def writing(self) -> WriteFiles:
+        """What writes the files, here or on another machine."""
+        inner = self.inner
+        low, high = np.searchsorted(inner.job.dropped, (inner.position, inner.position + inner.source_rows))
+        return WriteFiles(
+            self.id,
+            self.rows,
+            self.bytes,
+            self.importer.bucket,
+            tuple(self.names),
+            self._fields,
+            inner.job.schema,
+            inner.slices,
+            inner.position,
+            np.array(inner.job.dropped[low:high]),
+            with_ids=not inner.job.plan.auto_id,
+        )
+
     def run(self, advance: Advance) -> Result:
-        """Writes the files; the result has the rows in them: all but those that cannot be read any more."""
+        """Writes the files; the result is that of WriteFiles."""
         if not self.rows:
             return {"rows": 0}
-        inner, bucket, names = self.inner, self.importer.bucket, self.names
-        with explained("write import files", bucket.folder), watching() as met:
+        workers = self.importer.workers
+        return self.writing.run(advance) if workers is None else workers.begin(self.writing).wait(advance)
+
+
+@dataclass(frozen=True)
+class WriteFiles:
+    """The writing of a file set: a picklable task.
+
+    `position` is the number of its first row within the collection; `dropped`, int64 [n], are the numbers of rows that are left
+    out.
+    """
+
+    id: str
+    rows: int
+    bytes: int
+    bucket: Bucket
+    names: tuple[str, ...]
+    fields: Fields
+    schema: Schema
+    slices: tuple[Slice, ...]
+    position: int
+    dropped: npt.NDArray[np.int64]
+    with_ids: bool
+
+    def run(self, advance: Advance) -> Result:
+        """The result has the `rows` in the files: all but those that cannot be read any more."""
+        with explained("write import files", self.bucket.folder), watching() as met:
             try:
                 written = write_chunk(
                     self._batches(advance),
                     self.rows,
-                    inner.job.schema,
-                    bucket.file_format,
-                    self._fields,
-                    lambda number: bucket.open(names[number]),
-                    ids=not inner.job.plan.auto_id,
+                    self.schema,
+                    self.bucket.file_format,
+                    self.fields,
+                    lambda number: self.bucket.open(self.names[number]),
+                    ids=self.with_ids,
                 )
             except BaseException:
-                bucket.remove(names)
+                self.bucket.remove(self.names)
                 raise
         if written != self.rows and not met.is_incomplete:
-            raise TargetError(f"{inner.id}: {written} rows written, {self.rows} expected; did the source change meanwhile?")
+            raise TargetError(f"{self.id}: {written} rows written, {self.rows} expected; did the source change meanwhile?")
         return {"rows": written, **(met.result() if met.is_incomplete else {})}
 
     def _batches(self, advance: Advance) -> Iterator[Batch]:
-        inner = self.inner
-        position = inner.position
-        for piece in inner.slices:
-            for batch in piece.batches(batch_bytes(self.importer.bucket.file_format)):
-                ids, vectors = chosen(batch.ids, batch.vectors, batch.lost, inner.job.dropped, position)
+        position = self.position
+        for piece in self.slices:
+            for batch in piece.batches(batch_bytes(self.bucket.file_format)):
+                ids, vectors = chosen(batch.ids, batch.vectors, batch.lost, self.dropped, position)
                 if len(ids):
                     yield Batch(ids, vectors)
                     advance(len(ids), vectors.nbytes + ids.nbytes)
@@ -272,35 +326,60 @@ class ImportTask:
         job = importer.job_of(first, seen, patience)
         if job is None:
             again = f"job:{first.id}" in importer.ledger.done  # its files may be gone with it
-            results = [self._ready(s, advance, again=again) for s in sets]
+            results = self._ready(sets, advance, again=again)
             result: Result = {"rows": sum(r["rows"] for r in results)}
             if any("seen" in r for r in results):
                 result |= Watch.of(results).result()
-            job = importer.start(first, seen, result)
         else:
             result = importer.noted(first)["result"]
             advance(self.rows, self.bytes)
-        try:
-            if job:
-                importer.follow(job, result["rows"], patience, advance)
-        finally:
-            if _over(importer.service, job, keep_failed=importer.staged is not None):
-                importer.bucket.remove([name for s in sets for name in s.names])
+        with _turn(importer.turns, advance):
+            patience.renew()
+            if job is None:
+                job = importer.start(first, seen, result)
+            try:
+                if job:
+                    importer.follow(job, result["rows"], patience, advance)
+            finally:
+                if _over(importer.service, job, keep_failed=importer.staged is not None):
+                    importer.bucket.remove([name for s in sets for name in s.names])
         first.link.done[self.id] = result["rows"]
         return result
 
-    def _ready(self, files: FileSet, advance: Advance, *, again: bool) -> Result:
-        """Writes a file set, if no earlier run has."""
-        importer, mark = self.importer, f"files:{files.id}"
-        known = importer.staged.get(files.id) if importer.staged is not None else importer.ledger.done.get(mark)
-        if importer.staged is not None and known is None:
+    def _ready(self, sets: Sequence[FileSet], advance: Advance, *, again: bool) -> list[Result]:
+        """The results of file sets, in their order. What no earlier run has written is written now, by workers all at once."""
+        importer = self.importer
+        known = {s.id: self._known(s, again) for s in sets}
+        begun = {s.id: importer.workers.begin(s.writing) for s in sets if importer.workers and known[s.id] is None}
+        results = []
+        for files in sets:
+            if (result := known[files.id]) is not None:
+                advance(files.rows, files.bytes)
+            else:
+                result = begun[files.id].wait(advance) if begun else files.run(advance)
+                importer.ledger.add({f"files:{files.id}": result})
+            results.append(result)
+        return results
+
+    def _known(self, files: FileSet, again: bool) -> Result | None:
+        """What an earlier run, or a stage, wrote of a file set; None: it is to be written."""
+        importer = self.importer
+        if importer.staged is None:
+            return None if again else importer.ledger.done.get(f"files:{files.id}")
+        if files.id not in importer.staged:
             raise TargetError(f"{files.id}: is not among the staged files: stage anew with --import-stage")
-        if known is not None and (importer.staged is not None or not again):
-            advance(files.rows, files.bytes)
-            return known
-        result = files.run(advance)
-        importer.ledger.add({mark: result})
-        return result
+        return importer.staged[files.id]
+
+
+@contextlib.contextmanager
+def _turn(turns: threading.Semaphore, advance: Advance) -> Iterator[None]:
+    """Waits until the server has fewer jobs than it may have."""
+    while not turns.acquire(timeout=POLL_SECONDS):
+        advance(0, 0)
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def import_tasks(tasks: Sequence[LoadTask], importer: Importer, sets: int) -> list[ImportTask]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from ...errors import TargetError, UsageError
 from ...ledger import Ledger
 from ...model import Finding, Severity, Source
-from ...transfer import Result, Task
+from ...transfer import Cluster, Result, Task
 from .bucket import Bucket
 from .bulk import SETS, FileSet, Importer, import_tasks
 from .client import Client
@@ -120,7 +120,14 @@ class Staging:
 
 
 def jobs_of(  # many: what imports, from where, and what is known of it
-    tasks: Sequence[LoadTask], client: Client, bucket: Bucket, ledger: Ledger, staging: Staging | None, *, resumed: bool
+    tasks: Sequence[LoadTask],
+    client: Client,
+    bucket: Bucket,
+    ledger: Ledger,
+    staging: Staging | None,
+    *,
+    resumed: bool,
+    workers: Cluster | None = None,
 ) -> Sequence[Task]:
     """`tasks`, a file set each, as import jobs; or of those what `staging` wants: files alone, or jobs for what is there.
 
@@ -135,7 +142,7 @@ def jobs_of(  # many: what imports, from where, and what is known of it
             staged = staging.read()
         elif staging.committed_by():
             raise UsageError(f"--import-stage: {name} is being imported: wait until --import-commit has ended")
-    importer = Importer(client, bucket, ledger, name, staged)
+    importer = Importer(client, bucket, ledger, name, staged, workers, IMPORTS)
     if not resumed and tasks:
         importer.check_seen(tasks[0].job.plan.name)
     if staging and staging.step == "commit":

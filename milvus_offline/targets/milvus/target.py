@@ -232,9 +232,15 @@ class MilvusTarget(LoadTarget):
 
     # Work -------------------------------------------------------------------------------------------------------------
 
+    @property
+    def takes_workers(self) -> bool:
+        return self._bucket is not None
+
     def begin(self, source: Source, ledger: Ledger, *, resumed: bool) -> Sequence[Task]:
         client = self.client
         client.patience = self.options.patience
+        if self.workers is not None and self._bucket is not None:
+            self.workers.probe(source, self._bucket.prepare())
         link = Link(client, self.options.patience, self._message_bytes)
         lite = client.kind == "lite"
         size, most = self._message_bytes, LITE_MESSAGE_ROWS if lite else MESSAGE_ROWS
@@ -263,10 +269,12 @@ class MilvusTarget(LoadTarget):
         if self._bucket is None:
             return tasks
         self.jobs = min(IMPORTS, self.options.inflight)
+        if self.workers is not None:  # who waits for them; the server has no more jobs for it
+            self.jobs = max(self.jobs, 2 * self.workers.threads)
         if step := self.options.staging:
             where = (self.connection.where, self.connection.database)
             self._staging = Staging(self._bucket, staged_name(source, where, self._decisions, self._bucket), step)
-        return jobs_of(tasks, client, self._bucket, ledger, self._staging, resumed=resumed)
+        return jobs_of(tasks, client, self._bucket, ledger, self._staging, resumed=resumed, workers=self.workers)
 
     def _create(self, job: _Job, ledger: Ledger) -> None:
         """Makes the collection ready, once in all runs."""

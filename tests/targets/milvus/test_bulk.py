@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from pymilvus import MilvusClient
 from support.array_source import ArraySource, floats
+from support.builder import StoreBuilder, rows
+from support.command import call
+from support.daskcluster import Cluster, cluster
 from support.milvus_proxy import MilvusProxy, milvus_proxy
 from support.milvus_server import S3_BUCKET, MilvusServer, shared_milvus
 
 from milvus_offline.errors import MilvusOfflineError, TargetError, UsageError
 from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.targets import open_target
-from milvus_offline.targets.milvus import bulk, imports
+from milvus_offline.targets.milvus import bulk, imports, target
 
 pytestmark = pytest.mark.server
 ROWS = 3000
@@ -123,6 +126,56 @@ def test_the_older_interface_serves_where_the_newer_one_is_gone(
 def test_zilliz_cloud_is_refused_in_words() -> None:
     with pytest.raises(UsageError, match="Leave out --import-to"):
         bulk.check_importable("zilliz", "https://x.zillizcloud.com")
+
+
+# Files that a cluster writes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    pytest.importorskip("distributed")
+    with cluster(tmp_path_factory.mktemp("dask"), 2) as made:
+        yield made
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One of several chunks, with deleted rows and rows of the log."""
+    monkeypatch.setattr(target, "CHUNK_BYTES", 1000 * 64)
+    monkeypatch.setattr(bulk, "POLL_SECONDS", 0.1)
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=16)
+    for n in range(2):
+        builder.segment("faces", rows(range(1000 * n, 1000 * n + 1000), dim=16), deleted=[5])
+    builder.wal.insert("faces", rows(range(9000, 9100), dim=16))
+    return builder.write()
+
+
+def test_the_workers_of_a_cluster_write_the_files(
+    dask: Cluster, server: Any, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import Client
+
+    words = ["--rename", "faces=by_a_cluster", "--import-to", server.storage / "by_a_cluster", "--state", tmp_path / "state"]
+    words += ["--cluster", dask.url, "--verify", "full", "--json"]
+    with monkeypatch.context() as patched:
+        patched.setattr(bulk.Importer, "follow", lambda *_: (_ for _ in ()).throw(TargetError("stopped")))
+        stopped = call("load", store, server.uri, *words)
+    assert (stopped.code, stopped.err) == (1, "milvus-offline: stopped\n")
+    done = call("load", store, server.uri, *words, "--resume")
+    assert done.code == 0, done.err
+    assert (done.json["rows"], done.json["checked_rows"]) == (2098, 2098)
+    assert not list((server.storage / "by_a_cluster").rglob("*.npy"))
+    with Client(dask.url.replace("dask", "tcp"), set_as_default=False) as client:
+        names = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.task_prefixes))
+    assert sum(name.startswith("faces/_default") for name in names) == 3
+
+
+def test_a_cluster_is_only_for_files(dask: Cluster, server: Any, store: Path, tmp_path: Path) -> None:
+    refused = call("load", store, server.uri, "--cluster", dask.url, "--state", tmp_path / "state")
+    assert (refused.code, "--import-to" in refused.err) == (2, True)
+    refused = call("load", store, f"milvus1:{tmp_path / 'new'}", "--cluster", dask.url)
+    assert (refused.code, "--cluster" in refused.err) == (2, True)
 
 
 # A server whose segments are in a bucket -------------------------------------------------------------------------------
