@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from ..errors import UsageError
+from ..errors import DamageError, StoreError, UsageError
 from ..fileio import as_path, closed, is_remote, list_once, open_binary, scan, unreadable
 from ..manifest import LEDGER, is_export
 from ..model import Source
@@ -178,4 +178,11 @@ def open_source(path: str | os.PathLike[str], options: SourceOptions | None = No
     if is_remote(path) and name not in ("export", "milvus1"):
         raise UsageError(f"{path}: {kind.what}: only stores and exports are read from a bucket; copy this to a disk first")
     module = importlib.import_module(f".{kind.module}", __name__)
-    return cast(Source, module.open_source(path, options or SourceOptions()))
+    try:
+        return cast(Source, module.open_source(path, options or SourceOptions()))
+    except DamageError as e:  # of a file that a folder holds, or that has the suffix of another kind
+        from .others import known_as
+
+        if kind.suffixes and (why := known_as(e.path)):
+            raise StoreError(why) from e
+        raise

@@ -9,8 +9,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import StoreError, UsageError
-from ..fileio import scan
+from ..errors import DamageError, StoreError, UsageError
+from ..fileio import as_path, open_binary, scan
 from ..names import printable
 
 _PACKED = {
@@ -24,6 +24,7 @@ _PACKED = {
     b"Rar!\x1a\x07": "rar",
 }
 _OF_A_STORE = (".rv", ".uid", ".wal", ".ra", "deleted_docs", "bloom_filter", "mxlog.meta")
+_COUNTED = ("vecs", ".fbin", ".u8bin", ".i8bin")
 _WHOLE = "name the folder of the store (the one with db/ in it)"
 _READ = "a store, an export, HDF5, Parquet, .npy, .npz, .fvecs/.bvecs/.ivecs, a Faiss index"
 
@@ -35,25 +36,50 @@ def packed(head: bytes) -> str | None:
     return next((name for magic, name in _PACKED.items() if head.startswith(magic)), None)
 
 
-def refuse_file(path: Path, head: bytes) -> None:
-    """Raises UsageError for a file that is none of the kinds of source; returns where Faiss' reader has to say what it is."""
-    name, text = path.name.lower(), head.lstrip().lower()
+def known_as(path: str | os.PathLike[str], head: bytes | None = None) -> str | None:
+    """What a file is that has the name of something else, and the way on: a sentence for any file. None: nothing is known."""
+    if head is None:
+        try:
+            with open_binary(path) as f:
+                head = f.read(512)
+        except (OSError, DamageError):
+            return None
+    name, text = os.path.basename(path).lower(), head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
-        raise UsageError(f"{path}: an empty file")
+        return f"{path}: an empty file"
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         size = re.search(rb"^size (\d+)$", head, re.M)
         of = f" of {int(size[1]):,} bytes" if size else ""
-        raise UsageError(
+        return (
             f"{path}: a Git LFS pointer, not the file itself{of}: run `git lfs pull`, or download the "
             "file from the repository's page"
         )
     if text.startswith((b"<!doctype html", b"<html", b"<head")) or b"<html" in text[:400]:
-        raise UsageError(f"{path}: a web page, not the file itself: was a login or an error page saved? Download it again")
-    if kind := packed(head):
-        raise UsageError(
+        return f"{path}: a web page, not the file itself: was a login or an error page saved? Download it again"
+    if (text.startswith(b"<?xml") and b"<mysqldump" not in text) or text.startswith((b'{"message', b'{"error', b"<error")):
+        begin = printable(head[:60].decode("utf-8", "replace"))
+        return (
+            f"{path}: a text, which begins with {begin!r}: was a server's error saved in place of the file? Download it again"
+        )
+    if not any(head):
+        return f"{path}: begins with nothing but zeros: was the download interrupted, or has a disk lost its blocks?"
+    if name.endswith(_COUNTED):  # begin with a number, which may be anything
+        return None
+    if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".joblib")) or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
+        return f"{path}: a pickle, which could run any code and is not read: save its arrays with numpy.save"
+    if (kind := packed(head)) and not name.endswith(".npz"):
+        return (
             f"{path}: a packed file ({kind}): unpack it, then {_WHOLE}, or the file that was in it; "
             "a packed dump or meta.sqlite can go to --catalog as it is"
         )
+    return None
+
+
+def refuse_file(path: Path, head: bytes) -> None:
+    """Raises UsageError for a file that is none of the kinds of source; returns where Faiss' reader has to say what it is."""
+    name, text = path.name.lower(), head.lstrip().lower()
+    if why := known_as(path, head):
+        raise UsageError(why)
     if head.startswith(b"SQLite format 3\0"):
         raise UsageError(_database(path))
     if name.endswith(_OF_A_STORE):
@@ -62,8 +88,6 @@ def refuse_file(path: Path, head: bytes) -> None:
         raise UsageError(f"{path}: a dump of a metadata database: {_WHOLE}, and add --catalog {path}")
     if name.endswith((".yaml", ".yml")):
         raise UsageError(f"{path}: if this is a task file of MilvusDM: milvus-offline run {path}")
-    if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".joblib")) or head[:1] == b"\x80":
-        raise UsageError(f"{path}: a pickle, which could run any code and is not read: save its arrays with numpy.save")
     if text.startswith(b"{") and b'"collections"' in text and b'"segments"' in text:
         raise UsageError(f"{path}: a catalog that milvus-migration exported: {_WHOLE}, and add --catalog {path}")
     if name.endswith((".csv", ".tsv", ".json", ".jsonl", ".txt", ".md")):
@@ -97,6 +121,7 @@ def _database(path: Path) -> str:
 
 # Folders --------------------------------------------------------------------------------------------------------------
 
+_FEW = 20
 _OF_2 = {"insert_log", "delta_log", "stats_log", "index_files", "rdb_data", "rdb_data_meta_kv"}
 
 
@@ -118,6 +143,28 @@ def refuse_folder(root: Path) -> None:
         if names & _OF_2 or ".minio.sys" in names or {"etcd", "minio"} <= names:
             what = "a bucket of MinIO" if ".minio.sys" in names else "object storage with insert_log/, or container volumes"
             raise StoreError(f"{folder}: this is data of Milvus 2.x ({what}). This tool reads 1.x; for 2.x use milvus-backup")
+        if names == {"member"} and (folder / "member" / "wal").is_dir():
+            raise StoreError(f"{folder}: the data of etcd, the catalog of a Milvus 2.x. This tool reads 1.x")
+        if "ibdata1" in names:
+            raise StoreError(
+                f"{folder}: the data folder of a MySQL server: start MySQL on it, then {_WHOLE}, and add --catalog "
+                "mysql://user@host/database"
+            )
+    _refuse_lone_files(root)
+
+
+def _refuse_lone_files(root: Path) -> None:
+    """Raises UsageError where a folder holds nothing but a packed file or a database."""
+    with contextlib.suppress(OSError):
+        there = [e for e in scan(root) if not e.name.startswith(".")]
+        if there and all(e.is_file() for e in there) and len(there) <= _FEW:
+            for path in sorted(as_path(e.path) for e in there):
+                with open_binary(path) as f:
+                    head = f.read(512)
+                if head.startswith(b"SQLite format 3\0") and path.name != "meta.sqlite":
+                    raise UsageError(_database(path))
+                if packed(head) and len(there) == 1:
+                    raise UsageError(str(known_as(path, head)))
 
 
 def _is_preview(folder: Path, names: set[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import pickle
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from support.builder import StoreBuilder
 from support.command import call, exported
 from support.foreign import rows_of
 
@@ -255,6 +257,24 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "task.yaml": (b"M2H:\n", "milvus-offline run"),
     "a.csv": (b"1,2,3\n", "a text file"),
     "empty.index": (b"", "an empty file"),
+    "page.h5": (b"<!DOCTYPE html>\n<html></html>", "a web page"),
+    "page.parquet": (b"\n<html></html>", "a web page"),
+    "page.npz": (b"<html></html>", "a web page"),
+    "page.fvecs": (b"\xef\xbb\xbf<!doctype html>", "a web page"),
+    "s3.index": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>", "was a server's error saved in place of the file?"),
+    "api.faiss": (b'{"message": "Not Found"}', "was a server's error saved in place of the file?"),
+    "x.npz": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n", "a Git LFS pointer"),
+    "packed.h5": (gzip.compress(b"\x89HDF\r\n\x1a\n"), "a packed file (gzip)"),
+    "zip.h5": (b"PK\x03\x04....", "a packed file (zip)"),
+    "empty.h5": (b"", "an empty file"),
+    "empty.fvecs": (b"", "an empty file"),
+    "empty.parquet": (b"", "an empty file"),
+    "zeros.h5": (bytes(4096), "begins with nothing but zeros"),
+    "zeros.npy": (bytes(4096), "begins with nothing but zeros"),
+    "zeros.index": (bytes(4096), "begins with nothing but zeros"),
+    "pickled.npy": (pickle.dumps([1]), "a pickle"),
+    "model.pt": (b"PK\x03\x04archive/data.pkl", "a pickle"),
+    "cut.fvecs": (struct.pack("<i", 640) + bytes(99), "the first row has 640 dimensions"),
     "x.bin": (b"\xde\xad\xbe\xef" * 4, "not a source: it begins with"),
 }
 
@@ -263,9 +283,11 @@ OTHERS: dict[str, tuple[bytes, str]] = {
 def test_what_is_no_source_is_named(name: str, tmp_path: Path) -> None:
     content, text = OTHERS[name]
     (tmp_path / name).write_bytes(content)
-    done = call("inspect", tmp_path / name)
-    assert done.code in (1, 2)
-    assert text in done.err and "damaged" not in done.err
+    for place in (tmp_path / name, tmp_path):
+        done = call("inspect", place)
+        assert done.code in (1, 2), done.err
+        assert "damaged" not in done.err and "Traceback" not in done.err
+        assert text in done.err or place == tmp_path
 
 
 def test_databases_that_are_no_catalog_are_named(tmp_path: Path) -> None:
@@ -292,6 +314,14 @@ def test_databases_that_are_no_catalog_are_named(tmp_path: Path) -> None:
         (["backup/my/meta/backup_meta.json"], "by milvus-backup"),
         (["binlogs/insert_log/1"], "by milvus-backup"),
         (["x.db/collections/a/manifest.json", "x.db/LOCK"], "Milvus Lite 3"),
+        (["collections/a/manifest.json", "LOCK"], "Milvus Lite 3"),
+        (["data/db/C_12/P_1/S_1/F_1.map"], "Milvus 0.11"),
+        (["minio/a-bucket/files/insert_log/1", "etcd/member/snap/db"], "Milvus 2.x"),
+        (["volumes/minio/.minio.sys/format.json", "volumes/etcd/member/wal/0.wal"], "Milvus 2.x"),
+        (["rdb_data/CURRENT"], "Milvus 2.x"),
+        (["member/wal/0.wal", "member/snap/db"], "data of etcd"),
+        (["backup/a/meta/full_meta.json", "backup/a/meta/backup_meta.json"], "by milvus-backup"),
+        (["ibdata1", "milvus/Tables.ibd"], "the data folder of a MySQL server"),
     ],
 )
 def test_folders_of_another_milvus_are_named(files: list[str], text: str, tmp_path: Path) -> None:
@@ -300,6 +330,32 @@ def test_folders_of_another_milvus_are_named(files: list[str], text: str, tmp_pa
         (tmp_path / "in" / name).write_text("{}")
     done = call("inspect", tmp_path / "in")
     assert (done.code, text in done.err) == (1, True), done.err
+
+
+def test_a_folder_with_nothing_but_a_packed_file_or_a_database_of_others(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "milvus.tar.gz").write_bytes(gzip.compress(b"x"))
+    done = call("inspect", tmp_path / "a")
+    assert (done.code, "milvus.tar.gz: a packed file (gzip): unpack it" in done.err) == (2, True)
+    (tmp_path / "b").mkdir()
+    with sqlite3.connect(tmp_path / "b" / "demo.db") as c:
+        c.execute("create table collection_meta (id integer)")
+    c.close()
+    done = call("inspect", tmp_path / "b")
+    assert (done.code, "Milvus Lite 2.4 or 2.5" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "content", [bytes(4096), b"\x7fELF\2\1\1" + bytes(99), b"\x89PNG\r\n\x1a\n" + bytes(99), pickle.dumps([1]), b"GGUF\3\0\0\0"]
+)
+def test_what_is_no_catalog_is_never_called_a_damaged_one(content: bytes, tmp_path: Path) -> None:
+    root = StoreBuilder(tmp_path / "s").write()
+    for place, words in ((tmp_path / "x", ["--catalog", tmp_path / "x"]), (root / "db" / "meta.sqlite", [])):
+        place.write_bytes(content)
+        done = call("inspect", root, *words)
+        assert (done.code, "neither a catalog nor a dump of one" in done.err, "damaged" in done.err) == (1, True, False), (
+            done.err
+        )
 
 
 # The document ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...errors import StoreError
 from ...findings import Findings
 from ...model import Severity
+from ...names import printable
 from .dump import read_dump, read_dumps
 from .dumpfiles import Witnesses
 from .dumprows import Dump
@@ -51,6 +52,16 @@ def rescue_sqlite(copy: Path, *, origin: Path, reason: str) -> Catalog:
     """Reads what pages of a damaged `meta.sqlite` can still be read; `copy` is private. Raises StoreError when none can."""
     salvaged = salvage_pages(copy, copy.with_name(copy.name + "-wal"))
     if not salvaged.tables.get("Tables"):
+        with copy.open("rb") as file:
+            head = file.read(60)
+        if head and not head.startswith(b"SQLite"):
+            begins = (
+                f"begins with {printable(head.decode('utf-8', 'replace').strip())!r}" if any(head) else "holds only zeros there"
+            )
+            raise StoreError(
+                f"{origin}: neither a catalog nor a dump of one: expected a SQLite database, but it {begins}, and no page of "
+                "one is in it. Name a catalog with --catalog, or read the files without one: --no-catalog"
+            )
         raise StoreError(
             f"{origin}: the catalog is damaged ({reason}) and no collection can be read out of it. "
             "Restore it from a backup and name that with --catalog, or read the files without one: --no-catalog"
