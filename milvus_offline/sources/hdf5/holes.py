@@ -111,6 +111,7 @@ def _virtual(place: Place, dataset: Any, sources: Sequence[Any], following: Foll
     covered = np.zeros(rows + 1, np.int64)
     by_columns = points = 0
     for source in sources:
+        _require_fixed(place, source)
         (low, high), whole = _rows_of(source.vspace, width)
         points += source.vspace.get_select_npoints()
         by_columns += not whole
@@ -131,14 +132,26 @@ def _virtual(place: Place, dataset: Any, sources: Sequence[Any], following: Foll
         yield Hole(first, last, "are in none of the sources of the virtual dataset")
 
 
-def _source_holes(place: Place, source: Any, width: int, following: Following, depth: int) -> list[Any]:
-    """Holes of the part of a source that is used, counted from its first row there; `first` None: all of it."""
-    named = source.file_name
+def _require_fixed(place: Place, source: Any) -> None:
+    """Raises UsageError for sources that are counted while the dataset is read: what is missing would not be noticed."""
     what = f"the virtual dataset {place.name!r}"
+    named = source.file_name
     if "%b" in named or "%b" in source.dset_name:
         raise UsageError(
             f"{place.path}: {what} names its sources by a pattern ({printable(named)!r}); join them with h5repack first"
         )
+    try:
+        source.vspace.get_select_npoints()
+    except Exception as e:  # h5py raises what HDF5's stack holds
+        raise UsageError(
+            f"{place.path}: {what} takes a source without an end ({printable(named)!r}); join them with h5repack first"
+        ) from e
+
+
+def _source_holes(place: Place, source: Any, width: int, following: Following, depth: int) -> list[Any]:
+    """Holes of the part of a source that is used, counted from its first row there; `first` None: all of it."""
+    named = source.file_name
+    what = f"the virtual dataset {place.name!r}"
     try:
         other = place.path if named == "." else following.file(place.path, named, what)
         found = locate(other, source.dset_name, following)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import DamageError, MilvusOfflineError, UsageError
+from ...errors import DamageError, MilvusOfflineError, StoreError, UsageError
 from ...fileio import unreadable
 from ...names import printable
 
@@ -84,6 +84,8 @@ def open_file(path: str) -> Iterator[Any]:
     with damage(path):
         try:
             h = h5py.File(path, "r", locking="best-effort")
+        except (FileNotFoundError, PermissionError) as e:  # h5py's errors name no file
+            raise StoreError(unreadable(path) or f"{path}: {e}") from e
         except OSError as e:
             if "lock" not in str(e):
                 raise
