@@ -116,6 +116,10 @@ _TALKATIVE = ("s3fs", "gcsfs", "adlfs", "azure", "fsspec", "aiobotocore")
 """Packages that print tracebacks of failed requests where nobody listens to their log."""
 
 
+_AZURE = "as AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+_CREDENTIALS = {"az": _AZURE, "abfs": _AZURE, "abfss": _AZURE}
+
+
 def _file_system(scheme: str) -> Any:
     import fsspec
 
@@ -131,6 +135,10 @@ def _file_system(scheme: str) -> Any:
         made = fsspec.filesystem(scheme, **options)
     except ImportError as e:
         raise StoreError(f"{scheme}:// needs the package {package}: pip install 'milvus-offline[{extra}]' ({e})") from None
+    except (ValueError, OSError) as e:  # adlfs looks for its credentials at once
+        raise StoreError(
+            f"{scheme}://: no credentials were found: give them {_CREDENTIALS.get(scheme, 'to the SDK')} ({e})"
+        ) from e
     if scheme == "s3":
         made.connect()
         made.s3.meta.events.register("before-send.s3", _count_sent)

@@ -25,6 +25,13 @@ class Bucket:
     seen_as: str
     file_format: str = "npy"
 
+    def check(self) -> None:
+        """Raises StoreError for a bucket that is not there or not to be read; nothing is written or made."""
+        if is_remote(self.folder):
+            from ...buckets.writing import Bucket as Remote
+
+            Remote(as_path(self.folder))
+
     def open(self, name: str) -> IO[bytes]:
         """A new file below the folder; a bucket must be there, a folder is made."""
         path = posixpath.join(self.folder, name)

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,8 @@ class Client:
         self.connection = connection
         _hush()
         from pymilvus import MilvusClient
+
+        _hush()  # its import sets up its log anew
 
         c = connection
         if c.lite:
@@ -201,7 +203,7 @@ class Client:
             if self.raw.has_collection(plan.name):
                 return
             schema = self.raw.create_schema(auto_id=plan.auto_id, enable_dynamic_field=False, description=plan.description)
-            schema.add_field(plan.id_field, DataType.INT64, is_primary=True)
+            schema.add_field(plan.id_field, DataType.INT64, is_primary=True, description=plan.mark)
             kind = DataType.FLOAT_VECTOR if plan.vector_type is VectorType.FLOAT else DataType.BINARY_VECTOR
             schema.add_field(plan.vector_field, kind, dim=plan.dimension)
             if plan.key_field:
@@ -351,7 +353,8 @@ class Client:
         """Deletes by id. Rows inserted afterwards are not concerned, they are newer."""
         for start in range(0, len(ids), IDS_PER_CALL):
             some = self._among(ids[start : start + IDS_PER_CALL], id_field)
-            delete = partial(self.raw.delete, collection, filter=some, partition_name=partition or "")
+            within = {"partition_name": partition} if partition else {}  # an empty name is refused by newer clients
+            delete = partial(self.raw.delete, collection, filter=some, **within)
             self.call("delete rows of an interrupted message", delete)
 
     def rows(
@@ -416,34 +419,6 @@ class Client:
             )
             found += [row[id_field] for row in self.call("look for ids", ask)]
         return np.unique(np.array(found, np.int64))
-
-    def search(  # many: a search
-        self,
-        collection: str,
-        field: str,
-        queries: Array,
-        k: int,
-        metric: str,
-        params: Mapping[str, int],
-        partitions: Sequence[str],
-    ) -> list[tuple[npt.NDArray[np.int64], Array]]:
-        """Ids and distances of the `k` nearest rows of each query, the best first. The collection must be loaded."""
-        data = list(queries) if queries.dtype != np.uint8 else [row.tobytes() for row in queries]
-        found = self.call(
-            "search",
-            lambda: self.raw.search(
-                collection,
-                data=data,
-                anns_field=field,
-                limit=k,
-                search_params={"metric_type": metric, "params": dict(params)},
-                partition_names=list(partitions) or None,
-                consistency_level="Strong",
-            ),
-        )
-        return [
-            (np.array([h["id"] for h in hits], np.int64), np.array([h["distance"] for h in hits], np.float64)) for hits in found
-        ]
 
     def values(self, collection: str, field: str, batch: int) -> Iterator[Any]:
         """The values of a scalar field in all rows. The collection must be loaded."""

@@ -114,7 +114,7 @@ def compare_searches(
         found: Answers = []
         for at in range(0, len(queries), _QUERIES):
             some = queries[at : at + _QUERIES]
-            found += client.search(plan.name, plan.vector_field, some, K, metric, params, targets)
+            found += _search(client, plan, some, params, targets)
         return found
 
     if kind in EXACT:
@@ -131,6 +131,27 @@ def compare_searches(
     else:
         notes.info("search-recall", where, _recall_words(kind, index, lambda params: recall(exact, ask(params)), len(queries)))
     return notes
+
+
+def _search(
+    client: Client, plan: CollectionPlan, queries: Array, params: Mapping[str, int], partitions: Sequence[str]
+) -> Answers:
+    data = list(queries) if queries.dtype != np.uint8 else [row.tobytes() for row in queries]
+    found = client.call(
+        "search",
+        lambda: client.raw.search(
+            plan.name,
+            data=data,
+            anns_field=plan.vector_field,
+            limit=K,
+            search_params={"metric_type": plan.metric_type, "params": dict(params)},
+            partition_names=list(partitions) or None,
+            consistency_level="Strong",
+        ),
+    )
+    return [
+        (np.array([h["id"] for h in hits], np.int64), np.array([h["distance"] for h in hits], np.float64)) for hits in found
+    ]
 
 
 def _loaded(c: SourceCollection, dropped: npt.NDArray[np.int64], *, unit: bool) -> list[SourcePartition]:

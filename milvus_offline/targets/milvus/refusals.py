@@ -94,6 +94,13 @@ def is_away(e: BaseException) -> bool:
     return bool(_AWAY.search(reason_of(e)))
 
 
+def is_wrong_call(e: BaseException | None) -> bool:
+    """Whether pymilvus itself refuses a call: asking again changes nothing."""
+    from pymilvus.exceptions import ParamError
+
+    return isinstance(e, ParamError)
+
+
 def reason_of(e: BaseException) -> str:
     """An exception's own words, whether pymilvus, gRPC or Python raised it."""
     details = getattr(e, "details", None)

@@ -7,6 +7,7 @@ left out of the N-th collection) beside the ledger.
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from ...watch import Watch, watching
 from .. import Estimate, LoadTarget
 from ..columnar import CHUNK_BYTES
 from .bulk import check_importable
+from .claiming import claim
 from .client import Client
 from .connection import Connection, lite_facts, lite_to_be
 from .estimate import estimate, import_hint
@@ -110,6 +112,7 @@ class MilvusTarget(LoadTarget):
         self._check_alias(source, facts)
         if self._bucket:
             check_importable(facts.kind, self.name)
+            self._bucket.check()
         rooms = self._rooms(source, facts) if self._decisions.per_partition and self._decisions.mode != "error" else {}
         collections = [_only(c, rooms[c.schema.name].partitions) if rooms else c for c in source.collections]
         make_plan(collections, {}, self._decisions, facts, rooms)  # refusals that need no reading come before it
@@ -216,6 +219,10 @@ class MilvusTarget(LoadTarget):
         }
 
     def remember(self, folder: Path) -> None:
+        if not (self.connection.lite or self._decisions.part or self.staged):  # others must not create what this load does
+            mark = f"milvus_offline {secrets.token_hex(8)}"
+            new = [replace(c, mark=mark) if c.action in ("create", "recreate") else c for c in self._plan.collections]
+            self._plan = replace(self._plan, collections=tuple(new))
         for number, positions in enumerate(self._dropped):
             np.save(folder / f"{number}.dropped.npy", positions)
         write_text(folder / "plan.json", json.dumps(plan_to_json(self._plan), indent=1))
@@ -284,16 +291,13 @@ class MilvusTarget(LoadTarget):
         if known is None:
             if plan.action == "recreate" and client.has(plan.name):
                 client.drop(plan.name)
-            elif (
-                plan.action == "create"
-                and not self._decisions.part
-                and client.has(plan.name)
-                and client.stored(plan.name, flush=True)
-            ):
-                raise TargetError(f"{self.name}: collection {plan.name!r} appeared meanwhile and has rows")
             for partition in plan.dropped_partitions:
                 client.drop_partition(plan.name, partition)
-            client.create(plan)
+            if not claim(client, plan):
+                raise TargetError(
+                    f"{self.name}: collection {plan.name!r} appeared meanwhile: another load has created it. Wait for that "
+                    "one, or cut the load with --part if several machines are to fill it"
+                )
             known = {"identity": client.identity(plan.name), "before": {}, "baseline": {}}
             if plan.action == "append":
                 known["before"] = self._count_before(job)

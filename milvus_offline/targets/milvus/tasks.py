@@ -36,7 +36,7 @@ from ...transfer import Advance, Result
 from ...watch import Watch, watching
 from ..slices import Slice, cut_rows, read
 from .client import FIRST_WAIT, LONGEST_WAIT, Client
-from .refusals import Busy, TooLarge, Unclear
+from .refusals import Busy, TooLarge, Unclear, is_wrong_call
 from .terms import CollectionPlan, PartitionPlan
 from .wire import Keys, Layout
 
@@ -215,6 +215,8 @@ class LoadTask:
                 ids, vectors = self.read()
             return ids, vectors, 0
         except TargetError as e:  # the server may not be up again yet
+            if isinstance(e, _Lost) or is_wrong_call(e.__cause__):
+                raise
             raise Unclear(str(e)) from e
 
     def _arrived_by_count(self, rows: int, start: int) -> int:

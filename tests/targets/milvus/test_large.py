@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from support.array_source import ArraySource, floats
 from support.milvus_server import shared_milvus
 
 from milvus_offline import loading
-from milvus_offline.errors import UsageError
+from milvus_offline.errors import TargetError, UsageError
 from milvus_offline.loading import LoadReport, Pace, run_compare, run_load
 from milvus_offline.targets import Estimate, open_target
 from milvus_offline.targets.milvus import estimate as estimates
@@ -209,3 +211,61 @@ def test_an_import_is_suggested_where_it_saves_minutes(gigabytes: float, network
     hint = estimates.import_hint(made, kind)
     assert (hint is not None) == said
     assert hint is None or "4 min 10 s, as files that the server imports about 2 min 47 s: --import-to" in hint.message
+
+
+# Two loads at once ----------------------------------------------------------------------------------------------------
+
+
+def at_once(calls: list[Any]) -> list[Any]:
+    """What each call returned or raised; they begin together."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        futures = [pool.submit(call) for call in calls]
+        return [f.exception() or f.result() for f in futures]
+
+
+def test_of_two_loads_that_create_a_collection_at_once_one_is_refused(
+    server: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, planned = ArraySource({name: {"_default": [(np.arange(50), floats(50, 8))]}}), threading.Barrier(2)
+    create = Client.create
+
+    def together(self: Client, plan: Any) -> None:
+        planned.wait(60)  # neither has created it
+        create(self, plan)
+
+    monkeypatch.setattr(Client, "create", together)
+    done = at_once([lambda i=i: load(source, server, tmp_path / f"{i}") for i in (1, 2)])
+    (refused,) = [d for d in done if isinstance(d, TargetError)]
+    assert "another load has created it" in str(refused)
+    (report,) = [d for d in done if isinstance(d, LoadReport)]
+    assert (report.exit_code, report.rows) == (0, 50)
+
+
+def test_parts_that_run_at_once_fill_one_collection(server: str, tmp_path: Path, name: str) -> None:
+    source = many_tags(name, 8, 40)
+    done = at_once([lambda i=i: load(source, server, tmp_path / f"{i}", part=(i, 3), message_mib=0.001) for i in (1, 2, 3)])
+    assert [d.rows for d in done if isinstance(d, LoadReport)] and sum(d.rows for d in done) == 320, done
+    _, notes = run_compare(source, open_target(server, verify="full"))
+    assert not notes
+
+
+@pytest.mark.parametrize("where", ["lite", "server"])
+def test_a_killed_load_goes_on_where_a_field_holds_the_partition(
+    where: str, request: pytest.FixtureRequest, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = str(tmp_path / "lite.db") if where == "lite" else request.getfixturevalue("server")
+    source, options = many_tags(name, 40, 20), {"partitions": "key", "message_mib": 0.002}
+    insert, calls = Client.insert, iter(range(100))
+
+    def dies(self: Client, *arguments: Any) -> Any:
+        answer = insert(self, *arguments)
+        if next(calls) == 5:
+            raise KeyboardInterrupt  # the rows are there, and nobody wrote that down
+        return answer
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Client, "insert", dies)
+        load(source, target, tmp_path / "state", **options)
+    report = load(source, target, tmp_path / "state", resume=True, verify="full", **options)
+    assert (report.exit_code, report.rows, report.checked_rows) == (0, 800, 800)
+    assert logging.getLogger("pymilvus").level == logging.CRITICAL  # what it logs, we raise
