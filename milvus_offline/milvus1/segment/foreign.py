@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 
+from ... import fileio
 from ...errors import DamageError
 from ...watch import watching
 from ..layout import BLOOM_FILTER
@@ -29,7 +31,7 @@ def foreign_ids(segment: Segment, dead: DeadRows | None) -> int:
     rows = rows if dead is None else rows[~dead.contains(rows)]
     if not len(rows):
         return 0
-    try:
+    with fileio.forgiving(False), contextlib.suppress(DamageError, OSError):  # what cannot be read proves nothing
         if 2 * int(probe(path, np.concatenate([segment.id_at(row) for row in rows.tolist()])).sum()) > len(rows):
             return 0
         bloom = read_filter(path)
@@ -39,6 +41,5 @@ def foreign_ids(segment: Segment, dead: DeadRows | None) -> int:
                 absent = ~bloom.contains(ids)
                 missing += int((absent if dead is None else absent & ~dead.window(first, first + len(ids))).sum())
                 largest = max(largest, int(ids.view(np.uint64).max()))
-    except (DamageError, OSError):  # then it proves nothing
-        return 0
-    return missing if bloom.max_id not in (0, largest) and 2 * missing > segment.rows else 0
+        return missing if bloom.max_id not in (0, largest) and 2 * missing > segment.rows else 0
+    return 0
