@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ... import fileio
 from ...guard import explained
 from ...milvus1.extents import whole_segment
-from ...milvus1.layout import BLOOM_FILTER, ID, IDS_SUFFIX, LENGTH, RAW_SUFFIX
+from ...milvus1.layout import BLOOM_FILTER, DELETED_DOCS, ID, IDS_SUFFIX, LENGTH, RAW_SUFFIX
 from ...milvus1.segment.bloom import write_new_filter
 from ...milvus1.segment.files import Segment, write_deleted
 from ...model import Piece
@@ -61,16 +61,15 @@ class CloneSegment:
         folder = Path(self.folder)
         with explained("write", folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for suffix, source in ((RAW_SUFFIX, self.segment.raw_path), (IDS_SUFFIX, self.segment.ids_path)):
-                target = folder / (self.segment_id + suffix)
+            clones = [folder / (self.segment_id + suffix) for suffix in (RAW_SUFFIX, IDS_SUFFIX)]
+            for source, target in zip((self.segment.raw_path, self.segment.ids_path), clones, strict=True):
                 if not clone_file(source, target) or os.path.getsize(target) != os.path.getsize(source):
                     return self.otherwise.run(advance)
-                fileio.sync_file(target)
             with (folder / BLOOM_FILTER).open("wb") as bloom, tempfile.TemporaryFile(dir=folder) as scratch:
-                write_new_filter(bloom, self._ids(folder / (self.segment_id + IDS_SUFFIX)), scratch)
-                bloom.flush()
-                fileio.sync(bloom.fileno())
-            write_deleted(folder, (), sync=True)
+                write_new_filter(bloom, self._ids(clones[1]), scratch)
+            write_deleted(folder, ())
+            for path in (folder / BLOOM_FILTER, folder / DELETED_DOCS, *clones):  # together: the first one waits for most of it
+                fileio.sync_file(path)
             fileio.sync_folder(folder)
         advance(self.rows, self.bytes)
         return {"file_size": self.segment.bytes, "rows": self.rows}
