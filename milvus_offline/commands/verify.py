@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -230,6 +231,7 @@ def _verify_store(  # many: one for each option
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     from ..checking import check_source
     from ..errors import UsageError
+    from ..manifest import MANIFEST
     from ..report import inspect_document
     from ..sources import KINDS, kind_of
     from ..sources.milvus1 import StoreSource
@@ -242,6 +244,11 @@ def _verify_store(  # many: one for each option
     given = open_given(path, **o)
     if not isinstance(given, StoreSource):
         kind = KINDS[kind_of(path)].what
+        if (Path(path) / MANIFEST).is_file():
+            raise UsageError(
+                f"{path}: its {MANIFEST} is not that of an export of this tool; is it damaged? Then export once more: without "
+                "it nothing tells what the files should hold"
+            )
         raise UsageError(
             f"{path}: {kind} of others, which hold nothing to verify them by: export them, and verify that export --against "
             f"{path}"

@@ -79,6 +79,11 @@ def _check(out: Path, source: Source, *, overwrite: bool, resume: bool) -> bool:
         return False
     complete = _our_manifest(out) is not None and LEDGER not in names
     if not complete and LEDGER not in names:
+        if MANIFEST in names:
+            raise UsageError(
+                f"{out}: holds no whole export of this tool ({_why_not_ours(out)}). Nothing in it is replaced: choose another "
+                "folder, or remove this one yourself"
+            )
         raise UsageError(f"{out}: the folder is not empty and holds no export of this tool; choose an empty or new one")
     if overwrite or (resume and not complete):
         _refuse_links(out)
@@ -100,6 +105,17 @@ def _refuse_links(out: Path) -> None:
             path = os.path.join(folder, name)
             if os.path.islink(path):
                 raise UsageError(f"{path}: a link to {os.readlink(path)}; nothing is written through links. Remove it first")
+
+
+def _why_not_ours(out: Path) -> str:
+    """What is wrong with the manifest there."""
+    try:
+        read_manifest(out)
+    except OSError as e:
+        return f"{MANIFEST}: {e.strerror}"
+    except MilvusOfflineError as e:
+        return str(e)
+    return f"{MANIFEST} is that of another program"
 
 
 def _our_manifest(out: Path) -> dict[str, Any] | None:

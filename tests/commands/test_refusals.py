@@ -326,9 +326,22 @@ def test_out_not_empty(store: Path, tmp_path: Path) -> None:
     for more in ([], ["--overwrite"], ["--resume"]):
         refused(call("export", store, out, *more), 2, str(out), "not empty")
     (out / "manifest.json").write_text('{"format": "something else"}')
-    refused(call("export", store, out, "--overwrite"), 2, "not empty")
+    refused(call("export", store, out, "--overwrite"), 2, "no whole export of this tool", "not the manifest of an export")
     (out / "manifest.json").unlink()
     assert {n: v[:3] for n, v in fingerprint(out).items() if n != "."} == {n: v[:3] for n, v in before.items() if n != "."}
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b'{"format": "milvus-offline-export", "version": 1, "complete": true, "checksum": "7"}']
+)
+def test_out_holds_an_export_whose_manifest_is_damaged(store: Path, tmp_path: Path, data: bytes) -> None:
+    out = tmp_path / "out"
+    assert call("export", store, out).code == 0
+    (out / "manifest.json").write_bytes(data)
+    before = fingerprint(out)
+    refused(call("export", store, out, "--overwrite"), 2, "no whole export of this tool", "manifest.json")
+    assert fingerprint(out) == before
+    assert call("verify", out).code in (2, 4)
 
 
 def test_out_is_a_file(store: Path, tmp_path: Path) -> None:
