@@ -373,7 +373,7 @@ def test_overwrite_removes_only_what_the_manifest_may_name(store: Path, tmp_path
     document["collections"][0]["partitions"][0]["files"] += [{"path": "../out2/dear.h5"}, {"path": str(sibling)}]
     (out / "manifest.json").write_text(json.dumps(document))
     before = fingerprint(tmp_path)
-    refused(call("export", store, out, "--overwrite"), 2, str(out), "not empty")  # its checksum is another one
+    refused(call("export", store, out, "--overwrite"), 2, str(out), "Nothing in it is replaced")  # its checksum is another one
     assert fingerprint(tmp_path) == before
     write_manifest(out, document)
     assert call("export", store, out, "--overwrite").code == 0
