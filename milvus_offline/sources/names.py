@@ -32,8 +32,16 @@ class Named:
     @property
     def is_vectors(self) -> bool:
         if self.dtype.kind == "S" and self.dtype.itemsize > 1 and self.shape[1:] in ((), (1,)):
-            return not _IDS.fullmatch(self.name.rsplit("/", 1)[-1])
+            return not self.is_called_ids
         return len(self.shape) == 2 and self.shape[1] > 1 and self.dtype.kind in "fiub"
+
+    @property
+    def is_called_ids(self) -> bool:
+        return _IDS.fullmatch(self.name.rsplit("/", 1)[-1]) is not None
+
+    @property
+    def is_called_vectors(self) -> bool:
+        return _VECTORS.fullmatch(self.name.rsplit("/", 1)[-1]) is not None
 
     def are_ids(self, rows: int) -> bool:
         return self.shape in ((rows,), (rows, 1)) and self.dtype.kind in "iufSUO"
@@ -80,7 +88,7 @@ def _vectors(path: str, there: Mapping[str, Named], given: str | None, what: str
     candidates = [n for n in there.values() if n.is_vectors]
     if any(n.name == "train" for n in candidates):
         candidates = [n for n in candidates if n.name not in _BESIDE_TRAIN]
-    usual = [n for n in candidates if _VECTORS.fullmatch(n.name.rsplit("/", 1)[-1])]
+    usual = [n for n in candidates if n.is_called_vectors]
     for found in (candidates, usual):
         if len(found) == 1:
             return found[0]
@@ -97,7 +105,8 @@ def _ids(path: str, there: Mapping[str, Named], vectors: Named, given: str | Non
         listed = "; ".join(str(n) for n in list(there.values())[:20])
         raise UsageError(f"{path}: no {what} {printable(given)!r} (--ids-dataset); there are: {listed}")
     rows = vectors.shape[0]
-    usual = [n for n in there.values() if n is not vectors and n.are_ids(rows) and _IDS.fullmatch(n.name.rsplit("/", 1)[-1])]
+    named = [n for n in there.values() if n is not vectors and n.is_called_ids and n.shape in ((rows,), (rows, 1))]
+    usual = [n for n in named if n.are_ids(rows)] or named  # ids of another type are not left out without a word
     if len(usual) > 1:
         listed = "; ".join(map(str, usual))
         raise UsageError(f"{path}: which {what} holds the ids? --ids-dataset names it; it could be: {listed}")

@@ -15,13 +15,15 @@ from ..errors import DamageError, UsageError
 from ..model import Array
 from .columns import Read
 from .files import FilesSource, assemble, find_files
-from .names import Named
+from .names import EMBEDDINGS, Named
 from .options import SourceOptions
 from .tables import Table, file_of
 
 SUFFIXES = (".parquet", ".pq")
 _BATCH = 1 << 14
 """Rows that are decoded at once, at most."""
+_FIRST = 64
+"""Rows that tell how wide a column is."""
 _BATCH_BYTES = 16 << 20
 
 
@@ -80,18 +82,16 @@ def _rows(path: str, name: str, column: Any, items: int, dtype: np.dtype[Any]) -
     import pyarrow as pa
 
     kind = column.type
-    if (
-        pa.types.is_fixed_size_binary(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-    ):
+    if pa.types.is_dictionary(kind):
+        column = column.dictionary_decode()
+        kind = column.type
+    if dtype.kind == "O" or pa.types.is_fixed_size_binary(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         values = column.to_pylist()
         if dtype == np.uint8 and not all(len(v) == items for v in values):
             raise DamageError(path, f"column {name!r}: expected {items} bytes a row")
         if dtype == np.uint8:
             return np.frombuffer(b"".join(values), np.uint8).reshape(len(values), items)
-        return np.array(values, object).reshape(-1, 1)
+        return np.array([str(v) for v in values], object).reshape(-1, 1)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         lengths = np.diff(column.offsets.to_numpy())
         if (lengths != items).any():
@@ -127,19 +127,19 @@ def _pyarrow(path: str) -> Any:
 def open_source(path: str | os.PathLike[str], options: SourceOptions) -> FilesSource:
     """A file, or a folder with some, which are one collection with one partition."""
     root = Path(os.path.abspath(path))
-    files = [file_of(str(p), _columns(str(p)), options, what="column") for p in find_files(root, SUFFIXES)]
+    files = [file_of(str(p), _columns(str(p), options), options, what="column") for p in find_files(root, SUFFIXES)]
     for file in files if root.is_dir() else ():
         file.partition = "_default"
     return assemble("parquet", root, files, options)
 
 
-def _columns(path: str) -> dict[str, Table]:
+def _columns(path: str, options: SourceOptions) -> dict[str, Table]:
     pq = _pyarrow(path)
     result: dict[str, Table] = {}
     with damage(path), pq.ParquetFile(path) as file:
         rows = file.metadata.num_rows
         for field in file.schema_arrow:
-            found = _type(path, file, field)
+            found = _type(file, field, options)
             if found is None:
                 continue
             items, dtype, shape = found
@@ -149,11 +149,21 @@ def _columns(path: str) -> dict[str, Table]:
     return result
 
 
-def _type(path: str, file: Any, field: Any) -> tuple[int, np.dtype[Any], Sequence[int]] | None:
-    """(elements a row, their type, shape of a row) of a column; None for one that can be neither vectors nor ids."""
+def _type(file: Any, field: Any, options: SourceOptions) -> tuple[int, np.dtype[Any], Sequence[int]] | None:
+    """(elements a row, their type, shape of a row) of a column; None for one that can be neither vectors nor ids.
+
+    What is called ids and is no number is taken for texts, which say themselves whether they are ids.
+    """
     import pyarrow as pa
 
-    kind = field.type
+    kind, named = field.type, Named(field.name, (), np.dtype("O"))
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)) and (
+        named.is_called_vectors or field.name in (EMBEDDINGS, options.embeddings)
+    ):
+        width = _longest(file, field.name)
+        return width, np.dtype("u1"), (width,)
     if pa.types.is_fixed_size_binary(kind):
         return kind.byte_width, np.dtype("u1"), (kind.byte_width,)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -165,7 +175,14 @@ def _type(path: str, file: Any, field: Any) -> tuple[int, np.dtype[Any], Sequenc
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_nested(kind.value_type):
         if not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
             return None
-        first = next(file.iter_batches(batch_size=1, columns=[field.name]), None)
-        width = len(first.column(0)[0]) if first is not None and len(first) and first.column(0)[0].is_valid else 0
+        width = _longest(file, field.name)
         return width, np.dtype(kind.value_type.to_pandas_dtype()), (width,)
+    if (named.is_called_ids or field.name == options.ids) and not pa.types.is_nested(kind):
+        return 1, np.dtype("O"), ()
     return None
+
+
+def _longest(file: Any, name: str) -> int:
+    """Elements of the longest of the first rows: the others are compared with it when they are read."""
+    first = next(file.iter_batches(batch_size=_FIRST, columns=[name]), None)
+    return max((len(value.as_py()) for value in (first.column(0) if first is not None else ()) if value.is_valid), default=0)

@@ -104,4 +104,7 @@ def _block(path: str, head: bytes, size: int, dtype: str, findings: Findings) ->
     there = min(rows, (size - 8) // each)
     if there < rows:
         findings.error("file-short", path, f"says {rows} rows, holds {there}: the file was cut", rows - there)
+    elif left := size - 8 - rows * each:
+        text = f"says {rows} rows of {items} dimensions; the {left} bytes after them are not read: is the number of rows right?"
+        findings.warning("file-longer", path, text)
     return FileColumn(os.path.basename(path), dtype, items, ((path, 8, there * each),)), there

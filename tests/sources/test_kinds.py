@@ -9,6 +9,7 @@ import re
 import sqlite3
 import struct
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,52 @@ def test_an_export_of_arrays_can_be_verified_against_them(tmp_path: Path) -> Non
     assert call("export", tmp_path / "a.npz", tmp_path / "out").code == 0
     assert exported(tmp_path / "out")["a", "_default"] == {(i, v.tobytes()): 1 for i, v in enumerate(floats())}
     assert call("verify", tmp_path / "out", "--against", tmp_path / "a.npz").code == 0
+
+
+PARQUET_IDS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "texts in a dictionary": (lambda pa, ids: pa.array([str(i) for i in ids]).dictionary_encode(), ""),
+    "numbers in a dictionary": (lambda pa, ids: pa.array(ids).dictionary_encode(), ""),
+    "decimals": (lambda pa, ids: pa.array([Decimal(int(i)) for i in ids]), ""),
+    "decimals with a fraction": (
+        lambda pa, ids: pa.array([Decimal(int(i) + 1) / 2 for i in ids]),
+        "are no whole numbers of 64 bits",
+    ),
+    "times": (lambda pa, ids: pa.array(ids, pa.timestamp("us")), "texts such as '1970-01-01"),
+    "truth": (lambda pa, ids: pa.array([bool(i % 2) for i in ids]), "texts such as 'False'"),
+    "names": (lambda pa, ids: pa.array([f"u{i}" for i in ids]), "texts such as 'u0'"),
+    "some without": (lambda pa, ids: pa.array([None, *ids[1:]], pa.int64()), "has rows without a value"),
+}
+
+
+@pytest.mark.parametrize("name", PARQUET_IDS)
+def test_ids_of_parquet_of_other_types_are_exact_or_refused_and_never_left_out(name: str, tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    make, text = PARQUET_IDS[name]
+    ids = [int(i) for i in range(0, 120, 2)]
+    pq.write_table(pa.table({"vectors": list(floats()), "pk": make(pa, ids)}), tmp_path / "a.parquet")
+    done = call("export", tmp_path / "a.parquet", tmp_path / "out")
+    if text:
+        assert (done.code in (1, 2), text in done.err) == (True, True), done.err
+    else:
+        assert done.code == 0, done.err
+        assert exported(tmp_path / "out")["a", "_default"] == {(i, v.tobytes()): 1 for i, v in zip(ids, floats(), strict=True)}
+
+
+def test_bytes_of_any_length_in_parquet_are_vectors_where_they_are_called_so(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    bits = np.random.default_rng(2).integers(0, 256, (60, 8), "u1")
+    table = {"id": np.arange(60), "page": [b"x" * n for n in range(60)], "vector": [r.tobytes() for r in bits]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    same(tmp_path / "a.parquet", bits, range(60), metric="HAMMING")
+    pq.write_table(pa.table({"id": np.arange(60), "vector": [b"x" * (n % 9) for n in range(60)]}), tmp_path / "b.parquet")
+    done = call("export", tmp_path / "b.parquet", tmp_path / "out", "--metric", "HAMMING")
+    assert (done.code, "expected 8 bytes a row" in done.err) == (1, True), done.err
+
+
+def test_a_block_of_vectors_that_is_longer_than_it_says(tmp_path: Path) -> None:
+    (tmp_path / "x.fbin").write_bytes(struct.pack("<ii", 50, 8) + floats().tobytes())
+    source = open_source(tmp_path / "x.fbin")
+    assert [(f.code, f.severity.value) for f in source.findings if f.code != "no-ids"] == [("file-longer", "warning")]
 
 
 # LangChain ------------------------------------------------------------------------------------------------------------

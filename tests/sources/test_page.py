@@ -11,6 +11,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,11 @@ def floats_as_ids(folder: Path) -> list[Made]:
 
 def digits(folder: Path) -> list[Made]:
     zeros = Made(h5(folder, X, np.array([b"%03d" % i for i in IDS]), "zeros.h5"), code=2, text="texts such as '001'")
-    return [*ids(np.array([b"%d" % i for i in IDS]))(folder), zeros]
+    others = {"decimal": pa.array([Decimal(int(i)) for i in IDS]), "dictionary": pa.array(map(str, IDS)).dictionary_encode()}
+    for name, column in others.items():
+        pq.write_table(pa.table({"embeddings": list(X), "ids": column}), folder / f"{name}.parquet")
+    made = [Made(folder / f"{name}.parquet", X, IDS) for name in others]
+    return [*ids(np.array([b"%d" % i for i in IDS]))(folder), zeros, *made]
 
 
 def other_ids(folder: Path) -> list[Made]:
@@ -458,8 +463,8 @@ ROWS: dict[str, Callable[[Path], list[Made]] | str] = {
     "complex numbers, compounds, objects, dates": no_numbers,
     "integers": whole_numbers,
     "whole numbers as floats, as far as each is exact (2^53 for float64)": floats_as_ids,
-    "texts of digits without leading zeros": digits,
-    "other texts, fractions, NaN": other_ids,
+    "texts of digits without leading zeros; in Parquet also decimals without a fraction, and dictionaries of either": digits,
+    "other texts, fractions, NaN, times, truth": other_ids,
     "none": lambda folder: [Made(h5(folder, X, None), X, np.arange(N), {"no-ids"}, words=["--ids", "row"])],
     "soft links, external links, groups that are links": linked,
     "virtual datasets, external storage": elsewhere,
