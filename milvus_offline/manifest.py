@@ -107,10 +107,12 @@ def checksum_of(manifest: Mapping[str, Any]) -> str:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether the folder holds a manifest of ours, sound or not."""
+    """Whether the folder holds a manifest of ours, sound or not; also one that may not be read: its reader says so."""
     try:
         with (folder / MANIFEST).open("rb") as f:
             return FORMAT.encode() in f.read(4096)
+    except PermissionError:
+        return fileio.closed(folder) is None
     except OSError:
         return False
 

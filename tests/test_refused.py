@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import faiss
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.builder import StoreBuilder, rows
 from support.command import call, spawn
+from support.dumps import FORMS
 from support.refusing import powerless
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
@@ -116,3 +123,61 @@ def test_a_source_in_a_folder_that_may_not_be_entered(built: Path, tmp_path: Pat
     (tmp_path / "closed").chmod(0o700)
     assert (done.code, "no permission to look into this folder" in done.err) == (1, True), done.err
     assert spawn("inspect", tmp_path / "closed" / "s").code in (1, 2)
+
+
+SOURCES = (
+    "a.h5",
+    "a.npy",
+    "d/ids.npy",
+    "a.parquet",
+    "a.fvecs",
+    "a.index",
+    "lc/index.pkl",
+    "part.h5",
+    "dumps/m.Tables.sql",
+    "ex/manifest.json",
+)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory, built: Path) -> Path:
+    """A file of each kind of source, a folder of dumps, an export."""
+    folder = tmp_path_factory.mktemp("sources")
+    vectors = np.ones((5, 8), "f4")
+    for name, target in (("a", None), ("master", "part.h5")):
+        with h5py.File(folder / f"{name}.h5", "w") as h:
+            h["ids"] = np.arange(5)
+            h["embeddings"] = h5py.ExternalLink(target, "/e") if target else vectors
+    with h5py.File(folder / "part.h5", "w") as h:
+        h["e"] = vectors
+    for name in ("d", "lc", "dumps"):
+        (folder / name).mkdir()
+    np.save(folder / "a.npy", vectors)
+    np.save(folder / "d" / "v.npy", vectors)
+    np.save(folder / "d" / "ids.npy", np.arange(5))
+    pq.write_table(pa.table({"embeddings": list(vectors)}), folder / "a.parquet")
+    (folder / "a.fvecs").write_bytes(b"".join(np.int32(8).tobytes() + v.tobytes() for v in vectors))
+    index = faiss.IndexFlatL2(8)
+    index.add(vectors)
+    for path in ("a.index", "lc/index.faiss"):
+        faiss.write_index(index, str(folder / path))
+    (folder / "lc" / "index.pkl").write_bytes(pickle.dumps(({}, {})))
+    for name, data in FORMS["mydumper"].items():
+        (folder / "dumps" / name.replace("milvus.", "m.")).write_bytes(data)
+    (folder / "dumps" / "m.Tables.sql").write_bytes(b"CREATE TABLE x (a int);\n")
+    assert call("export", built, folder / "ex").code == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_that_may_not_be_read_is_told_so(name: str, sources: Path, built: Path) -> None:
+    path = sources / name
+    given = {"part.h5": sources / "master.h5"}.get(name, path.parent if path.parent != sources else path)
+    words = ["inspect", built, "--catalog", given] if name.startswith("dumps") else ["inspect", given]
+    path.chmod(0)
+    try:
+        done = powerless(*words)
+    finally:
+        path.chmod(0o644)
+    assert (done.code in (1, 2), path.name in done.err, "ermission denied" in done.err) == (True, True, True), done.err
+    assert not [w for w in ("missing", "damaged", "neither", "Traceback") if w in done.err]

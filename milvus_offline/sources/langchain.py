@@ -11,7 +11,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from ..errors import DamageError, UsageError
+from ..errors import DamageError, StoreError, UsageError
+from ..fileio import unreadable
 from ..findings import Findings
 from ..model import Source
 from ..names import printable
@@ -79,6 +80,8 @@ def open_source(path: str | os.PathLike[str], options: SourceOptions) -> Source:
 
 def _documents(path: Path) -> tuple[int, dict[int, str] | None]:
     """(documents, row number -> id of its document)."""
+    if reason := unreadable(path):
+        raise StoreError(reason)
     size = path.stat().st_size
     if size > _MAX_PICKLE:
         raise UsageError(f"{path}: {size} bytes, more than are read of a pickle; name index.faiss alone to leave the texts")

@@ -29,6 +29,7 @@ _SQLITE = b"SQLite format 3\0"
 _MAX_UNPACKED = 4 << 30
 _TABLE = re.compile(r"(?:(?P<database>.+?)[._@])?(?P<table>Tables|TableFiles|Environment|Fields)(?=[-._@]|$)", re.I)
 """In a file's name: `milvus.Tables-schema.sql`, `milvus@Tables@@0.tsv`, `milvus_Tables.sql`, `Tables.txt`."""
+_LIKELY = {".sql", ".xml", ".gz", ".zst", ".bz2", ".xz", ".sqlite", ".db"}
 _ROWS = re.compile(r"\.(?:txt|tsv|csv|dat)(?:\.(?:gz|bz2|xz|zst))?$", re.I)
 
 
@@ -123,6 +124,9 @@ def _folder(folder: Path, origin: Path, database: str | None) -> Catalog:
     for file in files:
         if file.name in ("meta.sqlite", "meta.sqlite.gz"):
             return read_sqlite(file, origin=str(origin)) if file.suffix == ".sqlite" else read_given(file, database)
+    for file in files:  # what may not be read is not left out
+        if (_TABLE.match(file.name) or file.suffix.lower() in _LIKELY) and (why := unreadable(file)):
+            raise StoreError(why)
     parts = [(m["database"], m["table"], p) for p in files if (m := _TABLE.match(p.name))]
     dumps = [p for p in files if looks_like_dump(p)]
     whole = [p for p in dumps if not _TABLE.match(p.name)]
