@@ -77,6 +77,8 @@ class _Commands(click.Group):
         from .names import printable
 
         there = self.list_commands(ctx)
+        if word.lower() == "version":
+            return "there is no command version: milvus-offline --version"
         if word in ("help", "-?", "/?"):
             topic = rest[0] if rest and rest[0] in there else None
             return f"there is no command help: milvus-offline {f'{topic} ' if topic else ''}--help"

@@ -31,6 +31,26 @@ def keep_out(path: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
             raise UsageError(f"{path}: lies inside the source {place}, which is never written to; choose another place")
 
 
+def check_file(path: str, what: str) -> None:
+    """Raises what `explained` would at the end of a long run: at its beginning, where the file cannot be written."""
+    with explained(what, path):
+        if is_remote(path):
+            return
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file")
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def missing_folder(path: object) -> str | None:
+    """The folder of a file that is to be written, where there is none."""
+    folder = os.path.dirname(os.path.abspath(str(path)))
+    return None if os.path.isdir(folder) else folder
+
+
 @contextlib.contextmanager
 def explained(what: str, path: object, *, resumable: bool = True) -> Iterator[None]:
     """Turns the operating system's refusals on the *target* side into a message that says what to do.
@@ -45,6 +65,10 @@ def explained(what: str, path: object, *, resumable: bool = True) -> Iterator[No
             hint = f"the disk is full: free some space, then run the same command with {again}"
         elif e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "no permission to write there: choose another place or fix the permissions"
+        elif e.errno == errno.EEXIST:
+            hint = "a link that leads nowhere, or a file, is in its place: choose another one"
+        elif e.errno == errno.ENOENT and (folder := missing_folder(path)):
+            hint = f"there is no folder {folder}"
         else:
             hint = e.strerror or str(e)
         raise TargetError(f"{path}: cannot {what}: {hint}") from e

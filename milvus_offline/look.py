@@ -60,6 +60,8 @@ def read_ids(given: Sequence[int], path: str | None) -> Ids | None:
         return None
     parts = [_as_ids(list(given), "--id")] if given else []
     if path is not None:
+        if not Path(path).exists():  # a pipe is fine
+            raise UsageError(f"{path}: there is no such file or folder")
         try:
             if path.endswith(".npy"):
                 parts.append(_as_ids(np.load(path, allow_pickle=False), path))
@@ -163,6 +165,11 @@ def document(path: str, looks: Sequence[Look], ids: Ids | None) -> dict[str, Any
     return result
 
 
+def ids_file_of(path: str) -> str:
+    """The file of ids beside the file of vectors `path`."""
+    return f"{path.removesuffix('.npy')}.ids.npy"
+
+
 def write_npy(path: str, looks: Sequence[Look]) -> None:
     """The vectors as one array in `path`, their ids beside it. Raises UsageError when they do not fit into one array."""
     kinds = {(look.schema.width, look.schema.vector_type) for look in looks}
@@ -172,7 +179,7 @@ def write_npy(path: str, looks: Sequence[Look]) -> None:
     rows = [row for look in looks for row in look.rows]
     vectors = np.array([row.vector for row in rows], schema.dtype).reshape(len(rows), schema.width)
     ids = np.array([row.id for row in rows], np.int64)
-    for target, array in ((path, vectors), (f"{path.removesuffix('.npy')}.ids.npy", ids)):
+    for target, array in ((path, vectors), (ids_file_of(path), ids)):
         with explained("write rows", target), open(target, "wb") as f:
             np.save(f, array)
 

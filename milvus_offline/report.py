@@ -246,6 +246,7 @@ KINDS = {
     "npy": "Array",
     "npz": "Arrays",
     "vecs": "Vectors",
+    "target": "Target of a load",
 }
 
 

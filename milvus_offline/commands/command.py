@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -43,7 +44,9 @@ def chain(*decorators: Callable[[F], F], group: str = OWN_GROUP) -> Callable[[F]
 def choice(*names: str, words: Sequence[str], help: str, default: str | None = "") -> Callable[[F], F]:
     """An option that is one of `words`: the first one where nothing is said, or `default`; with None there is no default."""
     default = words[0] if default == "" else default
-    return click.option(*names, type=click.Choice(words), default=default, show_default=default is not None, help=help)
+    return click.option(
+        *names, type=click.Choice(words, case_sensitive=False), default=default, show_default=default is not None, help=help
+    )
 
 
 def variable_of(option: click.Option) -> str:
@@ -94,9 +97,15 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except click.NoSuchOption as e:
             raise click.UsageError(self._unknown(ctx, e.option_name), ctx) from e
+        for param in self.params:
+            value = ctx.params.get(str(param.name))
+            if isinstance(param.type, click.Path) and "" in (value if isinstance(value, tuple) else (value,)):
+                what = max(param.opts, key=len) if isinstance(param, click.Option) else param.make_metavar(ctx)
+                raise click.UsageError(f"{what} is empty: name a file or folder (is a variable of the shell not set?)", ctx)
+        return rest
 
     def _unknown(self, ctx: click.Context, option: str) -> str:
         """What was meant by an option that this command does not have."""
@@ -203,6 +212,10 @@ class Target(click.Path):
 
         if "://" not in text and any(kind.recognises(text) for kind in SCHEMES):  # a kind that was added to the table
             return text
+        first = str(ctx.params.get("path") or "") if ctx else ""
+        if os.path.exists(text) and first.endswith(".db") and not os.path.exists(first):
+            turned = f"milvus-offline load {shlex.quote(text)} {shlex.quote(first)}"
+            raise click.BadParameter(f"the source comes first, then the target: {turned}", ctx, param)
         raise click.BadParameter(f"{without_password(text)}: {_meant(text)}", ctx, param)
 
 
@@ -210,6 +223,10 @@ def _meant(target: str) -> str:
     kinds = "a target is PATH.db (Milvus Lite), http://host:19530, milvus1:PATH (a new 1.x store) or milvus1://host:19530"
     if target == "-":
         return f"standard output is no target; {kinds}"
+    if found := re.match(r"(https?|milvus1):?/+([^/].*)$", target, re.I):
+        return f"did you mean {found[1].lower()}://{found[2]}?"
+    if target.lower().startswith("milvus1:"):
+        return f"did you mean milvus1:{target.partition(':')[2]}?"
     scheme, colon, rest = target.partition("://")
     if colon:
         rest = rest.rpartition("@")[2]

@@ -14,6 +14,7 @@ import click
 
 from ..errors import TargetError, UsageError
 from ..fileio import absolute, as_path, is_remote
+from ..guard import check_file, keep_out
 from ..model import Source
 from .command import Command, OutFolder, SourcePath, choice
 from .common import (
@@ -163,6 +164,9 @@ def _export(path: str, out: str, chosen: Any, silent: bool, options: Mapping[str
     given = open_given(path, **o)
     if own["lost_ids"] and given.kind != "milvus1":
         raise UsageError("--lost-ids goes with a store")
+    if own["lost_ids"]:
+        check_file(own["lost_ids"], "write the lost ids")
+        keep_out(own["lost_ids"], given.describe())
     opened = SelectedSource(given, chosen)
     room = _room(opened, out, own, silent)
     base = {"out": str(absolute(as_path(out))), "free_bytes": room[1]}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..fileio import as_path
+from ..guard import check_file
 from .command import Command, SourcePath
 from .common import bucket_costs, open_given, print_json, progress, say_costs, several, store_words
 from .log import set_up_log
@@ -49,6 +50,8 @@ def command(paths: Sequence[str], html: str | None, read: bool, as_json: bool, q
     set_up_log(verbose)
     if html and len(paths) > 1:
         raise UsageError("--html writes one page: name one store")
+    if html:
+        check_file(html, "write the report")
     found = [_inspect(path, read, quiet or as_json, dict(o)) for path in paths]
     documents = [document for document, _ in found]
     documents[-1] |= bucket_costs()

@@ -294,11 +294,13 @@ def _part(text: str) -> tuple[int, int]:
 
 def renames(pairs: tuple[str, ...]) -> dict[str, str]:
     """`--rename OLD=NEW ...` as a mapping. Raises UsageError."""
-    result = {}
+    result: dict[str, str] = {}
     for pair in pairs:
         old, equals, new = pair.partition("=")
         if not (old and equals and new):
             raise UsageError(f"--rename {pair}: expected OLD=NEW")
+        if result.get(old, new) != new:
+            raise UsageError(f"--rename {old}: two new names, {result[old]} and {new}: choose one")
         result[old] = new
     return result
 

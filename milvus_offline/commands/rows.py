@@ -51,7 +51,8 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     Ids are found by the segments' bloom filters and id files; vectors are read of the rows that are shown only.
     """
     from ..errors import UsageError
-    from ..look import document, look_at, look_up, read_ids, show_rows, write_npy
+    from ..guard import check_file, keep_out
+    from ..look import document, ids_file_of, look_at, look_up, read_ids, show_rows, write_npy
     from ..selection import SelectedSource
     from ..text import Screen, count, needs_attention
 
@@ -63,7 +64,12 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     wanted = read_ids(ids, ids_path)
     if wanted is not None and deleted:
         raise UsageError("--deleted shows the first deleted rows; ids are looked for among the live ones only")
-    source = SelectedSource(open_given(path, **o), chosen)
+    given = open_given(path, **o)
+    for file in (npy, npy and ids_file_of(npy)):
+        if file:
+            check_file(file, "write rows")
+            keep_out(file, given.describe())
+    source = SelectedSource(given, chosen)
     looks: list[Look] = []
     for collection in source.collections:
         looks.append(look_up(collection, wanted) if wanted is not None else look_at(collection, limit, deleted))

@@ -98,11 +98,14 @@ def _load(path: str) -> Array:
     import numpy as np
 
     from ..errors import UsageError
+    from ..fileio import unreadable
 
+    if reason := unreadable(path):
+        raise UsageError(reason)
     try:
         loaded: Array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
-        raise UsageError(f"{path}: expected a .npy file of query vectors: {e}") from e
+    except (OSError, ValueError, EOFError) as e:  # what NumPy says would have a person load what may run any code
+        raise UsageError(f"{path}: expected a .npy file of numbers, float32 [n, d] or uint8 [n, d/8], found another") from e
     if not isinstance(loaded, np.ndarray):
         raise UsageError(f"{path}: expected a .npy file with one array, found an archive of several")
     return loaded

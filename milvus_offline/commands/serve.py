@@ -81,10 +81,17 @@ def command(path: str, collection: tuple[str, ...], as_json: bool, quiet: bool, 
     Applications with a 1.x client (pymilvus 0.4 to 1.1, Java, Go, C++, Node) go on reading as before: nothing is loaded or
     copied, every search is exact, whatever index the collection had. Calls that would change data are refused. Ctrl-C ends it.
     """
+    from ..errors import UsageError
+    from ..named import read_bytes
     from ..serve.server import Access
 
     set_up_log(verbose)
     certificate, key = (Path(name) if (name := o.pop(option)) else None for option in ("tls_cert", "tls_key"))
+    if key and not certificate:
+        raise UsageError("--tls-key goes with --tls-cert: without a certificate nothing is encrypted")
+    for name, file, begin in (("--tls-cert", certificate, b"CERTIFICATE"), ("--tls-key", key or certificate, b"PRIVATE KEY")):
+        if file and begin not in read_bytes(file, "the file of " + name):
+            raise UsageError(f"{name}: {file} holds no {begin.decode()} in PEM form")
     access = Access(certificate, key, _token(o.pop("token_file")))
     return _serve(path, collection, access, as_json, quiet, **o)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import fileio
+from ..guard import check_file
 from ..model import Finding, Severity
 from .command import Command, SourceOrTarget, SourcePath, is_target
 from .common import bucket_costs, is_typed, open_given, print_json, progress, say_costs, several, store_words, write_lost_ids
@@ -84,6 +85,9 @@ def command(
     set_up_log(verbose)
     if len(paths) > 1 and (html or lost_ids or o["against"]):
         raise UsageError("--html, --lost-ids and --against go with one path")
+    for file, what in ((html, "write the report"), (lost_ids, "write the lost ids")):
+        if file:
+            check_file(file, what)
     for name in ("rename", "database", "token_file"):
         if is_typed(name) and not all(map(is_target, paths)):
             raise UsageError(f"--{name.replace('_', '-')} goes with a target: milvus-offline verify http://… --against STORE")
@@ -112,13 +116,15 @@ def command(
 
 def _verify(path: str, **o: Any) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     """The document of one path, how its places are called, and what `inspect` says of it."""
-    from ..errors import UsageError
+    from ..errors import StoreError, UsageError
     from ..sources import kind_of
 
     about_target = {name: o.pop(name) for name in ("rename", "database", "token_file")}
     cluster = o.pop("cluster")
     if not is_target(path) and fileio.as_path(path).is_dir() and kind_of(path) == "export":
         return _verify_export(path, cluster, **o)
+    if not is_target(path) and (reason := fileio.unreadable(path)):
+        raise StoreError(reason)
     if is_target(path):
         if cluster:
             raise UsageError(f"--cluster goes with a store or an export; the target {path} is compared on this machine")
@@ -139,6 +145,7 @@ def _verify_target(  # many: one for each option
 ) -> tuple[dict[str, Any], Places, dict[str, Any]]:
     from ..errors import UsageError
     from ..loading import run_compare
+    from ..report import source_document
     from ..targets import open_target, options_of
     from ..text import count
     from ..verdict import places_of
@@ -157,7 +164,10 @@ def _verify_target(  # many: one for each option
     how = "every row" if sample == 1.0 else "counts and a sample"
     document = _document(path, "target", rows, findings, f"{count(rows, 'row')} compared with {against}: {how}")
     document |= {"path": target.name, "against": against}
-    return document, places_of(source), {}
+    inspected = source_document(source)
+    about_it = {"path": target.name, "kind": "target", "roots": [str(fileio.absolute(fileio.as_path(against)))]}
+    inspected |= {"store": {**inspected["store"], **about_it}, "next": []}
+    return document, places_of(source), inspected
 
 
 def _verify_export(  # many: one for each option

@@ -30,6 +30,8 @@ _MANY = 1_000_000
 
 def is_meta_json(path: Path) -> bool:
     """Whether a file begins as one of milvus-migration does: an object of collections, or its total of rows."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with path.open("rb") as file:
             head = file.read(256)

@@ -63,6 +63,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "milvus2" / name).mkdir(parents=True)
     (root / "milvus011" / "db" / "tables" / "C_1" / "P_1" / "S_1").mkdir(parents=True)
     (root / "nocatalog" / "db" / "tables").mkdir(parents=True)
+    os.mkfifo(root / "pipe")
+    (root / "dangling").symlink_to("gone")
     (root / "json.json").write_text(json.dumps({"a": 1}))
     return root
 
@@ -137,6 +139,17 @@ COMMANDS: list[Wrong] = [
     ("verify store --sample 0", USAGE, ("5% or 0.05",)),
     ("verify store --sample much", USAGE, ("5% or 0.05",)),
     ("inspect store --stats soon", USAGE, ("--stats",)),
+    ("version", USAGE, ("milvus-offline --version",)),
+    ("inspect store --wal=", USAGE, ("--wal is empty", "variable")),
+    ("inspect store --catalog=", USAGE, ("--catalog is empty",)),
+    ("load store x.db --rename faces=a --rename faces=b", USAGE, ("two new names, a and b",)),
+    ("serve store --tls-key notes.txt", USAGE, ("--tls-key goes with --tls-cert",)),
+    ("serve store --tls-cert notes.txt", USAGE, ("notes.txt holds no CERTIFICATE",)),
+    ("serve store --listen 19530", USAGE, ("HOST:PORT",)),
+    ("rows store --csv --json", USAGE, ("choose one",)),
+    ("rows store --ids-file nowhere", USAGE, ("no such file or folder",)),
+    ("search store --query notes.txt", USAGE, ("expected a .npy file of numbers",)),
+    ("search store --query x.h5", USAGE, ("expected a .npy file of numbers",)),
 ]
 SOURCES: list[Wrong] = [
     ("inspect nowhere", FAILED, ("no such file or folder",)),
@@ -195,9 +208,24 @@ SOURCES: list[Wrong] = [
     ("inspect store --html store/x.html", USAGE, ("lies inside the source",)),
     ("inspect store export --html x.html", USAGE, ("name one store",)),
     ("inspect store --log-file store/log.txt", USAGE, ("lies inside the source",)),
+    ("rows store --npy store/x.npy", USAGE, ("lies inside the source",)),
+    ("rows store --npy nowhere/x.npy", FAILED, ("there is no folder",)),
+    ("verify store --html nowhere/x.html", FAILED, ("cannot write the report", "there is no folder")),
+    ("verify store --lost-ids nowhere/x.csv", FAILED, ("there is no folder",)),
+    ("verify nowhere.db --against store", FAILED, ("no such file or folder",)),
+    ("inspect pipe", FAILED, ("expected a file, found a named pipe",)),
+    ("inspect store --catalog pipe", FAILED, ("expected a file, found a named pipe",)),
 ]
 TARGETS: list[Wrong] = [
     ("export store -", USAGE, ("name a folder",)),
+    ("export store out --lost-ids store/l.csv", USAGE, ("lies inside the source",)),
+    ("export store out --lost-ids nowhere/l.csv", FAILED, ("there is no folder",)),
+    ("export store out --lost-ids empty", FAILED, ("it is a folder: name a file",)),
+    ("export store dangling", FAILED, ("a link that leads nowhere",)),
+    ("load x.db store", USAGE, ("the source comes first", "milvus-offline load store x.db")),
+    ("load store http://host:99999", USAGE, ("a port from 1 to 65535",)),
+    ("load store http:/host:19530", USAGE, ("did you mean http://host:19530",)),
+    ("load store MILVUS1:new", USAGE, ("did you mean milvus1:new",)),
     ("export store http://host:19530", USAGE, ("milvus-offline load",)),
     ("export store host:/backup", USAGE, ("not a folder on this machine",)),
     ("export store full", USAGE, ("not empty",)),

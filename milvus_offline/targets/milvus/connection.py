@@ -32,6 +32,11 @@ class Connection:
     def __post_init__(self) -> None:
         if not self.lite:
             parts = urlsplit(self.uri)
+            try:
+                _ = parts.port
+            except ValueError as e:
+                host = parts.netloc.rpartition("@")[2]
+                raise UsageError(f"{parts.scheme}://{host}: expected a port from 1 to 65535 after the host") from e
             if parts.scheme not in ("http", "https", "tcp") or not parts.hostname:
                 raise UsageError(f"{self.name}: a target is http(s)://host:port, or a path ending in .db for Milvus Lite")
             if parts.username or parts.password:
