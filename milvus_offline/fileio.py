@@ -35,6 +35,8 @@ _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: 
 _UNREADABLE = (errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO), getattr(errno, "EREMOTEIO", errno.EIO))
 """What a disk, or a file system with checksums, answers for a place that cannot be read; other errors are of the whole file."""
 
+_SMALL = 1 << 20
+
 SECTOR = 512
 """The least that a disk loses."""
 
@@ -425,6 +427,18 @@ def sync_file(path: str | os.PathLike[str]) -> None:
         sync(fd)
     finally:
         os.close(fd)
+
+
+def sync_files(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """The same of many: all are on their way to the disk before the first is waited for, so that they wait for one commit of
+    the file system, not for one each."""
+    several = list(paths)
+    for path in several if len(several) > 1 else ():
+        fd = os.open(path, os.O_RDWR | _BINARY)
+        begin_writeback(fd, 0, _SMALL)  # of large files most is on its way
+        os.close(fd)
+    for path in several:
+        sync_file(path)
 
 
 def publish(temporary: Path, final: Path, *, durable: bool = True) -> None:

@@ -331,9 +331,8 @@ class Hdf5Export:
         """Syncs the files of these tasks, each once."""
         if not self.sync:
             return
-        for path in dict.fromkeys(t.path for t in tasks if isinstance(t, (WriteFrame, WriteRows, WriteCompressed))):
-            with explained("write", path):
-                fileio.sync_file(path)
+        with explained("write", self.out):
+            fileio.sync_files(dict.fromkeys(t.path for t in tasks if isinstance(t, (WriteFrame, WriteRows, WriteCompressed))))
 
     def finish(self, results: Mapping[str, Result]) -> Sequence[Finding]:
         """Renames the files and writes the manifest last."""
@@ -341,13 +340,13 @@ class Hdf5Export:
         notes = Findings()
         with explained("finish", self.out, resumable=self.sync):
             folders = set()
+            if self.sync:  # the others are settled
+                fileio.sync_files(self.out / f"{path}.part" for path in sorted(self._linked))
             for file, groups in self._files:
                 final = self.out / file.path
                 part = final.with_name(final.name + ".part")
                 linked = file.path in self._linked
-                if linked and self.sync:
-                    fileio.sync_file(part)  # the others are settled
-                elif part.exists() and self.compression == "none":
+                if not linked and part.exists() and self.compression == "none":
                     self._close_gaps(part, file, groups, results)
                 if part.exists():
                     part.replace(final)
