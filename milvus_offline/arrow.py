@@ -107,5 +107,6 @@ def record_batch(batch: Batch, schema: Schema, made: Any, partition: str | None 
         values = batch.attributes.get(a.name)
         columns.append(pa.array(np.zeros(n, a.dtype) if values is None else np.ascontiguousarray(values)))
     if len(made) > len(columns):
-        columns.append(pa.repeat(pa.scalar(partition or "", pa.utf8()), n))
+        text = (partition or "").encode("utf-8", "backslashreplace").decode()  # a damaged name may be no text
+        columns.append(pa.repeat(pa.scalar(text, pa.utf8()), n))
     return pa.RecordBatch.from_arrays(columns, schema=made)

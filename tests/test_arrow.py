@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,19 @@ def test_a_collection_names_the_partition_of_each_row(store: Path) -> None:
     assert Counter(table.column("partition").to_pylist()) == {"_default": 100, "2019": 28}
     assert table.column("age").to_pylist()[:100] == list(range(100))
     assert 203 not in table.column("id").to_pylist()
+
+
+def test_a_partitions_name_is_its_own_also_where_it_is_no_text(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("c")
+    for tag in ("tab\tx", "p"):
+        builder.segment(builder.partition("c", tag)["table_id"], rows(1, 2))
+    root = builder.write()
+    with sqlite3.connect(root / "db" / "meta.sqlite") as database:
+        database.execute("UPDATE Tables SET partition_tag = CAST(X'67FF' AS TEXT) WHERE partition_tag = 'p'")
+    database.close()
+    names = pa.table(open_store(root)["c"]).column("partition").to_pylist()
+    assert Counter(names) == {"tab\tx": 2, "g\\udcff": 2}
 
 
 def test_binary_vectors_are_fixed_size_binary(tmp_path: Path) -> None:

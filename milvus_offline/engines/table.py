@@ -78,7 +78,7 @@ class Table:
         """About `wanted` parts of equal size, fewer where they would be small; at least one."""
         limit = max(_MIN_BYTES, -(-self.rows * self.schema.row_bytes // max(1, wanted)))
         return [
-            Part(self.schema, printable(p.name), tuple(slices))
+            Part(self.schema, p.name, tuple(slices))
             for p in self.collection.partitions
             for slices in cut(p.pieces, self.schema.row_bytes, limit)
         ] or [Part(self.schema, "", ())]

@@ -127,7 +127,7 @@ class Partition:
         """All live rows as a pyarrow.RecordBatchReader, streamed (see arrow.py); `with_name` adds a column `partition`."""
         from ..arrow import to_reader
 
-        return to_reader(self.schema, [(printable(self.name) if with_name else None, self.pieces)], batch_rows)
+        return to_reader(self.schema, [(self.name if with_name else None, self.pieces)], batch_rows)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.to_reader().__arrow_c_stream__(requested_schema)
@@ -255,7 +255,7 @@ class Collection(Mapping[str, Partition]):
         """All live rows of all partitions, with the column `partition`, see Partition.to_reader."""
         from ..arrow import to_reader
 
-        parts = [(printable(p.name) if with_name else None, p.pieces) for p in self.partitions]
+        parts = [(p.name if with_name else None, p.pieces) for p in self.partitions]
         return to_reader(self.schema, parts, batch_rows)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:

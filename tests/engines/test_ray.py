@@ -11,7 +11,7 @@ import pytest
 from support.builder import StoreBuilder, rows
 from support.examples import examples, run_example
 from support.real import STORES, truth
-from support.tables import bag_of_batches, bag_of_truth, collections
+from support.tables import bag_of_batches, bag_of_truth, catalog_of, collections
 
 from milvus_offline.errors import UsageError
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.server
 
 ray = pytest.importorskip("ray")
 
-NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json") if not p.parent.name.startswith("mysql"))
+NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json"))
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,9 @@ def test_the_workers_read_the_truth_of_every_store(cluster: Any) -> None:
 
     wanted, tasks = {}, {}
     for name in NAMES:
-        for collection in collections(STORES / name / "store"):
+        for collection in collections(name):
             wanted[name, collection] = bag_of_truth(truth(name), collection)
-            made = source(STORES / name / "store", collection).get_read_tasks(4)
+            made = source(STORES / name / "store", collection, **catalog_of(name)).get_read_tasks(4)
             assert sum(t.metadata.num_rows for t in made) == wanted[name, collection].total()
             tasks[name, collection] = [read.remote(t) for t in made]
     for place, futures in tasks.items():

@@ -14,13 +14,13 @@ import pytest
 from support.builder import StoreBuilder, rows
 from support.examples import ROOT, examples, run_example
 from support.real import STORES, truth
-from support.tables import bag_of_batches, bag_of_truth, collections, octets
+from support.tables import bag_of_batches, bag_of_truth, catalog_of, collections, octets
 
 pytestmark = pytest.mark.server
 
 pytest.importorskip("pyspark")
 
-NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json") if not p.parent.name.startswith("mysql"))
+NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json"))
 IN_SPARK = [("partitions", "parts"), ("binary", None), ("crash_wal", None)]
 
 
@@ -44,8 +44,9 @@ def test_the_reader_gives_the_truth_of_every_store() -> None:
     from milvus_offline.engines.spark import MilvusOffline
 
     for name in NAMES:
-        for collection in collections(STORES / name / "store"):
-            reader = MilvusOffline({"path": str(STORES / name / "store"), "collection": collection}).reader(None)
+        for collection in collections(name):
+            options = {"path": str(STORES / name / "store"), "collection": collection, **catalog_of(name)}
+            reader = MilvusOffline(options).reader(None)
             found = bag_of_batches(b for part in reader.partitions() for b in reader.read(part))
             assert found == bag_of_truth(truth(name), collection), (name, collection)
 
@@ -54,7 +55,7 @@ def test_the_reader_gives_the_truth_of_every_store() -> None:
 def test_sparks_workers_read_the_truth(name: str, collection: str | None, spark: Any) -> None:
     from milvus_offline.engines.spark import MilvusOffline
 
-    collection = collection or collections(STORES / name / "store")[0]
+    collection = collection or collections(name)[0]
     spark.dataSource.register(MilvusOffline)
     frame = spark.read.format("milvus1").option("collection", collection).load(str(STORES / name / "store"))
     found = Counter((r.partition, r.id, octets(r.vector)) for r in frame.collect())

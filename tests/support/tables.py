@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from milvus_offline import open_store
+from support.real import STORES
 
 Bag = Counter[tuple[str, int, bytes]]
 
@@ -36,5 +36,11 @@ def bag_of_truth(rows: dict[tuple[str, str], Counter[tuple[int, bytes]]], collec
     return found
 
 
-def collections(store: Path) -> list[str]:
-    return list(open_store(store))
+def catalog_of(name: str) -> dict[str, str]:
+    """Where the catalog of a real store is that had MySQL."""
+    return {"catalog": str(STORES / name / "store" / "meta.default.sql")} if name.startswith("mysql") else {}
+
+
+def collections(name: str) -> list[str]:
+    """The collections of a real store."""
+    return list(open_store(STORES / name / "store", **catalog_of(name)))
