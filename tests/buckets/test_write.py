@@ -37,8 +37,7 @@ def server(running: S3Server) -> Iterator[S3Server]:
     yield running
     running.busy_each = 0
     running.refuse = None
-    for name in list(running.keys("")):
-        running.client.delete_object(Bucket=BUCKET, Key=name)
+    running.clear()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 @settings(
-    max_examples=400,
+    max_examples=200,
     deadline=None,
     derandomize=True,  # the same slice each time: a change is not stopped by what it did not break
     phases=(Phase.explicit, Phase.generate),  # shrinking a history takes minutes; it is told step by step instead
@@ -33,6 +33,6 @@ def test_histories(rng: Random) -> None:
 @pytest.mark.parametrize("part", range(3))
 def test_histories_of_a_server_that_loses_rows_by_itself(part: int) -> None:
     """Flushes that fail as a whole, and the row-id race (FORMAT §3.6, §17): what clients have a right to find comes out."""
-    for seed in range(50 * part, 50 * part + 50):
+    for seed in range(30 * part, 30 * part + 30):
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
             live_unlucky(Random(seed), Path(folder), monkeypatch)

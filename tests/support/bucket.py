@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ class S3Server:
             return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
         return self._app(environ, start_response)
 
-    @property
+    @functools.cached_property
     def client(self) -> Any:
         """A client of another make than the one under test."""
         import boto3
@@ -73,6 +74,13 @@ class S3Server:
         """The objects below `prefix` with their sizes."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         return {item["Key"]: item["Size"] for page in pages for item in page.get("Contents", [])}
+
+    def clear(self) -> None:
+        """Removes all objects."""
+        names = list(self.sizes())
+        for at in range(0, len(names), 1000):
+            some = {"Objects": [{"Key": name} for name in names[at : at + 1000]]}
+            self.client.delete_objects(Bucket=BUCKET, Delete=some)
 
     def buckets(self) -> list[str]:
         return [b["Name"] for b in self.client.list_buckets()["Buckets"]]

@@ -61,7 +61,16 @@ def count(server: Any, name: str) -> int:
     return int(found[0]["count(*)"])
 
 
-@pytest.mark.parametrize("moment", ["asked", "started", "running"])
+@pytest.mark.parametrize(
+    ("proxy", "moment"),
+    [
+        *(("2.3.5", moment) for moment in ("asked", "started", "running")),
+        *(("2.6.24-rest", moment) for moment in ("asked", "started", "running")),
+        ("2.4.17", "asked"),  # the services of these are those of the others, but for what they call things
+        ("2.5.10-rest", "started"),
+    ],
+    indirect=["proxy"],
+)
 def test_a_killed_import_is_followed_and_not_started_again(
     proxy: MilvusProxy,
     server: Any,

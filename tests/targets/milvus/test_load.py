@@ -216,13 +216,15 @@ def test_partitions_otherwise(target: str, tmp_path: Path, name: str, how: str) 
 
 
 class AllStores:
-    """Every real store at once, its collections renamed `store__collection`: one flush and one load for all."""
+    """The real stores at once, their collections renamed `store__collection`: one flush and one load for all. Of the
+    collections that a target cannot tell apart only the first is there, as a server takes seconds for each."""
 
     kind = "milvus1"
     findings = ()
     salvage = ()
 
-    def __init__(self, folder: Path, floating_only: bool) -> None:
+    def __init__(self, folder: Path, *, floating_only: bool) -> None:
+        kinds = set()
         self.collections: list[SourceCollection] = []
         self.truth: dict[str, dict[str, Counter[tuple[int, bytes]]]] = {}
         for name in sorted(p.name for p in STORES.iterdir() if (p / "truth.npz").exists()):
@@ -233,9 +235,13 @@ class AllStores:
             for c in source.collections:
                 if floating_only and c.schema.vector_type is VectorType.BINARY:
                     continue
+                rows = {p: rows for (n, p), rows in truth(name).items() if n == c.schema.name}
+                if (kind := _kind(c.schema, rows)) in kinds:
+                    continue
+                kinds.add(kind)
                 new = f"{name}__{c.schema.name}"
                 self.collections.append(replace(c, schema=replace(c.schema, name=new)))
-                self.truth[new] = {p: rows for (n, p), rows in truth(name).items() if n == c.schema.name}
+                self.truth[new] = rows
 
     def describe(self) -> dict[str, Any]:
         return {}
@@ -244,7 +250,14 @@ class AllStores:
         return "all"
 
 
-def test_every_real_store(target: str, tmp_path: Path) -> None:
+def _kind(schema: Schema, rows: Mapping[str, Counter[tuple[int, bytes]]]) -> tuple[Any, ...]:
+    """All that makes a target treat a collection otherwise than another: its shape, and what is special in its ids."""
+    ids = Counter(i for bag in rows.values() for i, _ in bag.elements())
+    special = (not ids, max(ids.values(), default=0) > 1, max(ids, default=0) == 2**63 - 1, min(ids, default=0) < 0)
+    return schema.vector_type, schema.metric_type, schema.index.type, len(rows) > 1, special
+
+
+def test_every_kind_of_real_collection(target: str, tmp_path: Path) -> None:
     source = AllStores(tmp_path / "stores", floating_only=target.endswith(".db"))
     report = load(source, target, tmp_path / "state", names="sanitize", verify="count")
     assert report.exit_code == 3, report.findings  # repeated ids in Lite; the largest id in a server
@@ -372,13 +385,13 @@ def test_killed_while_the_ledger_is_behind(server: str, tmp_path: Path, name: st
 
 def test_the_server_is_killed_meanwhile(tmp_path: Path) -> None:
     with start(lambda: MilvusServer(tmp_path / "server")) as own:
-        n = 150_000
+        n = 60_000
         source = ArraySource({"plain": {"_default": [(np.arange(n), floats(n, 32))]}})
         done = threading.Event()
 
         def interrupt() -> None:
             ledger = tmp_path / "state" / "ledger.jsonl"
-            while not done.is_set() and (not ledger.exists() or ledger.read_bytes().count(b"\n") < 40):
+            while not done.is_set() and (not ledger.exists() or ledger.read_bytes().count(b"\n") < 20):
                 time.sleep(0.005)
             own.kill()
             own.start()
