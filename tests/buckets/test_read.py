@@ -84,13 +84,13 @@ def test_export_equals_the_server(name: str, tmp_path: Path) -> None:
 
 def test_a_busy_server_costs_repeated_requests_only(server: S3Server, tmp_path: Path) -> None:
     buckets.forget()
-    server.busy_each = 5
+    server.busy_each = 3
     try:
-        done = call("export", url("indexed"), tmp_path / "out", "--json")
+        done = call("export", url("partitions"), tmp_path / "out", "--json")
     finally:
         server.busy_each = 0
     assert done.code == 0, done.err
-    assert exported(tmp_path / "out") == truth("indexed")
+    assert exported(tmp_path / "out") == truth("partitions")
     spent = done.json["bucket"]
     assert 0 < spent["retries"] <= spent["requests"] // 3
 
