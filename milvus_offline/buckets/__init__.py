@@ -8,8 +8,8 @@ endpoint come the SDK's usual ways (environment, configuration files, instance r
 from __future__ import annotations
 
 from .objects import SCHEMES, costs, forget
-from .paths import BucketPath, is_url, scan
-from .reading import list_once, open_binary, open_read, warm
+from .paths import BucketPath, is_url, list_once, scan
+from .reading import open_binary, open_read, warm
 from .writing import Bucket, Upload, size_now
 
 __all__ = [

@@ -92,6 +92,12 @@ _opened: dict[str, Objects] = {}
 _opening = threading.RLock()
 
 
+def place_of(url: str) -> tuple[str, str]:
+    """The scheme of a URL, and bucket and key as fsspec names them."""
+    scheme, _, rest = url.partition("://")
+    return scheme, "/".join(part for part in rest.split("/") if part not in ("", "."))
+
+
 def objects(scheme: str) -> Objects:
     """The object store that URLs of this scheme lead to. Raises StoreError, also where a package is missing."""
     with _opening:

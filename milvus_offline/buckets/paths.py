@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .objects import Item, objects
+from .reading import open_binary
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -84,8 +85,6 @@ class BucketPath(_Plain):
     def open(self, mode: str = "r", *args: Any, **more: Any) -> Any:
         if mode not in ("rb", "br"):
             raise io.UnsupportedOperation(f"{self}: only read as bytes")
-        from .reading import open_binary
-
         return open_binary(str(self))
 
     def read_bytes(self) -> bytes:
@@ -122,3 +121,11 @@ def scan(path: str | os.PathLike[str]) -> list[Entry]:
         code = errno.ENOTDIR if place.exists() else errno.ENOENT
         raise OSError(code, os.strerror(code), str(place))
     return [Entry(name, f"{place}/{name}", item) for name, item in below.items()]
+
+
+def list_once(path: Path) -> None:
+    """Lists a folder in a bucket with all below it: from then on nothing is asked for what is where. For a `db` the folder that
+    holds it."""
+    if isinstance(path, BucketPath):
+        place = path.parent if path.name == "db" and len(path.parts) > 3 else path
+        objects(path.scheme).mount(place.key)

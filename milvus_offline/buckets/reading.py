@@ -7,11 +7,9 @@ import io
 import os
 from collections.abc import Iterable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from .objects import HEAD, SMALL, Item, Objects, objects
-from .paths import BucketPath
+from .objects import HEAD, SMALL, Item, Objects, objects, place_of
 
 BLOCK_BYTES = 4 << 20
 """One ranged request of a file that is read from front to back."""
@@ -50,9 +48,9 @@ class ObjectFile:
     @classmethod
     def of(cls, url: str) -> ObjectFile:
         """The file at `url`. Raises OSError where there is no such file."""
-        place = BucketPath(url)
-        store = objects(place.scheme)
-        item = store.item(place.key)
+        scheme, key = place_of(url)
+        store = objects(scheme)
+        item = store.item(key)
         if item is None or item.is_dir:
             code = errno.ENOENT if item is None else errno.EISDIR
             raise OSError(code, os.strerror(code), str(url))
@@ -120,14 +118,6 @@ class _Raw(io.RawIOBase):
 def open_binary(url: str) -> BinaryIO:
     """The file for reading, with a buffer."""
     return cast(BinaryIO, io.BufferedReader(_Raw(ObjectFile.of(url)), 1 << 16))
-
-
-def list_once(path: Path) -> None:
-    """Lists a folder in a bucket with all below it: from then on nothing is asked for what is where. For a `db` the folder that
-    holds it."""
-    if isinstance(path, BucketPath):
-        place = path.parent if path.name == "db" and len(path.parts) > 3 else path
-        objects(path.scheme).mount(place.key)
 
 
 def warm(urls: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ from ...fileio import Ranges
 from ...model import BATCH_BYTES, NOWHERE, Array, Attribute, Batch, Places, Schema, buffer
 from ...watch import watch
 from ..layout import ATTRIBUTE_DTYPES, ATTRIBUTE_SUFFIX, DELETED_DOCS, ID, IDS_SUFFIX, LENGTH, OFFSET, RAW_SUFFIX
+from .foreign import foreign_ids
 from .zeros import Finder
 
 _CHUNK = 1 << 18
@@ -268,8 +269,6 @@ class Segment:
         """Live rows in file order; see model.Piece. Reads into buffers that every batch reuses."""
         dead = self.dead_rows()
         if not start and type(self) is Segment and (seen := watch()) is not None:
-            from .foreign import foreign_ids  # it knows this module
-
             seen.note_foreign(self.where, self.ids_path, foreign_ids(self, dead))
         return self._read(dead, max_bytes, start)
 

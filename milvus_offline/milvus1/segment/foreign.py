@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from ...errors import DamageError
 from ...watch import watching
 from ..layout import BLOOM_FILTER
 from .bloom import probe, read_filter
-from .files import DeadRows, Segment
+
+if TYPE_CHECKING:
+    from .files import DeadRows, Segment
 
 _SAMPLE = 4
 _CHUNK = 1 << 17

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from ...errors import TargetError, UsageError
 from ...fileio import write_text
 from ...findings import Findings
 from ...ledger import Ledger
-from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, VectorType
+from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection
 from ...transfer import UNNOTED_EACH, Advance, Result, Task
 from ...watch import Watch, watching
 from .. import Estimate, LoadTarget
@@ -33,11 +33,10 @@ from .claiming import claim
 from .client import Client
 from .connection import Connection, lite_facts, lite_to_be
 from .estimate import estimate, import_hint
+from .firstuse import lines_of
 from .limits import MAX_CAPACITY
 from .naming import sanitize_collection
-from .options import LiteOptions
 from .plan import Room, make_plan, make_room, makes_ids
-from .recall import SEARCH_PARAMS
 from .scan import Scan, scan
 from .staging import IMPORTS, Staging, jobs_of, staged_name
 from .tasks import (
@@ -51,6 +50,9 @@ from .tasks import (
 )
 from .terms import CollectionPlan, Plan, TargetFacts, plan_from_json, plan_to_json
 from .verify import compare_counts, compare_rows, count_partitions
+
+if TYPE_CHECKING:
+    from .options import LiteOptions
 
 _MANY_PARTITIONS = 1000
 """Partitions times shards from which on the target is asked how many it has room for."""
@@ -370,18 +372,7 @@ class MilvusTarget(LoadTarget):
         job = next((j for j in self._jobs if sum(t.rows for t in j.tasks)), None)
         if job is None:
             return ()
-        plan, c = job.plan, self.connection
-        given = (", token=TOKEN" if c.token else "") + (f", db_name={c.database!r}" if c.database else "")
-        vector = f"[[0.0] * {plan.dimension}]" if plan.vector_type is VectorType.FLOAT else f"[bytes({plan.dimension // 8})]"
-        params = SEARCH_PARAMS.get(plan.index.type if plan.index else "", {})
-        return (
-            "from pymilvus import MilvusClient",
-            f"client = MilvusClient({c.uri!r}{given})",
-            f"client.load_collection({plan.name!r})",
-            f"client.query({plan.name!r}, filter='', limit=3)",
-            f"client.search({plan.name!r}, data={vector}, anns_field={plan.vector_field!r}, limit=10, "
-            f"search_params={ {'metric_type': plan.metric_type, 'params': dict(params)}!r})",
-        )
+        return lines_of(job.plan, self.connection)
 
     def compare(self, source: Source, searches: int = 0) -> tuple[int, Findings]:
         from .compare import compare
