@@ -16,6 +16,8 @@ from .rows import RawTables
 
 _MOST = 1 << 24
 _SECTION = re.compile(r"^\[`(?P<database>[^`\n]+)`\.`(?P<table>[^`\n]+)`\]$(?P<lines>(?:\n(?!\[).*)*)", re.M)
+_PACKED = re.compile(r"\.(?:gz|bz2|xz|zst)(?=$|\.idx$)")
+_OURS = re.compile(r"@(?:Tables|TableFiles|Environment|Fields)@", re.I)
 _ROWS = re.compile(r"^rows *= *(\d{1,18})$", re.M)
 
 
@@ -32,19 +34,20 @@ class Witnesses:
     def against(self, databases: Mapping[str | None, RawTables], lengths: Mapping[str, int]) -> Iterator[str]:
         """What the rows and the unpacked bytes that were read contradict."""
         yield from self.problems
+        read = {_plain(name): length for name, length in lengths.items()}
         for (database, name), (wanted, where) in self.rows.items():
             table = canonical_table(name) or name
             found = sum(len(t[table]) for d, t in databases.items() if d in (database, None) and table in t)
             if found != wanted:
                 yield f"{found} rows of {table}, of which {where} counts {wanted}"
         for name, (wanted, where) in self.sizes.items():
-            if name in lengths and wanted not in (lengths[name], self.packed.get(name)):
-                yield f"{lengths[name]} bytes in {name}, of which {where} counts {wanted}"
+            if name in read and wanted not in (read[name], self.packed.get(name)):
+                yield f"{read[name]} bytes in {name}, of which {where} counts {wanted}"
 
 
 def witnesses_in(files: Iterable[Path]) -> Witnesses:
     """The notes of mydumper (`metadata`) and of MySQL Shell (`@.json`, `@.done.json`, `….idx`) in a folder."""
-    by_name = {p.name: p for p in files}
+    by_name = {_plain(p.name): p for p in files}
     rows: dict[tuple[str, str], tuple[int, str]] = {}
     sizes: dict[str, tuple[int, str]] = {}
     problems: list[str] = []
@@ -87,14 +90,21 @@ def _shell(
         return
     chunks, tables = document.get("chunkFileBytes"), document.get("tableRows")
     for name, size in chunks.items() if isinstance(chunks, dict) else ():
-        if name not in files:
+        if not _OURS.search(name):
+            continue
+        if (file := files.get(_plain(name))) is None:
             yield f"no file {printable(name)}, which @.done.json lists"
-        elif isinstance(size, int):
-            sizes[name] = (size, "@.done.json")
+        elif isinstance(size, int) and file.name == name:  # not where it was packed or unpacked since
+            sizes[_plain(name)] = (size, "@.done.json")
     for database, counts in tables.items() if isinstance(tables, dict) else ():
         for table, count in counts.items() if isinstance(counts, dict) else ():
             if canonical_table(table) is not None and isinstance(count, int):
                 rows[database, table] = (count, "@.done.json")
+
+
+def _plain(name: str) -> str:
+    """A file's name without what tells how it is packed: people unpack such folders, or pack them."""
+    return _PACKED.sub("", name)
 
 
 def _text(path: Path) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -98,6 +99,25 @@ def test_what_the_tool_counted_is_compared(name: str, tmp_path: Path) -> None:
     else:
         (tmp_path / file).write_bytes(change(FORMS[form][file]))
     assert {f.code for f in read_given(entry).findings if f.severity is Severity.ERROR} & {"dump-damaged", "dump-truncated"}
+
+
+@pytest.mark.parametrize("form", ["tab", "mydumper", "shell"])
+def test_a_folder_whose_files_were_packed_or_unpacked_since_is_whole(form: str, tmp_path: Path) -> None:
+    right = read(write(form, tmp_path))
+    for name, data in FORMS[form].items():
+        if name.endswith((".sql", ".txt", ".tsv")):
+            (tmp_path / name).unlink()
+            (tmp_path / f"{name}.gz").write_bytes(gzip.compress(data))
+    assert read(tmp_path) == right
+    done = tmp_path / "@.done.json"
+    if form == "shell":  # made with zstd, and unpacked
+        for name, data in FORMS[form].items():
+            (tmp_path / f"{name}.gz").unlink(missing_ok=True)
+            (tmp_path / name).write_bytes(data)
+        done.write_bytes(done.read_bytes().replace(b".tsv", b".tsv.zst"))
+        assert read(tmp_path) == right
+        (tmp_path / "milvus@Tables@@0.tsv").unlink()
+        assert read(tmp_path)[1]
 
 
 if __name__ == "__main__":
