@@ -36,6 +36,7 @@ from .unexplained import Unexplained
 if TYPE_CHECKING:
     from .nocatalog import Assumptions
     from .segment.files import Segment
+    from .wal.deletes import Ids
     from .wal.log import Log
     from .wal.outcome import Replay
 
@@ -157,12 +158,19 @@ class Opening:
         segments, rows = ({**self.segments, **replay.segments}, replay.rows) if replay else (self.segments, {})
         salvage = replay.salvage if replay else []
         Unexplained(self.catalog, self.live, self.disk, self.schemas, segments, rows, salvage).compare(findings)
-        if any(f.code in OF_DELETES for f in self.findings):
-            for p in (p for c in self.live.collections for p in c.partitions):
-                counts = {c.segment_id: c.row.row_count for c in p.choices if c.row.file_id == c.segment_id}
-                for s in (s for s in self.segments[p.table.table_id] if s.id in counts):
-                    says_too_much(s, counts[s.id], findings, f"{p.table.table_id}/{s.id}")
+        named = replay.deleted if replay is not None else {}
+        if named or any(f.code in OF_DELETES for f in self.findings):
+            findings += self._lists_that_say_too_much(named)
         return replace(self, findings=(*self.findings, *findings))
+
+    def _lists_that_say_too_much(self, named: Mapping[str, Ids]) -> Iterator[Finding]:
+        """Lists of deletions that neither the catalog nor the bloom filter nor the log explain; `named` are ids by table."""
+        for p in (p for c in self.live.collections for p in c.partitions):
+            table_id = p.table.table_id
+            counts = {c.segment_id: c.row.row_count for c in p.choices if c.row.file_id == c.segment_id}
+            for s in (s for s in self.segments[table_id] if s.id in counts):
+                if (found := says_too_much(s, counts[s.id], named.get(table_id))) is not None:
+                    yield found
 
     def with_collections(self, replay_wal: bool) -> Opening:
         """Segments and rows of the log, as the catalog orders them."""

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ... import fileio
 from ...errors import DamageError
-from ...findings import Findings
-from ...model import Severity
+from ...model import Finding, Severity
 from ...watch import named, union, watching
 from ..layout import BLOOM_FILTER, DELETED_DOCS, OFFSET
 from .files import Column, DeadRows, Segment, read_columns, read_header
@@ -36,6 +36,7 @@ _IDS = 1 << 17
 _MANY = 8
 """So many equal entries side by side are no repeated delete (§4.3): each would need a crash at the same place."""
 _SAMPLE = 16
+NO_IDS = np.empty(0, np.int64)
 _SUSPICIOUS = 8
 """One deleted id in so many that the bloom filter still has is worth a look at all: by chance it has one in 200 (§4.4)."""
 
@@ -172,28 +173,34 @@ def _read_entries(segment: Segment, path: str, listed: _Listed, witness: Witness
         listed.wrong.append(("deleted-docs-outside", text))
 
 
-def says_too_much(segment: Segment, row_count: int, findings: Findings, where: str) -> None:
-    """Tells of a list that names more deletions than catalog and bloom filter know of.
+def says_too_much(segment: Segment, row_count: int, named: npt.NDArray[np.int64] | None) -> Finding | None:
+    """A finding about a list that names more deletions than catalog and bloom filter know of, both the same number.
 
-    A crash leaves that, too (§3.4): only to be asked in stores where other lists have lost theirs, as after an exchange.
+    A crash between the files leaves that, too (§3.4), and then the log holds the deletes: `named` are the sorted ids that it
+    deletes, None where there is no log. It may stay so after the server's recovery, and the log may go: nothing tells that
+    apart, but it takes a kill between two renames.
     """
+    from .bloom import live_count, probe
+
     known, expected = segment.deleted, segment.stored - row_count
     if segment.deletes is not None or segment.deleted_path is None or not 0 <= expected < known:
-        return
-    from .bloom import live_count
-
+        return None
     try:
-        live = live_count(Path(segment.ids_path).with_name(BLOOM_FILTER))
+        path = Path(segment.ids_path).with_name(BLOOM_FILTER)
+        if live_count(path) != row_count:
+            return None
+        dead = segment.dead_rows()
+        ids = np.concatenate([segment.id_at(row) for row in dead.spread(_SAMPLE).tolist()]) if dead is not None else NO_IDS
+        still = ids[probe(path, ids)]
     except (DamageError, OSError):
-        return
-    if live == row_count:
-        findings.warning(
-            "deleted-docs-damaged",
-            where,
-            f"{segment.deleted_path} names {known} deleted rows, but catalog and bloom filter know of {expected}, and lists of "
-            "other segments are damaged: were they exchanged? These rows are left out; --salvage deleted exports them",
-            known,
-        )
+        return None
+    if named is not None and np.isin(still, named).any():
+        return None
+    text = (
+        f"{segment.deleted_path} names {known} deleted rows, but catalog and bloom filter know of {expected}: is it that of "
+        "another segment? The rows that it names are left out; --salvage deleted exports them"
+    )
+    return Finding(Severity.WARNING, "deleted-docs-damaged", segment.where, text, known)
 
 
 def _contradicts(segment: Segment, listed: _Listed, expected: int | None) -> bool:

@@ -7,6 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from ...findings import Findings
 from ...model import Schema
 from ..catalog.rows import Catalog
@@ -36,6 +39,8 @@ class Replay:
     segments: dict[str, list[Segment]] = field(default_factory=dict)
     salvage: list[LogSalvage] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
+    deleted: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """By table_id: the ids that any delete in the log names, sorted; nothing of a log without records."""
     start: int = 0
     end: int | None = None
     """LSNs between which records were looked at; an `end` of None means all there were."""

@@ -115,6 +115,7 @@ class Replayer:
         for table_id in self.damaged:
             self._recover(self._tables[table_id])
         if self.catalog.knows_the_log and self.wal_enabled is not False:
+            self.result.deleted = {t.table_id: np.unique((t.old_deletes + t.deletes).ids) for t in self._tables.values()}
             self._find_lacking()
             self._strangers.report(self.result.findings)
             self._strangers.find_renamed(self._members, self.segments, self.result.findings)
@@ -382,7 +383,8 @@ class Replayer:
             return
         found = {table_id for table_id, rows in self.result.rows.items() if rows} | self._settlement.taken
         for table in self._tables.values():
-            if table.in_memory and not table.inserted and table.table_id not in found and not self._by_root:
+            is_told = table.table_id in found or (self._by_root and table.partition != DEFAULT_PARTITION)
+            if table.in_memory and not table.inserted and not is_told:
                 self._note(
                     Severity.WARNING,
                     "wal-lacks-rows",

@@ -178,3 +178,19 @@ def test_a_list_with_an_unreadable_block(tmp_path: Path) -> None:
         assert "the disk refuses bytes 512 to 807" in opened.findings[0].message
         assert (content(opened)["c", "_default"] - LIVE).total() <= 3
         assert np.array_equal(np.sort(open_store(root)["c"]["_default"].segments[0].deletes)[:126], DELETED[:126])
+
+
+@pytest.mark.parametrize("logged", [False, True])
+def test_a_list_that_names_rows_which_nothing_has_deleted(logged: bool, tmp_path: Path) -> None:
+    """That of another segment, in place of an empty one: catalog and filter know of no deletion. After a crash the log does."""
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c")
+    made = b.segment("c", rows(1, 2, 3, 4), bloom=True)
+    b.segment("c", rows(5), bloom=True)
+    b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(5))
+    if logged:
+        b.wal.delete("c", [2, 3])
+    made.deleted.write_bytes(struct.pack("<Qii", 8, 1, 2))
+    found = open_store(b.write()).findings
+    told = [(f.code, f.rows) for f in found if f.severity.value == "warning"]
+    assert told == ([] if logged else [("deleted-docs-damaged", 2)])
