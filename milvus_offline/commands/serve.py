@@ -145,7 +145,7 @@ def _serve(  # many: one for each option
             if as_json:
                 print_json({"format": "milvus-offline-serve", "version": 1, "address": address, "health": healthy, **state})
             elif not quiet:
-                _say(state, address, healthy, needs_attention(opened.findings))
+                _say(state, address, healthy, needs_attention(opened.findings), answers.index_bytes)
             sys.stdout.flush()
             if not _is_loopback(listen) and access.token is None and access.certificate is None:
                 click.echo("Everybody who reaches this address can read all rows: see --tls-cert and --token-file", err=True)
@@ -158,12 +158,14 @@ def _serve(  # many: one for each option
     return 0
 
 
-def _say(state: dict[str, Any], address: str, healthy: str | None, incomplete: bool) -> None:
-    from ..text import amount
+def _say(state: dict[str, Any], address: str, healthy: str | None, incomplete: bool, index_bytes: int) -> None:
+    from ..text import amount, size
 
     click.echo(f"{amount(state['rows'], state['collections'])} in {state['path']} on {address}, read-only; Ctrl-C ends it")
     if healthy:
         click.echo(f"Health: http://{healthy}/healthz")
+    if index_bytes:
+        click.echo(f"Searches keep up to {size(index_bytes)} of index files in memory; --collection chooses fewer")
     if incomplete:
         click.echo(f"The store is not whole: milvus-offline inspect {state['path']} says what is served and what is lost")
 

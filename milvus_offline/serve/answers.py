@@ -48,6 +48,8 @@ _INDEX_NAMES: Mapping[int, str] = {
     EngineType.FAISS_BIN_IVFFLAT: "IVFFLAT", EngineType.HNSW: "HNSW", EngineType.ANNOY: "ANNOY",
 }  # fmt: skip
 """As ShowCollectionInfo names them."""
+_USED = (EngineType.FAISS_IVFFLAT, EngineType.FAISS_IVFSQ8, EngineType.FAISS_IVFSQ8H, EngineType.HNSW)
+"""Kinds of index files that can be searched, see search.indexed."""
 _FOR_CLIENTS: Mapping[int, int] = {
     EngineType.FAISS_BIN_IDMAP: EngineType.FAISS_IDMAP,
     EngineType.FAISS_BIN_IVFFLAT: EngineType.FAISS_IVFFLAT,
@@ -121,6 +123,15 @@ class Answers:
             from ..search.indexed import Indexes
 
             self._use_index = Indexes(self._index_path)
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index files that searches may bring into memory and keep there, by the catalog."""
+        if self._use_index is None:
+            return 0
+        pieces = (s for c in self._served.values() for p in c.collection.partitions for s in p.segments)
+        rows = (row for s in pieces for row in self._indexes.get(s.id, ())[:1])
+        return sum(max(0, row.file_size) for row in rows if row.engine_type in _USED)
 
     def _index_path(self, segment: Segment) -> Path | None:
         row = next(iter(self._indexes.get(segment.id, ())), None)

@@ -21,6 +21,7 @@ from milvus_offline.milvus1.layout import MetricType
 pytestmark = pytest.mark.server
 
 NAMES = ["binary", "flat_basic", "indexed", "partitions", "crash_wal", "crash_dup", "crash_rand_3", "dropped", "mysql"]
+NAMES += ["crash_tags", "lost_flush", "race_partitions", "mysql_crash"]
 PARAMETERS = {"nprobe": 32, "ef": 200, "search_k": 100, "search_length": 50}
 
 
@@ -43,7 +44,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def catalog(name: str) -> list[Any]:
-    return ["--catalog", STORES / name / "store" / "meta.default.sql"] if name == "mysql" else []
+    return ["--catalog", STORES / name / "store" / "meta.default.sql"] if name.startswith("mysql") else []
 
 
 @pytest.fixture(scope="module")

@@ -99,3 +99,15 @@ def test_a_damaged_index_is_not_used_and_its_rows_are_searched_exactly(
     assert not any(answers._use_index.of(s) for s in segments)
     queries = queries_of(store[name])[:5]
     assert found(answers, name, queries, THOROUGH)[0].tolist() == found(exact, name, queries, THOROUGH)[0].tolist()
+
+
+def test_the_memory_that_indexes_may_take_is_known_before(pool: Executor) -> None:
+    store = open_store(STORES / "indexed" / "store")
+    every, one, none = (
+        Answers(store, pool, Settings(), names, use_index=use).index_bytes
+        for names, use in ((None, True), (["ix_hnsw"], True), (None, False))
+    )
+    raw = next(Path(s.raw_path) for s in store["ix_hnsw"]["_default"].segments)  # type: ignore[union-attr]
+    files = [p for p in raw.parent.iterdir() if p.name.isdigit()]
+    assert one == sum(p.stat().st_size for p in files) < every
+    assert none == 0
