@@ -169,7 +169,8 @@ def _place(task: Task) -> str:
 
 
 def _log_done(task: Task) -> None:
-    if (logging := sys.modules.get("logging")) is not None:  # whoever listens has imported it
+    logging = sys.modules.get("logging")  # whoever listens has imported it
+    if hasattr(logging, "captureWarnings"):  # the last name in it: another thread may be in the middle of importing it
         level = logging.INFO if task.rows else logging.DEBUG
         logging.getLogger("milvus_offline").log(level, "done %s, %d rows, %d bytes", task.id, task.rows, task.bytes)
 
