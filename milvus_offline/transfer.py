@@ -170,7 +170,9 @@ def _place(task: Task) -> str:
 
 def _log_done(task: Task) -> None:
     logging = sys.modules.get("logging")  # whoever listens has imported it
-    if hasattr(logging, "captureWarnings"):  # the last name in it: another thread may be in the middle of importing it
+    if logging is not None and hasattr(
+        logging, "captureWarnings"
+    ):  # its last name: a thread may be in the middle of importing it
         level = logging.INFO if task.rows else logging.DEBUG
         logging.getLogger("milvus_offline").log(level, "done %s, %d rows, %d bytes", task.id, task.rows, task.bytes)
 
