@@ -78,6 +78,9 @@ def select(catalog: Catalog, disk: Disk) -> LiveSet:
     leftovers: list[Leftover] = []
     alive = [t for t in catalog.tables if not t.is_dropped]
     owners = {t.table_id: t for t in alive if not t.owner_table}
+    partitions_of: dict[str, list[TableRow]] = defaultdict(list)
+    for table in alive:
+        partitions_of[table.owner_table].append(table)
     files: dict[str, list[FileRow]] = defaultdict(list)
     for row in catalog.files:
         files[row.table_id].append(row)
@@ -86,7 +89,7 @@ def select(catalog: Catalog, disk: Disk) -> LiveSet:
     dropped = [t for t in catalog.tables if t.is_dropped]
     for owner in owners.values():
         tables = [(DEFAULT_PARTITION, owner)]
-        tables += [(t.partition_tag, t) for t in alive if t.owner_table == owner.table_id]
+        tables += [(t.partition_tag, t) for t in partitions_of[owner.table_id]]
         partitions = []
         for tag, table in tables:
             if catalog.generation is Generation.V05:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -155,9 +156,9 @@ class Unexplained:
     def _owners(self, known: set[str], findings: Findings) -> None:
         """Live partitions of a collection that is not in the catalog, but whose folder is there: a drop removes one without
         files (§3.5), so the catalog has lost the collection. Without the folder a crash came into a drop (§3.4)."""
-        folders, listed = set(self.disk.tables()), {r.table_id for r in self.catalog.files}
+        lost = set(self.disk.tables()) - known - {r.table_id for r in self.catalog.files}
         for t in self.catalog.tables:
-            if t.is_dropped or not t.owner_table or t.owner_table in known | listed or t.owner_table not in folders:
+            if t.is_dropped or not t.owner_table or t.owner_table not in lost:
                 continue
             rows, segments = self._rows(t.table_id, self.disk.segments(t.table_id))
             if rows:
@@ -176,11 +177,18 @@ class Unexplained:
         newest, _ = newest_of(segments, by_ids())
         return sum(s.rows for s in newest), sum(1 for s in newest if s.rows)
 
+    @cached_property
+    def _newest(self) -> int:
+        """The newest segment that the catalog knows."""
+        return max((int(r.segment_id) for r in self.catalog.files if r.segment_id.isdecimal()), default=0)
+
+    @cached_property
+    def _listed(self) -> set[str]:
+        """Segments that any row of the catalog names, one of an index too: one that was compacted away while its index was
+        built has left its deleted rows behind."""
+        return {r.segment_id for r in self.catalog.files}
+
     def _segments(self, table: TableRow, unknown: Sequence[str], schema: Schema, findings: Findings) -> None:
-        newest = max((int(r.segment_id) for r in self.catalog.files if r.segment_id.isdecimal()), default=0)
-        indexed = {
-            r.segment_id for r in self.catalog.files
-        }  # compacted away while an index was built: its deleted rows are gone
         opened = [s for x in unknown if (s := self._open(table, x, schema)) is not None]
         if not opened:
             return
@@ -191,7 +199,7 @@ class Unexplained:
         for s in opened:
             there = among(hashes_of(s.batches()), hashes) if len(hashes) else np.zeros(s.rows, np.bool_)
             where = f"{table.table_id}/{s.id}"
-            newer = int(s.id) > newest
+            newer = int(s.id) > self._newest
             if there.all():
                 continue
             if newer:
@@ -202,7 +210,7 @@ class Unexplained:
                     "may be older than the files (is its -wal missing?). --salvage orphans exports them",
                     s.rows,
                 )
-            elif not there.any() or (s.id not in indexed and self._was_live(table.table_id, s)):
+            elif not there.any() or (s.id not in self._listed and self._was_live(table.table_id, s)):
                 findings.warning(
                     "segment-unknown",
                     where,

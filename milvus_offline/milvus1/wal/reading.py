@@ -108,10 +108,13 @@ def _with_folders(opened: Opened, disk: Disk, findings: Findings) -> Opened:
                 victims[table_id] += _complete(table_id, [row.segment_id], tables[table_id], disk)
         if row.table_id in tables:
             raced.add(row.table_id)
+    numbers: dict[str, set[str]] = defaultdict(set)
+    for x in opened.selection.leftovers:
+        if x.kind == "unfinished" and x.table_id in tables:
+            numbers[x.table_id].add(x.segment_id)
     unfinished = {}
-    for table_id, schema in tables.items():
-        numbers = {x.segment_id for x in opened.selection.leftovers if x.table_id == table_id and x.kind == "unfinished"}
-        if found := list(_complete(table_id, sorted(numbers), schema, disk)):
+    for table_id, names in numbers.items():
+        if found := list(_complete(table_id, sorted(names), tables[table_id], disk)):
             unfinished[table_id] = found
     return replace(opened, raced=raced, victims=victims, unfinished=unfinished)
 
