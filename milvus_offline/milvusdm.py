@@ -347,8 +347,10 @@ class Combined:
         return self.digest
 
 
-def open_task(task: DmTask) -> Source:
-    """The source of a task. Raises what sources raise."""
+def open_task(task: DmTask, embeddings: str | None = None, ids: str | None = None) -> Source:
+    """The source of a task; `embeddings` and `ids` name the datasets of H2M's files. Raises what sources raise."""
+    if (embeddings or ids) and task.kind != "H2M":
+        raise UsageError(f"--embeddings and --ids-dataset go with H2M; {task.kind} reads no HDF5")
     if task.kind in ("M2H", "M2M"):
         from .sources.milvus1 import open_store_source
 
@@ -366,7 +368,7 @@ def open_task(task: DmTask) -> Source:
 
         into = task.into
         known: dict[str, Any] = {"collection": into.collection, "target_metric": into.metric, "dimension": into.dimension}
-        sources += [open_hdf5(path, **known) for path in task.paths]
+        sources += [open_hdf5(path, embeddings=embeddings, ids=ids, **known) for path in task.paths]
     return _combine(task.into, sources, str(task.paths[0]))
 
 

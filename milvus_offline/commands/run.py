@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 @choice(
     "--names", words=["error", "sanitize"], help="Names that a server of 2.x refuses: stop, or write other characters as _xHH_."
 )
+@click.option("--embeddings", metavar="NAME", help="H2M: the dataset of vectors, where the files have other names.")
+@click.option("--ids-dataset", metavar="NAME", help="H2M: the dataset of ids.")
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Tasks at the same time. [default: cores, at most 4]")
 @output_options
 def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool, verbose: int, **o: Any) -> int:
@@ -55,7 +57,7 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
     if o["milvus_version"]:
         read = replace(read, version=parse_version(o["milvus_version"]), version_text=o["milvus_version"])
     target = o["target"] or ("" if read.kind == "M2H" else read.target)
-    source = open_task(read)
+    source = open_task(read, o["embeddings"], o["ids_dataset"])
     if o["dry_run"]:
         document = _dry_run(read, source, target)
         code = 3 if needs_attention(source.findings) else 0

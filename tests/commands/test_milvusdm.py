@@ -663,3 +663,19 @@ def test_h2m_of_strings_is_exact(tmp_path: Path, server: Standin) -> None:
     file = write(tmp_path, H2M_1, files=tmp_path, port=server.target.rpartition(":")[2])
     assert call("run", file).code == 0
     assert [v for _, v in server.tables["test_bina"].rows[""]] == [v.tobytes() for v in vectors] * 2
+
+
+def test_the_datasets_of_h2m_can_be_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "one.h5", "w") as h:
+        h["a"], h["b"], h["number"] = floats(10), floats(10), np.arange(10)
+    path = tmp_path / "task.yaml"
+    path.write_text(
+        f"H2M:\n  data_path: ['{tmp_path / 'one.h5'}']\n  dest_host: h\n  mode: append\n  dest_collection_name: c\n"
+    )
+    done = call("run", path, "--dry-run")
+    assert (done.code, "--embeddings names it" in done.err) == (2, True), done.err
+    done = call("run", path, "--dry-run", "--embeddings", "b", "--ids-dataset", "number")
+    assert (done.code, "All 10 rows would be loaded." in done.out) == (0, True), done.err
+    path.write_text(f"M2H:\n  source_milvus_path: '{STORES / 'partitions/store'}'\n  data_dir: o\n")
+    done = call("run", path, "--dry-run", "--embeddings", "b")
+    assert (done.code, "go with H2M" in done.err) == (2, True), done.err
