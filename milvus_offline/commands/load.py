@@ -319,11 +319,16 @@ def _renamed(source: Source, o: dict[str, Any], typed: set[str]) -> Source:
 
 def load_verdict(report: LoadReport) -> dict[str, str]:
     """The verdict of a load in one line, see verdict.verdict."""
+    from ..text import count
     from ..verdict import verdict
 
     what = "staged for an import" if report.staged else "loaded"
     done = f"{'would be' if report.dry_run else 'was' if report.rows == 1 else 'were'} {what}"
     told = verdict(report.rows, report.findings, done)
+    if not report.rows and (there := sum(c.action == "skip" for c in report.plan.collections)):
+        them = "it" if there == 1 else "them"
+        nothing = f"Nothing {done.replace('were', 'was')}: {count(there, 'collection')} left alone, as the target has {them}"
+        told["text"] = told["text"].replace("There are no live rows", nothing, 1)
     if report.exit_code == 4:
         told["text"] = f"VERIFICATION FOUND DIFFERENCES: {told['text'][0].lower()}{told['text'][1:]}"
     return told
@@ -417,7 +422,8 @@ def report_lines(report: LoadReport, *, with_findings: bool = True) -> list[str]
         rate = report.rows_now / report.seconds_sending if report.seconds_sending else 0
         speed = f" ({rate:,.0f} rows/s)" if rate else ""
         lines = [f"{amount(report.rows, loaded)} ({size(report.bytes)}) in {report.seconds:.1f} s{speed}: {report.target}"]
-        words = verified_words(report.verified, report.checked_rows, report.rows)
+        skipped = sum(c.rows for c in report.plan.collections if c.action == "skip")
+        words = verified_words(report.verified, report.checked_rows, report.rows + skipped)
         lines.append(words if report.exit_code != 4 else "VERIFICATION FOUND DIFFERENCES")
     if report.findings and with_findings:
         lines += finding_lines([f.to_json() for f in report.findings])

@@ -111,6 +111,7 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     assert "--against a source" in call("verify", "http://127.0.0.1:1").err
     assert call("verify", f"milvus1:{tmp_path}", "--against", STORE).code == 2
     assert "goes with a target" in call("verify", STORE, "--rename", "a=b").err
+    assert "no such Milvus Lite folder" in call("verify", tmp_path / "x.db", "--against", STORE).err
 
 
 def test_the_lines_for_a_first_search_work_as_they_are_printed(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 120.0
 IDS_PER_CALL = 10_000
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""What a collection or an alias may be called; a server refuses to look for another name."""
 
 
 class Client:
@@ -136,7 +138,7 @@ class Client:
         """Alias -> collection, of those in `names` that are aliases and of those of collections in `names`."""
         found = {}
         for name in names:
-            if name not in there and self.has(name):  # a server finds a collection by its alias, too
+            if name not in there and _NAME.fullmatch(name) and self.has(name):  # a server finds a collection by its alias, too
                 found[name] = str(self.describe(name).get("collection_name") or "")
             elif name in there:
                 found.update(dict.fromkeys(map(str, self.describe(name).get("aliases") or ()), name))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,11 +115,29 @@ def lite_facts(names: Sequence[str] = ()) -> TargetFacts:
     )
 
 
+LITE_SINCE = (3, 0)
+
+
+def lite_version() -> tuple[int, ...]:
+    """The installed milvus-lite, as (3, 2); empty where nothing tells."""
+    try:
+        found = re.match(r"(\d+)\.(\d+)", importlib.metadata.version("milvus-lite"))
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    return tuple(map(int, found.groups())) if found else ()
+
+
 def check_lite_path(path: Path) -> None:
     if path.is_file():
         raise TargetError(f"{path}: is a file: written by Milvus Lite 2.x, which this version cannot open. Choose another name")
     if importlib.util.find_spec("milvus_lite") is None:
         raise TargetError(f'{path}: Milvus Lite is not installed: pip install "milvus-offline[lite]"')
+    if (version := lite_version()) and version < LITE_SINCE:
+        installed = ".".join(map(str, version))
+        raise TargetError(
+            f"{path}: milvus-lite {installed} is installed, which keeps rows in another way and lacks calls that a load needs: "
+            'pip install "milvus-offline[lite]" installs 3 or newer'
+        )
     if not path.absolute().parent.is_dir():
         raise TargetError(f"{path.parent}: no such folder: create it first")
 

@@ -13,6 +13,7 @@ from pymilvus import MilvusClient
 from support.array_source import ArraySource, floats
 from support.milvus_server import shared_milvus
 
+from milvus_offline.commands.load import load_verdict
 from milvus_offline.errors import TargetError, UsageError
 from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.model import Finding, Schema, Severity, SourceCollection, SourcePartition, VectorType
@@ -225,3 +226,28 @@ def test_no_load_loads_nothing(server: str, tmp_path: Path, name: str) -> None:
     assert (report.exit_code, codes(report)) == (0, ["verify-limited"])
     with Client(Connection(server)) as client:
         assert not client.loaded(name)
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.server
+def test_a_collections_name_that_no_server_takes_is_refused_by_the_plan(server: str, tmp_path: Path, name: str) -> None:
+    of = source(f"{name}-1")
+    with pytest.raises(UsageError, match=r"takes no collection .*-1'.*Use --names sanitize or --rename"):
+        load(of, server, tmp_path / "1", dry_run=True)
+    assert load(of, server, tmp_path / "2", names="sanitize").plan.collections[0].name == f"{name}_x2d_1"
+
+
+def test_milvus_lite_2_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.5.1")
+    with pytest.raises(TargetError, match=r"milvus-lite 2\.5 is installed.*pip install"):
+        load(source("c"), str(tmp_path / "x.db"), tmp_path / "1")
+    assert not (tmp_path / "x.db").exists()
+
+
+def test_a_load_that_skips_all_says_so(tmp_path: Path) -> None:
+    lite = str(tmp_path / "x.db")
+    load(source("c"), lite, tmp_path / "1")
+    report = load(source("c"), lite, tmp_path / "2", mode="skip")
+    assert load_verdict(report)["text"] == "Nothing was loaded: 1 collection left alone, as the target has it."
