@@ -278,11 +278,13 @@ def test_every_kind_of_real_collection(target: str, tmp_path: Path) -> None:
             assert set(there) <= set(rows)
         ids = {i for rows in found.values() for i, _ in rows}
         assert ids == set(repeated)
+    if not target.endswith(".db"):  # one of each metric and index: a server takes seconds for each collection
+        source.collections = list({(c.schema.metric_type, c.schema.index.type): c for c in source.collections}.values())
     _, notes = run_compare(source, open_target(target, verify="sample"), searches=100)
-    searched = [f for f in notes if f.code == "search-recall"]
-    assert len(searched) >= 10
+    searched = " ".join(f.message for f in notes if f.code == "search-recall")
     assert "search-differs" not in {f.code for f in notes}
-    assert {m for m in ("(FLAT, L2)", "(BIN_FLAT, JACCARD)") if any(m in f.message for f in searched)} >= {"(FLAT, L2)"}
+    assert "100 searches for sampled rows give the exact 10 nearest (FLAT, L2)" in searched
+    assert target.endswith(".db") or "give the exact 10 nearest (BIN_FLAT, JACCARD)" in searched
 
 
 # Kills ------------------------------------------------------------------------------------------------------------------
