@@ -129,8 +129,6 @@ def _verify(path: str, **o: Any) -> tuple[dict[str, Any], Places, dict[str, Any]
         if cluster:
             raise UsageError(f"--cluster goes with a store or an export; the target {path} is compared on this machine")
         return _verify_target(path, about_target, **o)
-    if path.endswith(".db") and not fileio.as_path(path).exists():
-        raise UsageError(f"{path}: there is no such Milvus Lite folder")
     return _verify_store(path, cluster, **o)
 
 

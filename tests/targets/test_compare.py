@@ -111,7 +111,7 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     assert "--against a source" in call("verify", "http://127.0.0.1:1").err
     assert call("verify", f"milvus1:{tmp_path}", "--against", STORE).code == 2
     assert "goes with a target" in call("verify", STORE, "--rename", "a=b").err
-    assert "no such Milvus Lite folder" in call("verify", tmp_path / "x.db", "--against", STORE).err
+    assert "there is no such file or folder" in call("verify", tmp_path / "x.db", "--against", STORE).err
 
 
 def test_the_lines_for_a_first_search_work_as_they_are_printed(tmp_path: Path) -> None:
@@ -120,6 +120,7 @@ def test_the_lines_for_a_first_search_work_as_they_are_printed(tmp_path: Path) -
     outcome = call("load", STORES / "indexed" / "store", lite, "-c", "ix_hnsw", "--json")
     assert outcome.code == 0, outcome.err
     *setup, search = outcome.json["first_use"]
+    assert setup[0] == f"# how exact HNSW is: milvus-offline verify {lite} --against SOURCE --search 100"
     names: dict[str, Any] = {}
     try:
         exec("\n".join(setup), names)

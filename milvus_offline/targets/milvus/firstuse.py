@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...model import VectorType
 from .connection import Connection
-from .recall import SEARCH_PARAMS
+from .recall import EXACT, SEARCH_PARAMS
 from .terms import CollectionPlan
 
 
@@ -15,7 +15,10 @@ def lines_of(plan: CollectionPlan, connection: Connection) -> tuple[str, ...]:
     )
     vector = f"[[0.0] * {plan.dimension}]" if plan.vector_type is VectorType.FLOAT else f"[bytes({plan.dimension // 8})]"
     params = SEARCH_PARAMS.get(plan.index.type if plan.index else "", {})
+    kind = plan.index.type if plan.index else "FLAT"
+    how = f"# how exact {kind} is: milvus-offline verify {connection.name} --against SOURCE --search 100"
     return (
+        *([] if kind in EXACT else [how]),
         "from pymilvus import MilvusClient",
         f"client = MilvusClient({connection.uri!r}{given})",
         f"client.load_collection({plan.name!r})",

@@ -251,7 +251,7 @@ def test_parts_are_staged_and_committed_exactly_once(
     server: Any, tmp_path: Path, small_sets: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "staged"
-    with milvus_proxy(server.uri, "2.6.24") as proxy:
+    with milvus_proxy(server.uri, "3.0.2") as proxy:
         proxy.flush_seconds = 0
         with pytest.raises(UsageError, match=r"nothing is staged in .* run the same command with --import-stage"):
             load(proxy, server, name, tmp_path / "c0", import_commit=True)
