@@ -7,6 +7,7 @@ same list can be run again after a crash, here, in a pool of processes, or on a 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ from typing import Any, Protocol
 from .ledger import Ledger
 from .model import Advance as Advance
 from .model import Source
+
+_log = logging.getLogger("milvus_offline")
 
 Result = dict[str, Any]
 """What a task says of its work: JSON values."""
@@ -145,7 +148,8 @@ def execute(  # many: how tasks run is the caller's to choose, each by its name
             for task, result in done:
                 results[task.id] = result
                 finished.append(task)
-                _log_done(task)
+                level = logging.INFO if task.rows else logging.DEBUG
+                _log.log(level, "done %s, %d rows, %d bytes", task.id, task.rows, task.bytes)
             if settle is None or time.monotonic() - noted > SETTLE_SECONDS:
                 note()
                 noted = time.monotonic()
@@ -166,15 +170,6 @@ WAITING = "waiting for the disk"
 def _place(task: Task) -> str:
     """What a task works on, for a person."""
     return task.id.partition(":")[0].removesuffix(".h5")
-
-
-def _log_done(task: Task) -> None:
-    logging = sys.modules.get("logging")  # whoever listens has imported it
-    if logging is not None and hasattr(
-        logging, "captureWarnings"
-    ):  # its last name: a thread may be in the middle of importing it
-        level = logging.INFO if task.rows else logging.DEBUG
-        logging.getLogger("milvus_offline").log(level, "done %s, %d rows, %d bytes", task.id, task.rows, task.bytes)
 
 
 def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress, ahead: int) -> Iterator[Done]:

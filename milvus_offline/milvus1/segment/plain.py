@@ -47,7 +47,8 @@ class PlainTable:
         names -= {raw_name, ids_name, DELETED_DOCS, BLOOM_FILTER}
         if names and not all(name.isascii() and name.isdigit() for name in names):
             return None
-        raw_path, ids_path, deleted_path = (f"{folder}{os.sep}{name}" for name in (raw_name, ids_name, DELETED_DOCS))
+        folder += os.sep
+        raw_path, ids_path, deleted_path = folder + raw_name, folder + ids_name, folder + DELETED_DOCS
         if _holds(raw_path, vectors) and _holds(ids_path, ids) and _holds(deleted_path, 0):
             return Segment(segment_id, state, self._schema, raw_path, ids_path, deleted_path, row_count, 0, file_size)
         return None
