@@ -224,12 +224,14 @@ def only_few_bytes(mutant: Mutant) -> bool:
     unchanged = {n for n in mutant.touched if n.startswith("db/meta.")} if _same_catalog(mutant) else set()
     for name in mutant.touched - unchanged:
         path = mutant.root / name
-        if not name.endswith((*ROWS, ".wal")) and mutant.recipe == "anything":
-            continue  # one file of several that hold no rows
+        if _class_of(name) == "beside" or (not name.endswith((*ROWS, ".wal")) and mutant.recipe == "anything"):
+            continue  # a file without rows, beside others
         if name not in mutant.base.files or not path.is_file() or path.stat().st_size != mutant.base.files[name].stat().st_size:
             return False
         old, new = (np.frombuffer(p.read_bytes(), np.uint8) for p in (mutant.base.files[name], path))
         hit = np.flatnonzero(old != new)
+        if _is_exchanged(mutant, name, old, new):
+            continue
         if name.endswith(".wal"):
             inside = all_in(hit, [(r.ids_at, r.end) for r in mutant.base.records if r.file == name])
         else:
@@ -237,6 +239,13 @@ def only_few_bytes(mutant: Mutant) -> bool:
         if not inside or len(hit) > FEW:
             return False
     return True
+
+
+def _is_exchanged(mutant: Mutant, name: str, old: Any, new: Any) -> bool:
+    """Whether a file is that of another segment with just as many rows: of vectors, or of the same ids in any order."""
+    if "swapped" not in mutant.recipe or not name.endswith((".rv", ".uid")) or (old[:8] != new[:8]).any():
+        return False
+    return name.endswith(".rv") or bool((np.sort(old[8:].view("<i8")) == np.sort(new[8:].view("<i8"))).all())
 
 
 def _same_catalog(mutant: Mutant) -> bool:
