@@ -40,20 +40,8 @@ VERSION = "1.1.1"
 """The server whose answers these are."""
 Answer = Mapping[str, Any] | bytes
 
-_RAW_NAME = "IDMAP"
-_INDEX_NAMES: Mapping[int, str] = {
-    EngineType.FAISS_IDMAP: "IDMAP", EngineType.FAISS_IVFFLAT: "IVFFLAT", EngineType.FAISS_IVFSQ8: "IVFSQ8",
-    EngineType.NSG_MIX: "NSG", EngineType.FAISS_IVFSQ8H: "IVFSQ8H", EngineType.FAISS_PQ: "PQ",
-    EngineType.SPTAG_KDT: "KDT", EngineType.SPTAG_BKT: "BKT", EngineType.FAISS_BIN_IDMAP: "IDMAP",
-    EngineType.FAISS_BIN_IVFFLAT: "IVFFLAT", EngineType.HNSW: "HNSW", EngineType.ANNOY: "ANNOY",
-}  # fmt: skip
-"""As ShowCollectionInfo names them."""
 _USED = (EngineType.FAISS_IVFFLAT, EngineType.FAISS_IVFSQ8, EngineType.FAISS_IVFSQ8H, EngineType.HNSW)
 """Kinds of index files that can be searched, see search.indexed."""
-_FOR_CLIENTS: Mapping[int, int] = {
-    EngineType.FAISS_BIN_IDMAP: EngineType.FAISS_IDMAP,
-    EngineType.FAISS_BIN_IVFFLAT: EngineType.FAISS_IVFFLAT,
-}
 
 
 @dataclass
@@ -177,7 +165,7 @@ class Answers:
         index = next(iter(self._indexes.get(piece.id, ())), None)
         return {
             "data_size": index.file_size if index else piece.bytes,  # type: ignore[attr-defined]
-            "index_name": _INDEX_NAMES.get(index.engine_type, "Unknown") if index else _RAW_NAME,
+            "index_name": rules.INDEX_NAMES.get(index.engine_type, "Unknown") if index else rules.RAW_NAME,
             "name": _shown_name(partition, piece),
             "row_count": piece.rows,
         }
@@ -193,8 +181,10 @@ class Answers:
 
     def DescribeIndex(self, request: Any) -> Answer:
         served = self._of(request.collection_name)
-        known = served.engine if served.engine in _INDEX_NAMES else EngineType.FAISS_IDMAP  # a damaged catalog may say anything
-        kind = _FOR_CLIENTS.get(known, known)
+        known = (
+            served.engine if served.engine in rules.INDEX_NAMES else EngineType.FAISS_IDMAP
+        )  # a damaged catalog may say anything
+        kind = rules.FOR_CLIENTS.get(known, known)
         return {
             "collection_name": request.collection_name,
             "index_type": int(kind),

@@ -187,3 +187,21 @@ def matches(tag: str, pattern: str) -> bool:
         return re.fullmatch(pattern, tag) is not None
     except (re.error, RecursionError, OverflowError):
         return False
+
+
+# Names of indexes --------------------------------------------------------------------------------------------------------
+
+RAW_NAME = "IDMAP"
+INDEX_NAMES: Mapping[int, str] = {
+    EngineType.FAISS_IDMAP: "IDMAP", EngineType.FAISS_IVFFLAT: "IVFFLAT", EngineType.FAISS_IVFSQ8: "IVFSQ8",
+    EngineType.NSG_MIX: "NSG", EngineType.FAISS_IVFSQ8H: "IVFSQ8H", EngineType.FAISS_PQ: "PQ",
+    EngineType.SPTAG_KDT: "KDT", EngineType.SPTAG_BKT: "BKT", EngineType.FAISS_BIN_IDMAP: "IDMAP",
+    EngineType.FAISS_BIN_IVFFLAT: "IVFFLAT", EngineType.HNSW: "HNSW", EngineType.ANNOY: "ANNOY",
+}  # fmt: skip
+"""As ShowCollectionInfo names them."""
+
+FOR_CLIENTS: Mapping[int, int] = {
+    EngineType.FAISS_BIN_IDMAP: EngineType.FAISS_IDMAP,
+    EngineType.FAISS_BIN_IVFFLAT: EngineType.FAISS_IVFFLAT,
+}
+"""Numbers of indexes for clients, who know no others."""
