@@ -571,8 +571,7 @@ SECTIONS = (
             Code(
                 "blocks-lost",
                 (ERROR,),
-                "Whole disk blocks are zero: this is a copy of a failing disk.",
-                "Look for an older copy of the file; `export --lost-ids FILE` lists the ids.",
+                "Whole disk blocks are zero: this is a copy of a failing disk. Use an older copy if there is one.",
             ),
             Code(
                 "segments-equal",

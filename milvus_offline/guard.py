@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,17 @@ def check_file(path: str, what: str) -> None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def free_space(path: str | os.PathLike[str]) -> tuple[Path, int | None]:
+    """The folder that is there, of those above `path`, and the bytes that are free in it; None where nothing tells."""
+    there = Path(os.path.abspath(path))
+    while not there.is_dir() and there != there.parent:
+        there = there.parent
+    try:
+        return there, shutil.disk_usage(there).free
+    except OSError:
+        return there, None
 
 
 def missing_folder(path: object) -> str | None:

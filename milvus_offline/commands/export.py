@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import click
 
 from ..errors import TargetError, UsageError
 from ..fileio import absolute, as_path, is_remote
-from ..guard import check_file, keep_out
+from ..guard import check_file, free_space, keep_out
 from ..model import Source
 from .command import Command, OutFolder, SourcePath, choice
 from .common import (
@@ -232,12 +231,8 @@ def _room(source: Source, out: str, own: dict[str, Any], silent: bool) -> tuple[
     needed += sum(s.rows * (s.schema.row_bytes + 8) for s in source.salvage)
     if is_remote(out):
         return needed, None
-    there = Path(os.path.abspath(out))
-    while not there.is_dir() and there != there.parent:
-        there = there.parent
-    try:
-        free = shutil.disk_usage(there).free
-    except OSError:
+    there, free = free_space(out)
+    if free is None:
         return needed, None
     plain = own["file_format"] != "parquet" and own["compression"] == "none" and not own["link"]
     plain = plain and own["reflink"] != "always"

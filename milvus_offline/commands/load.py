@@ -197,6 +197,7 @@ def command(  # many: one for each option
     if o["rename_map"]:
         source = _renamed(source, o, typed)
     made = open_target(target, **_target_options(target, o, typed))
+    _check_room(source, target, o, quiet or as_json)
     report = run_load(
         source,
         made,
@@ -353,6 +354,32 @@ def _what_now(screen: Screen, report: LoadReport) -> None:
     """How one goes on with the rows in the target."""
     title = "Next, a server on the new store:" if report.target.startswith("milvus1:") else "Next, in Python:"
     screen.steps([printable(line) for line in report.first_use], title)
+
+
+def _check_room(source: Source, target: str, o: dict[str, Any], silent: bool) -> None:
+    """Says on a terminal how much is free where a local target is made. Raises TargetError when there is no room for it.
+
+    A new store of 1.x may share blocks with its source, and what there was of an interrupted load is written already.
+    """
+    from ..errors import TargetError
+    from ..guard import free_space
+    from ..text import size
+
+    path = target.removeprefix("milvus1:")
+    if "://" in target:
+        return
+    there, free = free_space(path)
+    needed = sum(c.rows * (c.schema.row_bytes + 8) for c in source.collections)
+    if free is None:
+        return
+    whole = path.endswith(".db") or o["reflink"] == "never"
+    if whole and needed > free and not o["resume"] and not o["dry_run"]:
+        raise TargetError(
+            f"{path}: the disk is full: the rows take {size(needed)}, {size(free)} are free there: free some space, or choose "
+            "another place"
+        )
+    if not silent and sys.stderr.isatty():
+        click.echo(f"{size(needed)} to write, {size(free)} free in {there}", err=True)
 
 
 def _confirm(dropped: Sequence[str], yes: bool) -> bool:

@@ -132,6 +132,15 @@ class Partition:
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.to_reader().__arrow_c_stream__(requested_schema)
 
+    def _repr_html_(self) -> str:
+        kept = [(f"segment {s.id}", s.rows, s.deleted) for s in self.segments[:_SHOWN]]
+        if more := self.segments[_SHOWN:]:
+            kept.append((f"{len(more):,} more segments", sum(s.rows for s in more), sum(s.deleted for s in more)))
+        if self.wal_rows:
+            kept.append(("write-ahead log", self.wal_rows, 0))
+        head = f"<p><b>{_escape(printable(self.name))}</b>: {self.rows:,} rows</p>"
+        return head + _table(["where", "rows", "deleted"], kept)
+
     def __repr__(self) -> str:
         return f"<Partition {self.name!r}: {self.rows:,} rows>"
 
@@ -296,6 +305,10 @@ def _escape(text: str) -> str:
     from html import escape
 
     return escape(text)
+
+
+_SHOWN = 20
+"""Segments of a partition that a notebook shows."""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -121,3 +121,13 @@ def test_export_refuses_by_the_same_rule(tmp_path: Path) -> None:
         outcome = call("export", STORE, tmp_path / "out", "--format", "npy", *words)
         assert (outcome.code, f"{words[0]}" in outcome.err) == (2, True)
         assert "does not go with --format npy; it goes with --format hdf5" in outcome.err.replace(" gzip", "")
+
+
+@pytest.mark.parametrize(("target", "more"), [("x.db", []), ("milvus1:new", ["--reflink", "never"])])
+def test_a_local_target_without_room_is_refused_before_anything_is_written(
+    target: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("milvus_offline.guard.free_space", lambda path: (tmp_path, 1000))
+    done = call("load", STORE, target, *more)
+    assert (done.code, "the disk is full" in done.err, list(tmp_path.iterdir())) == (1, True, []), done.err
