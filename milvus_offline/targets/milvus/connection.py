@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -140,6 +141,8 @@ def check_lite_path(path: Path) -> None:
         )
     if not path.absolute().parent.is_dir():
         raise TargetError(f"{path.parent}: no such folder: create it first")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise TargetError(f"{path}: no permission to write there: choose another place or fix the permissions")
 
 
 def tls_options(c: Connection) -> dict[str, Any]:
