@@ -34,7 +34,8 @@ def store(tmp_path: Path) -> Path:
     return b.write()
 
 
-def test_rows_shows_the_first_of_each_partition_with_where_they_come_from(store: Path) -> None:
+def test_rows_shows_the_first_of_each_partition_with_where_they_come_from(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # names are cut where the terminal ends
     before = fingerprint(store)
     done = call("rows", store, "-c", "c")
     assert done.code == 0
