@@ -139,13 +139,20 @@ class Watch:
         """The bytes of a file that cannot be read."""
         return list(self._files[path].unreadable) if path in self._files else []
 
+    def left_out(self, path: str) -> Ranges:
+        """The rows that are left out because their bytes in a file cannot be read."""
+        return union(self._files[path].lost) if path in self._files else []
+
+    def lost_runs(self, path: str) -> list[Run]:
+        """The blocks that seem lost of a file, in their order."""
+        file = self._files.get(path)
+        lost = [r for r in _joined(file.kept) if r.is_lost] if file else []
+        return [] if file is None or len(lost) * _SHARE < file.runs[0] else lost
+
     def lost_blocks(self, path: str) -> LostBlocks | None:
         """What seems lost of a file."""
-        file = self._files.get(path)
-        if file is None or not file.kept:
-            return None
-        lost = [r for r in _joined(file.kept) if r.is_lost]
-        if not lost or len(lost) * _SHARE < file.runs[0]:
+        lost = self.lost_runs(path)
+        if not lost:
             return None
         sectors = sum(-(-(r.end - r.start) // SECTOR) for r in lost)
         return LostBlocks(sectors, sum(r.rows for r in lost), min(r.start for r in lost))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from ..errors import StoreError, UsageError
 from ..fileio import unreadable
 from ..guard import keep_out
-from ..model import Source
+from ..model import Finding, Source
 from ..selection import Selection
 from ..transfer import Progress, Silent
 from .log import begin_log_file, log_store, logging_asked
@@ -152,8 +152,9 @@ def is_chosen(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
 
 
-def write_lost_ids(path: str, source: Source) -> int:
-    """Writes `collection,partition,id` of the rows of a store that are known and lost; how many they are.
+def write_lost_ids(path: str, source: Source, findings: Iterable[Finding]) -> int:
+    """Writes `collection,partition,id` of the rows of a store that are known and lost; how many they are. `findings` are those
+    of the run.
 
     Raises UsageError for another source, and for a file in the store.
     """
@@ -173,7 +174,7 @@ def write_lost_ids(path: str, source: Source) -> int:
     ):
         writer = csv.writer(file)
         writer.writerow(["collection", "partition", "id"])
-        for collection, partition, ids in lost_ids(source.store):
+        for collection, partition, ids in lost_ids(source.store, findings):
             writer.writerows((collection, partition, i) for i in ids.tolist())
             found += len(ids)
     return found

@@ -192,7 +192,7 @@ def _export(path: str, out: str, chosen: Any, silent: bool, options: Mapping[str
         "exit_code": code,
     }
     if own["lost_ids"]:
-        document["lost_ids"] = write_lost_ids(own["lost_ids"], given)
+        document["lost_ids"] = write_lost_ids(own["lost_ids"], given, report.findings)
 
     def show(screen: Any, verbose: bool) -> None:
         screen.verdict(told["level"], told["text"])

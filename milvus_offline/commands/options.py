@@ -162,5 +162,6 @@ lost_ids_option = click.option(
     "--lost-ids",
     type=click.Path(),
     metavar="FILE",
-    help="Write the ids of rows that are known and cannot be recovered to a CSV file: what is to be embedded again.",
+    help="Write the ids of rows that are lost to a CSV file: what is to be embedded again. Rows of which the ids themselves "
+    "are lost (in the .uid file, or with their record of the log) are counted by the findings only.",
 )

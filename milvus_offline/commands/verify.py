@@ -274,7 +274,7 @@ def _verify_store(  # many: one for each option
     document |= {"segments": checked.segments, "index_files": checked.index_files, "wal_records": checked.records}
     document["checked"] = checked.to_json()
     if lost_ids:
-        document["lost_ids"] = write_lost_ids(lost_ids, given)
+        document["lost_ids"] = write_lost_ids(lost_ids, given, findings)
     return document, places_of(given), inspect_document(opened, store_words(o))
 
 
