@@ -571,9 +571,8 @@ SECTIONS = (
             Code(
                 "blocks-lost",
                 (ERROR,),
-                "Whole disk blocks are zero: this is a copy of a failing disk.",
-                "Use an older copy if there is one. `export --lost-ids FILE` lists the rows whose vectors are hit, as far as "
-                "their ids are whole.",
+                "Whole disk blocks are zero: this is a copy of a failing disk. Use an older copy if there is one.",
+                "`export --lost-ids FILE` lists the rows whose vectors are hit, as far as their ids are whole.",
             ),
             Code(
                 "segments-equal",
