@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def _selected(source: Source, collections: Sequence[str], partitions: Sequence[s
 
 
 class _Telling(Shown):
-    """Calls back with the state of a run."""
+    """Calls back with the state of a run, a value of its own each time: it may be kept."""
 
     def __init__(self, tell: Told) -> None:
         super().__init__()
@@ -162,17 +162,17 @@ class _Telling(Shown):
         self._next = 0.0
 
     def begin(self) -> None:
-        self._tell(self.state)
+        self._tell(replace(self.state))
 
     def show(self) -> None:
         import time
 
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + 0.1
-            self._tell(self.state)
+            self._tell(replace(self.state))
 
     def close(self) -> None:
-        self._tell(self.state)
+        self._tell(replace(self.state))
 
 
 def _telling(progress: Told | None) -> Progress | None:

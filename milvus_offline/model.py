@@ -25,6 +25,8 @@ BATCH_BYTES = 2 << 20
 """Default size of a batch: a reused buffer that fits the caches is as fast as `cp`."""
 
 Array = npt.NDArray[Any]
+Vectors = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+"""Vectors as stored: float32 [n, d], or uint8 [n, d/8] whose bits are the dimensions; of one collection all are alike."""
 
 _ALIGNMENT = 64
 
@@ -127,7 +129,7 @@ class Batch(NamedTuple):
     """
 
     ids: npt.NDArray[np.int64]
-    vectors: Array
+    vectors: Vectors
     attributes: Mapping[str, Array] = {}
     lost: Places = NOWHERE
 

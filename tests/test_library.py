@@ -103,6 +103,13 @@ def test_export_load_and_verify_are_functions(path: Path, tmp_path: Path) -> Non
     assert fingerprint(path) == before
 
 
+def test_what_progress_is_told_may_be_kept(path: Path, tmp_path: Path) -> None:
+    """Each call has a value of its own: a list of them begins with what there was to do."""
+    states: list[State] = []
+    milvus_offline.export(path, tmp_path / "out", jobs=1, progress=states.append)
+    assert [s.rows for s in (states[0], states[-1])] == [0, 1302]
+
+
 def test_what_is_lost_is_in_the_report(tmp_path: Path) -> None:
     store = damaged_store(tmp_path / "s")
     assert milvus_offline.verify(store).exit_code == 4

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .. import fileio
 from ..findings import Findings
-from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema
+from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema, Vectors
 from ..names import printable
 from .catalog.rows import Catalog
 from .disk import Disk
@@ -117,8 +117,8 @@ class Partition:
     def __bool__(self) -> bool:
         return True
 
-    def __iter__(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """(id, vector) of each live row, for looking at some; many are faster by `batches`."""
+    def __iter__(self) -> Iterator[tuple[int, Vectors]]:
+        """(id, vector float32 [d] or uint8 [d/8]) of each live row, for looking at some; many are faster by `batches`."""
         for batch in self.batches(copy=False):
             for i, vector in zip(batch.ids.tolist(), batch.vectors, strict=True):
                 yield i, vector.copy()

@@ -18,7 +18,7 @@ from ..fileio import as_path
 from ..milvus1.layout import BLOOM_FILTER
 from ..milvus1.segment.bloom import FilterFile
 from ..milvus1.segment.files import Segment
-from ..model import Array, Piece, Schema
+from ..model import Array, Piece, Schema, Vectors
 from .blocks import BATCH_BYTES, Files, Named, Opened, has_files, populate
 
 Ids = npt.NDArray[np.int64]
@@ -35,12 +35,13 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 class Found:
     """Rows, in the order of the ids asked for and, of one id, in that of an export.
 
-    `ids` int64 [n]; `vectors` [n, width]; `partitions` and `pieces`: the names of where each row comes from; `asked` int64 [n]:
-    the position of its id among those asked for. An id has as many rows as the collection holds of it, also none.
+    `ids` int64 [n]; `vectors` float32 [n, d] or uint8 [n, d/8]; `partitions` and `pieces`: the names of where each row comes
+    from; `asked` int64 [n]: the position of its id among those asked for. An id has as many rows as the collection holds of
+    it, also none.
     """
 
     ids: Ids
-    vectors: Array
+    vectors: Vectors
     partitions: tuple[str, ...]
     pieces: tuple[str, ...]
     asked: Ids

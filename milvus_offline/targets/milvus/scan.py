@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...guard import explained
-from ...model import SourceCollection, VectorType
+from ...model import SourceCollection, Vectors, VectorType
 
 Positions = npt.NDArray[np.int64]
 
@@ -105,7 +105,7 @@ def scan(  # long: one pass over the rows, and all the counters belong to it
     )
 
 
-def finite_rows(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_] | None:
+def finite_rows(vectors: Vectors) -> npt.NDArray[np.bool_] | None:
     """None when all rows are finite, else which are. One sum decides in the usual case."""
     with np.errstate(all="ignore"):
         if np.isfinite(np.add.reduce(vectors, axis=None)):
@@ -114,7 +114,7 @@ def finite_rows(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_] | Non
     return None if finite.all() else finite
 
 
-def _norms(vectors: npt.NDArray[np.float32], so_far: tuple[float, float] | None) -> tuple[float, float] | None:
+def _norms(vectors: Vectors, so_far: tuple[float, float] | None) -> tuple[float, float] | None:
     if not len(vectors):
         return so_far
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors.astype(np.float64), vectors))
