@@ -23,3 +23,5 @@ def test_each_command_has_a_man_page(tmp_path: Path) -> None:
     for name in commands:
         page = (tmp_path / f"milvus-offline-{name}.1").read_text()
         assert f'.TH "MILVUS-OFFLINE {name.upper()}"' in page and ".SH OPTIONS" in page
+        assert "..." not in page.split(".SH SYNOPSIS")[0], "the line that apropos shows is whole"
+        assert ".SH EXAMPLES\n.nf\nmilvus\\-offline " in page and ".SH EXIT STATUS" in page
