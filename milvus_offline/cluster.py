@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import fileio
-from .errors import MilvusOfflineError, TargetError, UsageError
+from .errors import MilvusOfflineError, TargetError, UsageError, pip_install
 from .model import Source
 from .text import count
 from .transfer import Advance, Done, Progress, Result, Task
@@ -94,7 +94,7 @@ class DaskCluster:
         try:
             from distributed import Client
         except ImportError:
-            raise UsageError("--cluster needs the package distributed: pip install 'milvus-offline[dask]'") from None
+            raise UsageError(f"--cluster needs the package distributed: {pip_install('dask')}") from None
         self.url = url
         self._giving = threading.Lock()
         self._given: Counter[str] = Counter()

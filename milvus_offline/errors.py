@@ -6,6 +6,11 @@ The exit code of the command line is the error's `exit_code`.
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
 
 class MilvusOfflineError(Exception):
     """Root of all errors that a user can meet; the message is meant for a person."""
@@ -43,3 +48,14 @@ def _damage(path: str, message: str, offset: int | None) -> DamageError:
 
 class TargetError(MilvusOfflineError):
     """The target refuses or cannot take the rows: disk full, no permission, a server's answer."""
+
+
+def pip_install(extra: str) -> str:
+    """The command that adds one of our extras to this very installation, whichever `pip` the shell would find.
+
+    A tool that was installed with pipx, or is called by its path, has a Python that the shell does not know.
+    """
+    here, found = Path(sys.executable), shutil.which("pip")
+    ours = found is not None and Path(found).parent == here.parent
+    pip = "pip" if ours else f"{shlex.quote(str(here))} -m pip"
+    return f"{pip} install 'milvus-offline[{extra}]'"

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
-from ..errors import StoreError
+from ..errors import StoreError, pip_install
 
 SCHEMES = {
     "s3": ("s3", "s3fs"),
@@ -140,7 +140,7 @@ def _file_system(scheme: str) -> Any:
     try:
         made = fsspec.filesystem(scheme, **options)
     except ImportError as e:
-        raise StoreError(f"{scheme}:// needs the package {package}: pip install 'milvus-offline[{extra}]' ({e})") from None
+        raise StoreError(f"{scheme}:// needs the package {package}: {pip_install(extra)} ({e})") from None
     except (ValueError, OSError) as e:  # adlfs looks for its credentials at once
         raise StoreError(
             f"{scheme}://: no credentials were found: give them {_CREDENTIALS.get(scheme, 'to the SDK')} ({e})"

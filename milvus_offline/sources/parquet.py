@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DamageError, UsageError
+from ..errors import DamageError, UsageError, pip_install
 from ..model import Array
 from .columns import Read
 from .files import FilesSource, assemble, find_files
@@ -120,7 +120,7 @@ def _pyarrow(path: str) -> Any:
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise UsageError(f"{path}: Parquet needs the package pyarrow: pip install 'milvus-offline[parquet]'") from None
+        raise UsageError(f"{path}: Parquet needs the package pyarrow: {pip_install('parquet')}") from None
     return pq
 
 

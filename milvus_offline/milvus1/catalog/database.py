@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from ...errors import StoreError, UsageError
+from ...errors import StoreError, UsageError, pip_install
 from .columns import canonical_table, is_column, is_misspelt
 from .private import SIDECARS, connect_alone, make_copy, private_copies
 from .rows import Catalog, RawRows, parse_catalog
@@ -208,7 +208,7 @@ def _reason(error: BaseException, address: MySqlAddress) -> str:
     cause = getattr(error, "orig", None) or error
     number = cause.args[0] if cause.args and isinstance(cause.args[0], int) else None
     if isinstance(cause, RuntimeError) and "cryptography" in str(cause):
-        return "this server's logins need the package `cryptography`: pip install cryptography"
+        return f"this server's logins need the package cryptography: {pip_install('mysql')}"
     if number == 1045:
         return f"user {address.user!r} or the password is refused (password from the URL or {PASSWORD_VARIABLE})"
     if number == 1049:

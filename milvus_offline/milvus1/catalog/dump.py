@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import fileio
-from ...errors import DamageError, StoreError, UsageError
+from ...errors import DamageError, StoreError, UsageError, pip_install
 from ...names import printable
 from .columns import (
     COLUMNS,
@@ -198,7 +198,8 @@ def _zstd(path: Path, file: Any) -> Any:
         import pyarrow as pa
     except ImportError:
         raise UsageError(
-            f"{path}: packed with zstd, which needs the package pyarrow here; or unpack it first: zstd -d"
+            f"{path}: packed with zstd, which needs the package pyarrow here: {pip_install('parquet')}; "
+            "or unpack it first: zstd -d"
         ) from None
     return _Stream(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
 

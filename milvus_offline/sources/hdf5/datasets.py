@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DamageError, MilvusOfflineError, UsageError
+from ...errors import DamageError, MilvusOfflineError, UsageError, pip_install
 from ...findings import Findings
 from ...model import Array
 from ...names import printable
@@ -275,7 +275,7 @@ def _readable(dataset: Any, path: str) -> Any:
             text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
             raise UsageError(
                 f"{path}: is compressed with filter {number} ({printable(text.strip())}), which needs the package hdf5plugin: "
-                "pip install 'milvus-offline[compress]'"
+                f"{pip_install('compress')}"
             )
     return dataset
 

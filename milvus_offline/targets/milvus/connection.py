@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from ...errors import TargetError, UsageError
+from ...errors import TargetError, UsageError, pip_install
 from .terms import TargetFacts
 
 
@@ -132,12 +132,12 @@ def check_lite_path(path: Path) -> None:
     if path.is_file():
         raise TargetError(f"{path}: is a file: written by Milvus Lite 2.x, which this version cannot open. Choose another name")
     if importlib.util.find_spec("milvus_lite") is None:
-        raise TargetError(f'{path}: Milvus Lite is not installed: pip install "milvus-offline[lite]"')
+        raise TargetError(f"{path}: Milvus Lite is not installed: {pip_install('lite')}")
     if (version := lite_version()) and version < LITE_SINCE:
         installed = ".".join(map(str, version))
         raise TargetError(
             f"{path}: milvus-lite {installed} is installed, which keeps rows in another way and lacks calls that a load needs: "
-            'pip install "milvus-offline[lite]" installs 3 or newer'
+            f"{pip_install('lite')} installs 3 or newer"
         )
     if not path.absolute().parent.is_dir():
         raise TargetError(f"{path.parent}: no such folder: create it first")
