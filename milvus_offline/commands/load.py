@@ -346,14 +346,14 @@ def _show(report: LoadReport, told: dict[str, str], places: Places, verbose: boo
     if report.findings:
         screen.say()
         screen.findings([f.to_json() for f in report.findings], places, verbose=verbose)
-    _what_now(screen, report)
+    what_now(screen, report.target, report.first_use)
     end(screen, told, report.exit_code)
 
 
-def _what_now(screen: Screen, report: LoadReport) -> None:
+def what_now(screen: Screen, target: str, first_use: Sequence[str]) -> None:
     """How one goes on with the rows in the target."""
-    title = "Next, a server on the new store:" if report.target.startswith("milvus1:") else "Next, in Python:"
-    screen.steps([printable(line) for line in report.first_use], title)
+    title = "Next, a server on the new store:" if target.startswith("milvus1:") else "Next, in Python:"
+    screen.steps([printable(line) for line in first_use], title)
 
 
 def _check_room(source: Source, target: str, o: dict[str, Any], silent: bool) -> None:

@@ -99,14 +99,19 @@ def _told(document: dict[str, Any], kind: str, code: int) -> tuple[dict[str, str
 def _show(document: dict[str, Any], source: Source, verbose: bool) -> None:
     from ..text import Screen
     from ..verdict import end, places_of
+    from .load import what_now
 
     screen, told = Screen(), document["verdict"]
     screen.verdict(told["level"], told["text"])
     for line in document["lines"]:
-        screen.verbatim(printable(line))
+        if "first_use" in document:
+            screen.say(printable(line), hang=2)
+        else:  # a path stays whole
+            screen.verbatim(printable(line))
     if document["findings"]:
         screen.say()
         screen.findings(document["findings"], places_of(source), verbose=verbose)
+    what_now(screen, str(document.get("target")), document.get("first_use", ()))
     end(screen, told, document["exit_code"])
 
 
@@ -175,5 +180,12 @@ def _load(task: DmTask, source: Source, target: str, o: dict[str, Any], silent: 
     report = run_load(source, made, resume=o["resume"], progress=progress(silent))
     lines = report_lines(report, with_findings=False)
     findings = [f.to_json() for f in report.findings]
-    document = {"dry_run": False, "rows": report.rows, "target": target, "lines": lines, "findings": findings}
+    document = {
+        "dry_run": False,
+        "rows": report.rows,
+        "target": target,
+        "lines": lines,
+        "first_use": list(report.first_use),
+        "findings": findings,
+    }
     return document, report.exit_code

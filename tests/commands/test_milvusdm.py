@@ -361,6 +361,12 @@ def test_another_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert open_store(tmp_path / "new").rows == 4707
 
 
+def test_a_person_is_told_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, M2M_1, store=STORES / "flat_basic/store", port=1)
+    assert cli.run(["run", file, "--target", f"milvus1:{tmp_path / 'new'}"]) == 0
+    assert f"Next, a server on the new store:\n  docker run -d -p 19530:19530 -v {tmp_path / 'new'}:" in capsys.readouterr().out
+
+
 def test_the_version_chooses_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for version, target in [
         ("0.10.5", "milvus1://127.0.0.1:7"),
