@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fsspec.registry import _registry as imported_filesystems
 from support.bucket import BUCKET, ENVIRONMENT, S3Server, s3_server
 from support.builder import StoreBuilder, rows
 from support.command import call, exported, manifest
@@ -202,6 +203,8 @@ def test_an_unknown_scheme_is_refused() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    for name in ("gs", "gcs"):  # fsspec remembers what it has imported once
+        monkeypatch.delitem(imported_filesystems, name, raising=False)
     assert "pip install 'milvus-offline[gcs]'" in sentence("inspect", "gs://backup/milvus")
 
 

@@ -23,7 +23,7 @@ from ...names import printable
 from ..catalog.check import one_byte_off
 from ..catalog.rows import Catalog
 from ..copies import among
-from ..layout import ID, FileType
+from ..layout import ID
 from ..segment.files import Segment
 from .account import hashes_with_ids
 from .log import Kind, Log, Record, schema_fits
@@ -49,8 +49,8 @@ class Strangers:
         tables = {t.table_id for t in catalog.tables}
         self._traces = {*traces, *tables, *(r.table_id for r in catalog.files)}
         self._dropped_something = bool(self._traces - tables) or any(t.is_dropped for t in catalog.tables)
-        written = {r.table_id for r in catalog.files if r.file_type != FileType.NEW}
-        self._flushed = max((t.flush_lsn for t in catalog.tables if t.table_id in written), default=0)
+        self._flushed = max((t.flush_lsn for t in catalog.tables), default=0)
+        """A flush of deletes alone leaves no file; that a table is given the last LSN when it is made, only leaves more out."""
         self._sees_live = False
         self._first: dict[tuple[str, str], tuple[Record, Schema]] = {}
         self._lost: dict[tuple[str, str], _Lost] = defaultdict(_Lost)

@@ -590,7 +590,7 @@ def test_a_dry_run_says_what_it_would_do(tmp_path: Path, capsys: pytest.CaptureF
     out = tmp_path / "new"
     assert cli.run(["load", str(STORES / "partitions/store"), f"milvus1:{out}", "--dry-run"]) == 0
     text = capsys.readouterr().out
-    assert f"Would load into milvus1:{out}:" in text
+    assert f"Would load into milvus1:{out}" in " ".join(text.split())
     assert "create   parts: " in text
     assert not out.exists()
 
