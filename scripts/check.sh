@@ -11,5 +11,5 @@ if [ "${1:-}" = quick ]; then
     shift
     "$bin/pytest" -n 2 -q -m "not slow and not server" "$@"
 else
-    "$bin/pytest" -n 2 -q "$@"
+    "$bin/pytest" -n 3 -q "$@"  # many tests wait for servers
 fi
