@@ -43,6 +43,11 @@ class Code(NamedTuple):
     help: str = ""
 
 
+def _alike(names: tuple[str, ...], severities: tuple[Severity, ...], meaning: str, help: str = "") -> tuple[Code, ...]:
+    """Kinds that mean the same for a person."""
+    return tuple(Code(name, severities, meaning, help) for name in names)
+
+
 class Section(NamedTuple):
     title: str
     codes: tuple[Code, ...]
@@ -163,14 +168,8 @@ SECTIONS = (
                     ("outside", "names rows that the segment does not have"),
                 )
             ),
-            Code(
-                "attribute-missing",
-                (ERROR,),
-                "A hybrid collection's attribute has no file, or too short a one; its values are 0.",
-                "Ids and vectors are whole; an older copy of the attribute's file has its values.",
-            ),
-            Code(
-                "attribute-short",
+            *_alike(
+                ("attribute-missing", "attribute-short"),
                 (ERROR,),
                 "A hybrid collection's attribute has no file, or too short a one; its values are 0.",
                 "Ids and vectors are whole; an older copy of the attribute's file has its values.",
@@ -196,10 +195,7 @@ SECTIONS = (
         (
             Code(
                 "catalog-damaged",
-                (
-                    ERROR,
-                    WARNING,
-                ),
+                (ERROR, WARNING),
                 "The database was read page by page; collections or segments may be missing, deleted ones may come back.",
                 "Look for an older copy of the catalog, or a dump of it, and name it with `--catalog`.",
             ),
@@ -217,20 +213,11 @@ SECTIONS = (
             ),
             Code(
                 "dump-note",
-                (
-                    INFO,
-                    WARNING,
-                ),
+                (INFO, WARNING),
                 "A part of a dump that says nothing of Milvus, or could not be read.",
             ),
-            Code(
-                "catalog-row-refused",
-                (ERROR,),
-                "A row that cannot be right was left out.",
-                "Look for an older copy of the catalog, and name it with `--catalog`.",
-            ),
-            Code(
-                "catalog-row-unreadable",
+            *_alike(
+                ("catalog-row-refused", "catalog-row-unreadable"),
                 (ERROR,),
                 "A row that cannot be right was left out.",
                 "Look for an older copy of the catalog, and name it with `--catalog`.",
@@ -316,10 +303,7 @@ SECTIONS = (
             Code("s3-storage", (INFO,), "The server kept segments in S3; the message says which objects to copy where."),
             Code(
                 "path-mapped",
-                (
-                    INFO,
-                    WARNING,
-                ),
+                (INFO, WARNING),
                 "Another place is used for a path of the configuration, which is not here, or may be that of another server.",
             ),
         ),
@@ -434,41 +418,23 @@ SECTIONS = (
             ),
             Code(
                 "wal-disabled",
-                (
-                    INFO,
-                    WARNING,
-                ),
+                (INFO, WARNING),
                 "The server ran without a log later on; this one is a leftover. If the catalog says otherwise: `--wal`",
             ),
             Code(
                 "wal-stale",
                 (WARNING,),
-                "As before, by the rows themselves; it is not replayed.",
+                "Rows of the log are in segments already: the server ran without a log later on. This one is not replayed.",
                 "`--wal DIR` names the right log.",
             ),
             Code(
                 "wal-gap",
-                (
-                    WARNING,
-                    ERROR,
-                ),
+                (WARNING, ERROR),
                 "A file in the middle is missing.",
                 "Look for the missing file in another copy of the log's folder.",
             ),
-            Code(
-                "wal-short",
-                (ERROR,),
-                "A file ends early, or bytes in it are no records; the rows there are lost.",
-                "Copy the log again from the original disk, if it is still there.",
-            ),
-            Code(
-                "wal-torn",
-                (ERROR,),
-                "A file ends early, or bytes in it are no records; the rows there are lost.",
-                "Copy the log again from the original disk, if it is still there.",
-            ),
-            Code(
-                "wal-unreadable",
+            *_alike(
+                ("wal-short", "wal-torn", "wal-unreadable"),
                 (ERROR,),
                 "A file ends early, or bytes in it are no records; the rows there are lost.",
                 "Copy the log again from the original disk, if it is still there.",
@@ -479,26 +445,8 @@ SECTIONS = (
                 "Records whose vectors do not fit the collection.",
                 "Is this the log of these collections? `--wal DIR` names another one.",
             ),
-            Code(
-                "mxlog-missing",
-                (WARNING,),
-                "The list of acknowledged calls is missing, out of date or damaged; the message says what was used.",
-                "The last calls before the crash are in doubt: compare them with what the clients were told.",
-            ),
-            Code(
-                "mxlog-stale",
-                (WARNING,),
-                "The list of acknowledged calls is missing, out of date or damaged; the message says what was used.",
-                "The last calls before the crash are in doubt: compare them with what the clients were told.",
-            ),
-            Code(
-                "mxlog-torn",
-                (WARNING,),
-                "The list of acknowledged calls is missing, out of date or damaged; the message says what was used.",
-                "The last calls before the crash are in doubt: compare them with what the clients were told.",
-            ),
-            Code(
-                "mxlog-inside",
+            *_alike(
+                ("mxlog-missing", "mxlog-stale", "mxlog-torn", "mxlog-inside"),
                 (WARNING,),
                 "The list of acknowledged calls is missing, out of date or damaged; the message says what was used.",
                 "The last calls before the crash are in doubt: compare them with what the clients were told.",
@@ -522,9 +470,7 @@ SECTIONS = (
                 "partitions, no indexes, no empty collections. A metadata database or a dump of one tells more.",
             ),
             Code("partition-unnamed", (WARNING,), "A partition's folder does not say its name. Set it with `--partition-map`."),
-            Code("partition-named-by-log", (WARNING,), "Known from the log."),
-            Code("partition-from-log", (WARNING,), "Known from the log."),
-            Code("collection-from-log", (WARNING,), "Known from the log."),
+            *_alike(("partition-named-by-log", "partition-from-log", "collection-from-log"), (WARNING,), "Known from the log."),
             Code("collection-empty", (WARNING,), "The dimension is not known; the collection is left out."),
             Code(
                 "collection-lost",
@@ -585,20 +531,9 @@ SECTIONS = (
                 "Live ids are not in the bloom filter: ids or filter are damaged.",
                 "Compare the `.uid` file with an older copy.",
             ),
-            Code(
-                "bloom-missing",
-                (
-                    INFO,
-                    WARNING,
-                ),
-                "Servers up to 1.1.0 need the filter, no row does.",
-            ),
-            Code(
-                "bloom-damaged",
-                (
-                    INFO,
-                    WARNING,
-                ),
+            *_alike(
+                ("bloom-missing", "bloom-damaged"),
+                (INFO, WARNING),
                 "Servers up to 1.1.0 need the filter, no row does.",
             ),
             Code(
@@ -615,24 +550,12 @@ SECTIONS = (
             Code(
                 "deletes-differ",
                 (ERROR,),
-                "Deletions of a segment are lost or in doubt; the findings above tell which.",
-                "The findings on the deletions tell what helps.",
+                "Deletions of a segment are lost or in doubt; the findings on its `deleted_docs` tell which.",
+                "Look for an older copy of its `deleted_docs`.",
             ),
             Code("not-finite", (INFO,), "Vectors hold NaN or infinity; Milvus 2.x refuses these."),
-            Code(
-                "index-missing",
-                (WARNING,),
-                "An index file is not there, cannot be read, or is not that of its segment; the rows do not depend on it.",
-                "No row depends on it: a server builds it again after a `load`.",
-            ),
-            Code(
-                "index-damaged",
-                (WARNING,),
-                "An index file is not there, cannot be read, or is not that of its segment; the rows do not depend on it.",
-                "No row depends on it: a server builds it again after a `load`.",
-            ),
-            Code(
-                "index-differs",
+            *_alike(
+                ("index-missing", "index-damaged", "index-differs"),
                 (WARNING,),
                 "An index file is not there, cannot be read, or is not that of its segment; the rows do not depend on it.",
                 "No row depends on it: a server builds it again after a `load`.",
@@ -648,20 +571,8 @@ SECTIONS = (
                 "Rows changed since the export.",
                 "Take another copy of this export, or export again from the store.",
             ),
-            Code(
-                "file-missing",
-                (ERROR,),
-                "A file is not what the manifest says.",
-                "Take another copy of this export, or export again from the store.",
-            ),
-            Code(
-                "file-size",
-                (ERROR,),
-                "A file is not what the manifest says.",
-                "Take another copy of this export, or export again from the store.",
-            ),
-            Code(
-                "file-unreadable",
+            *_alike(
+                ("file-missing", "file-size", "file-unreadable"),
                 (ERROR,),
                 "A file is not what the manifest says.",
                 "Take another copy of this export, or export again from the store.",
@@ -678,14 +589,8 @@ SECTIONS = (
                 "The manifest is not what was written.",
                 "Take another copy of this export, or export again from the store.",
             ),
-            Code(
-                "partition-missing",
-                (ERROR,),
-                "`--against`: only one of the two has this partition.",
-                "Were they made with other options (`-c`, `-p`, `--rename`)? If not, export again.",
-            ),
-            Code(
-                "partition-unknown",
+            *_alike(
+                ("partition-missing", "partition-unknown"),
                 (ERROR,),
                 "`--against`: only one of the two has this partition.",
                 "Were they made with other options (`-c`, `-p`, `--rename`)? If not, export again.",
@@ -768,29 +673,15 @@ SECTIONS = (
                 "Was the file copied whole? Compare its size with that of the original.",
             ),
             Code("faiss-duplicates-lost", (ERROR,), "Rows that the index keeps as doubles of others, and has lost these."),
-            Code(
-                "faiss-lists-elsewhere",
-                (
-                    INFO,
-                    WARNING,
-                ),
-                "The inverted lists were read from another file; it may be that of another index.",
-            ),
-            Code(
-                "faiss-lists-differ",
-                (
-                    INFO,
-                    WARNING,
-                ),
+            *_alike(
+                ("faiss-lists-elsewhere", "faiss-lists-differ"),
+                (INFO, WARNING),
                 "The inverted lists were read from another file; it may be that of another index.",
             ),
             Code("faiss-trailing-bytes", (INFO,), "Bytes after the end of the index were not read."),
             Code(
                 "faiss-metric",
-                (
-                    INFO,
-                    WARNING,
-                ),
+                (INFO, WARNING),
                 "The index's metric is one that Milvus does not have. `--metric`",
             ),
         ),
@@ -798,14 +689,8 @@ SECTIONS = (
     Section(
         "`load`",
         (
-            Code(
-                "verify-count",
-                (ERROR,),
-                "The target does not hold what was sent.",
-                "Look at the server's log, then load again with `--mode overwrite`.",
-            ),
-            Code(
-                "verify-rows",
+            *_alike(
+                ("verify-count", "verify-rows"),
                 (ERROR,),
                 "The target does not hold what was sent.",
                 "Look at the server's log, then load again with `--mode overwrite`.",
@@ -818,114 +703,44 @@ SECTIONS = (
                 (INFO,),
                 "`verify TARGET --against SOURCE --search N`: how many of the true nearest rows the target's index finds.",
             ),
-            Code("metric-changed", (INFO,), "The collection's metric in the target."),
-            Code("metric-assumed", (INFO,), "The collection's metric in the target."),
+            *_alike(("metric-changed", "metric-assumed"), (INFO,), "The collection's metric in the target."),
             Code("unit-vectors", (INFO,), "Sampled vectors have length 1: COSINE would rank as IP does."),
             Code(
                 "index-changed",
-                (
-                    INFO,
-                    WARNING,
-                ),
+                (INFO, WARNING),
                 "The target has another index, or none; the rows are there.",
             ),
             Code(
                 "index-refused",
-                (
-                    INFO,
-                    WARNING,
-                ),
+                (INFO, WARNING),
                 "The target has another index, or none; the rows are there.",
                 "The rows are there: build the index in the target by hand.",
             ),
             Code(
                 "index-unknown",
-                (
-                    INFO,
-                    WARNING,
-                ),
+                (INFO, WARNING),
                 "The target has another index, or none; the rows are there.",
             ),
             Code(
                 "index-unfit",
-                (
-                    INFO,
-                    WARNING,
-                ),
+                (INFO, WARNING),
                 "The target has another index, or none; the rows are there.",
                 "The rows are there: build the index in the target by hand.",
             ),
-            Code(
-                "index-incomplete",
-                (
-                    INFO,
-                    WARNING,
-                ),
-                "The target has another index, or none; the rows are there.",
-            ),
-            Code(
-                "index-file-size",
-                (
-                    INFO,
-                    WARNING,
-                ),
+            *_alike(
+                ("index-incomplete", "index-file-size"),
+                (INFO, WARNING),
                 "The target has another index, or none; the rows are there.",
             ),
             Code("nonfinite-skipped", (ERROR,), "Rows with NaN or infinity were left out."),
-            Code(
-                "duplicates-kept",
-                (
-                    INFO,
-                    ERROR,
-                ),
+            *_alike(
+                ("duplicates-kept", "duplicates-dropped", "duplicates-collapsed"),
+                (INFO, ERROR),
                 "What became of rows with equal ids, see `--duplicates`.",
             ),
-            Code(
-                "duplicates-dropped",
-                (
-                    INFO,
-                    ERROR,
-                ),
-                "What became of rows with equal ids, see `--duplicates`.",
-            ),
-            Code(
-                "duplicates-collapsed",
-                (
-                    INFO,
-                    ERROR,
-                ),
-                "What became of rows with equal ids, see `--duplicates`.",
-            ),
-            Code(
-                "appended",
-                (
-                    INFO,
-                    WARNING,
-                ),
-                "What became of a collection that was there already, see `--mode`.",
-            ),
-            Code(
-                "skipped",
-                (
-                    INFO,
-                    WARNING,
-                ),
-                "What became of a collection that was there already, see `--mode`.",
-            ),
-            Code(
-                "overwritten",
-                (
-                    INFO,
-                    WARNING,
-                ),
-                "What became of a collection that was there already, see `--mode`.",
-            ),
-            Code(
-                "refused",
-                (
-                    INFO,
-                    WARNING,
-                ),
+            *_alike(
+                ("appended", "skipped", "overwritten", "refused"),
+                (INFO, WARNING),
                 "What became of a collection that was there already, see `--mode`.",
             ),
             Code("renamed", (INFO,), "A name that the target refuses was written another way, see `--names`."),
@@ -946,32 +761,20 @@ SECTIONS = (
                 "verify-schema",
                 (ERROR,),
                 "A collection of the target is another than the source's: dimension, type, metric.",
-                "Look at the server's log, then load again with `--mode overwrite`.",
+                "Is it the one that was loaded? `--rename` names another, `--mode overwrite` replaces it.",
             ),
             Code("alias-switched", (INFO,), "An alias names the new collection, `--switch-alias`."),
             Code("alias-kept", (WARNING,), "`--switch-alias` did not move the alias, as verification found differences."),
-            Code(
-                "ids-replaced",
-                (
-                    INFO,
-                    WARNING,
-                ),
+            *_alike(
+                ("ids-replaced", "id-not-shown"),
+                (INFO, WARNING),
                 "The target makes its own ids; or does not show one of them.",
             ),
-            Code(
-                "id-not-shown",
-                (
-                    INFO,
-                    WARNING,
-                ),
-                "The target makes its own ids; or does not show one of them.",
-            ),
-            Code("partitions-merged", (INFO,), "The target has no such partitions."),
-            Code("partitions-in-field", (INFO,), "The target has no such partitions."),
+            *_alike(("partitions-merged", "partitions-in-field"), (INFO,), "The target has no such partitions."),
             Code("tag-quote", (WARNING,), "A tag holds a quote, which 1.x servers cannot take."),
-            Code("server-version", (INFO,), "What to know of the server, or of the new store."),
-            Code("server-path", (INFO,), "What to know of the server, or of the new store."),
-            Code("catalog-sql", (INFO,), "What to know of the server, or of the new store."),
+            *_alike(
+                ("server-version", "server-path", "catalog-sql"), (INFO,), "What to know of the server, or of the new store."
+            ),
         ),
     ),
 )
