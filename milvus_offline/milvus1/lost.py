@@ -57,15 +57,18 @@ def lost_ids(store: Store, findings: Iterable[Finding] = ()) -> Iterator[tuple[s
 
 
 def _lost_of(partition: Partition, held: Ids) -> Ids:
-    """The lost rows of a partition, which is read once for it: of `held` those that do not come out."""
-    came, left_out, wrong = [_NONE], [_NONE], [_NONE]
+    """The lost rows of a partition, which is read once for it, and of which no more than the ids of one piece are kept: of
+    `held` those that do not come out."""
+    held = np.unique(held)
+    came = np.zeros(len(held), np.bool_)
+    lost = []
     for piece in partition.pieces:
         with watching() as met:
-            came += [batch.ids.copy() for batch in piece.batches()]
-        for ids, kept in zip(_met_by(piece, met), (left_out, wrong), strict=True):
-            kept.append(ids)
-    there, hit = np.concatenate(came), np.concatenate(wrong)
-    return np.unique(np.concatenate([held[~np.isin(held, there)], hit[np.isin(hit, there)], *left_out]))
+            ids = np.concatenate([_NONE, *(batch.ids.copy() for batch in piece.batches())])
+        came |= np.isin(held, ids)
+        left_out, wrong = _met_by(piece, met)
+        lost += [left_out, wrong[np.isin(wrong, ids)]]
+    return np.unique(np.concatenate([held[~came], *lost]))
 
 
 def _met_by(piece: Piece, met: Watch) -> tuple[Ids, Ids]:
