@@ -74,8 +74,8 @@ class RunningCopy:
             used |= ids
             result += parts.segments
             surplus = parts.surplus + max(0, parts.rows - parts.surplus - choice.row.row_count)
-            refused = any(w in finding.message for w in ("Permission denied", "is a link to"))
-            why = f"; {finding.message}" if refused else ": the copy was taken while the server ran"
+            is_there = self.disk.places(choice.table_id, choice.segment_id)  # but may not be read, or is a link to nowhere
+            why = f"; {finding.message}" if is_there else ": the copy was taken while the server ran"
             doubt = f". {surplus} of them were deleted later and come back: nothing here tells which" if surplus else ""
             notes.warning(
                 "copied-while-running",
