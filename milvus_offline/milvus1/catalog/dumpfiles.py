@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -58,11 +59,13 @@ def witnesses_in(files: Iterable[Path]) -> Witnesses:
     for name, path in by_name.items():
         data = name.removesuffix(".idx")
         if data != name and data in by_name:
-            noted = path.read_bytes()[:_MOST]
-            if len(noted) % 8:
+            length = path.stat().st_size
+            if length % 8:
                 problems.append(f"a file {name} that is not what MySQL Shell writes")
-            elif noted:
-                sizes[data] = (int.from_bytes(noted[-8:], "big"), name)
+            elif length:
+                with path.open("rb") as file:
+                    file.seek(-8, os.SEEK_END)
+                    sizes[data] = (int.from_bytes(file.read(8), "big"), name)
     packed = {name: by_name[name].stat().st_size for name in sizes if name in by_name}
     return Witnesses(rows, sizes, packed, tuple(problems))
 
