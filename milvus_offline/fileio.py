@@ -150,6 +150,13 @@ def warm(paths: Iterable[str | os.PathLike[str]]) -> None:
         _buckets().warm(remote)
 
 
+def _open(path: str | os.PathLike[str]) -> int:
+    try:
+        return os.open(path, _READING | _NOATIME)
+    except PermissionError:  # only the owner may ask for that
+        return os.open(path, _READING)
+
+
 def open_read(path: str | os.PathLike[str]) -> int:
     """A file descriptor for `read_into`, `read_around` and `size_of`; the caller closes it (os.close).
 
@@ -158,10 +165,7 @@ def open_read(path: str | os.PathLike[str]) -> int:
     """
     if is_remote(path):
         return cast(int, _buckets().open_read(os.fspath(path)))
-    try:
-        fd = os.open(path, _READING | _NOATIME)
-    except PermissionError:  # only the owner may ask for that
-        fd = os.open(path, _READING)
+    fd = _open(path)
     try:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
@@ -284,10 +288,7 @@ def is_just(path: str, size: int, head: bytes) -> bool:
     Also False for what is no file, and where the disk or the system refuses it.
     """
     try:
-        try:
-            fd = os.open(path, _READING | _NOATIME)
-        except PermissionError:
-            fd = os.open(path, _READING)
+        fd = _open(path)
         try:
             status = os.fstat(fd)
             if status.st_size != size or not stat.S_ISREG(status.st_mode):

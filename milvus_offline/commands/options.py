@@ -19,7 +19,7 @@ def keep(name: str, value: Any) -> None:
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     """Options of the output are kept for `progress` and `set_up_log`: no command has to hand them around."""
-    ctx.meta.setdefault(_SETTINGS, {})[param.name] = value
+    keep(str(param.name), value)
 
 
 def setting(name: str) -> Any:

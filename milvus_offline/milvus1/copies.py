@@ -32,7 +32,7 @@ def hashes_and_unread(batches: Iterable[Batch]) -> tuple[Hashes, npt.NDArray[np.
     for batch in batches:
         hashes = row_hashes(batch.ids, batch.vectors)
         if len(batch.lost):
-            every = mixed(np.array([next(_numbers) for _ in range(batch.span)], np.uint64))
+            every = mixed(np.arange(batch.span, dtype=np.uint64) + np.uint64(next(_numbers) << 32))
             every[np.delete(np.arange(batch.span), batch.lost)] = hashes
             hashes = every
             unread.append(batch.lost + first)
@@ -42,6 +42,7 @@ def hashes_and_unread(batches: Iterable[Batch]) -> tuple[Hashes, npt.NDArray[np.
 
 
 _numbers = count(1)
+"""Of batches: with that of a row within it no two are alike."""
 
 
 def hashes_among(pieces: Iterable[Piece], ids: npt.NDArray[np.int64]) -> Hashes:

@@ -212,12 +212,8 @@ def _select_segment(
         leftovers.append(Leftover("unfinished", table_id, segment_id, "a flush was to write it"))
     elif FileType.TO_DELETE in types:
         leftovers.append(Leftover("to-delete", table_id, segment_id, "the server had put it aside for deletion"))
-    elif types == {
-        FileType.NEW_INDEX
-    }:  # merged away while the index was built, or a row of the catalog is lost: see `Unexplained`
-        leftovers.append(
-            Leftover("orphans", table_id, segment_id, "the catalog lists only an index of it that was being built")
-        )
+    elif types == {FileType.NEW_INDEX}:  # compacted away meanwhile, or a row of the catalog is lost: see `Unexplained`
+        leftovers.append(Leftover("orphans", table_id, segment_id, "the catalog lists only an index that was being built"))
     unknown = sorted(t for t in types if t not in FileType._value2member_map_)
     if unknown:
         findings.error("file-type-unknown", where, f"file_type {unknown[0]} is unknown; the segment is left out")
