@@ -422,7 +422,7 @@ def _estimate_lines(made: Estimate | None) -> list[str]:
     if made.seconds is not None and made.network is not None:
         sending += (
             f", about {duration(max(1, made.seconds))} (the network gives {size(int(made.network))}/s, and a server of two "
-            "cores stores some 16 MB/s)"
+            f"cores stores some {size(int(made.storing))}/s)"
         )
     back = ""
     if made.verify_rows:

@@ -77,11 +77,13 @@ C = TypeVar("C", bound=PlannedCollection, covariant=True)
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a load will take. `network`: bytes a second to the target, None where it was not measured; then no times either."""
+    """What a load will take. `network`: bytes a second to the target, None where it was not measured; then no times either.
+    `storing`: bytes a second that a server is expected to store."""
 
     rows: int
     bytes: int
     network: float | None
+    storing: float
     seconds: float | None
     verify: str
     verify_rows: int

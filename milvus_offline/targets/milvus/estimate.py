@@ -1,7 +1,7 @@
 """What a load will take, said before it begins: bytes and time of sending, rows and time of reading back.
 
 The network is measured with one message to a collection that does not exist, which the server reads and refuses. How fast a
-server stores rows nobody knows before; taken is what 2.3.5 did on two cores, and it is said so.
+server stores rows is not known before: what 2.3.5 did on two cores is used, and the plan says so.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def estimate(  # many: what is loaded, how, and where
     back = rows if verify == "full" else 0
     if verify == "sample":
         back = sum(_sampled(q.rows, b, message) for p, b in chosen for q in p.partitions)
-    return Estimate(rows, nbytes, network, seconds, verify, back, back / READ_BACK_ROWS if network else None)
+    return Estimate(rows, nbytes, network, STORED_BYTES, seconds, verify, back, back / READ_BACK_ROWS if network else None)
 
 
 def _sampled(rows: int, row_bytes: int, message: tuple[int, int]) -> int:
