@@ -207,7 +207,7 @@ def test_the_plan_says_what_sending_and_reading_back_will_take(
 )
 def test_an_import_is_suggested_where_it_saves_minutes(gigabytes: float, network: float, kind: str, said: bool) -> None:
     nbytes = int(gigabytes * 1e9)
-    made = Estimate(1, nbytes, network, nbytes / min(network, estimates.STORED_BYTES), "none", 0, 0.0)
+    made = Estimate(1, nbytes, network, estimates.STORED_BYTES, nbytes / min(network, estimates.STORED_BYTES), "none", 0, 0.0)
     hint = estimates.import_hint(made, kind)
     assert (hint is not None) == said
     assert hint is None or "4 min 10 s, as files that the server imports about 2 min 47 s: --import-to" in hint.message
