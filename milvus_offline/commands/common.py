@@ -18,7 +18,7 @@ from ..model import Finding, Source
 from ..selection import Selection
 from ..transfer import Progress, Silent
 from .log import begin_log_file, log_store, logging_asked
-from .options import STORE_OPTIONS, setting
+from .options import FILE_OPTIONS, STORE_OPTIONS, setting
 
 if TYPE_CHECKING:
     from ..sources import SourceOptions
@@ -66,10 +66,10 @@ def store_arguments(  # many: one for each of store_options
     return result
 
 
-def store_words(options: Mapping[str, Any]) -> list[str]:
-    """What `store_options` were given, as words of a command line; without the password of a catalog."""
+def source_words(options: Mapping[str, Any]) -> list[str]:
+    """What `file_options` and `store_options` were given, as words of a command line; without the password of a catalog."""
     words: list[str] = []
-    for name in STORE_OPTIONS:
+    for name in (*FILE_OPTIONS, *STORE_OPTIONS):
         given = options[name]
         for value in given if isinstance(given, tuple) else [given] if given else []:
             words.append(f"--{name.replace('_', '-')}")

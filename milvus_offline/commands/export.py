@@ -26,7 +26,7 @@ from .common import (
     say_costs,
     selection,
     several,
-    store_words,
+    source_words,
     write_lost_ids,
 )
 from .log import set_up_log
@@ -206,7 +206,7 @@ def _export(path: str, out: str, chosen: Any, silent: bool, options: Mapping[str
             screen.say()
             screen.findings(document["findings"], places_of(opened), verbose=verbose)
         if report.rows:
-            screen.steps([shlex.join(["milvus-offline", *words]) for words in _next(path, out, store_words(o))])
+            screen.steps([shlex.join(["milvus-offline", *words]) for words in _next(path, out, source_words(o))])
         end(screen, told, code)
 
     return document, show

@@ -11,7 +11,7 @@ import click
 from ..fileio import as_path
 from ..guard import check_file
 from .command import Command, SourcePath
-from .common import bucket_costs, open_given, print_json, progress, say_costs, several, store_words
+from .common import bucket_costs, open_given, print_json, progress, say_costs, several, source_words
 from .log import set_up_log
 from .options import file_options, output_options, store_options
 
@@ -97,5 +97,5 @@ def _inspect(path: str, read: bool, quiet: bool, o: dict[str, Any]) -> tuple[dic
             source.store = replace(source.store, findings=(*source.store.findings, *found))
         source.findings = [*source.findings, *found]
     if isinstance(source, StoreSource):
-        return inspect_document(source.store, store_words(o)), places_of(source)
-    return source_document(source), places_of(source)
+        return inspect_document(source.store, source_words(o)), places_of(source)
+    return source_document(source, source_words(o)), places_of(source)

@@ -96,6 +96,12 @@ store_options = chain(
     group=STORE_GROUP,
 )
 
+FILE_OPTIONS = (
+    *("into", "metric", "ids", "embeddings", "ids_dataset", "vector_type", "beyond_float32", "follow_external"),
+    *("first_id", "lossy", "follow_ondisk"),
+)
+"""Names of `file_options`."""
+
 faiss_options = chain(
     click.option(
         "--first-id", type=int, metavar="N", help="Faiss: the id of the first row, where the index has no ids. [default: 0]"

@@ -12,7 +12,7 @@ from .. import fileio
 from ..guard import check_file
 from ..model import Finding, Severity
 from .command import Command, SourceOrTarget, SourcePath, is_target
-from .common import bucket_costs, is_typed, open_given, print_json, progress, say_costs, several, store_words, write_lost_ids
+from .common import bucket_costs, is_typed, open_given, print_json, progress, say_costs, several, source_words, write_lost_ids
 from .log import set_up_log
 from .options import cluster_option, file_options, lost_ids_option, output_options, store_options
 
@@ -275,7 +275,7 @@ def _verify_store(  # many: one for each option
     document["checked"] = checked.to_json()
     if lost_ids:
         document["lost_ids"] = write_lost_ids(lost_ids, given, findings)
-    return document, places_of(given), inspect_document(opened, store_words(o))
+    return document, places_of(given), inspect_document(opened, source_words(o))
 
 
 def _document(path: str, kind: str, rows: int, findings: Sequence[Finding], summary: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import DamageError, StoreError, UsageError
 from ..fileio import as_path, open_binary, scan
+from ..milvus1.catalog.columns import is_foreign
 from ..names import printable
 
 _PACKED = {
@@ -23,6 +24,7 @@ _PACKED = {
     b"7z\xbc\xaf\x27\x1c": "7z",
     b"Rar!\x1a\x07": "rar",
 }
+_DUMP = (b"-- MySQL dump", b"-- MariaDB dump", b"/*M!999999")
 _OF_A_STORE = (".rv", ".uid", ".wal", ".ra", "deleted_docs", "bloom_filter", "mxlog.meta")
 _COUNTED = ("vecs", ".fbin", ".u8bin", ".i8bin")
 _WHOLE = "name the folder of the store (the one with db/ in it)"
@@ -63,6 +65,10 @@ def known_as(path: str | os.PathLike[str], head: bytes | None = None) -> str | N
         )
     if not any(head):
         return f"{path}: begins with nothing but zeros: was the download interrupted, or has a disk lost its blocks?"
+    if head.startswith(b"SQLite format 3\0"):
+        return _database(Path(path))
+    if head.startswith(_DUMP):
+        return f"{path}: a dump of a metadata database: {_WHOLE}, and add --catalog {path}"
     if name.endswith(_COUNTED):  # begin with a number, which may be anything
         return None
     if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".joblib")) or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
@@ -80,11 +86,9 @@ def refuse_file(path: Path, head: bytes) -> None:
     name, text = path.name.lower(), head.lstrip().lower()
     if why := known_as(path, head):
         raise UsageError(why)
-    if head.startswith(b"SQLite format 3\0"):
-        raise UsageError(_database(path))
     if name.endswith(_OF_A_STORE):
         raise UsageError(f"{path}: a single file of a store: {_WHOLE}")
-    if name.endswith(".sql") or head.startswith((b"-- MySQL dump", b"-- MariaDB dump", b"/*M!999999")):
+    if name.endswith(".sql"):
         raise UsageError(f"{path}: a dump of a metadata database: {_WHOLE}, and add --catalog {path}")
     if name.endswith((".yaml", ".yml")):
         raise UsageError(f"{path}: if this is a task file of MilvusDM: milvus-offline run {path}")
@@ -100,12 +104,17 @@ def refuse_file(path: Path, head: bytes) -> None:
 
 def _database(path: Path) -> str:
     tables: set[str] = set()
+    ours = False
     with contextlib.suppress(sqlite3.Error, OSError):
         uri = f"{Path(os.path.abspath(path)).as_uri()}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
             tables = {
                 str(name).lower() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             }
+            ours = any(
+                not is_foreign(name, [str(row[1]) for row in connection.execute(f"PRAGMA table_info({name})")])
+                for name in ("Tables", "TableFiles")
+            )
     if "collection_meta" in tables:
         return (
             f"{path}: a file of Milvus Lite 2.4 or 2.5, which is not read here: open it with that release (pip install "
@@ -113,9 +122,11 @@ def _database(path: Path) -> str:
         )
     if tables & {"collectioncommit", "segmentcommit"}:
         return f"{path}: the catalog of Milvus 0.11, a preview with another storage engine, not read here"
-    if tables and not tables & {"tables", "tablefiles"}:
+    if tables and not ours:
         listed = ", ".join(sorted(map(printable, tables))[:8])
-        return f"{path}: a SQLite database, but none of Milvus 1.x (no Tables and TableFiles; it has {listed})"
+        return (
+            f"{path}: a SQLite database, but none of Milvus 1.x (no Tables and TableFiles as Milvus has them; it has {listed})"
+        )
     return f"{path}: a metadata database: {_WHOLE}; if this file lies elsewhere, add --catalog {path}"
 
 

@@ -321,6 +321,8 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "zeros.index": (bytes(4096), "begins with nothing but zeros"),
     "pickled.npy": (pickle.dumps([1]), "a pickle"),
     "model.pt": (b"PK\x03\x04archive/data.pkl", "a pickle"),
+    "catalog.h5": (b"SQLite format 3\0" + bytes(84), "a metadata database"),
+    "dump.npz": (b"-- MySQL dump 10.13  Distrib 5.7.33\n", "a dump of a metadata database"),
     "cut.fvecs": (struct.pack("<i", 640) + bytes(99), "the first row has 640 dimensions"),
     "x.bin": (b"\xde\xad\xbe\xef" * 4, "not a source: it begins with"),
 }

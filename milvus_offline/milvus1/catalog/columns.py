@@ -123,6 +123,13 @@ def is_misspelt(table: str, columns: Sequence[str]) -> bool:
     )
 
 
+def is_foreign(table: str, columns: Sequence[str]) -> bool:
+    """Whether the columns are those of another application's table of this name: fewer than half of any version's are there,
+    where damage garbles a name or two."""
+    found = set(canonical_columns(columns))
+    return all(2 * len(found & set(known)) < len(known) for known in COLUMNS[table])
+
+
 def is_column(table: str, name: str) -> bool:
     """Whether Milvus has this column in the table, in any version."""
     return any(name.lower() == c.name for c in SCHEMA[table])

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from ...errors import StoreError, UsageError, pip_install
-from .columns import canonical_table, is_column, is_misspelt
+from ...names import printable
+from .columns import canonical_table, is_column, is_foreign, is_misspelt
 from .private import SIDECARS, connect_alone, make_copy, private_copies
 from .rows import Catalog, RawRows, parse_catalog
 
@@ -44,13 +45,14 @@ def read_sqlite(path: Path, origin: str | None = None) -> Catalog:
         raise StoreError(f"{path}: expected the SQLite catalog here, found no file")
     import sqlite3
 
+    place = origin or str(path)
     with private_copies(path) as (copy, fresh, refused):
         if refused:
             from .readable import rescue_sqlite
 
             return rescue_sqlite(copy, origin=path, reason=refused)
         try:
-            return parse_catalog(_read_copy(copy), kind="sqlite", origin=origin or str(path))
+            return parse_catalog(_read_copy(copy, place), kind="sqlite", origin=place)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as e:  # SQLite quotes damaged names in its messages
             from .readable import rescue_sqlite  # rarely needed
 
@@ -58,7 +60,7 @@ def read_sqlite(path: Path, origin: str | None = None) -> Catalog:
             return rescue_sqlite(fresh, origin=path, reason=f"{str(e) or type(e).__name__:.200}")
 
 
-def _read_copy(path: Path) -> dict[str, Sequence[dict[str, object]]]:
+def _read_copy(path: Path, origin: str) -> dict[str, Sequence[dict[str, object]]]:
     import sqlite3
 
     if any(path.with_name(path.name + s).exists() for s in SIDECARS):
@@ -81,6 +83,12 @@ def _read_copy(path: Path) -> dict[str, Sequence[dict[str, object]]]:
                 continue
             quoted = name.replace('"', '""')
             columns = [row[1] for row in connection.execute(f'PRAGMA table_info("{quoted}")')]  # no generated ones
+            if known in ("Tables", "TableFiles") and is_foreign(known, columns):
+                raise StoreError(
+                    f"{origin}: a SQLite database of another application: its table {printable(name)} has the columns "
+                    f"{printable(', '.join(columns[:8]))}, which are not those of Milvus 1.x. Name the right catalog with "
+                    "--catalog, or read the files without one: --no-catalog"
+                )
             if is_misspelt(known, columns):
                 raise sqlite3.DatabaseError(f"the columns of {known} have other names than Milvus gives them")
             columns = [c for c in columns if is_column(known, c)]

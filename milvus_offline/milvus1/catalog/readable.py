@@ -34,7 +34,8 @@ def _catalog(dump: Dump, path: str) -> Catalog:
     for note in dump.notes:
         notes.add(Severity.INFO if dump.truncated else Severity.WARNING, "dump-note", path, note)
     if dump.foreign:
-        text = f"{len(dump.foreign)} lines of the tools that made the dump are in it, and were passed over: {dump.foreign[0]}"
+        lines = "1 line" if len(dump.foreign) == 1 else f"{len(dump.foreign)} lines"
+        text = f"passed over {lines} that the tools which made the dump printed into it: {dump.foreign[0]}"
         notes.info("dump-note", path, text)
     if dump.damage:
         more = f"; and {len(dump.damage) - 5} more" if len(dump.damage) > 5 else ""

@@ -126,6 +126,8 @@ class Tokens:
         if token[:2] in (b"--", b"/*") or token[:1] == b"#":
             if _HIDDEN.search(token):
                 self.damaged(at, f"a comment that looks like a statement ({shown(token)})")
+            elif b"\0" in token:  # a lost block, which may have joined a comment to the statement behind it
+                self.damaged(at, f"a comment with {token.count(0)} bytes of zeros in it")
         elif b"\0" in token and self.at < len(self.buffer):
             self.damaged(at, f"{token.count(0)} bytes of zeros")
 

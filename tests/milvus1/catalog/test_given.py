@@ -242,6 +242,7 @@ def n_first(form: str) -> int:
         ("INSERT INTO `Tables`", "INSFRT INTO `Tables`"),
         ("INSERT INTO `Tables`", "-- ERT INTO `Tables`"),
         ("INSERT INTO `Tables`", "\0" * 20),
+        ("for table `TableFiles`\n--\n\nLOCK TABLES", "\0" * 30),
         ("CREATE TABLE `Tables`", "CREATE TABLE `Tbbles`"),
         ("INSERT INTO `TableFiles`", "INSERT INTO `TableFilfs`"),
         ("`table_id`", "`tabxe_id`"),
