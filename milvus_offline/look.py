@@ -184,6 +184,13 @@ def write_npy(path: str, looks: Sequence[Look]) -> None:
             np.save(f, array)
 
 
+def absent_ids(looks: Sequence[Look], ids: Ids) -> str:
+    """The sentence on ids that no live row has; nothing where each has one."""
+    absent = missing(looks, ids)
+    some = ", ".join(map(str, absent[:20])) + (", …" if len(absent) > 20 else "")
+    return f"No live row has the id{'s' if len(absent) > 1 else ''} {some}" if absent else ""
+
+
 def show_rows(screen: Screen, looks: Sequence[Look], ids: Ids | None) -> None:
     """Rows for a person, in lines that the screen has room for."""
     shown = [look for look in looks if ids is None or look.rows]
@@ -198,11 +205,10 @@ def show_rows(screen: Screen, looks: Sequence[Look], ids: Ids | None) -> None:
         screen.parts([(named(schema.name), "bold"), (facts, "")])
         if look.rows:
             _show_table(screen, look.rows, "bits" if kind else "norm")
-    if ids is not None and (absent := missing(looks, ids)):
-        some = ", ".join(map(str, absent[:20])) + (", …" if len(absent) > 20 else "")
+    if ids is not None and (told := absent_ids(looks, ids)):
         if shown:
             screen.say()
-        screen.say(f"No live row has the id{'s' if len(absent) > 1 else ''} {some}")
+        screen.say(told)
 
 
 def _show_table(screen: Screen, rows: Sequence[Row], length: str) -> None:

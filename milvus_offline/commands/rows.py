@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 @click.option("--deleted", is_flag=True, help="Deleted rows that are still in the files, instead of the live ones (stores).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values: id, partition, from, norm, the vector.")
 @click.option(
-    "--npy", type=click.Path(), metavar="FILE", help="Write the vectors to FILE and their ids to FILE with .ids.npy at its end."
+    "--npy",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write the vectors to FILE, as in x.npy, and their ids beside it, as x.ids.npy.",
 )
 @file_options
 @selection_options
@@ -52,7 +55,7 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     """
     from ..errors import UsageError
     from ..guard import check_file, keep_out
-    from ..look import document, ids_file_of, look_at, look_up, read_ids, show_rows, write_npy
+    from ..look import absent_ids, document, ids_file_of, look_at, look_up, read_ids, show_rows, write_npy
     from ..selection import SelectedSource
     from ..text import Screen, count, needs_attention
 
@@ -83,6 +86,8 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
         click.echo(f"{count(sum(len(look.rows) for look in looks), 'vector')}: {npy}")
     elif not quiet and not as_csv and not as_json:
         show_rows(Screen(), looks, wanted)
+    if (npy or as_csv) and not quiet and wanted is not None and (told := absent_ids(looks, wanted)):
+        click.echo(told, err=True)
     return 3 if needs_attention(source.findings) else 0
 
 

@@ -70,9 +70,11 @@ def test_rows_shows_deleted_ones_on_request(store: Path) -> None:
 
 
 def test_rows_by_a_file_of_ids_as_csv_and_as_npy(store: Path, tmp_path: Path) -> None:
-    (tmp_path / "ids.txt").write_text("5\n1\n")
+    (tmp_path / "ids.txt").write_text("5\n77\n1\n")
     np.save(tmp_path / "ids.npy", np.array([5, 1]))
-    table = list(csv.reader(io.StringIO(call("rows", store, "-c", "c", "--ids-file", tmp_path / "ids.txt", "--csv").out)))
+    done = call("rows", store, "-c", "c", "--ids-file", tmp_path / "ids.txt", "--csv")
+    assert done.err == "No live row has the id 77\n"
+    table = list(csv.reader(io.StringIO(done.out)))
     assert table[0][:6] == ["collection", "partition", "id", "from", "norm", "v0"]
     assert [row[2] for row in table[1:]] == ["1", "5"]
     assert call("rows", store, "-c", "c", "--ids-file", tmp_path / "ids.npy", "--npy", tmp_path / "out.npy").code == 0
