@@ -95,6 +95,25 @@ def test_every_cited_paragraph_of_the_format_exists() -> None:
     assert {number: where for number, where in cited.items() if number not in paragraphs()} == {}
 
 
+ROOMS = ["", "milvus1", "milvus1/catalog", "milvus1/segment", "milvus1/wal", "targets", "targets/milvus", "targets/milvus1"]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_drawing_of_the_house_names_every_module(room: str) -> None:
+    drawn = "\n".join(
+        re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.S | re.M)
+    )
+    words = set(re.findall(r"\w+", drawn))
+    modules = {p.stem for p in (ROOT / "milvus_offline" / room).glob("*.py") if not p.stem.startswith("_")}
+    assert modules - words == set()
+
+
+def test_the_helpers_of_the_tests_are_listed() -> None:
+    folder = ROOT / "tests" / "support"
+    listed = re.findall(r"\w+", ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or "")
+    assert {p.stem for p in folder.glob("*.py")} - {"__init__"} - set(listed) == set()
+
+
 def test_every_link_between_documents_leads_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     broken = [
