@@ -8,10 +8,8 @@ from collections import Counter
 from random import Random
 from typing import Any
 
-from support.builder import DIMENSION, rows
+from support.builder import rows
 from support.history import BACKUP, NEW, RAW, TO_INDEX, File, Row, Segment, Server, Table
-
-ROW_BYTES = 4 * DIMENSION + 8
 
 
 class FlushFailed(Exception):
