@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
+from support.absent import absent
 from support.command import call, exported
 from support.real import STORES, truth
 
@@ -31,7 +32,7 @@ def _emulator(scheme: str, port: int, folder: Path) -> tuple[list[str], dict[str
     where = f"http://127.0.0.1:{port}"
     if scheme == "gs":
         if importlib.util.find_spec("gcp_storage_emulator") is None or importlib.util.find_spec("gcsfs") is None:
-            _missing("no gcp-storage-emulator or gcsfs: gs:// is NOT tested")
+            absent("no gcp-storage-emulator or gcsfs: gs:// is NOT tested")
         command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(port)]
         client = {
             "STORAGE_EMULATOR_HOST": where,
@@ -41,17 +42,11 @@ def _emulator(scheme: str, port: int, folder: Path) -> tuple[list[str], dict[str
         return [*command, "--default-bucket", BUCKET, "--in-memory", "--quiet"], client
     program = os.environ.get("AZURITE_BLOB") or shutil.which("azurite-blob")
     if program is None or importlib.util.find_spec("adlfs") is None:
-        _missing("no azurite-blob (npm install azurite; AZURITE_BLOB names it) or adlfs: az:// is NOT tested")
+        absent("no azurite-blob (npm install azurite; AZURITE_BLOB names it) or adlfs: az:// is NOT tested")
     command = [program, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent"]
     account = f"AccountName=devstoreaccount1;AccountKey={_KEY};BlobEndpoint={where}/devstoreaccount1;"
     client = {"AZURE_STORAGE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;{account}"}
     return [*command, "--skipApiVersionCheck"], client
-
-
-def _missing(text: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(text)
-    pytest.skip(text)
 
 
 def _wait(port: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.absent import absent
 from support.builder import StoreBuilder, rows
 from support.command import call
 from support.damaged import damaged_store, strange_store
@@ -188,7 +189,7 @@ def browser() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api")
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
-        pytest.skip("there is no Chromium: the page was NOT looked at in a browser")
+        absent("there is no Chromium: the page was NOT looked at in a browser")
     with api.sync_playwright() as p:
         opened = p.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         yield opened

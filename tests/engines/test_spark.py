@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.absent import absent
 from support.builder import StoreBuilder, rows
 from support.examples import ROOT, examples, run_example
 from support.real import STORES, truth
@@ -27,7 +28,7 @@ IN_SPARK = [("partitions", "parts"), ("binary", None), ("crash_wal", None)]
 @pytest.fixture(scope="module")
 def spark() -> Iterator[Any]:
     if shutil.which("java") is None:
-        pytest.skip("Spark needs Java (apt-get install default-jre-headless): the Spark reader was NOT tested in Spark")
+        absent("Spark needs Java (apt-get install default-jre-headless): the Spark reader was NOT tested in Spark")
     from pyspark.sql import SparkSession
 
     with pytest.MonkeyPatch.context() as patch:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.absent import absent
 from support.client_1x import Client, Unavailable, environment
 from support.command import fingerprint
 from support.nearest import near, scores
@@ -32,9 +33,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         return environment((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pymilvus-1.1.2")
     except Unavailable as e:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"no pymilvus 1.1.2, its tests of the 1.x service are NOT run: {e}")
+        absent(f"no pymilvus 1.1.2, its tests of the 1.x service are NOT run: {e}")
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -12,6 +12,7 @@ dumps            a small catalog in every form of a dump, and what may become of
 badsectors       disks that refuse some sectors
 refusing         file systems without locks, users who may not read everything
 volumes          a volume whose files can share blocks (XFS)
+absent           skips where a machine lacks something, and fails with CI=true
 real, healthy    the real stores under fixtures/stores with their truth; whole copies of them, and what is right for each
 certificates     an authority and its certificates, for TLS
 consoles         runs the console blocks of the documents

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.absent import absent
+
 
 @contextlib.contextmanager
 def xfs(folder: Path, mib: int = 512) -> Iterator[Path]:
@@ -17,7 +19,7 @@ def xfs(folder: Path, mib: int = 512) -> Iterator[Path]:
     image, place = folder / "xfs.img", folder / "xfs"
     place.mkdir()
     if shutil.which("mkfs.xfs") is None:
-        pytest.skip("mkfs.xfs is not here (apt-get install xfsprogs): sharing blocks was NOT tested")
+        absent("mkfs.xfs is not here (apt-get install xfsprogs): sharing blocks was NOT tested")
     with image.open("wb") as f:
         f.truncate(mib << 20)
     subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(image)], check=True)
