@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 import pytest
 from support.builder import StoreBuilder, rows
 from support.command import call, exported, manifest
-from support.dumps import FORMS
 
 ROOT = Path(__file__).parent.parent.parent
 N, D = 24, 16
@@ -475,7 +474,9 @@ ROWS: dict[str, Callable[[Path], list[Made]] | str] = {
     "virtual datasets whose sources are named by a pattern, or have no end": pattern,
     "meta.sqlite, with its -wal and -journal": catalog(put("meta.sqlite", meta=True)),
     "mysql://": "tests/milvus1/catalog/test_mariadb.py",
-    "dumps of mysqldump, mariadb-dump, MySQL Shell, mydumper, Workbench, SQLite; SQL and XML": catalog(put("a.sql")),
+    "dumps of mysqldump, mariadb-dump, MySQL Shell, mydumper, Workbench, SQLite; SQL and XML": catalog(
+        put("a.sql")  # of the others every byte: tests/milvus1/catalog/test_dump_bytes.py
+    ),
     "packed: gzip, bzip2, xz, zip, zstd (with pyarrow)": catalog(
         put("a.gz", gzip.compress),
         put("a.bz2", lambda d: __import__("bz2").compress(d)),
@@ -526,7 +527,3 @@ def test_a_row_of_the_page(row: str, tmp_path: Path, tmp_path_factory: pytest.Te
         assert codes == made.codes, made
         told |= codes
     assert named - {"follow-external", "beyond-float32"} <= told | {"columns-chosen", "attributes-left-out"}
-
-
-def test_every_form_of_a_dump_has_its_own_test() -> None:
-    assert {"default", "complete", "single", "xml", "tab", "mydumper", "shell"} <= set(FORMS)
