@@ -24,6 +24,7 @@ from support.absent import absent
 from support.array_source import ArraySource, bits, floats
 from support.milvus_server import MilvusServer, Unavailable, shared_milvus
 from support.real import STORES, copy_store, truth
+from support.tables import catalog_of
 
 from milvus_offline.errors import TargetError, UsageError
 from milvus_offline.loading import LoadReport, run_compare, run_load
@@ -227,10 +228,7 @@ class AllStores:
         self.collections: list[SourceCollection] = []
         self.truth: dict[str, dict[str, Counter[tuple[int, bytes]]]] = {}
         for name in sorted(p.name for p in STORES.iterdir() if (p / "truth.npz").exists()):
-            catalog = next((p for p in (STORES / name).glob("*.sql*")), None)
-            if name.startswith("mysql") and catalog is None:
-                continue
-            source = open_store_source(copy_store(name, folder), catalog=catalog)
+            source = open_store_source(copy_store(name, folder), **catalog_of(name))
             for c in source.collections:
                 if floating_only and c.schema.vector_type is VectorType.BINARY:
                     continue
