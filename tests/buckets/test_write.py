@@ -34,6 +34,7 @@ def running() -> Iterator[S3Server]:
 
 @pytest.fixture
 def server(running: S3Server) -> Iterator[S3Server]:
+    buckets.forget()
     yield running
     running.busy_each = 0
     running.refuse = None
@@ -76,7 +77,7 @@ def test_what_was_exported_into_a_bucket_is_verified_inspected_and_loaded_from_t
 ) -> None:
     call("export", store, OUT, "--format", form)
     verified = call("verify", OUT, "--against", store, "--json")
-    assert (verified.code, verified.json["rows"]) == (0, 396), verified.err
+    assert (verified.code, verified.json["rows"]) == (0, 396), verified.err + verified.out
     assert sum(c["rows"] for c in call("inspect", OUT, "--json").json["collections"]) == 396
     loaded = call("load", OUT, f"milvus1:{tmp_path / 'again'}")
     assert loaded.code == 0, loaded.err

@@ -18,7 +18,8 @@ from support.command import call, exported, files, fingerprint, manifest, spawn
 from support.real import STORES
 
 from milvus_offline.cli import COMMANDS, cli
-from milvus_offline.commands.common import store_words
+from milvus_offline.commands.common import source_words
+from milvus_offline.commands.options import FILE_OPTIONS, STORE_OPTIONS
 from milvus_offline.milvus1.salvage import KINDS
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "scripts"))
@@ -448,8 +449,8 @@ def test_suggested_commands_take_the_same_options(store: Path, tmp_path: Path, m
     ],
 )
 def test_a_suggested_command_has_no_password(url: str, shown: str) -> None:
-    given = dict.fromkeys(("wal", "no_wal", "no_catalog", "partition_map")) | {"secondary": (), "assume": ()}
-    assert store_words({"catalog": url, **given}) == ["--catalog", shown]
+    given: dict[str, Any] = dict.fromkeys((*FILE_OPTIONS, *STORE_OPTIONS)) | {"secondary": (), "assume": ()}
+    assert source_words({**given, "catalog": url}) == ["--catalog", shown]
 
 
 def test_a_copy_of_an_export_tells_what_the_export_lacks(store: Path, tmp_path: Path) -> None:
