@@ -67,16 +67,16 @@ def check_export(
         manifest = read_manifest(out)
         collections = [_Exported(schema_of(c), _list(c["partitions"])) for c in _list(manifest["collections"])]
         parts = [_Part(c.schema.name, p["name"], c.schema, _files(p)) for c in collections for p in c.partitions]
-        salvaged = _list(manifest["salvage"])
-        rescued = [_Part(f"{SALVAGE}/{s['kind']}/{s['collection']}", s["partition"], None, _files(s)) for s in salvaged]
-        rows, nbytes = (sum(f[key] for p in (*parts, *rescued) for f in p.files) for key in ("rows", "bytes"))
+        listed = _list(manifest["salvage"])
+        salvaged = [_Part(f"{SALVAGE}/{s['kind']}/{s['collection']}", s["partition"], None, _files(s)) for s in listed]
+        rows, nbytes = (sum(f[key] for p in (*parts, *salvaged) for f in p.files) for key in ("rows", "bytes"))
         selected = bool(manifest["source"].get("selection"))
     except (DamageError, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         result.differs("manifest-damaged", str(out / MANIFEST), f"is not what was written: {e}")
         return result
     progress.start(rows, nbytes * (2 if against else 1), 0, 0)
     try:
-        tasks = [CheckFile(e["path"], str(out), p, e) for p in (*parts, *rescued) for e in p.files]
+        tasks = [CheckFile(e["path"], str(out), p, e) for p in (*parts, *salvaged) for e in p.files]
         for task, found in _checked(tasks, progress, cluster):
             result.files += 1
             result.rows += found["rows"]
@@ -179,7 +179,7 @@ class _Exported:
 
 @dataclass
 class _Part:
-    """The files of one partition; salvaged ones have no schema in the manifest."""
+    """The files of one partition; listed ones have no schema in the manifest."""
 
     collection: str
     partition: str

@@ -25,6 +25,7 @@ from .guard import explained, keep_out
 from .ledger import Ledger
 from .model import Severity, Source
 from .targets import LoadPlan, LoadTarget, PlannedCollection
+from .targets.words import Verify
 from .transfer import Advance, Clock, Progress, Result, Task, execute
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class LoadReport:
     seconds: float = 0.0
     seconds_sending: float = 0.0
     """Up to the flush."""
-    verified: str = "none"
+    verified: Verify = "none"
     checked_rows: int = 0
     """Rows that were read back and compared."""
     dry_run: bool = False

@@ -13,7 +13,7 @@ import numpy as np
 from . import fileio
 from ._version import __version__
 from .errors import DamageError, UsageError
-from .model import Array, Attribute, Batch, Finding, IndexSpec, Schema, Source, VectorType
+from .model import Array, Attribute, Batch, Finding, IndexSpec, SalvageKind, Schema, Source, VectorType
 from .names import file_names
 
 MANIFEST = "manifest.json"
@@ -36,7 +36,7 @@ class OutFile:
     schema: Schema
     partition: str
     rows: int
-    salvage: str | None = None
+    salvage: SalvageKind | None = None
     aligned: bool = False
     """Whether each dataset begins 8 bytes behind a block of the disk, as the payload of a segment file does."""
 
@@ -53,7 +53,7 @@ def build_manifest(
 
     `attributes`: whether the files hold those of hybrid collections.
     """
-    by_place: dict[tuple[str | None, str, str], list[dict[str, Any]]] = {}
+    by_place: dict[tuple[SalvageKind | None, str, str], list[dict[str, Any]]] = {}
     for file in files:
         by_place.setdefault((file.salvage, file.schema.name, file.partition), []).append(entries[file.path])
     reasons = {(s.kind, s.schema.name, s.partition): s.reason for s in source.salvage}

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from .errors import UsageError
@@ -35,6 +35,7 @@ from .model import (
 from .named import read_document
 from .names import file_names, printable
 from .selection import SelectedSource, Selection
+from .targets.words import Mode
 
 VERSION_KEYS = ("milvus_version", "milvus-version")
 DEST_KEYS = ("dest_host", "dest_port", "mode")
@@ -83,7 +84,7 @@ class DmTask:
     host: str | None = None
     port: int = 19530
     secure: bool = False
-    mode: str = "error"
+    mode: Mode = "error"
     into: Into | None = None
     file: str = ""
     notes: tuple[str, ...] = ()
@@ -210,7 +211,7 @@ class _Reader:
         return replace(
             task,
             **self.address(body),
-            mode=mode or "error",
+            mode=cast(Mode, mode or "error"),
         )
 
     def address(self, body: Mapping[str, Any]) -> dict[str, Any]:

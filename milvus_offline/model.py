@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -190,11 +190,15 @@ class SourceCollection:
         return sum(p.rows for p in self.partitions)
 
 
+SalvageKind = Literal["unseen", "unacknowledged", "orphans", "unfinished", "to-delete", "dropped", "deleted"]
+"""What each means: `milvus1.salvage.KINDS`."""
+
+
 @dataclass(frozen=True)
 class Salvaged:
-    """Rows that a server never shows, rescued on request; they are always kept apart from live ones."""
+    """Rows that a server never shows, salvaged on request; they are always kept apart from live ones."""
 
-    kind: str
+    kind: SalvageKind
     schema: Schema
     partition: str
     pieces: Sequence[Piece]
@@ -238,7 +242,7 @@ class Source(Protocol):
     collections: Sequence[SourceCollection]
     findings: Sequence[Finding]
     salvage: Sequence[Salvaged]
-    """What was asked to be rescued; empty for sources other than stores."""
+    """What was asked to be salvaged; empty for sources other than stores."""
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says about the source; no secrets."""

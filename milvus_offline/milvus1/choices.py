@@ -38,7 +38,7 @@ class Choices:
 
         A server makes it with the first collection (§1.2) and never removes it."""
         choices = [c for collection in self.live.collections for p in collection.partitions for c in p.choices]
-        if not choices or self.catalog.kind == "none" or any(self.disk.has_tables(root) for root in self.disk.roots):
+        if not choices or self.catalog.from_files or any(self.disk.has_tables(root) for root in self.disk.roots):
             return
         folder = self.disk.roots[0] / TABLES
         why = fileio.missing_link(folder) or "the folder is not there: was it copied?"
@@ -90,7 +90,7 @@ class Choices:
         notes: Findings,
     ) -> list[Segment]:
         """The segments without what is there twice, and with what stands in for missing ones."""
-        if not missing and self.catalog.kind != "none" and not self.catalog.statements_commit_alone:
+        if not missing and not self.catalog.from_files and not self.catalog.statements_commit_alone:
             return segments
         from .copies import Contents, drop_contained, end_compactions, end_merges
 
@@ -99,7 +99,7 @@ class Choices:
         def where(segment: Segment) -> str:
             return f"{table.table_id}/{segment.id}"
 
-        if self.catalog.kind == "none":
+        if self.catalog.from_files:
             segments = drop_contained(segments, contents, where, notes)
             notes += self._not_contained([f for _, f in missing], segments, table)
             return segments
@@ -154,7 +154,7 @@ class Choices:
         """Whether `row_count` counts live rows and `file_size` vectors and ids: in segments of floats or bits since 0.8 (§2.2,
         §7.6). A meta.json tells no version; there are none of before 0.9."""
         recent = self.catalog.kind == "meta.json" or version_key(table.version) >= (0, 8)
-        return self.catalog.kind != "none" and not schema.attributes and recent
+        return not self.catalog.from_files and not schema.attributes and recent
 
     def _witness(self, choice: Choice, table: TableRow, schema: Schema) -> Witness:
         """What the catalog knows of the segment's deletions."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..findings import Findings
-from ..model import DEFAULT_PARTITION
+from ..model import DEFAULT_PARTITION, SalvageKind
 from .catalog.rows import Catalog, FileRow, Generation, TableRow
 from .disk import Disk
 from .layout import FileType
@@ -32,9 +32,9 @@ class Choice(NamedTuple):
 
 
 class Leftover(NamedTuple):
-    """A segment folder that is not live but may hold rows; `kind` is a kind of salvage."""
+    """A segment folder that is not live but may hold rows."""
 
-    kind: str
+    kind: SalvageKind
     table_id: str
     segment_id: str
     reason: str

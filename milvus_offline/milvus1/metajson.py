@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..errors import StoreError
 from ..findings import Findings
@@ -24,7 +24,7 @@ from .layout import FileType
 from .location import Location
 from .nocatalog import Survey
 
-KIND = "meta.json"
+KIND: Final = "meta.json"
 _MANY = 1_000_000
 
 

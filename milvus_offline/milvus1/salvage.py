@@ -1,18 +1,18 @@
-"""Rescue on request: rows that a server never shows (FORMAT §3.4-3.7, §5.6, §11.4), always apart from live ones."""
+"""Salvage on request: rows that a server never shows (FORMAT §3.4-3.7, §5.6, §11.4), always apart from live ones."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from ..errors import DamageError, UsageError
 from ..findings import Findings
 from ..hashing import Hashes
-from ..model import BATCH_BYTES, DEFAULT_PARTITION, Batch, Finding, Salvaged, Schema, Severity, VectorType
+from ..model import BATCH_BYTES, DEFAULT_PARTITION, Batch, Finding, Salvaged, SalvageKind, Schema, Severity, VectorType
 from ..names import printable
 from .catalog.rows import Generation
 from .copies import Contents, contains, hashes_among, newest_of
@@ -37,12 +37,12 @@ KINDS = {
 """What can be salvaged, in words."""
 
 
-def parse_kinds(kinds: Iterable[str]) -> list[str]:
+def parse_kinds(kinds: Iterable[str]) -> list[SalvageKind]:
     """Checks kinds given by a person; `all` means each. Raises UsageError."""
     chosen = set(kinds)
     if unknown := chosen - {*KINDS, "all"}:
         raise UsageError(f"unknown kind for --salvage: {sorted(unknown)[0]!r}; there are: {', '.join(KINDS)}, all")
-    return [k for k in KINDS if k in chosen or "all" in chosen]
+    return [k for k in get_args(SalvageKind) if k in chosen or "all" in chosen]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def survey(store: Store) -> dict[str, int]:
     counts = dict.fromkeys(KINDS, 0)
     segments = (s for c in store.collections for p in c.partitions for s in p.segments if isinstance(s, Segment))
     counts["deleted"] = sum(s.deleted_rows for s in segments)
-    for rescued in store.replay.salvage if store.replay else ():
-        counts[rescued.kind] += rescued.rows.rows
+    for salvaged in store.replay.salvage if store.replay else ():
+        counts[salvaged.kind] += salvaged.rows.rows
     for leftover in _leftovers(store):
         try:
             if store.catalog.generation is Generation.V05:
@@ -86,15 +86,14 @@ def survey(store: Store) -> dict[str, int]:
 
 
 def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], Findings]:
-    """What is to be rescued of the given kinds, and findings about it. Raises UsageError for an unknown kind."""
+    """What is to be salvaged of the given kinds, and findings about it. Raises UsageError for an unknown kind."""
     wanted = parse_kinds(kinds)
     notes = Findings()
     result: list[Salvaged] = []
-    for rescued in store.replay.salvage if store.replay else ():
-        if rescued.kind in wanted and rescued.rows.rows:
-            result.append(
-                Salvaged(rescued.kind, _schema(store, rescued.rows.schema), rescued.partition, [rescued.rows], rescued.reason)
-            )
+    for found in store.replay.salvage if store.replay else ():
+        rows = found.rows
+        if found.kind in wanted and rows.rows:
+            result.append(Salvaged(found.kind, _schema(store, rows.schema), found.partition, [rows], found.reason))
     result += _segments(store, wanted, notes)
     if "deleted" in wanted:
         for collection_ in store.collections:

@@ -89,7 +89,7 @@ class Unexplained:
 
     def compare(self, findings: Findings) -> None:
         """Adds what contradicts to `findings`; reads ids of tables that have unknown segments, and few vectors."""
-        if self.catalog.kind == "none":
+        if self.catalog.from_files:
             return
         self._tables(findings)
         if not self.catalog.tables and not self.catalog.files:

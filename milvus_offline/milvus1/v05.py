@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import DamageError, UsageError
 from ..findings import Findings
 from ..hashing import Hashes
-from ..model import Finding, Schema, Severity
+from ..model import Finding, SalvageKind, Schema, Severity
 from .catalog.rows import Catalog, FileRow
 from .copies import Contents, all_in, drop_contained, end_merges, hashes_of, holds
 from .layout import FileType, MetricType
@@ -71,10 +71,10 @@ def _open_table(
     indexes = [r for r in rows if r.file_type == FileType.INDEX]
     merges = [r for r in rows if r.file_type == FileType.NEW_MERGE] if catalog.statements_commit_alone else []
     backups = sum(r.file_type == FileType.BACKUP for r in rows)
-    if not (catalog.kind == "none" or damaged or merges or len(indexes) > backups):
+    if not (catalog.from_files or damaged or merges or len(indexes) > backups):
         return files
     contents = Contents()
-    if catalog.kind == "none":
+    if catalog.from_files:
         files = drop_contained(files, contents, _place, findings)
         damaged = _without_parts_of_merges(damaged, files, contents, findings)
     files = end_merges(files, _open_merges(merges, schema, roots), contents, _place, findings)
@@ -278,6 +278,7 @@ def leftovers(store: Store) -> list[Leftover]:
             if str(path) in live:
                 continue
             row = rows.get((table_id, date, file_id))
+            kind: SalvageKind
             if table_id in dropped:
                 kind, reason = "dropped", "its collection or partition was dropped"
             elif row is None:
@@ -291,7 +292,7 @@ def leftovers(store: Store) -> list[Leftover]:
     return result
 
 
-_NOT_LIVE = {
+_NOT_LIVE: dict[int, tuple[SalvageKind, str]] = {
     int(FileType.TO_DELETE): ("to-delete", "the server had put it aside for deletion"),
     int(FileType.NEW): ("unfinished", "a flush was to write it"),
     int(FileType.NEW_MERGE): ("unfinished", "a merge was writing it"),

@@ -220,7 +220,7 @@ def _chosen(store: Store, share: float) -> set[str]:
 def _compare_counts(catalog: Catalog, segment: Segment, table_id: str, rows: list[FileRow], notes: Findings) -> None:
     """`row_count` is a hint only (§7.6): that there are fewer live rows than it says is no damage."""
     raw = next((r for r in rows if r.file_id == segment.id and r.file_type != FileType.TO_DELETE), None)
-    if raw is None or catalog.kind == "none" or segment.schema.attributes:
+    if raw is None or catalog.from_files or segment.schema.attributes:
         return
     if raw.row_count != segment.stored - segment.deleted and segment.wal_deleted is None:
         notes.info(

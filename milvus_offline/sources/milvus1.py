@@ -30,8 +30,7 @@ class StoreSource:
         if salvage:
             from ..milvus1.salvage import collect
 
-            rescued, notes = collect(store, salvage)
-            self.salvage = rescued
+            self.salvage, notes = collect(store, salvage)
             self.findings = [*store.findings, *notes]
 
     def describe(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ..ledger import Ledger
 from ..model import Finding, Source
 from ..names import printable
 from ..transfer import Advance, Cluster, Progress, Result, Silent, Task
+from . import words
 
 # Files ---------------------------------------------------------------------------------------------------------------
 
@@ -56,14 +57,14 @@ class ExportTarget(Protocol):
 
 
 class PlannedCollection(Protocol):
-    """What becomes of one collection. `action`: create, recreate, reuse (exists, empty), append, skip, or refused."""
+    """What becomes of one collection."""
 
     @property
     def source(self) -> str: ...
     @property
     def name(self) -> str: ...
     @property
-    def action(self) -> str: ...
+    def action(self) -> words.Action: ...
     @property
     def rows(self) -> int: ...
     def summary(self) -> str:
@@ -119,8 +120,8 @@ class LoadTarget(ABC):
     """Tells the target from others, in the ledger and in the name of the state folder: the same for the same target."""
     jobs: int = 1
     """Tasks at the same time; the last word is spoken after `begin`."""
-    verified: str = "none"
-    """What `prove` compares: none, count, sample or full."""
+    verified: words.Verify = "none"
+    """What `prove` compares."""
     checked_rows: int = 0
     """Rows that `prove` read back and compared."""
     staged: bool = False

@@ -408,15 +408,14 @@ def plain_layout(source: Source) -> Iterator[tuple[OutFile, Sequence[Piece]]]:
         for partition in collection.partitions:
             path = f"{folders[collection.schema.name]}/{names[partition.name]}.h5"
             yield OutFile(path, collection.schema, partition.name, partition.rows), partition.pieces
-    salvaged = sorted({s.schema.name for s in source.salvage})
-    folders = file_names(salvaged)
+    folders = file_names(sorted({s.schema.name for s in source.salvage}))
     taken: set[str] = set()
-    for rescued in source.salvage:
-        base = f"{SALVAGE}/{rescued.kind}/{folders[rescued.schema.name]}/{file_name(rescued.partition)}"
+    for salvaged in source.salvage:
+        base = f"{SALVAGE}/{salvaged.kind}/{folders[salvaged.schema.name]}/{file_name(salvaged.partition)}"
         number = 1
         path = f"{base}.h5"
         while path.casefold() in taken:
             number += 1
             path = f"{base}~{number}.h5"
         taken.add(path.casefold())
-        yield OutFile(path, rescued.schema, rescued.partition, rescued.rows, rescued.kind), rescued.pieces
+        yield OutFile(path, salvaged.schema, salvaged.partition, salvaged.rows, salvaged.kind), salvaged.pieces

@@ -676,10 +676,10 @@ def test_deleted_rows_have_their_attributes(tmp_path: Path) -> None:
     b.collection("c")
     b.field("c", "age", 3)
     b.segment("c", rows(range(20)), deleted=[1, 17, 3], attributes={"age": np.arange(20, dtype="<i4") * 10})
-    (rescued,), _ = collect(open_store(b.write()), ["deleted"])
-    (batch,) = (x for p in rescued.pieces for x in p.batches())
+    (salvaged,), _ = collect(open_store(b.write()), ["deleted"])
+    (batch,) = (x for p in salvaged.pieces for x in p.batches())
     assert (batch.ids.tolist(), batch.attributes["age"].tolist()) == ([1, 3, 17], [10, 30, 170])
-    assert [x.ids.tolist() for p in rescued.pieces for x in p.batches(1, start=1)] == [[3], [17]]
+    assert [x.ids.tolist() for p in salvaged.pieces for x in p.batches(1, start=1)] == [[3], [17]]
 
 
 def test_the_fingerprint_sees_every_file_that_rows_come_from(tmp_path: Path) -> None:

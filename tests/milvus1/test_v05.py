@@ -447,8 +447,8 @@ def test_rows_that_are_not_live_can_be_salvaged(tmp_path: Path) -> None:
     }
     assert salvaged(open_store(root), "all") == expected
     assert salvaged(open_store(root), "to-delete") == {k: v for k, v in expected.items() if k[0] == "to-delete"}
-    rescued, notes = collect(store, ["all"])
-    assert {s.schema.metric_type for s in rescued if s.schema.name == "gone"} == {"IP"}
+    found, notes = collect(store, ["all"])
+    assert {s.schema.metric_type for s in found if s.schema.name == "gone"} == {"IP"}
     assert sorted((f.severity.value, f.code, f.rows) for f in notes) == [
         ("info", "rows-lost", 40),
         ("info", "salvage-copy", 46),

@@ -92,7 +92,7 @@ def check_unlucky(server: UnluckyServer, folder: Path) -> list[str]:
     found, owned = content(store), server.owned()
     codes = {f.code for f in store.findings}
     passed_over = server.passed_over()
-    rescued = sum((pieces_bag(s.pieces) for s in collect(store, ["unseen", "dropped"])[0]), Counter())
+    salvaged = sum((pieces_bag(s.pieces) for s in collect(store, ["unseen", "dropped"])[0]), Counter())
     problems = []
     if not server.struck and codes & LOST - ({"deletes-lost"} if server.skipped else set()):
         problems.append(f"nothing was lost, but {codes & LOST}")
@@ -104,9 +104,9 @@ def check_unlucky(server: UnluckyServer, folder: Path) -> list[str]:
             have = Counter(dict.fromkeys(have, 1))
         missing, extra = want - have, have - want
         if min(server.log.files, default=1) == 0:
-            if (missing - rescued or extra) and not codes & LOST:
+            if (missing - salvaged or extra) and not codes & LOST:
                 problems.append(f"{place}: {len(missing)} missing, {len(extra)} too much, in silence")
-            if lost := missing - rescued:
+            if lost := missing - salvaged:
                 problems.append(f"{place}: lacking {sorted(r[0] for r in lost)}")
             if extra:
                 problems.append(f"{place}: too much {sorted(r[0] for r in extra)}")

@@ -48,16 +48,16 @@ def read_sqlite(path: Path, origin: str | None = None) -> Catalog:
     place = origin or str(path)
     with private_copies(path) as (copy, fresh, refused):
         if refused:
-            from .readable import rescue_sqlite
+            from .readable import read_damaged_sqlite
 
-            return rescue_sqlite(copy, origin=path, reason=refused)
+            return read_damaged_sqlite(copy, origin=path, reason=refused)
         try:
             return parse_catalog(_read_copy(copy, place), kind="sqlite", origin=place)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as e:  # SQLite quotes damaged names in its messages
-            from .readable import rescue_sqlite  # rarely needed
+            from .readable import read_damaged_sqlite  # rarely needed
 
             make_copy(path, fresh, ("-wal",))  # opening may have changed the first copy
-            return rescue_sqlite(fresh, origin=path, reason=f"{str(e) or type(e).__name__:.200}")
+            return read_damaged_sqlite(fresh, origin=path, reason=f"{str(e) or type(e).__name__:.200}")
 
 
 def _read_copy(path: Path, origin: str) -> dict[str, Sequence[dict[str, object]]]:

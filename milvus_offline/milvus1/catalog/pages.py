@@ -44,7 +44,7 @@ Values = list[object]
 
 
 @dataclass(frozen=True)
-class Salvaged:
+class ReadableTables:
     """What could be read. `walked`: tables whose b-tree was whole, so that their rows are complete and current.
 
     `scanned`: tables with rows from single pages: some may be missing, some may be older than the last change.
@@ -62,7 +62,7 @@ class _Bad(Exception):
     """A page, a cell or a record that the format does not allow."""
 
 
-def salvage_pages(db_path: str | os.PathLike[str], wal_path: str | os.PathLike[str] | None = None) -> Salvaged:
+def read_pages(db_path: str | os.PathLike[str], wal_path: str | os.PathLike[str] | None = None) -> ReadableTables:
     """Reads the Milvus tables from the pages of `db_path` and the valid frames of `wal_path` (default: the `-wal` beside it).
 
     An undamaged database gives the rows that SQLite gives, in the same order. Raises OSError when the file cannot be read and
@@ -341,7 +341,7 @@ class _Salvage:
         self.allowance = 8 * (len(pages.db) + len(pages.wal))
         """Bytes of records to read at most: damaged pointers may lead to the same bytes again and again."""
 
-    def run(self) -> Salvaged:
+    def run(self) -> ReadableTables:
         notes = self.pages.notes
         found: Found = {}
         walked: list[str] = []
@@ -369,7 +369,7 @@ class _Salvage:
         if self.lost:
             notes.append(f"{len(self.lost)} cells or pages could not be read")
         tables: RawTables = {t: [row for _, row in sorted(rows.items())] for t, rows in found.items()}
-        return Salvaged(tables, tuple(walked), scanned, len(self.lost), notes)
+        return ReadableTables(tables, tuple(walked), scanned, len(self.lost), notes)
 
     def _schema(self) -> tuple[bool, dict[str, tuple[int, tuple[str, ...]]]]:
         """Whether sqlite_master is whole, and per Milvus table its root page and columns."""

@@ -12,7 +12,7 @@ from ...names import printable
 from .dump import read_dump, read_dumps
 from .dumpfiles import Witnesses
 from .dumprows import Dump
-from .pages import salvage_pages
+from .pages import read_pages
 from .rows import Catalog, parse_catalog
 
 
@@ -49,10 +49,10 @@ def _catalog(dump: Dump, path: str) -> Catalog:
     return parse_catalog(dump.tables, kind="dump", origin=path, findings=notes)
 
 
-def rescue_sqlite(copy: Path, *, origin: Path, reason: str) -> Catalog:
+def read_damaged_sqlite(copy: Path, *, origin: Path, reason: str) -> Catalog:
     """Reads what pages of a damaged `meta.sqlite` can still be read; `copy` is private. Raises StoreError when none can."""
-    salvaged = salvage_pages(copy, copy.with_name(copy.name + "-wal"))
-    if not salvaged.tables.get("Tables"):
+    readable = read_pages(copy, copy.with_name(copy.name + "-wal"))
+    if not readable.tables.get("Tables"):
         with copy.open("rb") as file:
             head = file.read(60)
         if head and not head.startswith(b"SQLite"):
@@ -67,15 +67,15 @@ def rescue_sqlite(copy: Path, *, origin: Path, reason: str) -> Catalog:
             f"{origin}: the catalog is damaged ({reason}) and no collection can be read out of it. "
             "Restore it from a backup and name that with --catalog, or read the files without one: --no-catalog"
         )
-    found = ", ".join(f"{len(rows)} rows of {name}" for name, rows in sorted(salvaged.tables.items()))
+    found = ", ".join(f"{len(rows)} rows of {name}" for name, rows in sorted(readable.tables.items()))
     notes = Findings()
     notes.error(
         "catalog-damaged",
         str(origin),
-        f"the catalog is damaged ({reason}); {found} were read from its pages, {salvaged.unreadable} cells could not be. "
+        f"the catalog is damaged ({reason}); {found} were read from its pages, {readable.unreadable} cells could not be. "
         "Collections, partitions or segments may be missing, and deleted ones may come back",
     )
-    for note in salvaged.notes:
+    for note in readable.notes:
         notes.warning("catalog-damaged", str(origin), note)
-    tables = {"TableFiles": [], **salvaged.tables}
+    tables = {"TableFiles": [], **readable.tables}
     return parse_catalog(tables, kind="sqlite", origin=str(origin), findings=notes)

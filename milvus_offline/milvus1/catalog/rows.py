@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
 from itertools import repeat
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from ...errors import StoreError
 from ...findings import Findings
@@ -138,12 +138,15 @@ class FieldRow(NamedTuple):
     field_params: str = ""
 
 
+CatalogKind = Literal["sqlite", "mysql", "dump", "meta.json", "none"]
+"""Where the rows come from; `meta.json` is that of milvus-migration, with `none` they follow from the files."""
+
+
 @dataclass(frozen=True)
 class Catalog:
-    """All that the metadata database holds. `origin` says where it was read, without secrets; `kind` is `sqlite`, `mysql`,
-    `dump`, `meta.json` (of milvus-migration) or `none`."""
+    """All that the metadata database holds. `origin` says where it was read, without secrets."""
 
-    kind: str
+    kind: CatalogKind
     origin: str
     generation: Generation
     tables: tuple[TableRow, ...]
@@ -159,9 +162,14 @@ class Catalog:
         return max(known, key=version_key, default="")
 
     @property
+    def from_files(self) -> bool:
+        """Whether there is none, so that names follow from folders and log records."""
+        return self.kind == "none"
+
+    @property
     def knows_the_log(self) -> bool:
         """Whether it says what was flushed, and has all columns of a database."""
-        return self.kind not in ("none", "meta.json")
+        return not self.from_files and self.kind != "meta.json"
 
     @cached_property
     def statements_commit_alone(self) -> bool:
@@ -186,7 +194,7 @@ _KNOWN_0_11 = {"Collection", "CollectionCommit", "SegmentCommit", "SchemaCommit"
 
 
 def parse_catalog(
-    raw: Mapping[str, Sequence[dict[str, object]]], *, kind: str, origin: str, findings: Iterable[Finding] = ()
+    raw: Mapping[str, Sequence[dict[str, object]]], *, kind: CatalogKind, origin: str, findings: Iterable[Finding] = ()
 ) -> Catalog:
     """Turns rows as read, by the name of the table, into a Catalog. Rows that cannot be what they claim are left out, each with
     a finding.

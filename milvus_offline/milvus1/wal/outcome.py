@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...findings import Findings
-from ...model import Schema
+from ...model import SalvageKind, Schema
 from ..catalog.rows import Catalog
 from ..live import LiveSet
 from ..segment.files import Segment
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class LogSalvage:
-    """Rows in the log that a server never shows; `kind` is a kind of salvage."""
+    """Rows in the log that a server never shows."""
 
-    kind: str
+    kind: SalvageKind
     collection: str
     partition: str
     rows: LogRows

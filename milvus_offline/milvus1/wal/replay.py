@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...findings import Findings
-from ...model import DEFAULT_PARTITION, Schema, Severity, VectorType
+from ...model import DEFAULT_PARTITION, SalvageKind, Schema, Severity, VectorType
 from ..catalog.rows import Catalog, version_key
 from ..copies import hashes_of, matched
 from ..layout import ID, FileType
@@ -75,7 +75,7 @@ class Replayer:
             in_memory[row.table_id] = min(in_memory.get(row.table_id, number), number)
         for collection in opened.selection.collections:
             self._add_collection(collection, in_memory)
-        self._extras: dict[tuple[str, str, str], _Extra] = {}
+        self._extras: dict[tuple[SalvageKind, str, str], _Extra] = {}
         traces = {x.table_id for x in opened.selection.leftovers}
         self._strangers = Strangers(log, self.catalog, traces, self.schemas)
         self._mismatched: dict[str, int] = defaultdict(int)
@@ -262,7 +262,7 @@ class Replayer:
                 record
             )
 
-    def _extra(self, kind: str, collection: str, partition: str, schema: Schema, reason: str) -> _Extra:
+    def _extra(self, kind: SalvageKind, collection: str, partition: str, schema: Schema, reason: str) -> _Extra:
         return self._extras.setdefault((kind, collection, partition), _Extra(schema, reason))
 
     # Effects (§5.7) ----------------------------------------------------------------------------------------------------

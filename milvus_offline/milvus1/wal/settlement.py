@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import DamageError
+from ...model import SalvageKind
 from ..layout import FileType
 from ..segment.files import Segment
 from .account import Account, account
@@ -83,11 +84,12 @@ class Settlement:
                 "newer rows were lost. Those of the segments are used; --salvage unseen exports the others",
                 len(verdict.differing),
             )
-        for kind, name, rows, reason in (
+        told: tuple[tuple[SalvageKind, str, Ids, str], ...] = (
             ("unseen", "wal-unseen", verdict.open, "acknowledged and logged, but the server never applied them"),
             ("unseen", "wal-differing", verdict.differing, "logged with other vectors than segments hold for their ids"),
             ("dropped", "wal-namesake", verdict.namesake, "inserted before the collection or partition was made anew"),
-        ):
+        )
+        for kind, name, rows, reason in told:
             if len(rows):
                 found = LogSalvage(kind, table.collection, table.partition, verdict.rows(name, rows), reason)
                 self.result.salvage.append(found)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from ...errors import TargetError, UsageError
 from ...model import Array, IndexSpec, VectorType
+from .. import words
 from . import wire
 from .connection import Connection, check_lite_path, lite_facts, tls_options
 from .limits import server_facts
@@ -69,11 +70,11 @@ class Client:
         def connect() -> Any:
             return MilvusClient(c.uri, token=c.token, db_name=c.database, timeout=min(CONNECT_SECONDS, patience), **options)
 
-        self.raw = self.call("connect", connect)
-        self.version = str(self.call("connect", self.raw.get_server_version))
+        self.pymilvus = self.call("connect", connect)
+        self.version = str(self.call("connect", self.pymilvus.get_server_version))
         host = "" if c.lite else urlsplit(c.uri).hostname or ""
-        self.kind = "lite" if c.lite else "zilliz" if re.search(r"(^|\.)zilliz(cloud)?\.", host) else "server"
-        channel = wire.channel_of(self.raw)
+        self.kind: words.Server = "lite" if c.lite else "zilliz" if re.search(r"(^|\.)zilliz(cloud)?\.", host) else "server"
+        channel = wire.channel_of(self.pymilvus)
         self._channel = channel if channel and not public and wire.encoder_agrees() else None
 
     @property
@@ -89,7 +90,7 @@ class Client:
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
-            self.raw.close()
+            self.pymilvus.close()
         if self.connection.lite:
             with contextlib.suppress(Exception):  # gives up its lock, so that others can open the folder
                 from milvus_lite.server_manager import server_manager_instance
@@ -128,7 +129,7 @@ class Client:
 
     def facts(self, names: Sequence[str]) -> TargetFacts:
         """What the target can do, and which of `names` it has."""
-        there = set(self.call("list collections", self.raw.list_collections))
+        there = set(self.call("list collections", self.pymilvus.list_collections))
         existing = {n: self.existing(n) for n in names if n in there}
         if self.kind == "lite":
             return replace(lite_facts(), version=self.version, existing=existing)
@@ -148,26 +149,26 @@ class Client:
         """Makes `alias` name the collection, whether it exists already or not."""
 
         def switch() -> None:
-            if self.raw.has_collection(alias):
-                self.raw.alter_alias(collection, alias)
+            if self.pymilvus.has_collection(alias):
+                self.pymilvus.alter_alias(collection, alias)
             else:
-                self.raw.create_alias(collection, alias)
+                self.pymilvus.create_alias(collection, alias)
 
         self.call(f"switch the alias {alias!r}", switch)
 
     def capacity_used(self) -> int:
         """Partitions times shards, summed over all collections of the database."""
         used = 0
-        for name in self.call("list collections", self.raw.list_collections):
+        for name in self.call("list collections", self.pymilvus.list_collections):
             shards = int(self.describe(name).get("num_shards") or 1)
-            used += shards * len(self.call("list partitions", partial(self.raw.list_partitions, name)))
+            used += shards * len(self.call("list partitions", partial(self.pymilvus.list_partitions, name)))
         return used
 
     def has(self, collection: str) -> bool:
-        return bool(self.call("look for the collection", lambda: self.raw.has_collection(collection)))
+        return bool(self.call("look for the collection", lambda: self.pymilvus.has_collection(collection)))
 
     def describe(self, collection: str) -> dict[str, Any]:
-        return dict(self.call("describe the collection", lambda: self.raw.describe_collection(collection)))
+        return dict(self.call("describe the collection", lambda: self.pymilvus.describe_collection(collection)))
 
     def identity(self, collection: str) -> str:
         """Differs when the collection was dropped and made again, where the target tells."""
@@ -177,7 +178,7 @@ class Client:
     def existing(self, collection: str) -> Existing:
         """The collection as a load that meets it has to know it."""
         described = self.describe(collection)
-        partitions = tuple(self.call("list partitions", lambda: self.raw.list_partitions(collection)))
+        partitions = tuple(self.call("list partitions", lambda: self.pymilvus.list_partitions(collection)))
         rows = self.stored(collection) or self.stored(collection, flush=True)
         found = existing_of(described, rows, partitions)
         metric = self.index_of(collection, found.vector_field).get("metric_type") if found.vector_field else None
@@ -187,8 +188,8 @@ class Client:
         """The index of the vectors as the server describes it; empty if there is none."""
 
         def find() -> dict[str, Any]:
-            for name in self.raw.list_indexes(collection):
-                described = self.raw.describe_index(collection, name) or {}
+            for name in self.pymilvus.list_indexes(collection):
+                described = self.pymilvus.describe_index(collection, name) or {}
                 if described.get("field_name") == vector_field:
                     return dict(described)
             return {}
@@ -202,64 +203,64 @@ class Client:
         from pymilvus import DataType
 
         def create() -> None:
-            if self.raw.has_collection(plan.name):
+            if self.pymilvus.has_collection(plan.name):
                 return
-            schema = self.raw.create_schema(auto_id=plan.auto_id, enable_dynamic_field=False, description=plan.description)
+            schema = self.pymilvus.create_schema(auto_id=plan.auto_id, enable_dynamic_field=False, description=plan.description)
             schema.add_field(plan.id_field, DataType.INT64, is_primary=True, description=plan.mark)
             kind = DataType.FLOAT_VECTOR if plan.vector_type is VectorType.FLOAT else DataType.BINARY_VECTOR
             schema.add_field(plan.vector_field, kind, dim=plan.dimension)
             if plan.key_field:
                 schema.add_field(plan.key_field, DataType.VARCHAR, max_length=1024, is_partition_key=True)
-            self.raw.create_collection(plan.name, schema=schema, num_shards=plan.shards)
+            self.pymilvus.create_collection(plan.name, schema=schema, num_shards=plan.shards)
 
         def create_partitions() -> None:
-            there = set(self.raw.list_partitions(plan.name))
+            there = set(self.pymilvus.list_partitions(plan.name))
             for partition in dict.fromkeys(p.target for p in plan.partitions):
                 if partition not in there:
-                    self.raw.create_partition(plan.name, partition)
+                    self.pymilvus.create_partition(plan.name, partition)
 
         self.call(f"create collection {plan.name!r}", create)
         if not plan.key_field:
             self.call(f"create partitions of {plan.name!r}", create_partitions)
 
     def drop(self, collection: str) -> None:
-        self.call(f"drop collection {collection!r}", lambda: self.raw.drop_collection(collection))
+        self.call(f"drop collection {collection!r}", lambda: self.pymilvus.drop_collection(collection))
 
     def drop_partition(self, collection: str, partition: str) -> None:
         def drop() -> None:
-            if self.raw.has_partition(collection, partition):
+            if self.pymilvus.has_partition(collection, partition):
                 if self.kind == "lite":
-                    self.raw.release_collection(collection)
+                    self.pymilvus.release_collection(collection)
                 else:
-                    self.raw.release_partitions(collection, [partition])
-                self.raw.drop_partition(collection, partition)
+                    self.pymilvus.release_partitions(collection, [partition])
+                self.pymilvus.drop_partition(collection, partition)
 
         self.call(f"drop partition {partition!r} of {collection!r}", drop)
 
     def flush(self, collection: str) -> None:
-        self.call(f"flush {collection!r}", lambda: self.raw.flush(collection, timeout=10 * CALL_SECONDS))
+        self.call(f"flush {collection!r}", lambda: self.pymilvus.flush(collection, timeout=10 * CALL_SECONDS))
 
     def build_index(self, collection: str, vector_field: str, index: IndexSpec, metric: str) -> None:
-        params = self.raw.prepare_index_params()
+        params = self.pymilvus.prepare_index_params()
         params.add_index(vector_field, index_type=index.type, metric_type=metric, params=dict(index.params))
-        self.call(f"build the index of {collection!r}", lambda: self.raw.create_index(collection, params))
+        self.call(f"build the index of {collection!r}", lambda: self.pymilvus.create_index(collection, params))
 
     def loaded(self, collection: str) -> bool:
         from pymilvus.client.types import LoadState
 
         return bool(
-            self.call("ask for the load state", lambda: self.raw.get_load_state(collection))["state"] == LoadState.Loaded
+            self.call("ask for the load state", lambda: self.pymilvus.get_load_state(collection))["state"] == LoadState.Loaded
         )
 
     def load(self, collection: str) -> None:
-        self.call(f"load {collection!r}", lambda: self.raw.load_collection(collection))
+        self.call(f"load {collection!r}", lambda: self.pymilvus.load_collection(collection))
 
     def refresh(self, collection: str) -> None:
         """Loads what was imported since the collection was loaded."""
-        self.call(f"load {collection!r}", lambda: self.raw.refresh_load(collection))
+        self.call(f"load {collection!r}", lambda: self.pymilvus.refresh_load(collection))
 
     def release(self, collection: str) -> None:
-        self.call(f"release {collection!r}", lambda: self.raw.release_collection(collection))
+        self.call(f"release {collection!r}", lambda: self.pymilvus.release_collection(collection))
 
     def stored(self, collection: str, partition: str | None = None, *, flush: bool = False) -> int:
         """Rows by the statistics: those flushed, deleted ones included (a server); exact with Lite."""
@@ -268,8 +269,8 @@ class Client:
 
         def ask() -> Any:
             if partition is None:
-                return self.raw.get_collection_stats(collection)
-            return self.raw.get_partition_stats(collection, partition)
+                return self.pymilvus.get_collection_stats(collection)
+            return self.pymilvus.get_partition_stats(collection, partition)
 
         return int(self.call("count rows", ask)["row_count"])
 
@@ -279,7 +280,7 @@ class Client:
             return sum(self.stored(collection, p) for p in partitions)  # its count(*) ignores partitions
         found = self.call(
             "count rows",
-            lambda: self.raw.query(
+            lambda: self.pymilvus.query(
                 collection,
                 filter=expression,
                 output_fields=["count(*)"],
@@ -312,7 +313,7 @@ class Client:
         if self._channel is None:
             rows = wire.insert_rows(layout, ids, vectors, keys)
             try:
-                answer = self.raw.insert(
+                answer = self.pymilvus.insert(
                     collection, rows, partition_name=partition, timeout=CALL_SECONDS, retry_times=0, retry_on_rate_limit=False
                 )
             except MilvusException as e:
@@ -356,7 +357,7 @@ class Client:
         for start in range(0, len(ids), IDS_PER_CALL):
             some = self._among(ids[start : start + IDS_PER_CALL], id_field)
             within = {"partition_name": partition} if partition else {}  # an empty name is refused by newer clients
-            delete = partial(self.raw.delete, collection, filter=some, **within)
+            delete = partial(self.pymilvus.delete, collection, filter=some, **within)
             self.call("delete rows of an interrupted message", delete)
 
     def rows(
@@ -397,7 +398,7 @@ class Client:
             return wire.rows_of(self.call("read rows back", ask), layout, id_field)
         found = self.call(
             "read rows back",
-            lambda: self.raw.query(
+            lambda: self.pymilvus.query(
                 collection,
                 expression,
                 output_fields=fields,
@@ -412,7 +413,7 @@ class Client:
         found: list[int] = []
         for start in range(0, len(ids), IDS_PER_CALL):
             ask = partial(
-                self.raw.query,
+                self.pymilvus.query,
                 collection,
                 filter=self._among(ids[start : start + IDS_PER_CALL], id_field),
                 output_fields=[id_field],
@@ -426,7 +427,7 @@ class Client:
         """The values of a scalar field in all rows. The collection must be loaded."""
         iterator = self.call(
             "read a field",
-            lambda: self.raw.query_iterator(
+            lambda: self.pymilvus.query_iterator(
                 collection, batch_size=batch, filter="", output_fields=[field], consistency_level="Strong"
             ),
         )
@@ -442,7 +443,7 @@ class Client:
         """All rows of a partition, a thousand at a time. The collection must be loaded."""
         iterator = self.call(
             "read rows back",
-            lambda: self.raw.query_iterator(
+            lambda: self.pymilvus.query_iterator(
                 collection,
                 batch_size=1000,
                 filter=expression,

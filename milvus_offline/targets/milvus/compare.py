@@ -7,6 +7,7 @@ from dataclasses import replace
 from ...errors import TargetError
 from ...findings import Findings
 from ...model import DEFAULT_PARTITION, Source, SourceCollection
+from .. import words
 from .client import Client
 from .naming import sanitize, sanitize_collection
 from .plan import make_plan
@@ -50,8 +51,8 @@ def _plan(
     targets = {t: t if t in existing.partitions else sanitize(t, hyphens=facts.hyphens) for t in tags}
     missing = {t for t in tags if targets[t] not in existing.partitions}
     merged = bool(missing) and set(existing.partitions) == {DEFAULT_PARTITION}
-    how = "key" if existing.key_field else "merge" if merged else "keep"
-    ids = "auto" if existing.auto_id else "keep"
+    how: words.Partitions = "key" if existing.key_field else "merge" if merged else "keep"
+    ids: words.Ids = "auto" if existing.auto_id else "keep"
     chosen = replace(
         decisions, mode="skip", names="sanitize", rename={}, partitions=how, ids=ids, key_field=existing.key_field or ""
     )

@@ -169,7 +169,7 @@ def _grpc_calls(client: Client) -> _Calls:
 
 def _handler_of(client: Client) -> Any:
     """The connection below MilvusClient, if this pymilvus has one with import calls."""
-    getter = getattr(client.raw, "_get_connection", None)
+    getter = getattr(client.pymilvus, "_get_connection", None)
     handler = getter() if callable(getter) else None
     calls = ("do_bulk_insert", "get_bulk_insert_state", "list_bulk_insert_tasks")
     return handler if all(hasattr(handler, name) for name in calls) else None

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from .. import words
 from .terms import Existing, TargetFacts
 
 MAX_SHARDS = 16
@@ -23,7 +24,7 @@ MAX_CAPACITY = 65_536
 
 
 def server_facts(
-    kind: str,
+    kind: words.Server,
     version: str,
     existing: Mapping[str, Existing],
     *,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...errors import UsageError
 from ...named import read_text
+from .. import words
 
 if TYPE_CHECKING:
     from .bucket import Bucket
@@ -26,18 +27,18 @@ class LiteOptions:
     `public_insert`: send through `MilvusClient.insert`, the way out if pymilvus changes below.
     """
 
-    mode: Literal["error", "append", "skip", "overwrite"] = "error"
-    names: Literal["error", "sanitize"] = "error"
+    mode: words.Mode = "error"
+    names: words.Names = "error"
     rename: Mapping[str, str] = field(default_factory=dict)
-    partitions: Literal["keep", "merge", "key"] = "keep"
-    duplicates: Literal["keep", "first", "last", "error"] = "keep"
-    nonfinite: Literal["error", "skip"] = "error"
-    ids: Literal["keep", "auto"] = "keep"
-    index: Literal["keep", "auto", "none"] = "keep"
+    partitions: words.Partitions = "keep"
+    duplicates: words.Duplicates = "keep"
+    nonfinite: words.Nonfinite = "error"
+    ids: words.Ids = "keep"
+    index: words.Index = "keep"
     metric: str | None = None
     field_names: tuple[str, str] = ("id", "vector")
     load: bool = True
-    verify: Literal["none", "count", "sample", "full"] = "sample"
+    verify: words.Verify = "sample"
     message_mib: float | None = None
     inflight: int = 4
     patience: float = 300.0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ...errors import TargetError, UsageError
 from ...model import DEFAULT_PARTITION, IndexSpec, Schema, Severity, SourceCollection, VectorType
+from .. import words
 from .naming import collection_names, describe, sanitize, target_name
 from .scan import Scan
 from .terms import CollectionPlan, Existing, LoadOptions, Notes, PartitionPlan, Plan, TargetFacts
@@ -123,7 +124,7 @@ class Room:
 
     partitions: tuple[str, ...]
     dropped: tuple[str, ...]
-    mode: str
+    mode: words.Mode
 
 
 def make_room(collection: SourceCollection, existing: Existing | None, default_rows: int, options: LoadOptions) -> Room:
@@ -330,7 +331,7 @@ def _check_aliases(where: str, name: str, action: str, facts: TargetFacts, notes
         )
 
 
-def _action(where: str, name: str, existing: Existing | None, options: LoadOptions, notes: Notes) -> str:
+def _action(where: str, name: str, existing: Existing | None, options: LoadOptions, notes: Notes) -> words.Action:
     if existing is None:
         return "create"
     if options.mode == "skip":

@@ -139,7 +139,7 @@ def _search(
     data = list(queries) if queries.dtype != np.uint8 else [row.tobytes() for row in queries]
     found = client.call(
         "search",
-        lambda: client.raw.search(
+        lambda: client.pymilvus.search(
             plan.name,
             data=data,
             anns_field=plan.vector_field,

@@ -8,20 +8,20 @@ from typing import Any
 
 from ...findings import Findings
 from ...model import Finding, IndexSpec, Severity, VectorType
-from .. import LoadPlan
+from .. import LoadPlan, words
 
 
 @dataclass(frozen=True)
 class LoadOptions:
     """What the user chose; the values of the command line's options."""
 
-    mode: str = "error"  # error | append | skip | overwrite
-    names: str = "error"  # error | sanitize
-    partitions: str = "keep"  # keep | merge | key
-    duplicates: str = "keep"  # keep | first | last | error
-    nonfinite: str = "error"  # error | skip
-    ids: str = "keep"  # keep | auto
-    index: str = "keep"  # keep | auto | none
+    mode: words.Mode = "error"
+    names: words.Names = "error"
+    partitions: words.Partitions = "keep"
+    duplicates: words.Duplicates = "keep"
+    nonfinite: words.Nonfinite = "error"
+    ids: words.Ids = "keep"
+    index: words.Index = "keep"
     metric: str | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     id_field: str = "id"
@@ -88,7 +88,7 @@ def existing_of(described: Mapping[str, Any], rows: int, partitions: tuple[str, 
 class TargetFacts:
     """What the target can do. `collapses`: a second row of an id replaces the first."""
 
-    kind: str  # lite | server | zilliz
+    kind: words.Server
     version: str
     binary: bool
     collapses: bool
@@ -122,11 +122,11 @@ class PartitionPlan:
 
 @dataclass(frozen=True)
 class CollectionPlan:
-    """How one collection is loaded. `action`: create, recreate, reuse (exists, empty), append or skip."""
+    """How one collection is loaded."""
 
     source: str
     name: str
-    action: str
+    action: words.Action
     dimension: int
     vector_type: VectorType
     metric_type: str

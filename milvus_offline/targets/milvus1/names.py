@@ -14,7 +14,7 @@ from ...milvus1.catalog.write import no_index_for
 from ...milvus1.layout import INDEX_NAMES, MAX_DIMENSION, EngineType, MetricType
 from ...model import DEFAULT_PARTITION, Finding, Schema, Severity, SourceCollection, VectorType
 from ...names import printable
-from .. import LoadPlan
+from .. import LoadPlan, words
 from ..milvus.naming import sanitize as sanitize_name
 from ..milvus.naming import sanitize_collection
 
@@ -119,7 +119,7 @@ class CollectionPlan:
 
     source: str
     name: str
-    action: str
+    action: words.Action
     rows: int
     partitions: int
     dimension: int
@@ -131,7 +131,7 @@ class CollectionPlan:
     dropped: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, collection: SourceCollection, settings: Settings, name: str, action: str = "create") -> CollectionPlan:
+    def of(cls, collection: SourceCollection, settings: Settings, name: str, action: words.Action = "create") -> CollectionPlan:
         return cls(
             source=collection.schema.name,
             name=name,
@@ -157,8 +157,8 @@ class CollectionPlan:
 Plan = LoadPlan[CollectionPlan]
 
 
-def makes_ids(collection: SourceCollection, ids: str) -> bool:
-    """Whether the target makes the ids of a collection; `ids` is `keep` or `auto`."""
+def makes_ids(collection: SourceCollection, ids: words.Ids) -> bool:
+    """Whether the target makes the ids of a collection."""
     return ids == "auto" or not collection.has_ids
 
 

@@ -24,7 +24,7 @@ from ...model import DEFAULT_PARTITION, Array, Finding, Source, SourceCollection
 from ...names import printable
 from ...transfer import Advance, Result, Task
 from ...watch import Watch, watching
-from .. import LoadTarget
+from .. import LoadTarget, words
 from ..slices import Slice, cut, read
 from .names import MB, CollectionPlan, Plan, Settings, check_names, makes_ids, settings_of, tags_of
 from .proto import insert_bytes
@@ -48,14 +48,14 @@ class Options:
     `mode`, by which what exists is a partition; the default one exists when it has rows.
     """
 
-    mode: Literal["error", "append", "skip", "overwrite"] = "error"
-    names: Literal["error", "sanitize"] = "error"
+    mode: words.Mode = "error"
+    names: words.Names = "error"
     metric: str | None = None
     index: Literal["keep", "none"] = "keep"
     index_file_size: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
-    ids: Literal["keep", "auto"] = "keep"
-    verify: Literal["none", "count", "sample", "full"] = "sample"
+    ids: words.Ids = "keep"
+    verify: words.Verify = "sample"
     message_mib: float | None = None
     per_partition: bool = False
 
@@ -189,7 +189,7 @@ class ServerTarget(LoadTarget):
         if self.options.mode == "error":
             text = f"collection {plan.name!r} exists; --mode append, skip or overwrite says what to do"
             return replace(plan, action="refused"), [text]
-        action = {"append": "append", "skip": "skip", "overwrite": "recreate"}[self.options.mode]
+        action: words.Action = "recreate" if self.options.mode == "overwrite" else self.options.mode
         plan = replace(plan, action=action)
         if self.options.per_partition:
             plan = self._by_partition(plan)

@@ -35,7 +35,7 @@ from ...names import printable
 from ...sharing import can_share
 from ...transfer import Advance, Result, Task
 from ...watch import Watch, watching
-from .. import LoadTarget
+from .. import LoadTarget, words
 from ..folder import names_in
 from ..slices import Slice
 from .cloning import CloneSegment, groups
@@ -66,7 +66,7 @@ class Options:
     index: Literal["keep", "none"] = "keep"
     index_file_size: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
-    ids: Literal["keep", "auto"] = "keep"
+    ids: words.Ids = "keep"
     new_catalog: Literal["sqlite", "mysql"] = "sqlite"
     server_path: str | None = None
     jobs: int | None = None

@@ -24,8 +24,8 @@ def test_a_catalog_older_than_the_files_is_noticed(tmp_path: Path) -> None:
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): bag(rows(1, 2))}
     assert [(f.code, f.rows) for f in store.findings] == [("catalog-older", 3)]
-    rescued, _ = collect(store, ["orphans"])
-    assert [(s.kind, s.schema.name, s.partition, s.rows) for s in rescued] == [("orphans", "c", "_default", 3)]
+    salvaged, _ = collect(store, ["orphans"])
+    assert [(s.kind, s.schema.name, s.partition, s.rows) for s in salvaged] == [("orphans", "c", "_default", 3)]
 
 
 def test_a_newer_copy_of_live_rows_is_an_ordinary_orphan(tmp_path: Path) -> None:
@@ -36,8 +36,8 @@ def test_a_newer_copy_of_live_rows_is_an_ordinary_orphan(tmp_path: Path) -> None
     b.folder("c", b.new_id(), rows(1, 2, 3))  # a merge that a restart forgot
     store = open_store(b.write())
     assert codes(store) == []
-    rescued, notes = collect(store, ["orphans"])
-    assert rescued == [] and [n.code for n in notes] == ["salvage-copy"]
+    salvaged, notes = collect(store, ["orphans"])
+    assert salvaged == [] and [n.code for n in notes] == ["salvage-copy"]
 
 
 def test_a_dump_with_two_databases(tmp_path: Path) -> None:

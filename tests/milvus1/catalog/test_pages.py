@@ -13,7 +13,7 @@ import pytest
 from milvus_offline.errors import DamageError
 from milvus_offline.milvus1.catalog import pages as sqlitepages
 from milvus_offline.milvus1.catalog.columns import COLUMNS
-from milvus_offline.milvus1.catalog.pages import Salvaged, salvage_pages
+from milvus_offline.milvus1.catalog.pages import ReadableTables, read_pages
 
 CATALOGS = Path(__file__).parent.parent.parent.parent / "fixtures" / "catalogs"
 STORES = sorted(p.name for p in CATALOGS.iterdir() if p.is_dir())
@@ -84,10 +84,10 @@ def by_id(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_undamaged_catalogs_give_the_rows_of_sqlite(store: str, tmp_path: Path) -> None:
     expected = truth(CATALOGS / store, tmp_path)
     assert {"Tables", "TableFiles", "Environment"} <= set(expected)
-    salvaged = salvage_pages(CATALOGS / store / "meta.sqlite")
-    assert salvaged.tables == expected
-    assert set(salvaged.walked) == set(expected)
-    assert (salvaged.scanned, salvaged.unreadable, salvaged.notes) == ((), 0, [])
+    readable = read_pages(CATALOGS / store / "meta.sqlite")
+    assert readable.tables == expected
+    assert set(readable.walked) == set(expected)
+    assert (readable.scanned, readable.unreadable, readable.notes) == ((), 0, [])
 
 
 @pytest.mark.parametrize("page_size", [512, 1024, 4096, 65536])
@@ -100,9 +100,9 @@ def test_every_page_size_and_encoding(page_size: int, encoding: str, wal: bool, 
     assert path.with_name("meta.sqlite-wal").exists() == wal
     expected = truth(folder, tmp_path)
     assert len(expected["TableFiles"]) == 400
-    salvaged = salvage_pages(path)
-    assert salvaged.tables == expected
-    assert (salvaged.scanned, salvaged.unreadable, salvaged.notes) == ((), 0, [])
+    readable = read_pages(path)
+    assert readable.tables == expected
+    assert (readable.scanned, readable.unreadable, readable.notes) == ((), 0, [])
 
 
 def test_the_source_is_not_touched(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_source_is_not_touched(tmp_path: Path) -> None:
     folder.mkdir()
     path = synthetic(folder, wal=True)
     before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()}
-    salvage_pages(path)
+    read_pages(path)
     assert {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()} == before
 
 
@@ -125,11 +125,11 @@ def test_without_the_first_page_everything_is_found(store: str, tmp_path: Path) 
     patch(path, 0, bytes(4096))
     with pytest.raises(sqlite3.DatabaseError):
         sqlite3.connect(path).execute("SELECT * FROM Tables").fetchall()
-    salvaged = salvage_pages(path)
-    assert salvaged.walked == ()
+    readable = read_pages(path)
+    assert readable.walked == ()
     for table in ("Tables", "TableFiles", "Environment"):
-        assert salvaged.tables[table] == expected[table]
-    assert salvaged.notes == [
+        assert readable.tables[table] == expected[table]
+    assert readable.notes == [
         "the header of the database is damaged",
         "rows of Tables, TableFiles, Environment come from single pages: some may be missing or out of date",
         "1 cells or pages could not be read",
@@ -143,10 +143,10 @@ def test_a_lost_root_page_costs_no_row(tmp_path: Path) -> None:
     root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'TableFiles'").fetchone()[0]
     connection.close()
     patch(path, (root - 1) * 512, bytes(512))
-    salvaged = salvage_pages(path)
-    assert salvaged.tables == expected
-    assert salvaged.scanned == ("TableFiles",)
-    assert salvaged.walked == ("Tables", "Environment", "Fields")
+    readable = read_pages(path)
+    assert readable.tables == expected
+    assert readable.scanned == ("TableFiles",)
+    assert readable.walked == ("Tables", "Environment", "Fields")
 
 
 def test_one_lost_leaf_costs_its_rows_only(tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ def test_one_lost_leaf_costs_its_rows_only(tmp_path: Path) -> None:
     )
     on_leaf = int.from_bytes(raw[leaf * 512 + 3 : leaf * 512 + 5], "big")
     patch(path, leaf * 512, b"\xff" * 512)
-    salvaged = salvage_pages(path)
-    got = salvaged.tables["TableFiles"]
+    readable = read_pages(path)
+    got = readable.tables["TableFiles"]
     assert len(got) == 400 - on_leaf
     assert all(row in expected["TableFiles"] for row in got)
-    assert salvaged.tables["Tables"] == expected["Tables"]
-    assert salvaged.unreadable == 1
+    assert readable.tables["Tables"] == expected["Tables"]
+    assert readable.unreadable == 1
 
 
 def test_schema_text_damaged(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_schema_text_damaged(tmp_path: Path) -> None:
     raw = path.read_bytes()
     patch(path, raw.index(b"TableFiles"), b"TubleFiles")
     patch(path, raw.index(b"flush_lsn"), b"flusX_lsn")
-    assert salvage_pages(path).tables == expected
+    assert read_pages(path).tables == expected
 
 
 def test_rows_of_freed_pages_stay_dead(tmp_path: Path) -> None:
@@ -187,12 +187,12 @@ def test_rows_of_freed_pages_stay_dead(tmp_path: Path) -> None:
     connection.close()
     expected = truth(tmp_path, tmp_path)["TableFiles"]
     assert len(expected) == 10
-    assert salvage_pages(path).tables["TableFiles"] == expected
+    assert read_pages(path).tables["TableFiles"] == expected
     assert str(10**18 + 300).encode() in path.read_bytes()
     damaged = path.read_bytes()[(root - 1) * 512]
     assert damaged in (5, 13)
     patch(path, (root - 1) * 512, b"\x01")
-    ids = {row["id"] for row in salvage_pages(path).tables.get("TableFiles", [])}
+    ids = {row["id"] for row in read_pages(path).tables.get("TableFiles", [])}
     assert ids <= {row["id"] for row in expected}
 
 
@@ -202,9 +202,9 @@ def test_a_cycle_in_a_tree_ends(tmp_path: Path) -> None:
     for number in range(1, len(raw) // 512):
         if raw[number * 512] == 5:
             patch(path, number * 512 + 8, (number + 1).to_bytes(4, "big"))
-    salvaged = salvage_pages(path)
-    assert salvaged.unreadable > 0
-    assert len(salvaged.tables["TableFiles"]) == 400
+    readable = read_pages(path)
+    assert readable.unreadable > 0
+    assert len(readable.tables["TableFiles"]) == 400
 
 
 def test_a_damaged_frame_hides_only_itself(tmp_path: Path) -> None:
@@ -217,12 +217,12 @@ def test_a_damaged_frame_hides_only_itself(tmp_path: Path) -> None:
         at = 32 + number * 4120 + 24 + 2000
         original = wal.read_bytes()[at : at + 1]
         patch(wal, at, bytes([original[0] ^ 1]))
-        salvaged = salvage_pages(tmp_path / "meta.sqlite")
+        readable = read_pages(tmp_path / "meta.sqlite")
         patch(wal, at, original)
-        assert salvaged.notes[0] == "1 frames of the -wal are damaged and left out: rows may be out of date"
-        seen.append(salvaged.tables == expected)
+        assert readable.notes[0] == "1 frames of the -wal are damaged and left out: rows may be out of date"
+        seen.append(readable.tables == expected)
     assert sum(seen) > frames // 2  # most frames were replaced by later ones
-    assert salvage_pages(tmp_path / "meta.sqlite").tables == expected
+    assert read_pages(tmp_path / "meta.sqlite").tables == expected
 
 
 @pytest.mark.parametrize("at", [0, 8, 16, 24])
@@ -230,32 +230,32 @@ def test_a_damaged_wal_header(at: int, tmp_path: Path) -> None:
     shutil.copytree(CATALOGS / "crash_dup", tmp_path, dirs_exist_ok=True)
     expected = truth(CATALOGS / "crash_dup", tmp_path)
     patch(tmp_path / "meta.sqlite-wal", at, b"\x5a\x5a\x5a\x5a")
-    salvaged = salvage_pages(tmp_path / "meta.sqlite")
-    assert "the header of the -wal is damaged" in salvaged.notes
-    assert {t: r for t, r in salvaged.tables.items() if r} == {t: r for t, r in expected.items() if r}
+    readable = read_pages(tmp_path / "meta.sqlite")
+    assert "the header of the -wal is damaged" in readable.notes
+    assert {t: r for t, r in readable.tables.items() if r} == {t: r for t, r in expected.items() if r}
 
 
 def test_the_database_alone_without_its_wal(tmp_path: Path) -> None:
     path = tmp_path / "meta.sqlite"
     path.write_bytes((CATALOGS / "crash_dup" / "meta.sqlite").read_bytes())
-    salvaged = salvage_pages(path)
-    assert salvaged.tables == {}
-    assert salvaged.notes == ["nothing is left of Tables and TableFiles"]
+    readable = read_pages(path)
+    assert readable.tables == {}
+    assert readable.notes == ["nothing is left of Tables and TableFiles"]
     empty = tmp_path / "empty"
     empty.write_bytes(b"")
-    assert salvage_pages(empty).tables == {}
-    only_wal = salvage_pages(empty, CATALOGS / "crash_dup" / "meta.sqlite-wal")
+    assert read_pages(empty).tables == {}
+    only_wal = read_pages(empty, CATALOGS / "crash_dup" / "meta.sqlite-wal")
     assert only_wal.tables == truth(CATALOGS / "crash_dup", tmp_path)
 
 
 def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlitepages, "MAX_FILE", 5000)
     with pytest.raises(DamageError, match="expected a catalog of at most 5000 bytes, found 24576"):
-        salvage_pages(CATALOGS / "indexed" / "meta.sqlite")
+        read_pages(CATALOGS / "indexed" / "meta.sqlite")
 
 
-def check_shape(salvaged: Salvaged) -> None:
-    for table, rows in salvaged.tables.items():
+def check_shape(readable: ReadableTables) -> None:
+    for table, rows in readable.tables.items():
         assert table in COLUMNS
         for row in rows:
             assert set(row) in [set(layout) for layout in COLUMNS[table]]
@@ -287,9 +287,9 @@ def test_any_damage_is_survived(store: str, tmp_path: Path) -> None:
             if generator.random() < 0.1:
                 del raw[generator.randrange(len(raw)) :]
             (tmp_path / name).write_bytes(bytes(raw))
-        salvaged = salvage_pages(tmp_path / "meta.sqlite")
-        check_shape(salvaged)
-        identities = {(r["table_id"], r["file_id"]) for r in salvaged.tables.get("TableFiles", [])}
+        readable = read_pages(tmp_path / "meta.sqlite")
+        check_shape(readable)
+        identities = {(r["table_id"], r["file_id"]) for r in readable.tables.get("TableFiles", [])}
         kept += sum((r["table_id"], r["file_id"]) in identities for r in expected["TableFiles"])
         total += len(expected["TableFiles"])
     assert kept > total // 4
@@ -303,4 +303,4 @@ def test_noise_is_survived(tmp_path: Path) -> None:
         noise[: 16 * generator.randrange(2)] = b"SQLite format 3\0" * generator.randrange(2)
         path.write_bytes(bytes(noise))
         (tmp_path / "meta.sqlite-wal").write_bytes(b"\x37\x7f\x06\x82" + generator.randbytes(generator.randrange(9000)))
-        check_shape(salvage_pages(path))
+        check_shape(read_pages(path))

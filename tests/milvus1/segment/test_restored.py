@@ -133,8 +133,8 @@ def test_deleted_rows_of_a_restored_segment(tmp_path: Path, how: str) -> None:
     salvaged, _ = collect(open_store(root), ["deleted"])
     found = {s.schema.name: s for s in salvaged if s.schema.name in HOLDING}
     assert found.keys() == expected.keys()
-    for name, rescued in found.items():
-        assert sum(p.rows for p in rescued.pieces) == expected[name].total()
-        assert pieces_bag(rescued.pieces) == pieces_bag(rescued.pieces, max_bytes=64) == expected[name]
-        (piece,) = rescued.pieces
+    for name, salvaged in found.items():
+        assert sum(p.rows for p in salvaged.pieces) == expected[name].total()
+        assert pieces_bag(salvaged.pieces) == pieces_bag(salvaged.pieces, max_bytes=64) == expected[name]
+        (piece,) = salvaged.pieces
         assert [b.ids.tolist() for b in piece.batches(start=3)] == [[i for b in piece.batches() for i in b.ids][3:]]

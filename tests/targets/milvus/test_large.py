@@ -198,7 +198,7 @@ def test_the_plan_says_what_sending_and_reading_back_will_take(
     assert made.network and made.seconds and made.verify_seconds
     assert made.verify_rows == report.checked_rows  # what the plan says is what is done
     with Client(Connection(server)) as client:
-        assert not [c for c in client.raw.list_collections() if "probe" in c]
+        assert not [c for c in client.pymilvus.list_collections() if "probe" in c]
 
 
 @pytest.mark.parametrize(
