@@ -267,7 +267,7 @@ def _check_description(path: Path, file: OutFile, result: ExportCheck) -> None:
 
 
 class _Stream:
-    """The rows of some pieces, one behind the other."""
+    """The rows of some pieces, one after the other."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self._batches = (b for p in pieces for b in p.batches())

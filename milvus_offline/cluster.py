@@ -85,7 +85,7 @@ class Shares:
 
 
 class DaskCluster:
-    """The workers behind one scheduler. Use it as a context. Raises UsageError, TargetError."""
+    """The workers of one scheduler. Use it as a context. Raises UsageError, TargetError."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

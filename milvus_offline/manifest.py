@@ -38,7 +38,7 @@ class OutFile:
     rows: int
     salvage: SalvageKind | None = None
     aligned: bool = False
-    """Whether each dataset begins 8 bytes behind a block of the disk, as the payload of a segment file does."""
+    """Whether each dataset begins 8 bytes after a block of the disk, as the payload of a segment file does."""
 
 
 def build_manifest(

@@ -34,7 +34,7 @@ _ALIGNMENT = 64
 def buffer(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     """A new, uninitialised array that files are read into: it begins at a multiple of 64 bytes.
 
-    Where numpy puts large arrays, 16 bytes behind a page, the system copies what lies 8 bytes behind one several times slower.
+    The system copies what lies 8 bytes after a page several times slower to 16 bytes after one, where numpy puts large arrays.
     """
     kind = np.dtype(dtype)
     nbytes = math.prod(shape) * kind.itemsize

@@ -51,7 +51,7 @@ def lost_of(outcome: Outcome) -> list[tuple[str, int]]:
 def test_an_export_leaves_out_what_cannot_be_read(
     root: Path, tmp_path: Path, suffix: str, rows: int, options: list[str]
 ) -> None:
-    """A page of 4096 bytes: nine vectors of 512 bytes (behind a header of 8), or 512 ids."""
+    """A page of 4096 bytes: nine vectors of 512 bytes (after a header of 8), or 512 ids."""
     bad = segment_file(root, suffix)
     with refusing({bad: [(PAGE, PAGE + 1)]}):
         done = call("export", root, tmp_path / "out", "--json", *options)
@@ -222,7 +222,7 @@ def test_inspect_reads_the_rows_when_it_is_asked_to(root: Path) -> None:
 
 
 def test_vectors_that_end_with_zeros_are_no_lost_blocks_in_the_log(tmp_path: Path) -> None:
-    """Behind each of them a record's header stands, which a lost block would have taken along."""
+    """After each of them a record's header stands, which a lost block would have taken along."""
     b = StoreBuilder(tmp_path / "s")
     b.collection("c", dim=512)
     padded = numbers(600, 512)

@@ -29,7 +29,7 @@ def run(*words: object) -> str:
 
 
 class FailingDisk:
-    """A file system that can lose everything behind the middle of a file."""
+    """A file system that can lose everything after the middle of a file."""
 
     def __init__(self, folder: Path) -> None:
         self.image, self.mount = folder / "image", folder / "mount"

@@ -51,7 +51,7 @@ def lost(command: str, root: Path, tmp_path: Path) -> tuple[Outcome, set[int]]:
 
 @pytest.mark.parametrize("command", ["export", "verify"])
 def test_rows_whose_vectors_lie_in_lost_blocks_are_named(command: str, root: Path, tmp_path: Path) -> None:
-    """Bytes 4096 to 8191 hold the rows 7 to 15, behind a header of 8 bytes."""
+    """Bytes 4096 to 8191 hold the rows 7 to 15, after a header of 8 bytes."""
     blank(sorted(root.rglob("*.rv"))[0], PAGE, 2 * PAGE)
     done, ids = lost(command, root, tmp_path)
     assert ids == {8, 11, 13, 14, 16}  # 9, 12 and 15 are deleted, 10 is by the log

@@ -98,7 +98,7 @@ class Index:
 
 
 def read_index(cursor: Cursor, *, partial: bool = False) -> Index:
-    """The index at the cursor, which then stands behind it. With `partial` its rows may be cut by the end of the file.
+    """The index at the cursor, which then stands after it. With `partial` its rows may be cut by the end of the file.
 
     Raises DamageError, or UnknownKind when the kind is not known here.
     """
@@ -366,7 +366,7 @@ class _Parser:
         return self._over("IndexNSG", h, depth)
 
     def _pass_neighbours(self, nodes: int) -> None:
-        """Each node's neighbours (int32) end with a -1; the graph ends behind the last node's."""
+        """Each node's neighbours (int32) end with a -1; the graph ends after the last node's."""
         while nodes > 0:
             here = min(self.c.left // 4, 1 << 18)
             if here == 0:
@@ -454,7 +454,7 @@ class _Parser:
         if not 0 <= count <= MAX_CHAIN:
             raise self.c.damage(f"{count} transforms", at)
         chain = [self._transform() for _ in range(count)]
-        inner = self._behind(chain, h.d, self.index(depth + 1), at)
+        inner = self._after(chain, h.d, self.index(depth + 1), at)
         return replace(inner, kinds=("IndexPreTransform", *inner.kinds), declared=h.ntotal)
 
     def independent_quantizer(self, kind: str, depth: int) -> Index:
@@ -466,18 +466,18 @@ class _Parser:
         inner = self.index(depth + 1)
         if inner.kinds[-1] == "IndexIVFPQ":
             self.c.skip(4, "the flag for precomputed tables")
-        inner = self._behind(chain, h.d, inner, at)
+        inner = self._after(chain, h.d, inner, at)
         return replace(inner, kinds=("IndexIVFIndependentQuantizer", *inner.kinds))
 
-    def _behind(self, chain: list[Transform], d: int, inner: Index, at: int) -> Index:
+    def _after(self, chain: list[Transform], d: int, inner: Index, at: int) -> Index:
         """`inner`, which gets vectors of `d` dimensions through the transforms of `chain`."""
         for t in chain:
             if t.d_in != d or not t.complete:
                 raise self.c.damage(f"a transform '{t.kind}' from {t.d_in} to {t.d_out} dimensions where {d} arrive", at)
             d = t.d_out
-        behind = inner.transforms[0].d_in if inner.transforms else inner.dimension
-        if behind != d:
-            raise self.c.damage(f"an index of {behind} dimensions after a transform to {d}", at)
+        after = inner.transforms[0].d_in if inner.transforms else inner.dimension
+        if after != d:
+            raise self.c.damage(f"an index of {after} dimensions after a transform to {d}", at)
         return replace(inner, transforms=(*chain, *inner.transforms))
 
     def _transform(self) -> Transform:

@@ -198,15 +198,15 @@ class _Reader:
         return n
 
     def _interleaved(self, k: int, at: int, n: int) -> tuple[Int64s, Bytes2D]:
-        """Records that hold the vector and, behind it, the id."""
+        """Records that hold the vector and, after it, the id."""
         runs = self.runs
         assert runs.ids_at is not None
-        behind = int(runs.ids_at[k] - runs.vectors_at[k])
-        staging = self.staging((n - 1) * runs.stride + behind + ID_BYTES)
+        after = int(runs.ids_at[k] - runs.vectors_at[k])
+        staging = self.staging((n - 1) * runs.stride + after + ID_BYTES)
         self._fill(staging, at)
         vectors, ids = self.vectors[:n], self.ids[:n]
         vectors[:] = np.lib.stride_tricks.as_strided(staging, (n, runs.width), (runs.stride, 1), writeable=False)
-        places = staging[behind:]
+        places = staging[after:]
         ids.view(np.uint8).reshape(n, ID_BYTES)[:] = np.lib.stride_tricks.as_strided(
             places, (n, ID_BYTES), (runs.stride, 1), writeable=False
         )

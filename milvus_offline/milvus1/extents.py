@@ -20,7 +20,7 @@ _WINDOW = 1 << 20
 
 
 class Extent(NamedTuple):
-    """Rows whose vectors lie one behind the other in one file, and their ids too."""
+    """Rows whose vectors lie one after the other in one file, and their ids too."""
 
     rows: int
     vectors_path: str

@@ -74,7 +74,7 @@ def survey(store: Store) -> dict[str, int]:
     for leftover in _leftovers(store):
         try:
             if store.catalog.generation is Generation.V05:
-                from .v05 import open_leftover  # rarely needed, and all of the index files' formats behind it
+                from .v05 import open_leftover  # rarely needed, and it loads the formats of all index files
 
                 raw, _ = open_leftover(leftover, None, store.location.roots)
                 counts[leftover.kind] += raw.rows if raw else 0

@@ -300,7 +300,7 @@ _NOT_LIVE: dict[int, tuple[SalvageKind, str]] = {
 
 
 def open_leftover(leftover: Leftover, schema: Schema | None, roots: Sequence[Path]) -> tuple[LegacyRawFile | None, Findings]:
-    """The raw file behind a leftover; None for an index file. What the file tells goes before `schema`.
+    """The raw file of a leftover; None for an index file. What the file tells goes before `schema`.
 
     Raises DamageError, UsageError, OSError.
     """

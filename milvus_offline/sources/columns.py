@@ -50,7 +50,7 @@ class Column(Protocol):
 
 @dataclass(frozen=True)
 class FileColumn:
-    """Rows that lie one behind the other in a file, or in parts of several (`extents`: path, offset, bytes)."""
+    """Rows that lie one after the other in a file, or in parts of several (`extents`: path, offset, bytes)."""
 
     name: str
     dtype: str

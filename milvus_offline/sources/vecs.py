@@ -1,4 +1,4 @@
-"""Files of bare vectors as a source: .fvecs/.bvecs/.ivecs (rows behind their dimension), .fbin/.u8bin/.i8bin (one header)."""
+"""Files of bare vectors as a source: .fvecs/.bvecs/.ivecs (rows after their dimension), .fbin/.u8bin/.i8bin (one header)."""
 
 from __future__ import annotations
 

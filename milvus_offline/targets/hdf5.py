@@ -96,7 +96,7 @@ class WriteRows:
                     for batch in piece.batches():
                         n = len(batch.ids)
                         columns = columns_of(batch, self.schema.attributes)
-                        if len(batch.lost) and not writers:  # those behind move up
+                        if len(batch.lost) and not writers:  # the later ones move up
                             writers = self._writers(fd, row)
                         for writer, values in zip(writers, columns, strict=False):
                             writer.add(octets(values))

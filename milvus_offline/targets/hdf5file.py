@@ -1,6 +1,6 @@
 """HDF5 files as an export writes them, and where in them each dataset lies.
 
-A file without compression is a header of known size with the datasets behind it, one after the other. Rows can so be written at
+A file without compression is a header of known size with the datasets after it, one after the other. Rows can so be written at
 their places while HDF5 is not even loaded; `write_frame` then has HDF5 write all that is not a row.
 """
 
@@ -66,7 +66,7 @@ class Place:
 
 
 def places_of(file: OutFile) -> list[Place]:
-    """The places in a file without compression, in the order of `datasets_of`, and behind them one for the rows' end."""
+    """The places in a file without compression, in the order of `datasets_of`, and after them one for the rows' end."""
     datasets = datasets_of(file)
     at = header_bytes(datasets)
     places = []
@@ -78,7 +78,7 @@ def places_of(file: OutFile) -> list[Place]:
 
 
 def _pad_bytes(at: int) -> int:
-    """Bytes of a dataset at `at` behind which the next one begins `LENGTH.size` bytes after a block; larger than what HDF5
+    """Bytes of a dataset at `at` after which the next one begins `LENGTH.size` bytes after a block; larger than what HDF5
     puts together."""
     gap = (LENGTH.size - at) % BLOCK
     return gap if gap > _GATHERED else gap + BLOCK

@@ -372,7 +372,7 @@ def test_approximate_kinds_only_when_asked_for(kind: str, reason: str, tmp_path:
     assert sorted(ids) == list(range(200))
     if hasattr(index, "make_direct_map"):
         index.make_direct_map()
-    # Faiss multiplies one row in another order than many: the last bits may differ behind a rotation
+    # Faiss multiplies one row in another order than many: the last bits may differ after a rotation
     np.testing.assert_allclose(rows, np.stack([index.reconstruct(int(i)) for i in ids]), atol=1e-6 if "RR" in kind else 0)
     piece = found.collections[0].partitions[0].pieces[0]
     rest = [b.ids.copy() for b in piece.batches(1000, start=150)]
@@ -487,7 +487,7 @@ def test_the_user_can_only_confirm(tmp_path: Path) -> None:
         open_faiss(path, dimension=17)
 
 
-def test_bytes_behind_the_index_are_mentioned(tmp_path: Path) -> None:
+def test_bytes_after_the_index_are_mentioned(tmp_path: Path) -> None:
     path = write(faiss.IndexFlatIP(D), tmp_path)
     path.write_bytes(path.read_bytes() + b"more")
     (finding,) = open_faiss(path).findings

@@ -197,13 +197,13 @@ def test_a_store_with_deletes_and_a_log_is_linked_whole(store: Path, tmp_path: P
 
 
 def test_link_of_damaged_segments(tmp_path: Path) -> None:
-    """Only rows that are wholly there: a cut .rv, a wrong header, bytes behind the payload."""
+    """Only rows that are wholly there: a cut .rv, a wrong header, bytes after the payload."""
     b = StoreBuilder(tmp_path / "store")
     b.collection("c")
     one, two, three = (b.segment("c", rows(range(10 * n, 10 * n + 10))) for n in range(3))
     one.raw.write_bytes(one.raw.read_bytes()[: 8 + 16 * 4])
     two.ids.write_bytes(b"\xff" * 8 + two.ids.read_bytes()[8:])
-    three.raw.write_bytes(three.raw.read_bytes() + b"behind")
+    three.raw.write_bytes(three.raw.read_bytes() + b"after")
     assert call("export", b.write(), tmp_path / "out", "--link").code == 3
     assert exported(tmp_path / "out")["c", "_default"] == bag(rows(range(4)), rows(range(10, 30)))
 

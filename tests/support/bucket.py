@@ -57,7 +57,7 @@ class S3Server:
         )
 
     def upload(self, folder: Path, prefix: str = "") -> None:
-        """Puts all files below `folder` into the bucket, keys as their relative paths behind `prefix`."""
+        """Puts all files below `folder` into the bucket, keys as their relative paths after `prefix`."""
         client = self.client
         for path in sorted(folder.rglob("*")):
             if path.is_file():

@@ -449,7 +449,7 @@ def _sql(value: Any) -> str:
 
 
 def append_garbage(path: Path, data: bytes = b"\xff" * 12) -> None:
-    """Bytes behind the payload, as an untruncated rewrite leaves them (§4.3)."""
+    """Bytes after the payload, as an untruncated rewrite leaves them (§4.3)."""
     with path.open("ab") as f:
         f.write(data)
 

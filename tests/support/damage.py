@@ -90,7 +90,7 @@ def _zero(data: bytearray, rng: random.Random) -> str:
 def _stretch(data: bytearray, rng: random.Random) -> str:
     more = rng.choice((1, 4, 8, 4096))
     data += rng.randbytes(more)
-    return f"{more} bytes behind its end"
+    return f"{more} bytes after its end"
 
 
 def _spoil(mutant: Mutant, rng: random.Random, name: str) -> None:
@@ -278,7 +278,7 @@ def second_files_of_copiers(m: Mutant, rng: random.Random) -> None:
 
 @recipe
 def segment_longer(m: Mutant, rng: random.Random) -> None:
-    """Bytes were put into a file of vectors or ids, or behind it; its header stays."""
+    """Bytes were put into a file of vectors or ids, or after it; its header stays."""
     if name := _pick(m, rng, ".rv", ".uid"):
         data = m.read(name)
         if len(data) > 8:
@@ -487,7 +487,7 @@ def wal_record_removed(m: Mutant, rng: random.Random) -> None:
 
 @recipe
 def wal_hostile_record(m: Mutant, rng: random.Random) -> None:
-    """A whole, self-consistent record with names of 64 KiB or no ids behind the last one."""
+    """A whole, self-consistent record with names of 64 KiB or no ids after the last one."""
     if name := _log(m, rng):
         data, number = m.read(name), int(Path(name).stem)
         c, t = (rng.randbytes(rng.choice((0, 1, 255, 65535))) for _ in range(2))

@@ -200,7 +200,7 @@ def read_naively(folder: Path, width: int | None = None) -> Naive | None:
     declared = []
     for data in (vectors, numbers):
         size = struct.unpack("<Q", bytes(data[:8]))[0] if len(data) >= 8 else -1
-        consistent &= 0 <= size <= len(data) - 8  # bytes behind the payload mean nothing
+        consistent &= 0 <= size <= len(data) - 8  # bytes after the payload mean nothing
         declared.append(size)
     rows = max(0, len(numbers) - 8) // 8
     if consistent:

@@ -103,7 +103,7 @@ class Logged:
 
 
 def read_log(files: dict[int, bytearray], start: int, end: int) -> Iterator[Logged]:
-    """Records behind `start` up to `end` as a server reads them (§5.4, §5.6): one behind the other, file by file."""
+    """Records after `start` up to `end` as a server reads them (§5.4, §5.6): one after the other, file by file."""
     for number in sorted(n for n in files if n >= start >> 32):
         data = bytes(files[number])
         at = start & 0xFFFFFFFF if number == start >> 32 else 0
@@ -150,7 +150,7 @@ class Server:
         self.global_lsn: int | None = None
         self.fuse = 0
         self.trap: tuple[str, ...] = ()
-        """Steps behind which it dies once the fuse is short."""
+        """Steps after which it dies once the fuse is short."""
         self.skipped: dict[tuple[str, str], set[int]] = {}
         """Ids of deletes that a recovery passed over, by collection and tag: the collection was flushed, the partition not."""
         self.story: list[str] = []
@@ -161,7 +161,7 @@ class Server:
     # Bits and pieces ---------------------------------------------------------------------------------------------------
 
     def tick(self, what: str) -> None:
-        """A step has become durable; the server may die right behind it."""
+        """A step has become durable; the server may die right after it."""
         self.story.append(what)
         self.fuse -= 1
         if self.fuse <= 0 or (self.fuse < 30 and what.startswith(self.trap)):
@@ -420,7 +420,7 @@ class Server:
             self.rng.choice((self.insert, self.delete))(acknowledge=False)
             old, end = self.log.files.get(before >> 32, bytearray()), before & 0xFFFFFFFF
             if self.log.position >> 32 != before >> 32 and len(old) <= end:
-                # all of it in a new file: after two crashes nobody could tell it from a call behind the next one
+                # all of it in a new file: after two crashes nobody could tell it from a call after the next one
                 self.log.files.pop(self.log.position >> 32, None)
                 self.log.position = before
             last, at = self.log.position >> 32, self.log.position & 0xFFFFFFFF

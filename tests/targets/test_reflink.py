@@ -96,7 +96,7 @@ def test_files_that_are_not_as_a_server_writes_them_are_not_cloned(damage: str, 
             f.write(b"\xff" * 8)
         else:
             f.seek(0, os.SEEK_END)
-            f.write(b"behind")
+            f.write(b"after")
     done = call("load", store, f"milvus1:{folder / 'new'}")
     assert done.code in (0, 3), done.err
     (made,) = (folder / "new").rglob("*.rv")

@@ -46,7 +46,7 @@ _CUT_NOTE = "the compressed file is damaged or cut"
 
 _LEADING_COMMENTS = re.compile(rb"\A(?:\s+|--[^\n]*(?:\n|\Z)|#[^\n]*(?:\n|\Z)|/\*(?:(?!!|M!)|M!999999).*?\*/)*", re.S)
 _BANNER = re.compile(rb"^-- (?:MySQL|MariaDB) dump ", re.M)
-_XML_BEHIND = re.compile(rb"^<\?xml[^>]*>\s*<mysqldump\b", re.M)
+_XML_AFTER = re.compile(rb"^<\?xml[^>]*>\s*<mysqldump\b", re.M)
 _XML_START = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(?:!DOCTYPE\s+)?mysqldump\b", re.S)
 _SQL_START = re.compile(
     rb"(?:/\*M?!\d*\s*)?(?:(?:INSERT|REPLACE)\s+(?:\w+\s+)*INTO\b|CREATE\s+(?:TABLE|DATABASE|SCHEMA)\b|DROP\s+(?:TABLE|DATABASE)\b"
@@ -66,7 +66,7 @@ def looks_like_dump(path: str | os.PathLike[str]) -> bool:
 
 def is_dump(head: bytes) -> bool:
     """The same of its first bytes; lines that a tool printed may stand before it."""
-    if _BANNER.search(head) or _XML_BEHIND.search(head[:4096]):
+    if _BANNER.search(head) or _XML_AFTER.search(head[:4096]):
         return True
     for _ in range(20):
         if _XML_START.match(head) or _SQL_START.match(_LEADING_COMMENTS.sub(b"", head)):
@@ -165,9 +165,9 @@ def _read_into(
     source = chunks(path, notes)
     try:
         first = next(source, b"")
-        if behind := _XML_BEHIND.search(first[:4096]):
-            found.foreign += [printable(line.decode("utf-8", "replace")) for line in first[: behind.start()].splitlines()]
-            first = first[behind.start() :]
+        if after := _XML_AFTER.search(first[:4096]):
+            found.foreign += [printable(line.decode("utf-8", "replace")) for line in first[: after.start()].splitlines()]
+            first = first[after.start() :]
         if _XML_START.match(first[:4096]):
             cut, unclosed = _read_xml(path, first, source, found, notes), False
         else:

@@ -270,7 +270,7 @@ def _weights(pairs: int) -> tuple[npt.NDArray[np.uint32], ...]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A variable-length integer (two's complement of 64 bits) and the offset behind it."""
+    """A variable-length integer (two's complement of 64 bits) and the offset after it."""
     value = 0
     for i in range(9):
         if at + i >= len(data):

@@ -126,7 +126,7 @@ class Tokens:
         if token[:2] in (b"--", b"/*") or token[:1] == b"#":
             if _HIDDEN.search(token):
                 self.damaged(at, f"a comment that looks like a statement ({shown(token)})")
-            elif b"\0" in token:  # a lost block, which may have joined a comment to the statement behind it
+            elif b"\0" in token:  # a lost block, which may have joined a comment to the statement after it
                 self.damaged(at, f"a comment with {token.count(0)} bytes of zeros in it")
         elif b"\0" in token and self.at < len(self.buffer):
             self.damaged(at, f"{token.count(0)} bytes of zeros")
@@ -153,7 +153,7 @@ class Tokens:
         return self._take(IDENTIFIER) or self._need(PUNCTUATION)
 
     def _skip(self) -> None:
-        """Goes behind the end of this statement in constant memory."""
+        """Moves past the end of this statement in constant memory."""
         while True:
             match = _SKIP.match(self.buffer, self.at)
             if match:
@@ -177,7 +177,7 @@ class Tokens:
                 raise Cut
 
     def _skip_string(self, quote: bytes) -> None:
-        """Goes behind the closing quote; a doubled quote just opens the string again."""
+        """Moves past the closing quote; a doubled quote just opens the string again."""
         body = (_BODY if self.backslash else _BODY_PLAIN)[quote]
         while True:
             match = body.match(self.buffer, self.at)

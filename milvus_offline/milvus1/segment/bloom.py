@@ -156,7 +156,7 @@ def _read_heads(fd: int, path: str | os.PathLike[str]) -> tuple[BloomFilter, lis
         nbytes = (functions * per_function + 1) // 2
         if nbytes > end - at - FILTER.size:
             if heads:
-                break  # bytes behind the last filter mean nothing
+                break  # bytes after the last filter mean nothing
             raise DamageError(path, f"expected {nbytes} bytes of counters, found {end - at - FILTER.size}", offset=at)
         first_id, count = FILTER.unpack(read(at, FILTER.size))
         heads.append(_Head(first_id, count, functions, per_function, at + FILTER.size))

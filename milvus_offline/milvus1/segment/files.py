@@ -1,6 +1,6 @@
 """One segment folder: `.rv`, `.uid`, `deleted_docs` and `.ra`, read and written (FORMAT §4.1-4.3, §4.5).
 
-All four share one shape: uint64 N, then N bytes of payload; bytes behind the payload mean nothing. The row count is that of
+All four share one shape: uint64 N, then N bytes of payload; bytes after the payload mean nothing. The row count is that of
 `.uid`. `deleted_docs` holds row offsets, possibly unsorted, repeated (0.7-1.1.0) or followed by garbage (1.1.1).
 """
 
@@ -32,7 +32,7 @@ _CHUNK = 1 << 18
 
 
 class Payload(NamedTuple):
-    """The payload of one length-prefixed file. `declared` is what the header says, `present` what the file holds behind it."""
+    """The payload of one length-prefixed file. `declared` is what the header says, `present` what the file holds after it."""
 
     path: str
     declared: int
@@ -290,7 +290,7 @@ class Segment:
 
 
 class Column(NamedTuple):
-    """One fixed-width array in a file, behind its length header."""
+    """One fixed-width array in a file, after its length header."""
 
     path: str
     dtype: np.dtype[Any]

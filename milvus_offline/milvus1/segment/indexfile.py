@@ -216,7 +216,7 @@ def read_raw_file(path: str | os.PathLike[str]) -> tuple[StoredVectors, list[str
     """The rows of a raw file of 0.5/0.6, as far as they are there, and in words what its container tells wrongly (FORMAT §8).
 
     The Faiss index inside tells its own length. So it is read up to the end of the file; the length of its part, and what
-    stands behind it, are only compared. Raises DamageError, and UsageError for an index that does not hold the vectors.
+    stands after it, are only compared. Raises DamageError, and UsageError for an index that does not hold the vectors.
     """
     fd = open_read(path)
     try:
@@ -284,7 +284,7 @@ def _stored(fd: int, container: Container, rows: int | None, partial: bool) -> S
 
 
 def _faiss_vectors(cursor: Cursor, name: str, *, partial: bool) -> StoredVectors:
-    """The rows of the Faiss index at the cursor, which is left behind it."""
+    """The rows of the Faiss index at the cursor, which moves past it."""
     path = str(cursor.path)
     index = _faiss(cursor, partial)
     if index.runs is None or index.refusal:

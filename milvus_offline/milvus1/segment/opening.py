@@ -166,7 +166,7 @@ def _restored(  # many: what open_segment was given, and what it found so far
     notes: Findings,
     witness: Witness,
 ) -> tuple[Segment, Findings] | None:
-    from .restored import find_vectors, restore  # rarely needed, and all of the index files' formats behind it
+    from .restored import find_vectors, restore  # rarely needed, and it loads the formats of all index files
 
     where = str(folder.path)
     ids = read_header(folder.file(folder.ids[0]))
@@ -299,7 +299,7 @@ def _require_width(path: Path, raw_bytes: int, rows: int, schema: Schema) -> Non
 
 
 def _note_longer(this: Payload, rows: int, note: Note) -> None:
-    """`.rv` and `.uid` are written once, header and payload (§4.1, §4.2): nothing can stand behind."""
+    """`.rv` and `.uid` are written once, header and payload (§4.1, §4.2): nothing can stand after."""
     note(
         Severity.WARNING,
         "file-longer",

@@ -90,7 +90,7 @@ def open_raw_file(
 ) -> tuple[LegacyRawFile, Findings]:
     """The raw file at `path`, as far as it can be read, and what is wrong with it (said of `where`).
 
-    A cut file gives the rows that have both their vector and their id. As the ids stand behind all vectors, a file that was
+    A cut file gives the rows that have both their vector and their id. As the ids stand after all vectors, a file that was
     cut inside the vectors has none. Raises DamageError, and UsageError when the index inside does not hold the vectors.
     """
     stored, odd = read_raw_file(path)

@@ -2,7 +2,7 @@
 conv=noerror,sync`), on some file systems after a power loss, and in erased flash.
 
 Vectors may hold zeros of their own. But a run of those begins and ends anywhere, while a lost block does so at a multiple of
-512 bytes, with other values right before and behind. No server pads or aligns anything (§4.1, §5.4), so that this does not
+512 bytes, with other values right before and after. No server pads or aligns anything (§4.1, §5.4), so that this does not
 come about in a healthy file but by chance, once in 16384 runs of zeros; `Watch.lost_blocks` asks for one in a hundred.
 """
 
@@ -57,7 +57,7 @@ class Finder:
 
     Each piece begins with a row of `row_bytes`; pieces that follow each other in the file are looked at together. `rows_each`:
     how many rows of the user's such a row is. What is found goes to `watch`, said of `where`. `bounds`: whether something that
-    is no blank stands right before the first and right behind the last piece; where nothing is known of it, False.
+    is no blank stands right before the first and right after the last piece; where nothing is known of it, False.
     """
 
     def __init__(  # many: the shape of one file's rows, field by field
@@ -105,7 +105,7 @@ class Finder:
         self._before = before[-self._value :]
 
     def close(self) -> None:
-        """To be called behind the last piece."""
+        """To be called after the last piece."""
         self._break()
         self._end = -1
 

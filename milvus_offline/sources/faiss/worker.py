@@ -189,7 +189,7 @@ class _Tree:
 
     @property
     def exact(self) -> bool:
-        """Whether the vectors that were added come out, behind transforms up to rounding."""
+        """Whether the vectors that were added come out, after transforms up to rounding."""
         if self.inner is None:
             return self.name in _EXACT
         return self.inner.exact and all(map(_is_invertible, self.transforms))

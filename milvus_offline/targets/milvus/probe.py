@@ -25,7 +25,7 @@ _NAME, _EXPIRED, _NOT_YET = 62, 10, 9
 
 
 def check_reachable(connection: Connection, seconds: float) -> None:
-    """Raises TargetError, with what to do, when no Milvus server can be behind the address. Takes `seconds` at most."""
+    """Raises TargetError, with what to do, when no Milvus server can be at the address. Takes `seconds` at most."""
     parts = urlsplit(connection.uri)
     host, tls = parts.hostname or "", connection.tls
     port = parts.port or (HTTPS_PORT if parts.scheme == "https" else MILVUS_PORT)

@@ -278,12 +278,12 @@ def test_raw_files_that_contradict_the_catalog(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "behind"), [(0, 0), (-1, 0), (1, 0), (1 << 40, 0), (-(1 << 63), 0), (0, 1), (0, 300), (-9, 300)]
+    ("wrong", "after"), [(0, 0), (-1, 0), (1, 0), (1 << 40, 0), (-(1 << 63), 0), (0, 1), (0, 300), (-9, 300)]
 )
-def test_a_raw_file_whose_container_is_wrong_is_complete(wrong: int, behind: int, tmp_path: Path) -> None:
+def test_a_raw_file_whose_container_is_wrong_is_complete(wrong: int, after: int, tmp_path: Path) -> None:
     """The Faiss index inside tells its own length."""
     x, ids = np.arange(60, dtype="<f4").reshape(10, 6), np.arange(10) - 5
-    data = bytearray(raw_file(x, ids) + b"\7" * behind)
+    data = bytearray(raw_file(x, ids) + b"\7" * after)
     (size,) = struct.unpack_from("<q", data, 15)
     struct.pack_into("<q", data, 15, size + wrong)
     path = tmp_path / "raw"
@@ -291,7 +291,7 @@ def test_a_raw_file_whose_container_is_wrong_is_complete(wrong: int, behind: int
     piece, notes = open_raw_file(path, file_id="1", schema=Schema("c", 6), where="here")
     assert [int(i) for b in piece.batches() for i in b.ids] == ids.tolist()
     assert b"".join(b.vectors.tobytes() for b in piece.batches()) == x.tobytes()
-    expected = [("warning", "container-wrong", "here", 10)] * ((wrong != 0) + (behind != 0))
+    expected = [("warning", "container-wrong", "here", 10)] * ((wrong != 0) + (after != 0))
     assert [(f.severity.value, f.code, f.where, f.rows) for f in notes] == expected
 
 

@@ -16,7 +16,7 @@ ROOT = ("c", "_default")
 
 
 def flush(b: StoreBuilder) -> None:
-    """All tables, as the catalog has it behind a flush of all."""
+    """All tables, as the catalog has it after a flush of all."""
     for table in b.tables:
         table["flush_lsn"] = b.wal.position
     b.global_lsn = b.wal.position
@@ -42,7 +42,7 @@ def test_rows_between_two_flushes_are_lost(b: StoreBuilder) -> None:
     assert told(store) == [("flush-lost", "c/_default", 4)]
 
 
-def test_deletes_behind_the_failed_flush_count(b: StoreBuilder) -> None:
+def test_deletes_after_the_failed_flush_count(b: StoreBuilder) -> None:
     """Those that the catalog calls flushed, and those that are still to be replayed."""
     b.wal.insert("c", rows(1))
     b.segment("c", rows(1))
@@ -86,7 +86,7 @@ def test_all_that_a_partition_held_is_lost_with_what_is_known_to_be(b: StoreBuil
 
 
 def test_the_segment_in_memory_that_the_catalog_still_knows(b: StoreBuilder) -> None:
-    """Nothing is behind flush_lsn that it could hold: its rows were in the flush that failed."""
+    """Nothing is after flush_lsn that it could hold: its rows were in the flush that failed."""
     b.wal.insert("c", rows(1, 2))
     b.file("c", b.new_id(), NEW)
     b.wal.insert("c", rows(3))
@@ -138,7 +138,7 @@ def test_rows_of_which_nothing_tells_whose_they_were_can_be_salvaged(b: StoreBui
 
 
 def test_the_last_call_of_a_file_may_never_have_been_acknowledged(b: StoreBuilder) -> None:
-    """A server that was killed behind it goes on in the next file."""
+    """A server that was killed after it goes on in the next file."""
     b.wal.insert("c", rows(1))
     b.wal.insert("c", rows(2))
     b.wal.next_file()
@@ -203,7 +203,7 @@ def test_what_a_single_id_leaves_in_memory_is_no_lost_delete(b: StoreBuilder) ->
     assert told(store) == []
 
 
-def test_rows_behind_a_delete_are_not_touched(b: StoreBuilder) -> None:
+def test_rows_after_a_delete_are_not_touched(b: StoreBuilder) -> None:
     b.wal.insert("c", rows(1, 2))
     b.wal.delete("c", [1, 2])
     b.wal.insert("c", rows(1, 2))

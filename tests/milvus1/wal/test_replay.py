@@ -58,7 +58,7 @@ def test_global_lsn_is_a_lower_bound(b: StoreBuilder) -> None:
 
 
 def test_lowest_flush_lsn_is_a_lower_bound(b: StoreBuilder) -> None:
-    """Each table is compared with its own flush_lsn behind the lowest of all."""
+    """Each table is compared with its own flush_lsn after the lowest of all."""
     b.collection("d")
     b.collection("e")
     first = b.wal.insert("c", rows(1))
@@ -138,7 +138,7 @@ def test_both_numberings(tmp_path: Path, version: str, binary: bool) -> None:
     assert content(store) == {ROOT: bag(rows(0, 3, 4, dim=64, binary=binary))}
 
 
-def test_stale_bytes_behind_the_end(b: StoreBuilder) -> None:
+def test_stale_bytes_after_the_end(b: StoreBuilder) -> None:
     """A server that restarted goes on in the same file, over what an unacknowledged call had left there."""
     b.wal.insert("c", rows(1))
     position = b.wal.position
@@ -219,7 +219,7 @@ def test_mxlog_torn(b: StoreBuilder) -> None:
 
 
 def test_mxlog_older_than_the_log(b: StoreBuilder) -> None:
-    """More than one call behind it cannot be: then mxlog.meta is from another time."""
+    """More than one call after it cannot be: then mxlog.meta is from another time."""
     b.wal.insert("c", rows(1))
     old = b.wal.acknowledged
     b.wal.insert("c", rows(2))
@@ -246,13 +246,13 @@ def test_torn_place_in_the_middle(b: StoreBuilder) -> None:
     b.wal.insert("c", rows(1))
     torn = b.wal.position
     b.wal.insert("c", rows(2))
-    behind = b.wal.position
+    after = b.wal.position
     b.wal.insert("c", rows(3, 4))
     b.wal.files[0][torn : torn + 8] = b"\xff" * 8
     store = opened(b)
     assert content(store) == {ROOT: bag(rows(1, 3, 4))}
     assert codes(store) == ["wal-rows", "wal-torn"]
-    assert f"bytes {torn} to {behind} " in next(f.message for f in store.findings if f.code == "wal-torn")
+    assert f"bytes {torn} to {after} " in next(f.message for f in store.findings if f.code == "wal-torn")
 
 
 def test_every_byte_of_a_header_matters(b: StoreBuilder) -> None:
@@ -341,7 +341,7 @@ def test_first_file_missing_after_a_clean_restart(b: StoreBuilder) -> None:
 
 
 def test_rest_of_a_call_that_an_earlier_crash_cut_off(tmp_path: Path) -> None:
-    """It lies in the next file, complete, behind a place that the restarted server wrote over."""
+    """It lies in the next file, complete, after a place that the restarted server wrote over."""
     b = StoreBuilder(tmp_path / "store", wal_file_bytes=300)
     b.collection("c")
     b.wal.insert("c", rows(1))
@@ -388,7 +388,7 @@ def test_tags(b: StoreBuilder) -> None:
     }
 
 
-def test_unseen_rows_are_found_behind_a_flush_too(b: StoreBuilder) -> None:
+def test_unseen_rows_are_found_after_a_flush_too(b: StoreBuilder) -> None:
     """As long as the file is there (§5.6)."""
     b.partition("c", "sp")
     b.wal.insert("c", rows(3), "_default")
@@ -402,7 +402,7 @@ def test_unseen_rows_are_found_behind_a_flush_too(b: StoreBuilder) -> None:
 
 
 def test_deleted_rows_are_not_unseen(b: StoreBuilder) -> None:
-    """Rows that were flushed and deleted, by a delete before or behind the flush of other tables."""
+    """Rows that were flushed and deleted, by a delete before or after the flush of other tables."""
     part = b.partition("c", "p")
     b.collection("d")
     b.wal.insert("c", rows(1, 2, 3, 4), "p")
@@ -486,7 +486,7 @@ def test_delete_before_a_flushed_insert_of_the_partition(version: str, tmp_path:
 
 
 def test_delete_before_an_unrecorded_flush_of_the_root(b: StoreBuilder) -> None:
-    """All was flushed, and the catalog knows of the partition's flush: the delete has reached both, the rows behind it stay."""
+    """All was flushed, and the catalog knows of the partition's flush: the delete has reached both, the rows after it stay."""
     part = b.partition("c", "p")
     b.partition("c", "q")  # nothing of it is flushed: there the delete counts
     b.wal.insert("c", rows(5), "p")
@@ -542,7 +542,7 @@ def test_segments_in_memory_end_at_a_size(b: StoreBuilder, monkeypatch: pytest.M
     assert content(overwritten(b)) == {ROOT: bag(*kept)}
 
 
-def test_segments_in_memory_begin_behind_the_flush(b: StoreBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_in_memory_begin_after_the_flush(b: StoreBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logtable, "MEMORY_SEGMENT_BYTES", 4 * 16)
     b.segment("c", rows(8, 9, 10))
     b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(8, 9, 10))
@@ -658,7 +658,7 @@ def test_flushed_but_not_recorded(b: StoreBuilder) -> None:
     doubled(b, rows(1, 2, 3), 3)
 
 
-def test_flushed_but_not_recorded_with_more_behind(b: StoreBuilder) -> None:
+def test_flushed_but_not_recorded_with_more_after(b: StoreBuilder) -> None:
     b.segment("c", rows(50, 51))
     b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(50, 51))
     b.wal.insert("c", rows(1, 2))
@@ -795,7 +795,7 @@ def test_identical_batches_flushed_together_but_not_recorded(b: StoreBuilder) ->
 
 
 def test_identical_batch_again_after_an_unrecorded_flush(b: StoreBuilder) -> None:
-    """One of the two is in the segment, the other in the log only: behind the crash's flush nothing is taken away."""
+    """One of the two is in the segment, the other in the log only: after the crash's flush nothing is taken away."""
     b.wal.insert("c", rows(1, 2))
     b.segment("c", rows(1, 2))
     b.wal.insert("c", rows(1, 2))

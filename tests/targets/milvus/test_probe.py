@@ -1,4 +1,4 @@
-"""An address that no Milvus server is behind is told apart before pymilvus speaks, each cause in words of its own."""
+"""An address without a Milvus server is told apart before pymilvus speaks, each cause in words of its own."""
 
 from __future__ import annotations
 
