@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,19 +43,6 @@ _NAMED = 4
 """Files that a finding names."""
 
 
-@contextlib.contextmanager
-def _collecting_later() -> Iterator[None]:
-    """Nothing that is made while a store is opened lies in a cycle; to look for one among 100,000 segments takes time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-@_collecting_later()
 def open_store(
     path: str | os.PathLike[str],
     catalog: str | os.PathLike[str] | None = None,

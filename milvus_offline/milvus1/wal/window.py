@@ -112,8 +112,7 @@ class Window:
     def _calls_after(self, lsn: int) -> int:
         """Calls with complete records after `lsn`. A call's records are split only where a file ends (§5.4).
 
-        After a place without a record one call does not count: it can be the end of one that a crash before the last restart
-        cut off, when the server went on in the file before it.
+        After a gap one call does not count: it may be the tail of a call that an earlier crash cut off.
         """
         calls, broken, previous = 0, 0, None
         sizes = {f.number: f.size for f in self.log.files}
