@@ -18,7 +18,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from . import fileio
 from .errors import MilvusOfflineError, TargetError, UsageError, pip_install
 from .model import Source
 from .text import count
-from .transfer import Advance, Done, Progress, Result, Task
+from .transfer import Advance, Begun, Done, Progress, Result, Task
 
 _log = logging.getLogger("milvus_offline")
 
@@ -222,7 +221,7 @@ class DaskCluster:
         """Tasks that the workers can run at the same time."""
         return sum(self._threads().values())
 
-    def begin(self, task: Task) -> _Begun:
+    def begin(self, task: Task) -> Begun:
         """Gives one task to the worker that has been given the fewest bytes. For several threads. Raises as `run` does."""
         with self._giving:
             worker = min(self._threads(), key=lambda w: self._given[w], default=None)
@@ -230,9 +229,9 @@ class DaskCluster:
                 self._given[worker] += max(1, task.bytes)
         where: dict[str, Any] = {"workers": [worker], "allow_other_workers": True} if worker else {}
         key = f"{task.id}-{secrets.token_hex(4)}"
-        return _Begun(self, task, self._client.submit(_run, task, key=key, pure=False, retries=_RETRIES, **where))
+        return partial(self._finished, task, self._client.submit(_run, task, key=key, pure=False, retries=_RETRIES, **where))
 
-    def wait(self, task: Task, future: Any, advance: Advance) -> Result:
+    def _finished(self, task: Task, future: Any, advance: Advance) -> Result:
         """Waits for a task that was begun. Raises as `run` does, and what `advance` raises when the run is being given up."""
         try:
             while not self._wait([future]):
@@ -266,16 +265,6 @@ class DaskCluster:
             if isinstance(e, OSError):
                 raise TargetError(f"{self.url}: {task.id}: {e}") from e
             raise
-
-
-@dataclass(frozen=True)
-class _Begun:
-    cluster: DaskCluster
-    task: Task
-    future: Any
-
-    def wait(self, advance: Advance) -> Result:
-        return self.cluster.wait(self.task, self.future, advance)
 
 
 def seen_files(source: Source) -> list[str]:

@@ -67,11 +67,8 @@ class Silent:
     def close(self) -> None: ...
 
 
-class Begun(Protocol):
-    """A task that runs elsewhere."""
-
-    def wait(self, advance: Advance) -> Result:
-        """Waits until it is done."""
+Begun = Callable[[Advance], Result]
+"""A task that runs elsewhere: waits until it is done."""
 
 
 class Cluster(Protocol):
@@ -94,6 +91,33 @@ class Cluster(Protocol):
 _POLL_SECONDS = 0.1
 _SWITCH_SECONDS = 1e-4
 """A thread that comes back from the disk gets the interpreter after this time, also from one that computes."""
+
+
+class QuickTurns:
+    """The interpreter's switch interval is one for the whole process: shortened while any run has threads, and what the program
+    had chosen comes back with the end of the last one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._before = 0.0
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._runs:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._before, _SWITCH_SECONDS))
+            self._runs += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._runs -= 1
+            if not self._runs:
+                sys.setswitchinterval(self._before)
+
+
+_quick_turns = QuickTurns()
+
 SETTLE_SECONDS = 1.0
 """What is lost at most of finished tasks when a run is killed."""
 UNNOTED_EACH = 2
@@ -205,8 +229,7 @@ def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress, ahead: int)
                     finished.put((task, e))
 
     threads = [threading.Thread(target=work) for _ in range(jobs)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    _quick_turns.begin()
     try:
         for thread in threads:
             thread.start()
@@ -231,7 +254,7 @@ def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress, ahead: int)
             left -= len(done)
             room.release(len(done))
     finally:
-        sys.setswitchinterval(interval)
+        _quick_turns.end()
         waiting.clear()
         counter.stop()
         room.release(jobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import types
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from milvus_offline.ledger import Ledger
-from milvus_offline.transfer import UNNOTED_EACH, Advance, Result, execute
+from milvus_offline.transfer import UNNOTED_EACH, Advance, QuickTurns, Result, execute
 
 
 @dataclass
@@ -107,3 +108,15 @@ def test_a_task_ends_while_another_thread_imports_logging(tmp_path: Path, monkey
     ledger = Ledger.create(tmp_path / "ledger", {})
     assert list(execute([Number(Watched(), 1)], jobs=1, ledger=ledger)) == ["1"]
     ledger.close()
+
+
+def test_the_interpreters_switch_interval_comes_back_with_the_end_of_the_last_run() -> None:
+    """Of two runs in one program the first to begin may be the first to end."""
+    before = sys.getswitchinterval()
+    turns = QuickTurns()
+    turns.begin()
+    turns.begin()
+    turns.end()
+    assert sys.getswitchinterval() < before
+    turns.end()
+    assert sys.getswitchinterval() == before

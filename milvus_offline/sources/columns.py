@@ -49,6 +49,16 @@ class Column(Protocol):
 
 
 @dataclass(frozen=True)
+class InFile:
+    """A column of one file; `name`, `dtype` and `items` as `Column` has them."""
+
+    name: str
+    dtype: str
+    items: int
+    path: str
+
+
+@dataclass(frozen=True)
 class FileColumn:
     """Rows that lie one after the other in a file, or in parts of several (`extents`: path, offset, bytes)."""
 
@@ -87,16 +97,12 @@ class FileColumn:
 
 
 @dataclass(frozen=True)
-class StripedColumn:
+class StripedColumn(InFile):
     """An array that is stored column by column (Fortran's order): `items` columns of `rows` values each, from byte `at` on.
 
     Blocks of rows are put together in memory: a stripe out of each column.
     """
 
-    name: str
-    dtype: str
-    items: int
-    path: str
     at: int
     rows: int
 

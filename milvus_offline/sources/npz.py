@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import DamageError, UsageError
 from ..model import Array
-from .columns import Column, FileColumn, Read, StripedColumn
+from .columns import Column, FileColumn, InFile, Read, StripedColumn
 from .files import FilesSource, assemble, find_files
 from .names import Named
 from .npy import header
@@ -26,17 +26,18 @@ from .tables import Table, file_of
 
 _LOCAL = struct.Struct("<4s22xHH")
 """Signature, length of the name, length of the extra field of a member's own header."""
+_SPREAD = (
+    "compressed and stored column by column (Fortran order): save it again with numpy.savez, or with "
+    "numpy.ascontiguousarray first"
+)
+"""Each of its rows is spread over the whole array."""
 _BAD = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)
 
 
 @dataclass(frozen=True)
-class PackedColumn:
+class PackedColumn(InFile):
     """An array that is compressed in the archive: read from its beginning on, wherever a piece starts."""
 
-    name: str
-    dtype: str
-    items: int
-    path: str
     at: int
     """Bytes before its first number."""
 
@@ -64,21 +65,6 @@ class PackedColumn:
             yield read
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """An array that is compressed and stored column by column: its rows are spread over all of it, so that none is read."""
-
-    name: str
-    dtype: str
-    items: int
-    path: str
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Read]:
-        raise NotImplementedError
-        yield
-
-
 def _short(path: str, name: str) -> int:
     raise DamageError(path, f"{name}: the array ends before its last row")
 
@@ -97,12 +83,6 @@ def open_source(path: str | os.PathLike[str], options: SourceOptions) -> FilesSo
     """An archive, or a folder with some; which arrays are vectors and ids is found as in HDF5."""
     root = Path(os.path.abspath(path))
     files = [file_of(str(p), _arrays(str(p)), options, what="array") for p in find_files(root, (".npz",))]
-    for file in files:
-        if isinstance(file.vectors, _Spread):
-            raise UsageError(
-                f"{file.path}: {file.vectors.name}: compressed and stored column by column (Fortran order): save it again with "
-                "numpy.savez, or with numpy.ascontiguousarray first"
-            )
     return assemble("npz", root, files, options)
 
 
@@ -123,7 +103,9 @@ def _arrays(path: str) -> dict[str, Table]:
                 raise DamageError(
                     path, f"{name}: expected {nbytes} bytes of an array of shape {shape}, found {info.file_size - at}"
                 )
-            result[name] = Table(Named(name, shape, dtype), _column(path, info, name, shape, dtype, at, striped))
+            column = _column(path, info, name, shape, dtype, at, striped)
+            spread = striped and isinstance(column, PackedColumn)
+            result[name] = Table(Named(name, shape, dtype), column, _SPREAD if spread else None)
     if not result:
         raise DamageError(path, "holds no arrays of numbers (.npy); was it made with numpy.savez?")
     return result
@@ -134,7 +116,7 @@ def _column(  # many: what the header of an array says, field by field
 ) -> Column:
     items = math.prod(shape[1:])
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        return _Spread(name, dtype.str, items, path) if striped else PackedColumn(name, dtype.str, items, path, at)
+        return PackedColumn(name, dtype.str, items, path, at)
     nbytes = math.prod(shape) * dtype.itemsize
     with open(path, "rb") as f:
         f.seek(info.header_offset)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import DamageError, UsageError, pip_install
 from ..model import Array
-from .columns import Read
+from .columns import InFile, Read
 from .files import FilesSource, assemble, find_files
 from .names import EMBEDDINGS, Named
 from .options import SourceOptions
@@ -28,13 +28,8 @@ _BATCH_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class ParquetColumn:
+class ParquetColumn(InFile):
     """One column of a file, decoded from the row group on in which a piece begins."""
-
-    name: str
-    dtype: str
-    items: int
-    path: str
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Read]:

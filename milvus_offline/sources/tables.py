@@ -15,10 +15,11 @@ from .vectors import vector_kind
 
 
 class Table(NamedTuple):
-    """One of the columns of a file: what it is, and how it is read."""
+    """One of the columns of a file: what it is, how it is read, and why it cannot be read, if so."""
 
     named: Named
     column: Column
+    refusal: str | None = None
 
 
 def file_of(
@@ -28,6 +29,9 @@ def file_of(
     chosen = choose(path, [t.named for t in there.values()], options.embeddings, options.ids, what)
     findings = Findings(chosen.findings)
     vectors = there[chosen.vectors.name]
+    for table in (vectors, *([there[chosen.ids.name]] if chosen.ids else ())):
+        if table.refusal:
+            raise UsageError(f"{path}: {table.named.name}: {table.refusal}")
     metric = options.metric or metric
     kind = vector_kind(path, vectors.named.name, vectors.named.shape, vectors.named.dtype, options, metric, usual)
     findings += kind.findings

@@ -15,7 +15,7 @@ from ..errors import DamageError
 from ..fileio import open_read, read_into
 from ..findings import Findings
 from ..model import Array
-from .columns import Column, FileColumn, Read
+from .columns import Column, FileColumn, InFile, Read
 from .files import File, FilesSource, assemble, find_files
 from .options import SourceOptions
 from .vectors import vector_kind
@@ -26,13 +26,8 @@ _MOST_DIMENSIONS = 1 << 20
 
 
 @dataclass(frozen=True)
-class VecsColumn:
+class VecsColumn(InFile):
     """Rows of an int32 dimension, which is the same everywhere, and as many numbers."""
-
-    name: str
-    dtype: str
-    items: int
-    path: str
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Read]:

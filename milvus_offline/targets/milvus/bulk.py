@@ -239,7 +239,7 @@ class FileSet:
         if not self.rows:
             return {"rows": 0}
         workers = self.importer.workers
-        return self.writing.run(advance) if workers is None else workers.begin(self.writing).wait(advance)
+        return self.writing.run(advance) if workers is None else workers.begin(self.writing)(advance)
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,7 @@ class ImportTask:
             if (result := known[files.id]) is not None:
                 advance(files.rows, files.bytes)
             else:
-                result = begun[files.id].wait(advance) if begun else files.run(advance)
+                result = begun[files.id](advance) if begun else files.run(advance)
                 importer.ledger.add({f"files:{files.id}": result})
             results.append(result)
         return results
