@@ -185,9 +185,8 @@ class Stopwatch:
 
     def flush(self, call: Callable[[], Any]) -> None:
         call()
-        if self.times:  # else something before the first message
-            self.times["total"] = time.monotonic() - self._clock
-            self.times["server_cpu"] = cpu_below(self._server) - self._served
+        self.times["total"] = time.monotonic() - self._clock
+        self.times["server_cpu"] = cpu_below(self._server) - self._served
 
 
 def ours(rows: Path, watch: Stopwatch, tuned: dict[str, int], file_format: str | None = None) -> None:
@@ -195,14 +194,13 @@ def ours(rows: Path, watch: Stopwatch, tuned: dict[str, int], file_format: str |
     from milvus_offline import loading
     from milvus_offline.sources.hdf5 import open_hdf5
     from milvus_offline.targets import open_target
-    from milvus_offline.targets.milvus.client import Client
 
     place = str(rows.parent / "server" / "data" / "import")
     bucket = {"import_to": place, "import_format": file_format} if file_format else {}
     target = open_target(URI, index="none", metric="L2", verify="none", load=False, **bucket, **tuned)
-    execute, flush = loading.execute, Client.flush
+    execute, flush = loading.execute, target.flush
     loading.execute = lambda *a, **k: watch.send(lambda: execute(*a, **k))
-    Client.flush = lambda self, name: watch.flush(lambda: flush(self, name))
+    target.flush = lambda: watch.flush(flush)
     with tempfile.TemporaryDirectory(dir=rows.parent) as state:
         loading.run_load(open_hdf5(rows, collection="bench"), target, state=Path(state) / "state")
 

@@ -134,7 +134,13 @@ class _Ids(click.ParamType[str]):
     metavar="N",
     help="Size of a message. [default: 4; Lite 2; a 1.x server 16]",
 )
-@click.option("--inflight", type=click.IntRange(1, 32), default=4, show_default=True, help="Messages at the same time.")
+@click.option(
+    "--inflight",
+    type=click.IntRange(1, 32),
+    default=4,
+    show_default=True,
+    help="Messages at the same time, or twice the imports.",
+)
 @click.option(
     "--patience", type=click.FloatRange(0), default=300, show_default=True, metavar="SECONDS", help="Time to wait for a server."
 )

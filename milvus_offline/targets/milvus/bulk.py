@@ -39,6 +39,7 @@ from .tasks import LoadTask, Patience, chosen
 SETS = 16
 """File sets of a job: Milvus advises 8 to 32, and takes 1,024 files."""
 POLL_SECONDS = 1.0
+"""The longest wait between two questions; see `_pause`."""
 _NOT_SEEN = re.compile(
     r"n[o']t exist|no ?such ?(key|file|bucket|object)|(key|file|object|bucket|path) (was )?not found|access ?denied|forbidden",
     re.I,
@@ -107,7 +108,7 @@ class Importer:
             state = self.service.state(job)
             if state is None or state.phase != "running":
                 return state.reason if state else ""
-            time.sleep(POLL_SECONDS / 4)
+            time.sleep(0.25)
         return ""
 
     def job_of(self, task: LoadTask, sets: Sequence[Sequence[str]], patience: Patience) -> str | None:
@@ -161,6 +162,7 @@ class Importer:
     def follow(self, job: str, rows: int, patience: Patience, advance: Advance) -> None:
         """Waits for the end of a job. Raises TargetError when it fails, or shows no progress while the patience lasts."""
         name, last = self.client.connection.name, None
+        begun = time.monotonic()
         while True:
             state: JobState | None = self.service.state(job)
             if state is None:
@@ -176,7 +178,12 @@ class Importer:
                 patience.renew()
             patience.check(f"import {job} shows no progress ({state.mark})")
             advance(0, 0)
-            time.sleep(POLL_SECONDS)
+            time.sleep(_pause(time.monotonic() - begun))
+
+
+def _pause(took: float) -> float:
+    """Seconds until a job is asked for again that has taken `took`: its end is noticed within a fortieth of its time."""
+    return min(POLL_SECONDS, max(0.05, took / 40))
 
 
 @dataclass(eq=False)

@@ -36,6 +36,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 120.0
 IDS_PER_CALL = 10_000
+CLAIM = "milvus_offline_loading_"
+"""What names of aliases begin with that say that a load is filling a collection."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What a collection or an alias may be called; a server refuses to look for another name."""
 
@@ -142,8 +144,27 @@ class Client:
             if name not in there and _NAME.fullmatch(name) and self.has(name):  # a server finds a collection by its alias, too
                 found[name] = str(self.describe(name).get("collection_name") or "")
             elif name in there:
-                found.update(dict.fromkeys(map(str, self.describe(name).get("aliases") or ()), name))
+                all_aliases = map(str, self.describe(name).get("aliases") or ())
+                found.update((alias, name) for alias in all_aliases if not alias.startswith(CLAIM))
         return found
+
+    def claims(self, collection: str) -> list[str]:
+        """Aliases by which loads say that they are filling the collection."""
+
+        def listed() -> Sequence[str]:
+            found: Sequence[str] = self.raw.list_aliases(collection)["aliases"]
+            return found
+
+        if self.connection.lite:  # it lets in one process
+            return []
+        try:
+            aliases = self.call("list aliases", listed)  # of the coordinator itself: what describes it may lag behind
+        except TargetError:
+            aliases = self.describe(collection).get("aliases") or ()
+        return sorted(a for a in aliases if a.startswith(CLAIM))
+
+    def drop_alias(self, alias: str) -> None:
+        self.call(f"drop the alias {alias!r}", partial(self.raw.drop_alias, alias))
 
     def switch_alias(self, alias: str, collection: str) -> None:
         """Makes `alias` name the collection, whether it exists already or not."""

@@ -25,8 +25,6 @@ from .client import Client
 from .tasks import LoadTask
 from .terms import LoadOptions
 
-IMPORTS = 2
-"""Import jobs at the same time: while the server works on one, the files of the next are written."""
 FORMAT = "milvus-offline-staged"
 _COMMIT = "commit.json"
 _PART = re.compile(r"part-(\d+)-of-(\d+)\.json")
@@ -127,10 +125,12 @@ def jobs_of(  # many: what imports, from where, and what is known of it
     staging: Staging | None,
     *,
     resumed: bool,
+    at_once: int,
     workers: Cluster | None = None,
 ) -> Sequence[Task]:
     """`tasks`, a file set each, as import jobs; or of those what `staging` wants: files alone, or jobs for what is there.
 
+    `at_once`: jobs that the server has at the same time.
     Raises UsageError when it cannot be, TargetError when the server does not see the bucket.
     """
     run = str(ledger.done["begun"]["at"])
@@ -142,7 +142,7 @@ def jobs_of(  # many: what imports, from where, and what is known of it
             staged = staging.read()
         elif staging.committed_by():
             raise UsageError(f"--import-stage: {name} is being imported: wait until --import-commit has ended")
-    importer = Importer(client, bucket, ledger, name, staged, workers, IMPORTS)
+    importer = Importer(client, bucket, ledger, name, staged, workers, at_once)
     if not resumed and tasks:
         importer.check_seen(tasks[0].job.plan.name)
     if staging and staging.step == "commit":

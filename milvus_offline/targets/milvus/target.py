@@ -29,7 +29,7 @@ from ...watch import Watch, watching
 from .. import Estimate, LoadTarget
 from ..columnar import CHUNK_BYTES
 from .bulk import check_importable
-from .claiming import claim
+from .claiming import claim, hold, release
 from .client import Client
 from .connection import Connection, lite_facts, lite_to_be
 from .estimate import estimate, import_hint
@@ -38,7 +38,7 @@ from .limits import MAX_CAPACITY
 from .naming import sanitize_collection
 from .plan import Room, make_plan, make_room, makes_ids
 from .scan import Scan, scan
-from .staging import IMPORTS, Staging, jobs_of, staged_name
+from .staging import Staging, jobs_of, staged_name
 from .tasks import (
     LITE_MESSAGE_BYTES,
     LITE_MESSAGE_ROWS,
@@ -101,6 +101,9 @@ class MilvusTarget(LoadTarget):
 
     def close(self) -> None:
         if self._client is not None:
+            self._client.patience = 0.0
+            for job in self._jobs:
+                release(self._client, job.plan)
             self._client.close()
 
     def places(self) -> Sequence[Path]:
@@ -223,7 +226,8 @@ class MilvusTarget(LoadTarget):
     def remember(self, folder: Path) -> None:
         if not (self.connection.lite or self._decisions.part or self.staged):  # others must not create what this load does
             mark = f"milvus_offline {secrets.token_hex(8)}"
-            new = [replace(c, mark=mark) if c.action in ("create", "recreate") else c for c in self._plan.collections]
+            marked = ("create", "recreate", "reuse")
+            new = [replace(c, mark=mark) if c.action in marked else c for c in self._plan.collections]
             self._plan = replace(self._plan, collections=tuple(new))
         for number, positions in enumerate(self._dropped):
             np.save(folder / f"{number}.dropped.npy", positions)
@@ -277,13 +281,15 @@ class MilvusTarget(LoadTarget):
             ledger.add({"begun": {"at": time.time_ns()}})
         if self._bucket is None:
             return tasks
-        self.jobs = min(IMPORTS, self.options.inflight)
+        imports = max(1, self.options.inflight // 2)  # while the server works on one, the files of the next are written
+        self.jobs = imports
         if self.workers is not None:  # who waits for them; the server has no more jobs for it
             self.jobs = max(self.jobs, 2 * self.workers.threads)
         if step := self.options.staging:
             where = (self.connection.where, self.connection.database)
             self._staging = Staging(self._bucket, staged_name(source, where, self._decisions, self._bucket), step)
-        return jobs_of(tasks, client, self._bucket, ledger, self._staging, resumed=resumed, workers=self.workers)
+        staging, workers = self._staging, self.workers
+        return jobs_of(tasks, client, self._bucket, ledger, staging, resumed=resumed, at_once=imports, workers=workers)
 
     def _create(self, job: _Job, ledger: Ledger) -> None:
         """Makes the collection ready, once in all runs."""
@@ -291,15 +297,9 @@ class MilvusTarget(LoadTarget):
         mark = f"created:{plan.source}"
         known = ledger.done.get(mark)
         if known is None:
-            if plan.action == "recreate" and client.has(plan.name):
-                client.drop(plan.name)
             for partition in plan.dropped_partitions:
                 client.drop_partition(plan.name, partition)
-            if not claim(client, plan):
-                raise TargetError(
-                    f"{self.name}: collection {plan.name!r} appeared meanwhile: another load has created it. Wait for that "
-                    "one, or cut the load with --part if several machines are to fill it"
-                )
+            claim(client, plan)
             known = {"identity": client.identity(plan.name), "before": {}, "baseline": {}}
             if plan.action == "append":
                 known["before"] = self._count_before(job)
@@ -311,6 +311,8 @@ class MilvusTarget(LoadTarget):
                 f"{self.name}: collection {plan.name!r} is gone or another one since the interrupted run: "
                 "start anew without --resume"
             )
+        else:
+            hold(client, plan)
         job.baseline, job.rows_before = known["baseline"], known["before"]
         job.held_rows = plan.action == "append"
 
@@ -336,7 +338,8 @@ class MilvusTarget(LoadTarget):
     # Afterwards -------------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        if self.staged:
+        """Not after an import: its segments are sealed, and stored before its job is over."""
+        if self._bucket:
             return
         self._for_each(lambda job: self.client.flush(job.plan.name))
 

@@ -147,7 +147,7 @@ class CollectionPlan:
     replaced: Mapping[str, int] = field(default_factory=dict)
     """Rows of the target that go when rows with their ids arrive, by the target's partition (Milvus Lite)."""
     mark: str = ""
-    """The description of the id field of a new collection, by which two loads that create it at once know whose it is."""
+    """What this load is known by where another could fill the collection as well, see `claiming`."""
 
     def summary(self) -> str:
         index = f"{self.index.type} {dict(self.index.params) or ''}".strip() if self.index else "no index"

@@ -240,11 +240,21 @@ def small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_job_takes_many_file_sets_where_the_server_can(server: Any, tmp_path: Path, small_sets: None) -> None:
     with milvus_proxy(server.uri, "2.6.24") as proxy:
-        proxy.flush_seconds = 0
         report = load(proxy, server, "sets", tmp_path, inflight=8)
         assert (report.exit_code, report.rows, count(server, "sets")) == (0, 2 * ROWS, 2 * ROWS)
         assert proxy.calls.count("rest:create") == 2 + 1  # a job for each partition, and the one that asks about the place
+        assert "Flush" not in proxy.calls  # it has stored all, and lets a client wait for the next flush
     assert not list((server.storage / "sets").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("seconds", [0.1, 3, 11, 600])
+def test_the_end_of_a_job_is_noticed_soon(seconds: float) -> None:
+    took = asked = 0.0
+    while took < seconds:
+        took += bulk._pause(took)
+        asked += 1
+    assert took - seconds <= min(1, max(0.05, seconds / 40))
+    assert asked < 200 + seconds
 
 
 def test_parts_are_staged_and_committed_exactly_once(

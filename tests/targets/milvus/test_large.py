@@ -23,6 +23,7 @@ from milvus_offline.targets.milvus.client import Client
 from milvus_offline.targets.milvus.connection import Connection
 from milvus_offline.targets.milvus.naming import sanitize
 from milvus_offline.targets.milvus.refusals import Busy
+from milvus_offline.targets.milvus.target import MilvusTarget
 from milvus_offline.targets.milvus.wire import Layout
 
 pytestmark = pytest.mark.server
@@ -239,6 +240,45 @@ def test_of_two_loads_that_create_a_collection_at_once_one_is_refused(
     assert "another load has created it" in str(refused)
     (report,) = [d for d in done if isinstance(d, LoadReport)]
     assert (report.exit_code, report.rows) == (0, 50)
+
+
+def test_of_two_loads_that_fill_an_empty_collection_at_once_one_is_refused(
+    server: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ArraySource({name: {"_default": [(np.arange(50), floats(50, 8))]}})
+    load(ArraySource({name: {"_default": []}}), server, tmp_path / "empty")
+    insert, other = Client.insert, []
+
+    def meanwhile(self: Client, *arguments: Any) -> Any:
+        if not other:
+            other.append(at_once([lambda: load(source, server, tmp_path / "other")])[0])
+        return insert(self, *arguments)
+
+    monkeypatch.setattr(Client, "insert", meanwhile)
+    report = load(source, server, tmp_path / "mine", verify="full")
+    assert (report.exit_code, report.rows) == (0, 50)
+    assert "is being filled by another load, as the alias 'milvus_offline_loading_" in str(other[0])
+    with Client(Connection(server)) as client:
+        assert client.claims(name) == []
+
+
+def test_an_interrupted_load_keeps_others_out_of_an_empty_collection_until_it_goes_on(
+    server: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ArraySource({name: {"_default": [(np.arange(50), floats(50, 8))]}})
+    load(ArraySource({name: {"_default": []}}), server, tmp_path / "empty")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Client, "insert", unlucky)
+        patched.setattr(MilvusTarget, "close", lambda self: None)  # as after kill -9
+        load(source, server, tmp_path / "mine")
+    with pytest.raises(TargetError, match="drop it if that load was killed for good"):
+        load(source, server, tmp_path / "other")
+    assert load(source, server, tmp_path / "mine", resume=True, verify="full").exit_code == 0
+    assert load(source, server, tmp_path / "again", mode="overwrite", verify="full").exit_code == 0
+
+
+def unlucky(*_: Any) -> Any:
+    raise KeyboardInterrupt
 
 
 def test_parts_that_run_at_once_fill_one_collection(server: str, tmp_path: Path, name: str) -> None:
