@@ -152,7 +152,7 @@ class Client:
         """Aliases by which loads say that they are filling the collection."""
 
         def listed() -> Sequence[str]:
-            found: Sequence[str] = self.raw.list_aliases(collection)["aliases"]
+            found: Sequence[str] = self.pymilvus.list_aliases(collection)["aliases"]
             return found
 
         if self.connection.lite:  # it lets in one process
@@ -164,7 +164,7 @@ class Client:
         return sorted(a for a in aliases if a.startswith(CLAIM))
 
     def drop_alias(self, alias: str) -> None:
-        self.call(f"drop the alias {alias!r}", partial(self.raw.drop_alias, alias))
+        self.call(f"drop the alias {alias!r}", partial(self.pymilvus.drop_alias, alias))
 
     def switch_alias(self, alias: str, collection: str) -> None:
         """Makes `alias` name the collection, whether it exists already or not."""
