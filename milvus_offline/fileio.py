@@ -178,7 +178,7 @@ def open_read(path: str | os.PathLike[str]) -> int:
 
 def pread(fd: int, view: memoryview, offset: int) -> int:
     """Reads into `view` what the system gives at once; 0 at the file's end. Every byte of a source passes through
-    here, but for the few that `is_just` compares."""
+    here, but for the few that `milvus1.segment.probe` compares."""
     if (remote := getattr(fd, "file", None)) is not None:
         return int(remote.read_into(view, offset))
     if POSITIONED:
@@ -280,24 +280,6 @@ def read_start(path: str | os.PathLike[str], nbytes: int) -> tuple[bytes, int, R
     finally:
         os.close(fd)
     return bytes(buffer), size, lost
-
-
-def is_just(path: str, size: int, head: bytes) -> bool:
-    """Whether a local file is so long and begins with `head`: a `read_start` for very many files of which much is known.
-
-    Also False for what is no file, and where the disk or the system refuses it.
-    """
-    try:
-        fd = _open(path)
-        try:
-            status = os.fstat(fd)
-            if status.st_size != size or not stat.S_ISREG(status.st_mode):
-                return False
-            return os.read(fd, len(head)) == head
-        finally:
-            os.close(fd)
-    except OSError:
-        return False
 
 
 def write_at(fd: int, buffer: memoryview, offset: int) -> None:

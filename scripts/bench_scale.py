@@ -33,8 +33,9 @@ from milvus_offline.milvus1.layout import LENGTH, FileType
 from milvus_offline.milvus1.segment.files import SegmentWriter
 
 _RUNNER = (
-    "import re, sys; from milvus_offline.cli import run; code = run(sys.argv[1:]);"
-    "sys.stderr.write('PEAK ' + re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]); sys.exit(code)"
+    "import atexit, re, sys; from milvus_offline.cli import main;"
+    "peak = lambda: re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1];"
+    "atexit.register(lambda: sys.stderr.write('PEAK ' + peak())); main(sys.argv[1:])"
 )
 _BASE = 1_678_354_366_132_931
 

@@ -64,20 +64,22 @@ class Choices:
         segments: list[Segment] = []
         missing: list[tuple[Choice, Finding]] = []
         plain = self._plain(table, schema)
-        for choice in choices:
-            if plain and _is_raw(choice):
-                segment = plain.open(choice.segment_id, choice.state, choice.row.row_count, choice.row.file_size)
+        with plain.helped((c.segment_id, c.row.row_count, c.row.file_size) for c in choices if _is_raw(c)):
+            for choice in choices:
+                segment = None
+                if _is_raw(choice):
+                    segment = plain.open(choice.segment_id, choice.state, choice.row.row_count, choice.row.file_size)
                 if segment is not None:
                     segments.append(segment)
                     continue
-            before = len(notes)
-            found = self._open(choice, table, schema, notes)
-            if isinstance(found, Finding):
-                missing.append((choice, found))
-                continue
-            if all(f.severity is Severity.INFO or f.code in OF_DELETES for f in notes[before:]):
-                _compare_size(found, choice, table, notes)
-            segments.append(found)
+                before = len(notes)
+                found = self._open(choice, table, schema, notes)
+                if isinstance(found, Finding):
+                    missing.append((choice, found))
+                    continue
+                if all(f.severity is Severity.INFO or f.code in OF_DELETES for f in notes[before:]):
+                    _compare_size(found, choice, table, notes)
+                segments.append(found)
         return self._once_each(segments, missing, choices, table, schema, notes)
 
     def _once_each(  # many: what was opened, what was not, and all that tells which of the two counts
@@ -145,10 +147,10 @@ class Choices:
         notes += [f for f in found if f is not worst]
         return worst
 
-    def _plain(self, table: TableRow, schema: Schema) -> PlainTable | None:
+    def _plain(self, table: TableRow, schema: Schema) -> PlainTable:
         """For the segments of which there is nothing to say: all else of a table that these ask for is here."""
         there = self.disk.local_folder(table.table_id) if self._counts_rows(table, schema) else None
-        return PlainTable(*there, schema) if there else None
+        return PlainTable(*(there or ("", frozenset())), schema)
 
     def _counts_rows(self, table: TableRow, schema: Schema) -> bool:
         """Whether `row_count` counts live rows and `file_size` vectors and ids: in segments of floats or bits since 0.8 (§2.2,

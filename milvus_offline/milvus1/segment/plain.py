@@ -15,13 +15,24 @@ looked at by either: all vectors are there.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Set
+import sys
+from collections.abc import Iterable, Iterator, Set
 
-from ... import fileio
 from ...model import Schema
-from ..layout import BLOOM_FILTER, DELETED_DOCS, ID, IDS_SUFFIX, LENGTH, RAW_SUFFIX
+from ..layout import BLOOM_FILTER, DELETED_DOCS, ID, IDS_SUFFIX, RAW_SUFFIX
 from .files import Segment
+from .probe import Probe, holds_just
+
+_FILES = (f"*{RAW_SUFFIX}", f"*{IDS_SUFFIX}", DELETED_DOCS)
+_MANY = 4000
+"""Segments for which it is worth to begin a process: that takes as long as to look at a thousand."""
+_MOST = 4
+"""Processes that look, this one included."""
+
+Row = tuple[str, int, int]
+"""What the catalog says of a segment: its id, `row_count` and `file_size`."""
 
 
 class PlainTable:
@@ -32,28 +43,50 @@ class PlainTable:
         self._segment_ids = segment_ids
         self._schema = schema
         self._row_bytes = schema.row_bytes
+        self._probes: dict[str, Probe] = {}
+        """Who looks at a segment, if not this process."""
+
+    @contextlib.contextmanager
+    def helped(self, rows: Iterable[Row]) -> Iterator[None]:
+        """Where very many segments are to be opened, other processes look at theirs meanwhile; `rows` are in that order."""
+        asked = [(name, n * self._row_bytes, n * ID.itemsize) for name, n, size in rows if self._may_be_plain(name, n, size)]
+        shares = min(_MOST, _processors(), len(asked) // _MANY)
+        probes = []
+        try:
+            with contextlib.suppress(OSError):
+                for i in range(1, shares):
+                    share = asked[len(asked) * i // shares : len(asked) * (i + 1) // shares]
+                    share = [question for question in share if question[0].isdigit() and question[0].isascii()]
+                    probes.append(Probe(self._folder, _FILES, (BLOOM_FILTER,), share))
+                    self._probes.update((name, probes[-1]) for name, _, _ in share)
+            yield
+        finally:
+            self._probes.clear()
+            for probe in probes:
+                probe.close()
+
+    def _may_be_plain(self, segment_id: str, row_count: int, file_size: int) -> bool:
+        return file_size == row_count * (self._row_bytes + ID.itemsize) > 0 and segment_id in self._segment_ids
 
     def open(self, segment_id: str, state: str, row_count: int, file_size: int) -> Segment | None:
         """The segment; None where `open_segment` has to look at it. `row_count` and `file_size` are the catalog's."""
-        vectors, ids = row_count * self._row_bytes, row_count * ID.itemsize
-        if row_count <= 0 or file_size != vectors + ids or segment_id not in self._segment_ids:
+        if not self._may_be_plain(segment_id, row_count, file_size):
             return None
         folder = f"{self._folder}{os.sep}{segment_id}"
-        try:
-            names = set(fileio.names_in(folder))
-        except OSError:
-            return None
         raw_name, ids_name = segment_id + RAW_SUFFIX, segment_id + IDS_SUFFIX
-        names -= {raw_name, ids_name, DELETED_DOCS, BLOOM_FILTER}
-        if names and not all(name.isascii() and name.isdigit() for name in names):
+        found = self._probes[segment_id].says(segment_id) if segment_id in self._probes else None
+        if found is None:
+            payloads = {raw_name: row_count * self._row_bytes, ids_name: row_count * ID.itemsize, DELETED_DOCS: 0}
+            found = holds_just(folder, payloads, (BLOOM_FILTER,))
+        if not found:
             return None
         folder += os.sep
         raw_path, ids_path, deleted_path = folder + raw_name, folder + ids_name, folder + DELETED_DOCS
-        if _holds(raw_path, vectors) and _holds(ids_path, ids) and _holds(deleted_path, 0):
-            return Segment(segment_id, state, self._schema, raw_path, ids_path, deleted_path, row_count, 0, file_size)
-        return None
+        return Segment(segment_id, state, self._schema, raw_path, ids_path, deleted_path, row_count, 0, file_size)
 
 
-def _holds(path: str, payload: int) -> bool:
-    """Whether this is a file with a payload of so many bytes, and its header says so, too."""
-    return fileio.is_just(path, LENGTH.size + payload, LENGTH.pack(payload))
+def _processors() -> int:
+    """How many processes can run at once; 1 where this program is not an interpreter that begins another one."""
+    if not sys.executable or getattr(sys, "frozen", False):
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from support.mutate import Bench, Case
 from milvus_offline.errors import MilvusOfflineError
 from milvus_offline.milvus1.catalog import rows as catalog_rows
 from milvus_offline.milvus1.opening import open_store
+from milvus_offline.milvus1.segment import plain
 from milvus_offline.milvus1.segment.files import Segment
 from milvus_offline.milvus1.segment.plain import PlainTable
 
@@ -59,6 +61,13 @@ def by_both_roads(monkeypatch: pytest.MonkeyPatch, root: Path, catalog: Path | N
         return opened, shorter, told(root, catalog)
 
 
+def with_processes(patch: pytest.MonkeyPatch, python: str = sys.executable) -> None:
+    """From now on other processes look at all but the first of a table's segments."""
+    patch.setattr(plain, "_MANY", 1)
+    patch.setattr(plain, "_processors", lambda: 4)
+    patch.setattr(sys, "executable", python)
+
+
 def test_both_roads_tell_the_same_of_all_real_stores_and_the_shorter_one_is_the_common_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -68,6 +77,9 @@ def test_both_roads_tell_the_same_of_all_real_stores_and_the_shorter_one_is_the_
         opened, shorter, careful = by_both_roads(monkeypatch, real.root, real.root / real.dump if real.dump else None)
         assert shorter == careful, name
         total += opened
+        with monkeypatch.context() as patch:
+            with_processes(patch)
+            assert by_both_roads(monkeypatch, real.root, real.root / real.dump if real.dump else None)[:2] == (opened, careful)
     assert total >= 50
 
 
@@ -122,6 +134,28 @@ def test_both_roads_tell_the_same_of_each_damage_of_one_segment_among_others(
     opened, shorter, careful = by_both_roads(monkeypatch, builder.write())
     assert shorter == careful
     assert opened == (4 if damage in ("none", "a number beside it") else 3)
+    with_processes(monkeypatch)
+    assert by_both_roads(monkeypatch, builder.root)[:2] == (opened, careful), "other processes see what this one sees"
+
+
+def test_processes_look_at_their_shares_only_and_those_that_are_lost_cost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = StoreBuilder(tmp_path / "store \udcff\n")
+    builder.collection("faces")
+    for n in range(0, 90, 10):
+        builder.segment("faces", rows(range(n, n + 5)))
+    root, looked = builder.write(), []
+    here = plain.holds_just
+    monkeypatch.setattr(plain, "holds_just", lambda folder, *rest: looked.append(folder) or here(folder, *rest))
+    alone = told(root, None)
+    assert len(looked) == 9
+    for python, own in ((sys.executable, 2), ("/bin/false", 9), ("/nowhere", 9)):
+        looked.clear()
+        with monkeypatch.context() as patch:
+            with_processes(patch, python)
+            assert told(root, None) == alone
+        assert len(looked) == own, python
 
 
 @pytest.mark.parametrize(
