@@ -143,6 +143,7 @@ def plain(inflight: int) -> float:
 def measure(folder: Path, gib: float, runs: int) -> tuple[dict[str, float], float]:
     """Seconds by way, the least of `runs` that take turns, and the peak memory in MiB of ours."""
     make_store(folder / "store", rows=int(gib * 2**30) // 512, dimension=128, segments=max(2, round(gib * 4)), deleted=0)
+    os.sync()  # or the disk would be busy with the store while an export writes
     source = f"s3://{BUCKET}/store"
     found: dict[str, float] = {}
     peak = 0.0
