@@ -1,7 +1,7 @@
 """milvus_offline: reads the data of stopped or crashed Milvus 1.x servers straight from disk.
 
 `open_store` looks into a store, `open_source` at anything else that rows come from; `export`, `load` and `verify` do what the
-commands of these names do.
+commands of these names do. What they raise on purpose is a `MilvusOfflineError`; its kinds are in `milvus_offline.errors`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from .api import load as load
     from .api import open_source as open_source
     from .api import verify as verify
+    from .errors import MilvusOfflineError as MilvusOfflineError
     from .milvus1.opening import open_store as open_store
 
-__all__ = ["__version__", "export", "load", "open_source", "open_store", "verify"]
+__all__ = ["MilvusOfflineError", "__version__", "export", "load", "open_source", "open_store", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +27,10 @@ def __getattr__(name: str) -> Any:
         from .milvus1.opening import open_store
 
         return open_store
+    if name == "MilvusOfflineError":
+        from .errors import MilvusOfflineError
+
+        return MilvusOfflineError
     if name in __all__:
         from . import api
 

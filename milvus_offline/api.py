@@ -21,6 +21,7 @@ from .findings import Findings
 from .loading import LoadReport, run_load
 from .milvus1.store import Store
 from .model import Severity, Source
+from .present import seen_anew
 from .progress import Shown, State
 from .selection import SelectedSource, Selection
 from .sources import kind_of, open_source
@@ -47,6 +48,7 @@ class VerifyReport:
         return 4 if Severity.ERROR in severities else 3 if Severity.WARNING in severities else 0
 
 
+@seen_anew()
 def export(  # many: the options of the command `export`, each by its name
     source: Given,
     out: str | os.PathLike[str],
@@ -74,6 +76,7 @@ def export(  # many: the options of the command `export`, each by its name
     return run_export(chosen, target, jobs=workers, resume=resume, progress=_telling(progress))
 
 
+@seen_anew()
 def load(  # many: the options of the command `load`, each by its name
     source: Given,
     target: str,
@@ -106,6 +109,7 @@ def load(  # many: the options of the command `load`, each by its name
     )
 
 
+@seen_anew()
 def verify(
     source: str | os.PathLike[str] | Store, *, against: Given | None = None, sample: float = 1.0, progress: Told | None = None
 ) -> VerifyReport:
@@ -114,7 +118,7 @@ def verify(
     `sample` is the share of a store's segments that are read. Raises UsageError for what can be neither.
     """
     shown = _telling(progress)
-    if not isinstance(source, Store) and fileio.as_path(source).is_dir() and kind_of(source) == "export":
+    if not isinstance(source, Store) and kind_of(source) == "export":
         from .checking import check_export
 
         compared = None if against is None else _opened(against, ())

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UsageError, pip_install
+from .errors import MissingPackageError
 from .milvus1.segment.files import Segment
 from .model import Batch, Piece, Schema, VectorType
 
@@ -29,7 +29,7 @@ def _arrow() -> Any:
     try:
         import pyarrow
     except ImportError:
-        raise UsageError(f"Arrow needs the package pyarrow: {pip_install('parquet')}") from None
+        raise MissingPackageError("Arrow", "pyarrow", "parquet") from None
     return pyarrow
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DamageError, MilvusOfflineError
+from .errors import DamageError, MilvusOfflineError, MissingPackageError
 from .fileio import as_path
 from .findings import Findings
 from .hashing import Hashes
@@ -133,6 +133,8 @@ class CheckFile:
         damaged = False
         try:
             _check_file(as_path(self.out), self.part, self.entry, found, advance)
+        except MissingPackageError:  # nothing is wrong with the file
+            raise
         except (MilvusOfflineError, OSError, KeyError, ValueError, TypeError) as e:
             damaged = True
             found.differs("file-unreadable", self.part.where, str(e), self.entry.get("rows"))

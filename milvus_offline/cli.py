@@ -192,10 +192,12 @@ def _open_standard_streams() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """The exit code of a command line; see `_EPILOG`."""
     from .errors import MilvusOfflineError
+    from .present import seen_anew
 
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        result: Any = cli.main(arguments, prog_name="milvus-offline", standalone_mode=False)
+        with seen_anew():
+            result: Any = cli.main(arguments, prog_name="milvus-offline", standalone_mode=False)
         return int(result or 0)
     except click.exceptions.Exit as e:
         return e.exit_code
@@ -211,6 +213,13 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
     except MemoryError:
         return _say(words, "out of memory: run with fewer --jobs, or on a machine with more memory", 1)
+    except ModuleNotFoundError as e:  # an installation that is not whole
+        from .errors import pip_install
+
+        package = (e.name or "").partition(".")[0]
+        if package in ("", "milvus_offline"):
+            raise
+        return _say(words, f"this installation lacks the package {package}: {pip_install()}", 1)
     except OSError as e:
         hint = ": run as a user who may, or copy it" if isinstance(e, PermissionError) else ""
         return _say(words, f"{e.filename or 'file system'}: {e.strerror or e}{hint}", 1)

@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import fileio
-from .errors import MilvusOfflineError, TargetError, UsageError, pip_install
+from .errors import MilvusOfflineError, MissingPackageError, TargetError, UsageError
 from .model import Source
 from .text import count
 from .transfer import Advance, Begun, Done, Progress, Result, Task
@@ -93,7 +93,7 @@ class DaskCluster:
         try:
             from distributed import Client
         except ImportError:
-            raise UsageError(f"--cluster needs the package distributed: {pip_install('dask')}") from None
+            raise MissingPackageError("--cluster", "distributed", "dask") from None
         self.url = url
         self._giving = threading.Lock()
         self._given: Counter[str] = Counter()

@@ -24,6 +24,23 @@ class UsageError(MilvusOfflineError):
     exit_code = 2
 
 
+class MissingPackageError(UsageError):
+    """What was asked for needs a package that is not installed; the message ends with the command that adds it."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(f"{what} needs the package {package}: {pip_install(extra)}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _missing, (self.args[0], self.package, self.extra)
+
+
+def _missing(text: str, package: str, extra: str) -> MissingPackageError:
+    error = MissingPackageError("", package, extra)
+    error.args = (text,)
+    return error
+
+
 class StoreError(MilvusOfflineError):
     """The path is not a store, or its catalog cannot be read."""
 
@@ -50,12 +67,13 @@ class TargetError(MilvusOfflineError):
     """The target refuses or cannot take the rows: disk full, no permission, a server's answer."""
 
 
-def pip_install(extra: str) -> str:
-    """The command that adds one of our extras to this very installation, whichever `pip` the shell would find.
+def pip_install(extra: str = "") -> str:
+    """The command that adds one of our extras, or what we always need, to this very installation, whichever `pip` the shell
+    would find.
 
     A tool that was installed with pipx, or is called by its path, has a Python that the shell does not know.
     """
     here, found = Path(sys.executable), shutil.which("pip")
     ours = found is not None and Path(found).parent == here.parent
     pip = "pip" if ours else f"{shlex.quote(str(here))} -m pip"
-    return f"{pip} install 'milvus-offline[{extra}]'"
+    return f"{pip} install 'milvus-offline[{extra}]'" if extra else f"{pip} install milvus-offline"

@@ -19,7 +19,7 @@ from .milvus1.wal.rows import LogRows
 from .model import Array, Batch, Piece, Schema, SourceCollection, VectorType
 from .names import printable
 from .search import find_rows
-from .text import Screen, named
+from .text import Screen, count, named
 
 Ids = npt.NDArray[np.int64]
 _SHOWN = 3
@@ -197,7 +197,7 @@ def show_rows(screen: Screen, looks: Sequence[Look], ids: Ids | None) -> None:
     for number, look in enumerate(shown):
         schema = look.schema
         kind = "binary, " if schema.vector_type is VectorType.BINARY else ""
-        many = f"{len(look.rows):,} of {look.of:,} {'deleted ' if look.deleted else ''}rows" if look.of is not None else ""
+        many = "" if look.of is None else _how_many(look)
         metric = f", {schema.metric_type}" if schema.metric_type else ""
         if number:
             screen.say()
@@ -209,6 +209,13 @@ def show_rows(screen: Screen, looks: Sequence[Look], ids: Ids | None) -> None:
         if shown:
             screen.say()
         screen.say(told)
+
+
+def _how_many(look: Look) -> str:
+    kind = "deleted row" if look.deleted else "row"
+    if not look.of:
+        return f"no {kind} is in its files" if look.deleted else "no rows"
+    return f"{len(look.rows):,} of {count(look.of, kind)}"
 
 
 def _show_table(screen: Screen, rows: Sequence[Row], length: str) -> None:

@@ -7,7 +7,7 @@ endpoint come the SDK's usual ways (environment, configuration files, instance r
 
 from __future__ import annotations
 
-from .objects import SCHEMES, costs, forget
+from .objects import SCHEMES, costs, forget, renew
 from .paths import BucketPath, is_url, list_once, scan
 from .reading import open_binary, open_read, warm
 from .writing import Bucket, Upload, size_now
@@ -23,6 +23,7 @@ __all__ = [
     "list_once",
     "open_binary",
     "open_read",
+    "renew",
     "scan",
     "size_now",
     "warm",

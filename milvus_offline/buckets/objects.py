@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
-from ..errors import StoreError, pip_install
+from ..errors import MissingPackageError, StoreError
 
 SCHEMES = {
     "s3": ("s3", "s3fs"),
@@ -106,6 +106,13 @@ def objects(scheme: str) -> Objects:
         return _opened[scheme]
 
 
+def renew() -> None:
+    """What is asked from here on is answered in the present state; see `present.seen_anew`."""
+    with _opening:
+        for store in _opened.values():
+            store.renew()
+
+
 def forget() -> None:
     """Listings, credentials and costs are taken anew; a forked process, which has none of the threads, opens its own."""
     global _opening, _costs
@@ -140,7 +147,7 @@ def _file_system(scheme: str) -> Any:
     try:
         made = fsspec.filesystem(scheme, **options)
     except ImportError as e:
-        raise StoreError(f"{scheme}:// needs the package {package}: {pip_install(extra)} ({e})") from None
+        raise MissingPackageError(f"{scheme}://", package, extra) from e
     except (ValueError, OSError) as e:  # adlfs looks for its credentials at once
         raise StoreError(
             f"{scheme}://: no credentials were found: give them {_CREDENTIALS.get(scheme, 'to the SDK')} ({e})"
@@ -172,6 +179,8 @@ class Objects:
         """All that is below `_mounted`: folder -> name -> item."""
         self._shallow: dict[str, dict[str, Item] | None] = {}
         """Folders elsewhere."""
+        self._earlier: dict[str, dict[str, Item]] = {}
+        """What earlier calls listed: their stores and exports are still read."""
         self._small: OrderedDict[str, bytes] = OrderedDict()
         self._small_bytes = 0
         self._heads: dict[str, bytes] = {}
@@ -182,6 +191,17 @@ class Objects:
         return f"{self.scheme}://{key}"
 
     # Listings
+
+    def renew(self) -> None:
+        """Nothing that was listed or read so far answers a question any more, see `known`."""
+        with self._lock:
+            self._earlier.update(self._tree)
+            self._tree = {}
+            self._mounted.clear()
+            self._shallow.clear()
+            self._small.clear()
+            self._small_bytes = 0
+            self._heads.clear()
 
     def mount(self, key: str) -> None:
         """Lists all below `key`, once. Raises StoreError where the bucket is not there or cannot be read."""
@@ -255,6 +275,15 @@ class Objects:
             below = self._tree.get(above) if mounted else self.folder(above)
             return below.get(name) if below else None
 
+    def known(self, key: str) -> Item | None:
+        """The same for what is about to be read: also as an earlier call listed it, where no later one looked."""
+        above, _, name = key.rpartition("/")
+        with self._lock:
+            earlier = self._earlier.get(above, {}).get(name)
+            if earlier is not None and above not in self._shallow and not self._is_mounted(key):
+                return earlier
+            return self.item(key)
+
     # Contents
 
     def fetch(self, key: str, start: int, end: int) -> bytes:
@@ -281,7 +310,7 @@ class Objects:
 
     def warm(self, keys: Iterable[str]) -> None:
         """Fetches the beginnings of many files with many requests in flight."""
-        found = (i for k in keys if (i := self.item(k)) is not None and not i.is_dir)
+        found = (i for k in keys if (i := self.known(k)) is not None and not i.is_dir)
         for _ in self.pool.map(self.begin, found):
             pass
 

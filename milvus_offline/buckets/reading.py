@@ -50,7 +50,7 @@ class ObjectFile:
         """The file at `url`. Raises OSError where there is no such file."""
         scheme, key = place_of(url)
         store = objects(scheme)
-        item = store.item(key)
+        item = store.known(key)
         if item is None or item.is_dir:
             code = errno.ENOENT if item is None else errno.EISDIR
             raise OSError(code, os.strerror(code), str(url))

@@ -102,6 +102,10 @@ class Command(click.Command):
             raise click.UsageError(self._unknown(ctx, e.option_name), ctx) from e
         for param in self.params:
             value = ctx.params.get(str(param.name))
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and (found := _NO_BUCKET.match(text)) and not os.path.exists(text):
+                    place = text.partition(":")[2].strip("/") or "BUCKET/FOLDER"
+                    raise click.UsageError(f"{text} names no bucket: did you mean {found[1]}://{place}?", ctx)
             if isinstance(param.type, click.Path) and "" in (value if isinstance(value, tuple) else (value,)):
                 what = max(param.opts, key=len) if isinstance(param, click.Option) else param.make_metavar(ctx)
                 raise click.UsageError(f"{what} is empty: name a file or folder (is a variable of the shell not set?)", ctx)
@@ -141,6 +145,7 @@ def _one_line(record: str) -> str:
 
 _BUCKETS = ("s3://", "gs://", "gcs://", "az://", "abfs://", "abfss://")
 """What is read and written in place, see milvus_offline/buckets."""
+_NO_BUCKET = re.compile(rf"({'|'.join(b[:-3] for b in _BUCKETS)}):(?:/{{0,2}}$|///)")
 _REMOTE = re.compile(r"^(?:[a-z][a-z0-9+.-]+://|[\w.-]+@?[\w.-]*:/)", re.I)
 
 
@@ -154,6 +159,8 @@ class SourcePath(click.Path):
         if text == "-":
             self.fail("standard input cannot be read: name a file or folder", param, ctx)
         if _REMOTE.match(text) and not text.startswith(_BUCKETS) and not os.path.exists(text):
+            if meant := _as_path(text):
+                self.fail(f"{text}: did you mean {meant}?", param, ctx)
             kind = (
                 "is a server's address, and files are read" if text.startswith(("http", "milvus")) else "is not on this machine"
             )
@@ -186,6 +193,8 @@ class OutFolder(click.Path):
         if text == "-":
             self.fail("an export is a folder of files, which cannot go to standard output: name a folder", param, ctx)
         if _REMOTE.match(text) and not text.startswith(_BUCKETS):
+            if meant := _as_path(text):
+                self.fail(f"{text}: did you mean {meant}?", param, ctx)
             where = (
                 "milvus-offline load brings rows into a server"
                 if text.startswith(("http", "milvus"))
@@ -193,6 +202,39 @@ class OutFolder(click.Path):
             )
             self.fail(f"{text} is not a folder on this machine: name one, and {where}", param, ctx)
         return text
+
+
+class OutFile(click.Path):
+    """A file that is written, on this machine."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(os.fspath(value))
+        from ..errors import UsageError
+
+        option = max(param.opts, key=len) if param else "this"
+        if text == "-":
+            raise UsageError(f"{option} cannot go to standard output: name a file")
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+            meant = _as_path(text) if text.lower().startswith("file:") else None
+            hint = f"did you mean {meant}?" if meant else "name one on this machine, and copy it there later"
+            raise UsageError(f"{option} writes a file, and {without_password(text)} is none: {hint}")
+        return text
+
+
+def _as_path(url: str) -> str | None:
+    """What was meant by a URL that is a path of this machine, or one of a bucket in a spelling that only others take."""
+    scheme, _, rest = url.partition(":")
+    if scheme.lower() == "file" and rest.startswith("/"):
+        return re.sub(r"^(//(localhost(?=/))?)?/*", "/", rest)
+    if scheme.lower() in ("s3a", "s3n"):
+        return f"s3:{rest}"
+    if scheme != scheme.lower() and f"{scheme.lower()}://" in _BUCKETS:
+        return f"{scheme.lower()}:{rest}"
+    if f"{scheme}://" in _BUCKETS and rest.strip("/"):
+        return f"{scheme}://{rest.lstrip('/')}"
+    return None
 
 
 class Target(click.Path):
@@ -236,6 +278,8 @@ def _meant(target: str) -> str:
         near = near or next(iter(get_close_matches(scheme.lower(), ["http", "https", "milvus1"], 1, 0.6)), None)
         if near:
             return f"did you mean {near}://{rest}?"
+        if f"{scheme.lower()}://" in _BUCKETS:
+            return f"rows go into a bucket as files: export SOURCE {target} --format parquet; {kinds}"
         return f"{scheme}:// is not known; {kinds}"
     if re.fullmatch(r"[\w.-]+:\d+/?", target):
         return f"did you mean http://{target}?"

@@ -10,7 +10,7 @@ import click
 
 from ..fileio import as_path
 from ..guard import check_file
-from .command import Command, SourcePath
+from .command import Command, OutFile, SourcePath
 from .common import bucket_costs, open_given, print_json, progress, say_costs, several, source_words
 from .log import set_up_log
 from .options import file_options, output_options, store_options
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     ],
 )
 @click.argument("paths", metavar="STORE...", nargs=-1, required=True, type=SourcePath())
-@click.option("--html", type=click.Path(), metavar="FILE", help="Also write a report that a browser shows.")
+@click.option("--html", type=OutFile(), metavar="FILE", help="Also write a report that a browser shows.")
 @click.option(
     "--read",
     is_flag=True,

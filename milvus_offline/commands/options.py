@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .command import FILES_GROUP, OUTPUT_GROUP, SELECTION_GROUP, STORE_GROUP, chain, choice, read_config
+from .command import FILES_GROUP, OUTPUT_GROUP, SELECTION_GROUP, STORE_GROUP, OutFile, chain, choice, read_config
 
 _SETTINGS = "milvus_offline.settings"
 
@@ -43,7 +43,7 @@ output_options = chain(
     click.option("--json-progress", is_flag=True, expose_value=False, callback=_keep, help="Progress as JSON lines on stderr."),
     click.option(
         "--log-file",
-        type=click.Path(),
+        type=OutFile(),
         metavar="FILE",
         expose_value=False,
         callback=_keep,
@@ -166,7 +166,7 @@ selection_options = chain(
 
 lost_ids_option = click.option(
     "--lost-ids",
-    type=click.Path(),
+    type=OutFile(),
     metavar="FILE",
     help="Write the ids of rows that are lost to a CSV file: what is to be embedded again. Rows of which the ids themselves "
     "are lost (in the .uid file, or with their record of the log) are counted by the findings only.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import fileio
-from .command import Command, SourcePath
+from .command import Command, OutFile, SourcePath
 from .common import open_given, print_json, selection
 from .log import set_up_log
 from .options import file_options, output_options, selection_options, store_options
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values: id, partition, from, norm, the vector.")
 @click.option(
     "--npy",
-    type=click.Path(),
+    type=OutFile(),
     metavar="FILE",
     help="Write the vectors to FILE, as in x.npy, and their ids beside it, as x.ids.npy.",
 )
@@ -57,6 +57,7 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     from ..guard import check_file, keep_out
     from ..look import absent_ids, document, ids_file_of, look_at, look_up, read_ids, show_rows, write_npy
     from ..selection import SelectedSource
+    from ..sources import KINDS, kind_of
     from ..text import Screen, count, needs_attention
 
     set_up_log(verbose)
@@ -68,6 +69,8 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     if wanted is not None and deleted:
         raise UsageError("--deleted shows the first deleted rows; ids are looked for among the live ones only")
     given = open_given(path, **o)
+    if deleted and (kind := kind_of(path)) != "milvus1":
+        raise UsageError(f"--deleted only goes with a store: in {KINDS[kind].what} no row is marked as deleted")
     for file in (npy, npy and ids_file_of(npy)):
         if file:
             check_file(file, "write rows")

@@ -11,7 +11,7 @@ import click
 from .. import fileio
 from ..guard import check_file
 from ..model import Finding, Severity
-from .command import Command, SourceOrTarget, SourcePath, is_target
+from .command import Command, OutFile, SourceOrTarget, SourcePath, is_target
 from .common import bucket_costs, is_typed, open_given, print_json, progress, say_costs, several, source_words, write_lost_ids
 from .log import set_up_log
 from .options import cluster_option, file_options, lost_ids_option, output_options, store_options
@@ -65,7 +65,7 @@ class _Share(click.ParamType[float]):
 @click.option("--rename", metavar="OLD=NEW", multiple=True, help="With a target: a collection's name there; repeatable.")
 @click.option("--database", metavar="NAME", envvar="MILVUS_DATABASE", help="With a target: its database.")
 @click.option("--token-file", metavar="FILE", help="With a target: a file that holds the token. Otherwise: MILVUS_TOKEN.")
-@click.option("--html", type=click.Path(), metavar="FILE", help="Also write a report that a browser shows.")
+@click.option("--html", type=OutFile(), metavar="FILE", help="Also write a report that a browser shows.")
 @lost_ids_option
 @cluster_option
 @file_options

@@ -6,12 +6,16 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ray.data import Datasource
-from ray.data.block import BlockMetadata
-from ray.data.datasource import ReadTask
-
 from ..arrow import arrow_schema
+from ..errors import pip_install
 from .table import Part, open_table
+
+try:
+    from ray.data import Datasource
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import ReadTask
+except ImportError as e:
+    raise ImportError(f"this module needs the package ray: {pip_install('ray')} ({e})") from e
 
 
 class MilvusOffline(Datasource):  # type: ignore[misc]

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
-
 from ..arrow import PARTITION
-from ..errors import UsageError
+from ..errors import UsageError, pip_install
 from ..model import Attribute, VectorType
 from .table import Part, Table, open_table
+
+try:
+    from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
+except ImportError as e:
+    raise ImportError(f"this module needs pyspark 4.0 or newer: {pip_install('spark')} ({e})") from e
 
 _TYPES = {"|i1": "tinyint", "<i2": "smallint", "<i4": "int", "<i8": "bigint", "<f4": "float", "<f8": "double"}
 

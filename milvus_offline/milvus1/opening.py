@@ -18,6 +18,7 @@ from ..errors import DamageError, StoreError, UsageError
 from ..findings import Findings
 from ..model import Finding, Schema
 from ..names import printable
+from ..present import seen_anew
 from ..watch import named, union, watching
 from .catalog.check import contradictions
 from .catalog.rows import Catalog, Generation, TableRow
@@ -43,6 +44,7 @@ _NAMED = 4
 """Files that a finding names."""
 
 
+@seen_anew()
 def open_store(
     path: str | os.PathLike[str],
     catalog: str | os.PathLike[str] | None = None,

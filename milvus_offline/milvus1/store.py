@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import fileio
+from ..errors import MissingPackageError
 from ..findings import Findings
 from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema, Vectors
 from ..names import printable
@@ -105,11 +106,13 @@ class Partition:
         return self.to_reader().read_all()
 
     def to_pandas(self, limit: int | None = None) -> Any:
-        """The live rows (the first `limit` of them) as a pandas.DataFrame: `id`, `vector` (an array a row), attributes."""
-        import pandas as pd
+        """The live rows (the first `limit` of them) as a pandas.DataFrame: `id`, `vector` (an array a row), attributes.
 
+        Raises UsageError without pandas.
+        """
+        pandas = _pandas()
         batch = self.read(limit)
-        return pd.DataFrame({"id": batch.ids, "vector": list(batch.vectors), **batch.attributes})
+        return pandas.DataFrame({"id": batch.ids, "vector": list(batch.vectors), **batch.attributes})
 
     def __len__(self) -> int:
         return self.rows
@@ -255,10 +258,9 @@ class Collection(Mapping[str, Partition]):
 
     def to_pandas(self) -> Any:
         """All live rows as a pandas.DataFrame with a column `partition`, see Partition.to_pandas."""
-        import pandas as pd
-
+        pandas = _pandas()
         frames = [p.to_pandas().assign(partition=p.name) for p in self.partitions]
-        return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+        return pandas.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
 
     def to_reader(self, batch_rows: int | None = None, *, with_name: bool = True) -> Any:
         """All live rows of all partitions, with the column `partition`, see Partition.to_reader."""
@@ -294,6 +296,14 @@ class UnknownName(KeyError):
 
     def __str__(self) -> str:
         return self._message
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise MissingPackageError("a DataFrame", "pandas", "pandas") from None
+    return pandas
 
 
 def _kept(batch: Batch) -> Batch:

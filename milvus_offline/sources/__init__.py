@@ -16,6 +16,7 @@ from ..errors import DamageError, StoreError, UsageError
 from ..fileio import as_path, closed, is_remote, list_once, open_binary, scan, unreadable
 from ..manifest import LEDGER, is_export
 from ..model import Source
+from ..present import seen_anew
 from .options import SourceOptions
 
 __all__ = ["KINDS", "Kind", "SourceOptions", "kind_of", "open_source"]
@@ -78,6 +79,7 @@ KINDS: Mapping[str, Kind] = {
 """In the order in which they are asked."""
 
 
+@seen_anew()
 def kind_of(path: str | os.PathLike[str]) -> str:
     """The name of a kind of `KINDS`, from the first bytes of a file and the names in a folder.
 
@@ -168,6 +170,7 @@ def _faiss_index_in(folder: Path) -> Path | None:
     return None
 
 
+@seen_anew()
 def open_source(path: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:
     """The source at `path`, whatever of `KINDS` it is.
 

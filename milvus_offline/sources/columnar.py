@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DamageError
+from ..errors import DamageError, MissingPackageError
 from ..fileio import as_path, is_remote, open_binary, open_read, read_into, status
 from ..model import BATCH_BYTES, Batch, Schema, buffer
 
@@ -125,8 +125,10 @@ def _npy(path: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
 
 
 def _parquet(path: str, schema: Schema, rows: int) -> ParquetPiece:
-    import pyarrow as pa
-
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise MissingPackageError(f"{path}: Parquet", "pyarrow", "parquet") from None
     try:
         with _opened(path) as file:
             found, names = file.metadata.num_rows, file.schema_arrow.names

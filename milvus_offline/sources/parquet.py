@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DamageError, UsageError, pip_install
+from ..errors import DamageError, MissingPackageError
 from ..model import Array
 from .columns import InFile, Read
 from .files import FilesSource, assemble, find_files
@@ -115,7 +115,7 @@ def _pyarrow(path: str) -> Any:
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise UsageError(f"{path}: Parquet needs the package pyarrow: {pip_install('parquet')}") from None
+        raise MissingPackageError(f"{path}: Parquet", "pyarrow", "parquet") from None
     return pq
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 
 from .. import fileio
-from ..errors import TargetError, UsageError, pip_install
+from ..errors import MissingPackageError, TargetError, UsageError
 from ..guard import explained
 from ..ledger import Ledger
 from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, columns_of, octets
@@ -81,7 +81,7 @@ def write_parquet(batches: Iterable[Batch], schema: Schema, file: IO[bytes], fie
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise UsageError(f"Parquet needs the package pyarrow: {pip_install('parquet')}") from None
+        raise MissingPackageError("Parquet", "pyarrow", "parquet") from None
 
     element = pa.float32() if schema.vector_type is VectorType.FLOAT else pa.uint8()
     vector_type = pa.list_(pa.field("element", element, nullable=False))

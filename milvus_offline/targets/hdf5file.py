@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import fileio
 from .._version import __version__
-from ..errors import TargetError, UsageError, pip_install
+from ..errors import MissingPackageError, TargetError
 from ..manifest import EMBEDDINGS, IDS, OutFile, dataset_names
 from ..milvus1.extents import Extent
 from ..milvus1.layout import LENGTH
@@ -235,7 +235,7 @@ def filters(compression: str) -> dict[str, Any]:
     try:
         import hdf5plugin
     except ImportError:
-        raise UsageError(f"--compression {compression} needs the package hdf5plugin: {pip_install('compress')}") from None
+        raise MissingPackageError(f"--compression {compression}", "hdf5plugin", "compress") from None
     return dict(hdf5plugin.Bitshuffle(cname="lz4") if compression == "lz4" else hdf5plugin.Bitshuffle(cname="zstd", clevel=1))
 
 

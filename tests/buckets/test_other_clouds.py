@@ -120,7 +120,7 @@ def test_what_is_not_there_is_said_in_one_sentence(cloud: tuple[str, Any]) -> No
     for words, said in (
         (["inspect", f"{scheme}://no-such-bucket/x"], "no bucket 'no-such-bucket'"),
         (["inspect", f"{scheme}://{BUCKET}/nothing"], "there is no such file or folder"),
-        (["inspect", f"{scheme}://"], "the name of a bucket is missing"),
+        (["inspect", f"{scheme}://"], f"did you mean {scheme}://BUCKET/FOLDER?"),
         (["export", store, f"{scheme}://no-such-bucket/x", "--format", "npy"], "no bucket 'no-such-bucket'"),
         (["load", store, f"milvus1:{scheme}://{BUCKET}/new"], "is not a folder on this machine"),
     ):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import fileio
-from ...errors import DamageError, StoreError, UsageError, pip_install
+from ...errors import DamageError, MissingPackageError, StoreError
 from ...names import printable
 from .columns import (
     COLUMNS,
@@ -197,10 +197,8 @@ def _zstd(path: Path, file: Any) -> Any:
     try:
         import pyarrow as pa
     except ImportError:
-        raise UsageError(
-            f"{path}: packed with zstd, which needs the package pyarrow here: {pip_install('parquet')}; "
-            "or unpack it first: zstd -d"
-        ) from None
+        what = f"{path}: packed with zstd: unpack it with zstd -d; reading it as it is"
+        raise MissingPackageError(what, "pyarrow", "parquet") from None
     return _Stream(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DamageError, MilvusOfflineError, UsageError, pip_install
+from ...errors import DamageError, MilvusOfflineError, MissingPackageError, UsageError
 from ...findings import Findings
 from ...model import Array
 from ...names import printable
@@ -273,10 +273,8 @@ def _readable(dataset: Any, path: str) -> Any:
             import hdf5plugin  # noqa: F401 - makes the filters known to HDF5
         if not h5py.h5z.filter_avail(number):
             text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-            raise UsageError(
-                f"{path}: is compressed with filter {number} ({printable(text.strip())}), which needs the package hdf5plugin: "
-                f"{pip_install('compress')}"
-            )
+            what = f"{path}: is compressed with filter {number} ({printable(text.strip())}), which"
+            raise MissingPackageError(what, "hdf5plugin", "compress")
     return dataset
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from ...errors import TargetError, UsageError, pip_install
+from ...errors import MissingPackageError, TargetError, UsageError, pip_install
 from .terms import TargetFacts
 
 
@@ -132,7 +132,7 @@ def check_lite_path(path: Path) -> None:
     if path.is_file():
         raise TargetError(f"{path}: is a file: written by Milvus Lite 2.x, which this version cannot open. Choose another name")
     if importlib.util.find_spec("milvus_lite") is None:
-        raise TargetError(f"{path}: Milvus Lite is not installed: {pip_install('lite')}")
+        raise MissingPackageError(f"{path}: Milvus Lite", "milvus-lite", "lite")
     if (version := lite_version()) and version < LITE_SINCE:
         installed = ".".join(map(str, version))
         raise TargetError(
