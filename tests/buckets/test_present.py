@@ -25,6 +25,7 @@ def server() -> Iterator[S3Server]:
             patch.setenv(key, value)
         buckets.forget()
         yield running
+        running.clear()
     buckets.forget()
 
 
