@@ -32,6 +32,7 @@ def bag_of(reader: pa.RecordBatchReader) -> Counter[tuple[int, bytes]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_reader_gives_the_rows_of_the_server(name: str) -> None:
     store = open_store(STORES / name / "store")

@@ -39,6 +39,7 @@ def what_is_no_file(tmp_path: Path, kind: str) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["device", "pipe", "folder", "large", "deep", "no day", "bytes"])
 @pytest.mark.parametrize("option", ["--partition-map", "task", "--rename-map", "--token-file", "--catalog"])
 def test_a_file_that_is_none_is_one_sentence(option: str, kind: str, root: Path, tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_hdf5_is_read(locks: dict[str, str], tmp_path: Path) -> None:
     assert spawn("export", tmp_path / "a.h5", tmp_path / "out", env=locks).code == 0
 
 
+@pytest.mark.slow
 def test_an_export_that_was_killed_is_resumed(store: Path, locks: dict[str, str], tmp_path: Path) -> None:
     words = ["export", str(store), str(tmp_path / "out")]
     assert subprocess.run([sys.executable, "-c", EXPORT_THAT_DIES, *words], env=locks).returncode == 9

@@ -67,6 +67,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_what_may_not_be_read_is_told_so_and_never_called_missing_or_damaged(name: str, store: Path) -> None:
     pattern, code, text = FILES[name]

@@ -323,6 +323,7 @@ def test_a_folder_with_a_store_and_hdf5_files(export: Path, tmp_path: Path, caps
     assert "name the one that is meant" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])
 def test_filters_are_loaded_when_needed(compression: str, tmp_path: Path) -> None:
     store, out, again = str(STORES / "flat_basic" / "store"), str(tmp_path / "out"), str(tmp_path / "again")

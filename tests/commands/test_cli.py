@@ -471,6 +471,7 @@ def test_interrupted(command: str, goes_on: bool, store: Path, tmp_path: Path, m
     assert (done.code, "interrupted" in done.err, "--resume" in done.err) == (130, True, goes_on)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(closed: str, store: Path, tmp_path: Path) -> None:
     """What is opened first must not get the place of a stream: messages would be written into it."""

@@ -147,6 +147,7 @@ def test_a_real_store_without_its_merged_segments(tmp_path: Path, with_log: bool
     assert codes(store) == ["copied-while-running"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(p.name for p in STORES.iterdir() if (p / "truth.npz").is_file()))
 def test_whatever_merged_segment_of_a_real_store_is_missing(name: str, tmp_path: Path) -> None:
     """Each live segment in turn: its sources bring just its rows, or it is told as lost, or the log has the rows."""

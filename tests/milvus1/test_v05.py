@@ -226,6 +226,7 @@ def found_in(root: Path) -> tuple[Counter[tuple[int, bytes]], list[tuple[str, st
     return content(store)["c", "_default"], [(f.severity.value, f.code, f.rows) for f in store.findings]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["IVF4,Flat", "NSG"])
 @pytest.mark.parametrize("damage", ["missing", "no ids", "some ids", "rubbish"])
 def test_a_lost_raw_file_comes_out_of_its_index(kind: str, damage: str, tmp_path: Path) -> None:

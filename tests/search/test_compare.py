@@ -42,6 +42,7 @@ def test_hits_are_compared_up_to_ties_and_rounding(
     assert compare_hits(hits(*here), hits(*there)) == ([] if same else [0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["binary", "partitions", "crash_wal", "deletes_cleaned"])
 def test_an_export_answers_as_its_store(name: str, tmp_path: Path) -> None:
     store = STORES / name / "store"

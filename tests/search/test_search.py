@@ -61,6 +61,7 @@ def test_a_search_of_a_real_store_is_brute_force_over_what_an_export_brings(name
             assert_nearest(found, collection.schema.metric_type, ids, vectors, queries, k)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["L2", "IP", *BINARY])
 @pytest.mark.parametrize("count", [1, 5, 40])
 def test_every_metric_with_few_and_many_queries_over_many_tiles(metric: str, count: int, monkeypatch: Any) -> None:

@@ -59,6 +59,7 @@ def m2h(store: Any, rows: Any, run: Path, *, first_version: bool) -> None:
             described.write_text(yaml.dump({"H2M": body}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_folder_of_a_real_store_is_read_exactly(name: str, tmp_path: Path) -> None:
     dump = STORES / name / "store" / "meta.default.sql"

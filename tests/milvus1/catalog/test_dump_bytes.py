@@ -66,6 +66,7 @@ def silent(form: str, folder: Path, stride: int) -> Iterator[tuple[str, int, str
         at = (at - len(data)) % stride
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_changed_byte_is_told_or_changes_the_value_that_it_is_in(form: str, tmp_path: Path) -> None:
     assert list(silent(form, tmp_path, STRIDE)) == []

@@ -210,6 +210,7 @@ def _sqlite_dump() -> bytes:
     return lines.encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form", ["default.sql", "data_only.sql", "complete_insert.sql", "compatible_ansi.sql", "xml", "sqlite"]
 )

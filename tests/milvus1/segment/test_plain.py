@@ -83,6 +83,7 @@ def test_both_roads_tell_the_same_of_all_real_stores_and_the_shorter_one_is_the_
     assert total >= 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", OF_FILES)
 def test_both_roads_tell_the_same_of_damaged_stores(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path)
