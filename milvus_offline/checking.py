@@ -102,7 +102,7 @@ def check_source(
             return check_store(store, sample=sample, advance=progress.advance)
         from .cluster import DaskCluster
 
-        with DaskCluster(cluster) as workers:
+        with DaskCluster(cluster, resumable=False) as workers:
             workers.probe(source)
             run = partial(workers.in_order, progress=progress)
             return check_store(store, sample=sample, advance=progress.advance, run=run)
@@ -152,7 +152,7 @@ def _checked(tasks: Sequence[CheckFile], progress: Progress, cluster: str | None
         return
     from .cluster import DaskCluster
 
-    with DaskCluster(cluster) as workers:
+    with DaskCluster(cluster, resumable=False) as workers:
         there = [path for t in tasks if as_path(path := f"{t.out}/{t.id}").is_file()]
         workers.probe_files(there)
         found = workers.in_order(tasks, progress)

@@ -39,7 +39,6 @@ _ALONE_SECONDS = 60
 """How long a run waits for workers when all are lost."""
 _RETRIES = 2
 _SECONDS = 10
-_LOST = "the scheduler is lost; what is finished is kept: run it again with --resume"
 _SEEN = 1000
 """Files that every worker is asked for."""
 
@@ -84,9 +83,11 @@ class Shares:
 
 
 class DaskCluster:
-    """The workers of one scheduler. Use it as a context. Raises UsageError, TargetError."""
+    """The workers of one scheduler. Use it as a context. `resumable` says whether what is finished when the cluster is lost is
+    kept, and so what a person has to do. Raises UsageError, TargetError."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, resumable: bool = True) -> None:
+        self._again = "what is finished is kept: run it again with --resume" if resumable else "run it again"
         parts = urlsplit(url)
         if parts.scheme != "dask" or not parts.hostname or not parts.port:
             raise UsageError(f"--cluster {url}: expected dask://HOST:PORT, the address of a Dask scheduler")
@@ -195,7 +196,7 @@ class DaskCluster:
         try:
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
         except Exception as e:
-            raise TargetError(f"{self.url}: {_LOST}") from e
+            raise TargetError(f"{self.url}: the scheduler is lost; {self._again}") from e
         return {address: max(1, int(w["nthreads"])) for address, w in workers.items()}
 
     def _wait(self, futures: Sequence[Any]) -> list[Any]:
@@ -208,9 +209,7 @@ class DaskCluster:
             until = time.monotonic() + _ALONE_SECONDS
             while not self._threads():
                 if time.monotonic() > until:
-                    raise TargetError(
-                        f"{self.url}: no worker is left; what is finished is kept: start some, and run it again with --resume"
-                    ) from None
+                    raise TargetError(f"{self.url}: no worker is left; start some; {self._again}") from None
                 time.sleep(1)
             return []
         except Exception:  # of futures that were lost with the scheduler: their results say it
@@ -259,9 +258,9 @@ class DaskCluster:
         except Exception as e:
             name = type(e).__name__
             if name in ("CancelledError", "FutureCancelledError", "CommClosedError", "TimeoutError"):
-                raise TargetError(f"{self.url}: {_LOST}") from e
+                raise TargetError(f"{self.url}: the scheduler is lost; {self._again}") from e
             if name == "KilledWorker":
-                raise TargetError(f"{self.url}: several workers died over {task.id}: {e}; see their logs, then --resume") from e
+                raise TargetError(f"{self.url}: several workers died over {task.id}: {e}; see their logs; {self._again}") from e
             if isinstance(e, OSError):
                 raise TargetError(f"{self.url}: {task.id}: {e}") from e
             raise

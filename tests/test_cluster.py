@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -104,6 +103,9 @@ def test_each_worker_gets_an_equal_share_and_who_waits_takes_of_it() -> None:
     each = {w: list(iter(partial(shares.own, w), None)) for w in "abc"}
     assert {w: len(found) for w, found in each.items()} == {"a": 10, "b": 10, "c": 20}
     assert [int(t.id) for t in each["c"]] == sorted(int(t.id) for t in each["c"]), "each in the order of the list"
+    shares = Shares(tasks, {"a": 2, "b": 2})
+    halves = [sum(t.bytes for t in iter(partial(shares.own, w), None)) for w in "ab"]
+    assert halves == [2000, 2000], "of two workers of two threads each has exactly half of the bytes"
     shares = Shares(tasks, {"a": 1, "b": 1})
     assert len(list(iter(partial(shares.own, "a"), None))) == 20
     assert shares.left == len(list(iter(partial(shares.others, "a"), None))) == 20
@@ -143,22 +145,6 @@ def test_real_stores(name: str, running: Cluster, tmp_path: Path) -> None:
     assert same(tmp_path / "there", tmp_path / "here")
 
 
-def test_a_killed_client_goes_on_with_resume(running: Cluster, store: Path, tmp_path: Path) -> None:
-    out = tmp_path / "there"
-    command = [sys.executable, "-m", "milvus_offline", "export", str(store), str(out), "--format", "npy"]
-    process = subprocess.Popen([*command, "--cluster", running.url])
-    ledger = out / ".milvus-offline-ledger.jsonl"
-    while process.poll() is None and not (ledger.exists() and ledger.read_bytes().count(b"\n") > 1):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    if not (out / "manifest.json").exists():
-        done = call("export", store, out, "--format", "npy", "--cluster", running.url, "--resume")
-        assert done.code == 0, done.err
-    call("export", store, tmp_path / "here", "--format", "npy")
-    assert same(out, tmp_path / "here")
-
-
 def test_paths_that_not_every_worker_sees_are_named(running: Cluster, store: Path, tmp_path: Path) -> None:
     from milvus_offline.cluster import DaskCluster
     from milvus_offline.errors import TargetError
@@ -185,34 +171,83 @@ def test_wrong_clusters_are_refused_in_one_sentence(store: Path, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_killed_worker_costs_its_tasks_only(store: Path, tmp_path: Path) -> None:
-    with cluster(tmp_path, 3) as made:
-        out = tmp_path / "there"
-        command = [sys.executable, "-m", "milvus_offline", "export", str(store), str(out), "--format", "npy"]
-        process = subprocess.Popen([*command, "--cluster", made.url], stderr=subprocess.PIPE)
-        while process.poll() is None and not any(out.rglob("vector.npy*")):
-            time.sleep(0.01)
-        made.kill(made.workers[0])
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-    call("export", store, tmp_path / "here", "--format", "npy")
-    assert same(out, tmp_path / "here")
+# Deaths: of a worker, of the client, of the scheduler ---------------------------------------------------------------------
 
 
-def test_a_scheduler_that_is_lost_is_said_and_another_one_finishes(store: Path, tmp_path: Path) -> None:
-    out = tmp_path / "there"
-    with cluster(tmp_path, 1) as made:
-        command = [sys.executable, "-m", "milvus_offline", "export", str(store), str(out), "--format", "npy"]
-        process = subprocess.Popen([*command, "--cluster", made.url], stderr=subprocess.PIPE)
-        while process.poll() is None and not any(out.rglob("vector.npy")):
-            time.sleep(0.01)
-        made.kill(made.scheduler)
-        _, err = process.communicate(timeout=120)
-        finished = process.returncode == 0
-        assert finished or b"run it again with --resume" in err, err
-    if not finished:
-        with cluster(tmp_path, 1) as made:
-            done = call("export", store, out, "--format", "npy", "--cluster", made.url, "--resume")
-            assert done.code == 0, done.err
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("mortal"), 3) as made:
+        yield made
+
+
+KINDS = {
+    "hdf5": "milvus_offline.targets.hdf5:WriteRows",
+    "npy": "milvus_offline.targets.columnar:WriteChunk",
+}
+
+
+@pytest.mark.parametrize("form", KINDS)
+def test_a_killed_worker_costs_its_tasks_only(form: str, mortal: Cluster, store: Path, tmp_path: Path) -> None:
+    mortal.dies(KINDS[form])
+    done = call("export", store, tmp_path / "there", "--format", form, "--cluster", mortal.url)
+    assert done.code == 0, done.err
+    mortal.renew(1)
+    call("export", store, tmp_path / "here", "--format", form)
+    assert same(tmp_path / "there", tmp_path / "here")
+
+
+@pytest.mark.parametrize("what", ["store", "export"])
+def test_a_worker_that_is_killed_over_a_verify_changes_nothing_of_its_answer(
+    what: str, mortal: Cluster, store: Path, tmp_path: Path
+) -> None:
+    raw = sorted(store.rglob("*.rv"))[5]
+    path = store
+    if what == "export":
+        path = tmp_path / "out"
+        call("export", store, path)
+        raw = path / "b" / "_default.h5"
+    raw.write_bytes(raw.read_bytes()[:40960] + bytes(8192) + raw.read_bytes()[49152:])
+    here = call("verify", path, "--json")
+    mortal.dies("milvus_offline.milvus1.verify:CheckSegment" if what == "store" else "milvus_offline.checking:CheckFile")
+    there = call("verify", path, "--json", "--cluster", mortal.url)
+    mortal.renew(1)
+    assert (there.code, there.json) == (here.code, here.json) and there.code == 4
+
+
+def start(mortal: Cluster, pid: Path, *words: object) -> subprocess.Popen[bytes]:
+    """A client in a process of its own, whose number is in `pid` then."""
+    command = [sys.executable, "-m", "milvus_offline", *map(str, words), "--cluster", mortal.url]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    pid.write_text(f"{process.pid}\n")
+    return process
+
+
+def test_a_killed_client_goes_on_with_resume(mortal: Cluster, store: Path, tmp_path: Path) -> None:
+    mortal.dies(KINDS["npy"], tmp_path / "pid")
+    words = ["export", store, tmp_path / "there", "--format", "npy"]
+    with start(mortal, tmp_path / "pid", *words) as process:
+        process.wait(timeout=120)
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "there" / "manifest.json").exists()
+    done = call(*words, "--cluster", mortal.url, "--resume")
+    assert done.code == 0, done.err
     call("export", store, tmp_path / "here", "--format", "npy")
-    assert same(out, tmp_path / "here")
+    assert same(tmp_path / "there", tmp_path / "here")
+
+
+def test_a_scheduler_that_is_lost_is_said_and_the_next_one_finishes(mortal: Cluster, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "pid").write_text(f"{mortal.scheduler.pid}\n")
+    mortal.dies(KINDS["hdf5"], tmp_path / "pid")
+    words = ["export", store, tmp_path / "there", "--cluster", mortal.url]
+    lost = call(*words)
+    told = f"milvus-offline: {mortal.url}: the scheduler is lost; what is finished is kept: run it again with --resume\n"
+    assert (lost.code, lost.err) == (1, told)
+    mortal.restart(2)
+    done = call(*words, "--resume")
+    assert done.code == 0, done.err
+    call("export", store, tmp_path / "here")
+    assert same(tmp_path / "there", tmp_path / "here")
+
+    (tmp_path / "pid").write_text(f"{mortal.scheduler.pid}\n")
+    mortal.dies("milvus_offline.checking:CheckFile", tmp_path / "pid")
+    lost = call("verify", tmp_path / "here", "--cluster", mortal.url)
+    assert (lost.code, lost.err) == (1, f"milvus-offline: {mortal.url}: the scheduler is lost; run it again\n")

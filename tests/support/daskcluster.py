@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -54,12 +56,41 @@ class Cluster:
         where = [f"tcp://127.0.0.1:{self._port}", "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--no-dashboard"]
         self.workers.append(self._start(f"worker{len(self.workers)}", "dask_worker", *where))
 
-    def wait(self, workers: int) -> None:
-        """Until so many workers are there."""
+    def add_workers(self, number: int) -> None:
+        """Starts so many, and waits until all that are alive are known to the scheduler."""
+        for _ in range(number):
+            self.add_worker()
+        self._wait(len(self.workers))
+
+    def renew(self, dead: int) -> None:
+        """Others in place of so many that died, which is made sure of."""
+        while len(alive := [w for w in self.workers if w.poll() is None]) > len(self.workers) - dead:
+            time.sleep(0.01)
+        self.workers = alive
+        self.add_workers(dead)
+
+    def restart(self, workers: int) -> None:
+        """Another scheduler at the same address, with so many new workers: the old ones end with theirs."""
+        for process in (self.scheduler, *self.workers):
+            process.wait(timeout=60)
+        self.workers = []
+        self.start_scheduler()
+        self.add_workers(workers)
+
+    def _wait(self, workers: int) -> None:
         from distributed import Client
 
         with Client(f"tcp://127.0.0.1:{self._port}", timeout=60, set_as_default=False) as client:
             client.wait_for_workers(workers, timeout=90)
+
+    def dies(self, task: str, pid: str | Path = "") -> None:
+        """The next task of the class `task` (`module:Class`) that one of the workers runs does its work, and then kills this
+        worker before anybody hears of it; or the process whose number stands, or will stand, in the file `pid`."""
+        from distributed import Client
+
+        with Client(f"tcp://127.0.0.1:{self._port}", set_as_default=False) as client:
+            worker = min(client.scheduler_info(n_workers=-1)["workers"])
+            client.run(_dies, task, str(pid), workers=[worker])
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGKILL)
@@ -72,14 +103,27 @@ class Cluster:
             process.wait()
 
 
+def _dies(task: str, pid: str) -> None:
+    module, _, name = task.partition(":")
+    kind: Any = getattr(importlib.import_module(module), name)
+    work = kind.run
+
+    def run(self: Any, *arguments: Any) -> Any:
+        kind.run = work
+        result = work(self, *arguments)
+        while pid and not (Path(pid).exists() and Path(pid).read_text().endswith("\n")):
+            time.sleep(0.01)
+        os.kill(int(Path(pid).read_text()) if pid else os.getpid(), signal.SIGKILL)
+        return result
+
+    kind.run = run
+
+
 @contextlib.contextmanager
 def cluster(folder: Path, workers: int = 3) -> Iterator[Cluster]:
     made = Cluster(folder)
     try:
-        for _ in range(workers):
-            made.add_worker()
-        made.wait(workers)
+        made.add_workers(workers)
         yield made
     finally:
         made.close()
-        time.sleep(0)
