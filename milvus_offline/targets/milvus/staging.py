@@ -51,7 +51,7 @@ class Staging:
 
     def finish(self, part: tuple[int, int], sets: Mapping[str, Result]) -> Finding:
         """Lists a part that is written: its file sets, by the id of their task. Raises TargetError."""
-        document = {"format": FORMAT, "version": 1, "part": list(part), "sets": dict(sets)}
+        document = {"format": FORMAT, "version": 1, "part": list(part), "sets": dict(sorted(sets.items()))}
         self.bucket.put(self._path("part-{}-of-{}.json".format(*part)), json.dumps(document).encode())
         several = part[1] > 1
         text = (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,6 +188,49 @@ def test_a_cluster_is_only_for_files(dask: Cluster, server: Any, store: Path, tm
     assert (refused.code, "--import-to" in refused.err) == (2, True)
     refused = call("load", store, f"milvus1:{tmp_path / 'new'}", "--cluster", dask.url)
     assert (refused.code, "--cluster" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("victim", ["worker", "client", "scheduler"])
+def test_what_a_cluster_stages_is_the_same_whoever_dies(
+    victim: str, server: Any, dask: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "POLL_SECONDS", 0.1)
+    builder = StoreBuilder(tmp_path / "store")
+    for n in range(3):
+        builder.collection(f"{victim}{n}", dim=16)
+        builder.segment(f"{victim}{n}", rows(range(1000 * n, 1000 * n + 1000), dim=16), deleted=[5])
+    store = builder.write()
+    with milvus_proxy(server.uri, "3.0.2") as proxy:
+        proxy.flush_seconds = 0
+
+        def words(place: str) -> list[object]:
+            return [store, proxy.uri, "--import-to", server.storage / place, "--state", tmp_path / place, "--import-stage"]
+
+        there, pid = [*words(f"{victim}s"), "--cluster", dask.url], tmp_path / "pid"
+        dask.dies("milvus_offline.targets.milvus.bulk:WriteFiles", "" if victim == "worker" else pid)
+        if victim == "client":
+            with subprocess.Popen([sys.executable, "-m", "milvus_offline", "load", *map(str, there)]) as process:
+                pid.write_text(f"{process.pid}\n")
+                assert process.wait(timeout=120) == -signal.SIGKILL
+        else:
+            pid.write_text(f"{dask.scheduler.pid}\n")
+            done = call("load", *there)
+            assert done.code == (0 if victim == "worker" else 1), done.err
+            assert victim == "worker" or "the scheduler is lost; what is finished is kept" in done.err
+        if victim == "worker":
+            dask.renew(1)
+        else:
+            if victim == "scheduler":
+                dask.restart(2)
+            done = call("load", *there, "--resume")
+            assert done.code == 0, done.err
+        done = call("load", *words(f"{victim}-here"))
+        assert done.code == 0, done.err
+        assert staged(server.storage / f"{victim}s") == staged(server.storage / f"{victim}-here") != []
+
+
+def staged(folder: Path) -> list[tuple[str, bytes]]:
+    return sorted((str(p.relative_to(folder)), p.read_bytes()) for p in folder.rglob("*") if p.is_file())
 
 
 # A server whose segments are in a bucket -------------------------------------------------------------------------------
