@@ -117,7 +117,7 @@ def run_load(  # many: how a load runs is the caller's to choose, each by its na
         target.claim(source, resume=resume)
         key = _key(source, target)
         path = folder / target.ledger_name
-        resumed = resume and path.exists()
+        resumed = resume and path.exists() and path.stat().st_size > 0  # empty: killed before there was a plan
         if resumed:
             Ledger.resume(path, key).close()  # refuses a load of something else, and one that is not over
             plan = target.recall(source, folder)

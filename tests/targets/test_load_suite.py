@@ -231,6 +231,23 @@ def test_killed_after_any_step_and_gone_on_with(place: Place, noted: bool, monke
     assert (report.rows, report.exit_code) == (sum(map(Counter.total, expected(of).values())), 0)
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before_the_plan_is_kept", "after"])
+def test_killed_before_anything_was_sent_and_gone_on_with(place: Place, after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    of, kind = source(100), type(open_target(place.address))
+    remember = kind.remember
+
+    def dies(self: Any, folder: Any) -> None:
+        if after:
+            remember(self, folder)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(kind, "remember", dies)
+        load(place, of)
+    assert load(place, of, resume=True).exit_code == 0
+    assert place.rows() == expected(of)
+
+
 def test_another_source_is_not_gone_on_with(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     state = {} if open_target(place.address).home else {"state": tmp_path / "own"}
     assert killed(place, source(), 1, noted=True, monkeypatch=monkeypatch, **state) is None

@@ -132,4 +132,7 @@ def _speaks_http2(connection: Connection, stream: socket.socket, until: float) -
         raise TargetError(f"{name}: the server asks for TLS: use https://{netloc}")
     if connection.tls:
         raise TargetError(f"{name}: the server closes the connection{_client_hint(connection)}")
-    raise TargetError(f"{name}: the server closes the connection: it may ask for TLS (https://{netloc}), or it is not Milvus")
+    raise TargetError(
+        f"{name}: the connection is closed at once: the server may ask for TLS (https://{netloc}), be down behind a proxy, or "
+        "not be Milvus"
+    )
