@@ -221,7 +221,8 @@ def command(  # many: one for each option
     elif not quiet:
         _show(report, told, places_of(source), verbose > 0)
     elif report.exit_code:
-        click.echo(f"finished with findings; --json names them (state: {report.state})", err=True)
+        kept = f" (state: {report.state})" if report.state else ""
+        click.echo(f"finished with findings; --json names them{kept}", err=True)
     return report.exit_code
 
 

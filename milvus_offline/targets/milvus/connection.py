@@ -77,14 +77,19 @@ class Connection:
     @property
     def _address(self) -> str:
         parts = urlsplit(self.uri)
-        return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
+        return f"{parts.scheme}://{self._host}{f':{parts.port}' if parts.port else ''}"
+
+    @property
+    def _host(self) -> str:
+        host = urlsplit(self.uri).hostname or ""
+        return f"[{host}]" if ":" in host else host
 
     @property
     def base(self) -> str:
         """Scheme, host and port: what paths of the server's REST service follow."""
         parts = urlsplit(self.uri)
         scheme = "https" if self.tls else "http"
-        return f"{scheme}://{parts.hostname}:{parts.port or (443 if scheme == 'https' else 19530)}"
+        return f"{scheme}://{self._host}:{parts.port or (443 if scheme == 'https' else 19530)}"
 
     @property
     def where(self) -> str:

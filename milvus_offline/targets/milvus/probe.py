@@ -20,8 +20,8 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 """What an HTTP/2 client begins with, and an empty SETTINGS frame (RFC 9113, 3.4); a server answers with its SETTINGS."""
 _SETTINGS = 4
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_MESSAGE", "PACKET_LENGTH_TOO_LONG")
-_NAME, _EXPIRED, _NOT_YET = 62, 10, 9
-"""OpenSSL's verify codes; 18 to 21 are the forms of an authority that is not known."""
+_NAMES, _EXPIRED, _NOT_YET = (62, 64), 10, 9
+"""OpenSSL's verify codes: for a name and for an IP address, ...; 18 to 21 are the forms of an authority that is not known."""
 
 
 def check_reachable(connection: Connection, seconds: float) -> None:
@@ -61,14 +61,7 @@ def _connect(name: str, host: str, port: int, seconds: float) -> socket.socket:
 
 def _encrypted(connection: Connection, stream: socket.socket, host: str) -> ssl.SSLSocket:
     name = connection.name
-    authority = connection.server_pem or connection.ca_pem
-    try:
-        context = ssl.create_default_context(cafile=authority or None)
-        if connection.client_pem:
-            context.load_cert_chain(connection.client_pem, connection.client_key or None)
-    except (ssl.SSLError, OSError) as e:
-        which = connection.client_pem if authority == "" else f"{authority} {connection.client_pem}".strip()
-        raise TargetError(f"{which}: cannot be read as certificates and key in PEM form: {e}") from e
+    context = _context(connection)
     context.set_alpn_protocols(["h2"])
     try:
         return context.wrap_socket(stream, server_hostname=connection.server_name or host)
@@ -79,13 +72,31 @@ def _encrypted(connection: Connection, stream: socket.socket, host: str) -> ssl.
             raise TargetError(f"{name}: the server speaks without TLS: use http://{urlsplit(connection.uri).netloc}") from e
         raise TargetError(f"{name}: TLS fails: {e.reason or e}{_client_hint(connection)}") from e
     except (TimeoutError, ConnectionError, EOFError) as e:
+        how = "does not answer" if isinstance(e, TimeoutError) else "ends it"
         raise TargetError(
-            f"{name}: accepts the connection, but does not speak TLS ({e or 'no answer'}): if the server has none, use http://"
+            f"{name}: accepts the connection, then {how}: the server is starting or hanging, or speaks without TLS "
+            f"(http://{urlsplit(connection.uri).netloc})"
         ) from e
 
 
+def _context(connection: Connection) -> ssl.SSLContext:
+    authority = connection.server_pem or connection.ca_pem
+    try:
+        context = ssl.create_default_context(cafile=authority or None)
+    except (ssl.SSLError, OSError) as e:
+        raise TargetError(f"{authority}: cannot be read as certificates in PEM form: {e}") from e
+    if connection.client_pem:
+        key = connection.client_key
+        try:
+            context.load_cert_chain(connection.client_pem, key or None, "")  # a password would be asked for
+        except (ssl.SSLError, OSError) as e:
+            with_key = f"with {key} as its key" if key else "with its key (which may be in a file of its own: --client-key)"
+            raise TargetError(f"{connection.client_pem}: cannot be read as a certificate in PEM form {with_key}: {e}") from e
+    return context
+
+
 def _refused_certificate(e: ssl.SSLCertVerificationError, connection: Connection, host: str) -> str:
-    if e.verify_code == _NAME:
+    if e.verify_code in _NAMES:
         return (
             f"the server's certificate is for another name than {connection.server_name or host!r}: use its name "
             "in the address, or give it with --server-name"
@@ -126,10 +137,12 @@ def _speaks_http2(connection: Connection, stream: socket.socket, until: float) -
     if len(answer) >= 9 and answer[3] == _SETTINGS and int.from_bytes(answer[:3], "big") % 6 == 0:
         return
     netloc = urlsplit(connection.uri).netloc
-    if answer.startswith(b"HTTP/"):
+    if answer.startswith((b"HTTP/", b"<")):
         raise TargetError(f"{name}: an HTTP server answers there that is not Milvus' gRPC service: is 19530 the port?")
     if answer[:2] == b"\x15\x03":
         raise TargetError(f"{name}: the server asks for TLS: use https://{netloc}")
+    if answer:
+        raise TargetError(f"{name}: another program has this port: it answers {answer[:20]!r}. Name Milvus' gRPC port")
     if connection.tls:
         raise TargetError(f"{name}: the server closes the connection{_client_hint(connection)}")
     raise TargetError(

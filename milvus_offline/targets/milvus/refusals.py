@@ -35,6 +35,11 @@ def error_of(connection: Connection, what: str, e: BaseException) -> TargetError
     if connection.token:
         reason = reason.replace(connection.token, "***")
     low = reason.lower()
+    if what == "connect" and "unimplemented" in low:
+        return TargetError(
+            f"{connection.name}: a gRPC server answers there, but not as Milvus 2 or newer does: name Milvus' port (usually "
+            f"19530); a server of Milvus 1.x is milvus1://{connection.base.partition('://')[2]}"
+        )
     if len(reason) > MAX_REASON:
         reason = f"{reason[: MAX_REASON // 2]} ... {reason[-MAX_REASON // 2 :]}"
     hint = ""

@@ -17,6 +17,7 @@ import pytest
 from support.certificates import Authority
 
 from milvus_offline.errors import TargetError
+from milvus_offline.targets.milvus.client import Client
 from milvus_offline.targets.milvus.connection import Connection
 from milvus_offline.targets.milvus.probe import check_reachable
 
@@ -85,15 +86,31 @@ def test_a_port_that_hangs() -> None:
         s.bind(("127.0.0.1", 0))
         s.listen()
         assert "does not answer" in refused(f"http://127.0.0.1:{s.getsockname()[1]}", 0.2)
-        assert "does not speak TLS" in refused(f"https://127.0.0.1:{s.getsockname()[1]}", 0.2)
+        assert "then does not answer" in refused(f"https://127.0.0.1:{s.getsockname()[1]}", 0.2)
 
 
 def test_a_web_server() -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert "not Milvus" in refused(f"http://127.0.0.1:{server.server_port}")
+        assert "an HTTP server answers there" in refused(f"http://127.0.0.1:{server.server_port}")
         assert "use http://" in refused(f"https://127.0.0.1:{server.server_port}")
         server.shutdown()
+
+
+def test_another_program() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        threading.Thread(target=lambda: s.accept()[0].sendall(b"SSH-2.0-OpenSSH_9.2\r\n"), daemon=True).start()
+        assert "another program has this port: it answers b'SSH-2.0-" in refused(f"http://127.0.0.1:{s.getsockname()[1]}")
+
+
+def test_a_grpc_server_that_is_not_milvus() -> None:
+    with grpc_server() as port, pytest.raises(TargetError, match=f"not as Milvus 2 or newer does.* milvus1://localhost:{port}"):
+        Client(Connection(f"http://localhost:{port}"))
+
+
+def test_an_ipv6_address_keeps_its_brackets() -> None:
+    assert Connection("http://[::1]:19530/db").name == "http://[::1]:19530/db"
+    assert Connection("http://[::1]:19530").base == "http://[::1]:19530"
 
 
 def test_tls_where_there_is_none_and_none_where_there_is(authority: Authority) -> None:
@@ -107,6 +124,7 @@ def test_a_certificate_is_refused_with_its_reason(authority: Authority, tmp_path
     with grpc_server(of(authority.sign("milvus.example"))) as port:
         uri = f"https://localhost:{port}"
         assert "--server-name" in refused(uri, ca_pem=authority.file)
+        assert "--server-name" in refused(uri.replace("localhost", "127.0.0.1"), ca_pem=authority.file)
         check_reachable(Connection(uri, ca_pem=str(authority.file), server_name="milvus.example"), 10)
         assert re.search("this machine does not know the authority.*--ca-pem", refused(uri))
         assert "does not hold the authority" in refused(uri, ca_pem=Authority(tmp_path, "stranger").file)
@@ -118,3 +136,6 @@ def test_files_that_are_no_certificates(authority: Authority, tmp_path: Path) ->
     (tmp_path / "x.pem").write_text("no certificate")
     with grpc_server(of(authority.sign("localhost"))) as port:
         assert "x.pem" in refused(f"https://localhost:{port}", ca_pem=tmp_path / "x.pem")
+        mine = authority.sign("client").certificate
+        assert "client.crt: cannot be read" in refused(f"https://localhost:{port}", client_pem=mine)
+        assert "--client-key" in refused(f"https://localhost:{port}", client_pem=mine)
