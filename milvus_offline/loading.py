@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,8 @@ def run_load(  # many: how a load runs is the caller's to choose, each by its na
         else:
             with _keeping(folder):
                 plan = target.plan(source, None if dry_run else folder)
+        if limit_rate and plan.estimate:
+            plan = replace(plan, estimate=plan.estimate.held_to(limit_rate))
         report = LoadReport(
             target.name, plan, dry_run=dry_run, staged=target.staged, findings=Findings([*source.findings, *plan.findings])
         )

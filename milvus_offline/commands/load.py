@@ -426,11 +426,13 @@ def _estimate_lines(made: Estimate | None) -> list[str]:
     if made is None or not made.rows:
         return []
     sending = f"To send: {size(made.bytes)}"
-    if made.seconds is not None and made.network is not None:
-        sending += (
-            f", about {duration(max(1, made.seconds))} (the network gives {size(int(made.network))}/s, and a server of two "
-            f"cores stores some {size(int(made.storing))}/s)"
+    if made.seconds is not None:
+        known = [f"--limit-rate allows {size(int(made.limit))}/s"] if made.limit else []
+        known += [f"the network gives {size(int(made.network))}/s"] if made.network else []
+        known.append(
+            f"how fast this target stores is not measured: one of its kind, on two cores, stored {size(int(made.storing))}/s"
         )
+        sending += f", about {duration(max(1, made.seconds))} without indexes ({'; '.join(known)})"
     back = ""
     if made.verify_rows:
         share = 1 - (1 - _CERTAINTY) ** (1 / made.verify_rows)

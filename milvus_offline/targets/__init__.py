@@ -12,7 +12,7 @@ import importlib
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -78,8 +78,8 @@ C = TypeVar("C", bound=PlannedCollection, covariant=True)
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a load will take. `network`: bytes a second to the target, None where it was not measured; then no times either.
-    `storing`: bytes a second that a server is expected to store."""
+    """What a load will take, without indexes. `network`: bytes a second to the target, None where it was not measured.
+    `storing`: bytes a second that a target of its kind stored elsewhere. No times: too little is loaded for them to help."""
 
     rows: int
     bytes: int
@@ -90,6 +90,12 @@ class Estimate:
     verify_rows: int
     """Rows that are read back and compared."""
     verify_seconds: float | None
+    limit: float | None = None
+    """Bytes a second that the user allows."""
+
+    def held_to(self, rate: float) -> Estimate:
+        """The same at `rate` bytes a second at most."""
+        return replace(self, seconds=max(self.seconds or 0, self.bytes / rate), limit=rate)
 
 
 @dataclass(frozen=True)

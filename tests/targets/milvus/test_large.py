@@ -15,6 +15,7 @@ from support.array_source import ArraySource, floats
 from support.milvus_server import shared_milvus
 
 from milvus_offline import loading
+from milvus_offline.commands.load import report_lines
 from milvus_offline.errors import TargetError, UsageError
 from milvus_offline.loading import LoadReport, Pace, run_compare, run_load
 from milvus_offline.targets import Estimate, open_target
@@ -202,16 +203,36 @@ def test_the_plan_says_what_sending_and_reading_back_will_take(
         assert not [c for c in client.pymilvus.list_collections() if "probe" in c]
 
 
+def test_the_plan_says_what_its_times_rest_on(server: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "WORTH_BYTES", 0)
+    source = ArraySource({name: {"_default": [(np.arange(800), floats(800, 8))]}})
+
+    def made(address: str, limit_rate: float | None = None, **options: Any) -> tuple[Estimate, str]:
+        report = run_load(source, open_target(address, **options), dry_run=True, limit_rate=limit_rate)
+        assert report.plan.estimate
+        return report.plan.estimate, "\n".join(report_lines(report))
+
+    lite, said = made(str(tmp_path / "x.db"), 1000)
+    assert (lite.bytes, lite.network, lite.storing, lite.seconds) == (32_000, None, estimates.LITE_BYTES, 32)
+    assert "To send: 31.2 KiB, about 32 s without indexes (--limit-rate allows 1000 B/s; how fast this target " in said
+    imported, said = made(server, import_to=str(tmp_path))
+    assert imported.network is None and imported.seconds == 32_000 / estimates.STORED_BYTES / estimates.IMPORT_FACTOR
+    assert "the network" not in said
+    part, said = made(server, part=(2, 4))
+    assert (part.rows, part.bytes, part.verify_rows) == (200, 8000, 0)
+    assert "the network gives" in said
+
+
 @pytest.mark.parametrize(
     ("gigabytes", "network", "kind", "said"),
-    [(4, 1e9, "server", True), (0.5, 1e9, "server", False), (4, 1e6, "server", False), (4, 1e9, "zilliz", False)],
+    [(8, 1e9, "server", True), (0.5, 1e9, "server", False), (4, 1e6, "server", False), (4, 1e9, "zilliz", False)],
 )
 def test_an_import_is_suggested_where_it_saves_minutes(gigabytes: float, network: float, kind: str, said: bool) -> None:
     nbytes = int(gigabytes * 1e9)
     made = Estimate(1, nbytes, network, estimates.STORED_BYTES, nbytes / min(network, estimates.STORED_BYTES), "none", 0, 0.0)
     hint = estimates.import_hint(made, kind)
     assert (hint is not None) == said
-    assert hint is None or "4 min 10 s, as files that the server imports about 2 min 47 s: --import-to" in hint.message
+    assert hint is None or "8 min 20 s, as files that the server imports about 6 min 40 s: --import-to" in hint.message
 
 
 # Two loads at once ----------------------------------------------------------------------------------------------------
