@@ -13,6 +13,10 @@ from support.command import call
 from support.milvus1_standin import Standin
 from support.milvus_server import shared_milvus
 from support.real import STORES
+from support.served import Served
+
+from milvus_offline.sources.milvus1 import open_store_source
+from milvus_offline.targets.milvus1.service import Service
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("own_state")]
 
@@ -105,6 +109,35 @@ def test_a_running_1x_server(tmp_path: Path) -> None:
         assert "verify-count" in call("verify", server.target, "--against", store, "--json").out
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("name", ["binary", "indexed", "partitions"])
+def test_searches_of_a_running_1x_service_are_those_of_the_rows(name: str) -> None:
+    """`serve` answers as a 1.x server does; each metric and each kind of index."""
+    store = STORES / name / "store"
+    with Served(store) as service:
+        found = call("verify", f"milvus1://{service.address}", "--against", store, "--search", "100", "--json")
+    assert found.code == 0, found.out
+    told = {f["where"]: f["message"] for f in found.json["findings"] if f["code"] == "search-recall"}
+    sources = open_store_source(store).collections
+    assert told.keys() == {c.schema.name for c in sources if c.rows}
+    for c in sources:
+        exact = c.schema.index.type in ("FLAT", "IVF_FLAT", "BIN_FLAT", "BIN_IVF_FLAT", "IDMAP", "IVFFLAT")
+        assert c.rows == 0 or not exact or f", {c.schema.metric_type})" in told[c.schema.name]
+
+
+def test_hits_that_are_not_the_nearest_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = STORES / "flat_basic" / "store"
+    real = Service.search
+
+    def shifted(self: Service, *arguments: Any) -> Any:
+        answers = real(self, *arguments)
+        return [*answers[1:], answers[0]]
+
+    monkeypatch.setattr(Service, "search", shifted)
+    with Served(store) as service:
+        found = call("verify", f"milvus1://{service.address}", "--against", store, "--search", "5", "--json")
+    assert (found.code, {f["code"] for f in found.json["findings"]}) == (4, {"search-differs"})
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:

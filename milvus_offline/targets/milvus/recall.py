@@ -27,9 +27,11 @@ SEARCH_PARAMS: Mapping[str, Mapping[str, int]] = {
     "IVF_PQ": {"nprobe": 16},
     "BIN_IVF_FLAT": {"nprobe": 16},
     "HNSW": {"ef": 64},
+    "RNSG": {"search_length": 40},
+    "ANNOY": {"search_k": 640},
 }
-"""How exact a first search should be, by kind of index."""
-_LARGEST_EF = 1024
+"""How exact a first search should be, by kind of index; the last two are of 1.x alone."""
+_LARGEST = {"HNSW": 1024, "RNSG": 300, "ANNOY": 10_240}
 _QUERIES = 50
 """Queries of one call."""
 _SPARE = 4
@@ -106,7 +108,7 @@ def compare_searches(
     if client.count(plan.name, targets) != sum(p.rows for part in partitions for p in part.pieces):
         notes.info("verify-limited", where, "the target holds other rows too, or lacks some: searches were not compared")
         return notes
-    exact = _exact(schema, partitions, queries)
+    exact = exact_answers(schema, partitions, queries)
     index = client.index_of(plan.name, plan.vector_field)
     kind = str(index.get("index_type") or "FLAT")
 
@@ -118,19 +120,25 @@ def compare_searches(
         return found
 
     if kind in EXACT:
-        wrong = [n for n, pair in enumerate(zip(exact, ask({}), strict=True)) if not _agree(*pair, ids=not plan.auto_id)]
-        if wrong:
-            some = ", ".join(f"that of query {n}" for n in wrong[:_NAMED])
-            text = f"{len(wrong)} of {len(queries)} searches for sampled rows give other hits ({some}); metric {metric}, k {K}"
-            notes.error("search-differs", where, text, len(wrong))
-        else:
-            text = f"{len(queries)} searches for sampled rows give the exact {K} nearest ({kind}, {metric})"
-            notes.info("search-recall", where, text)
+        judge_exact(notes, where, exact, ask({}), f"{kind}, {metric}", ids=not plan.auto_id)
     elif plan.auto_id:
         notes.info("verify-limited", where, f"ids made by the target: the recall of {kind} was not measured")
     else:
-        notes.info("search-recall", where, _recall_words(kind, index, lambda params: recall(exact, ask(params)), len(queries)))
+        notes.info("search-recall", where, recall_words(kind, index, lambda params: recall(exact, ask(params)), len(queries)))
     return notes
+
+
+def judge_exact(  # many: what was asked, of what, and both answers
+    notes: Findings, where: str, exact: Answers, there: Answers, what: str, *, ids: bool
+) -> None:
+    """`search-differs` where the hits of an index that compares all rows are not the nearest; else `search-recall` says so."""
+    wrong = [n for n, pair in enumerate(zip(exact, there, strict=True)) if not agree(*pair, ids=ids)]
+    if wrong:
+        some = ", ".join(f"that of query {n}" for n in wrong[:_NAMED])
+        text = f"{len(wrong)} of {len(exact)} searches for sampled rows give other hits ({some}); {what}, k {K}"
+        notes.error("search-differs", where, text, len(wrong))
+    else:
+        notes.info("search-recall", where, f"{len(exact)} searches for sampled rows give the exact {K} nearest ({what})")
 
 
 def _search(
@@ -165,7 +173,7 @@ def _loaded(c: SourceCollection, dropped: npt.NDArray[np.int64], *, unit: bool) 
     return made
 
 
-def _exact(schema: Schema, partitions: Sequence[SourcePartition], queries: Array) -> Answers:
+def exact_answers(schema: Schema, partitions: Sequence[SourcePartition], queries: Array) -> Answers:
     from ...search.exact import search
 
     hits = search(schema, partitions, queries, _SPARE * K)
@@ -175,7 +183,7 @@ def _exact(schema: Schema, partitions: Sequence[SourcePartition], queries: Array
     ]
 
 
-def _agree(exact: tuple[Array, Array], there: tuple[Array, Array], *, ids: bool) -> bool:
+def agree(exact: tuple[Array, Array], there: tuple[Array, Array], *, ids: bool) -> bool:
     """Whether `there` are the first of `exact`; rows of equal distance come in any order. `ids` False: only distances count."""
     count = min(K, len(exact[0]))
     if len(there[0]) != count or not np.allclose(exact[1][:count], there[1], _RELATIVE, _ABSOLUTE, equal_nan=True):
@@ -201,7 +209,7 @@ def recall(exact: Answers, there: Answers) -> float:
     return found / wanted if wanted else 1.0
 
 
-def _recall_words(kind: str, index: Mapping[str, object], ask: Callable[[Mapping[str, int]], float], queries: int) -> str:
+def recall_words(kind: str, index: Mapping[str, object], ask: Callable[[Mapping[str, int]], float], queries: int) -> str:
     """How exact the index is: with the parameters of a first search, and which find enough."""
     usual = SEARCH_PARAMS.get(kind, {})
     share = ask(usual)
@@ -221,6 +229,8 @@ def _recall_words(kind: str, index: Mapping[str, object], ask: Callable[[Mapping
 def _steps(kind: str, index: Mapping[str, object]) -> list[int]:
     """Values of the index's parameter, each twice the one before."""
     if kind == "HNSW":
-        return [K, *(1 << n for n in range(4, _LARGEST_EF.bit_length()))]
+        return [K, *(1 << n for n in range(4, _LARGEST[kind].bit_length()))]
+    if kind in _LARGEST:
+        return [K << n for n in range((_LARGEST[kind] // K).bit_length())]
     nlist = max(1, int(str(index.get("nlist") or 1024)))
     return sorted({1 << n for n in range(nlist.bit_length())} | {nlist})

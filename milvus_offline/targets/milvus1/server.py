@@ -6,6 +6,7 @@ collection's row count says whether the one open message did. Any other count me
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +29,7 @@ from .. import LoadTarget, words
 from ..slices import Slice, cut, read
 from .names import MB, CollectionPlan, Plan, Settings, check_names, makes_ids, settings_of, tags_of
 from .proto import insert_bytes
+from .searching import compare_searches
 from .service import IDS_PER_CALL, Service
 
 PREFIX = "milvus1://"
@@ -357,8 +359,6 @@ class ServerTarget(LoadTarget):
         return notes
 
     def compare(self, source: Source, searches: int = 0) -> tuple[int, Findings]:
-        if searches:
-            raise UsageError(f"{self.name}: --search does not go with a running Milvus 1.x; rows are compared one by one")
         notes = Findings()
         rows = 0
         names = check_names(source.collections, self.options.rename, sanitize=True)
@@ -377,12 +377,15 @@ class ServerTarget(LoadTarget):
             job = _Job(plan, c, settings, c.has_ids)
             job.tasks = list(self._messages(job))
             rows += c.rows
-            self.service.flush(name)
+            with contextlib.suppress(TargetError):  # one that only reads (`serve`) has nothing to flush
+                self.service.flush(name)
             count = self.service.count(name)
             if count != c.rows:
                 text = f"the server counts {count:,} rows, expected {c.rows:,}"
                 notes.error("verify-count", c.schema.name, text, abs(c.rows - count))
             notes += self._compare_rows(job, {t.id: {"rows": t.rows} for t in job.tasks})
+            if searches and count == c.rows:
+                notes += compare_searches(self.service, name, settings.metric, c, searches)
         return rows, notes
 
     def _compare_rows(self, job: _Job, results: Mapping[str, Result]) -> Findings:

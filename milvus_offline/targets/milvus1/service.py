@@ -17,6 +17,10 @@ from .proto import METHODS, SERVICE, messages
 
 IDS_PER_CALL = 1000
 """GetVectorsByID takes no more."""
+_QUERIES = 50
+"""Queries of one call."""
+_NOTHING = 3.4e38
+"""Where there are fewer hits than asked for the rest have the id -1 and the largest float32 as their distance."""
 _IN_DELETE_STATE = 1
 _DROP_SECONDS = 60.0
 _CALL_SECONDS = 300.0
@@ -108,6 +112,42 @@ class Service:
             if "delete" not in status.reason or time.monotonic() > until:
                 raise TargetError(f"{self.address}: {method} refused: {printable(status.reason)}")
             time.sleep(0.2)
+
+    def index(self, collection: str) -> tuple[int, Mapping[str, Any]]:
+        """The number of the index by the service's or the catalog's enum, and its parameters."""
+        reply = self.call("DescribeIndex", {"collection_name": collection})
+        try:
+            params = json.loads(next((p.value for p in reply.extra_params if p.key == "params"), "") or "{}")
+        except ValueError:
+            params = None
+        return int(reply.index_type), params if isinstance(params, dict) else {}
+
+    def search(
+        self, collection: str, queries: Array, k: int, params: Mapping[str, int]
+    ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+        """For each query the ids and distances of its hits, in all partitions."""
+        binary = queries.dtype == np.uint8
+        found = []
+        for at in range(0, len(queries), _QUERIES):
+            some = queries[at : at + _QUERIES]
+            reply = self.call(
+                "Search",
+                {
+                    "collection_name": collection,
+                    "query_record_array": [
+                        {"binary_data": q.tobytes()} if binary else {"float_data": q.tolist()} for q in some
+                    ],
+                    "topk": k,
+                    "extra_params": [{"key": "params", "value": json.dumps(dict(params))}],
+                },
+            )
+            ids, distances = np.array(reply.ids, np.int64), np.array(reply.distances, np.float64)
+            if reply.row_num != len(some) or len(ids) != len(distances) or len(ids) % len(some):
+                raise TargetError(f"{self.address}: Search gave {len(ids)} hits for {len(some)} queries")
+            there = (ids != -1) | (np.abs(distances) < _NOTHING)
+            rows = (a.reshape(len(some), -1) for a in (ids, distances, there))
+            found += [(i[there], d[there]) for i, d, there in zip(*rows, strict=True)]
+        return found
 
     def keeps_metadata_in_mysql(self) -> bool:
         """Whether the server says so; one that does not answer that question is taken for one with SQLite."""

@@ -25,6 +25,7 @@ from support.real import STORES, truth
 
 from milvus_offline import cli
 from milvus_offline.errors import DamageError, TargetError, UsageError
+from milvus_offline.findings import Findings
 from milvus_offline.loading import run_load
 from milvus_offline.manifest import LEDGER
 from milvus_offline.milvus1.catalog.write import MYSQL_SCHEMA, date_of, is_server_path
@@ -32,6 +33,7 @@ from milvus_offline.milvus1.opening import Store, open_store
 from milvus_offline.milvus1.segment.bloom import read_filter
 from milvus_offline.milvus1.segment.files import Segment
 from milvus_offline.model import Attribute, IndexSpec, Schema, Severity, SourceCollection, SourcePartition, VectorType
+from milvus_offline.search.compare import check_searches
 from milvus_offline.sources.milvus1 import open_store_source
 from milvus_offline.targets import open_target
 from milvus_offline.transfer import Stopped
@@ -79,6 +81,9 @@ def test_a_real_store_comes_back_whole(name: str, tmp_path: Path) -> None:
     assert [c.schema for c in new.collections] == [c.schema for c in source.collections]
     assert rows_of(new) == rows_of(source.store)
     assert rows_of(new) == truth(name)
+    differences = Findings()
+    asked = check_searches(source.collections, open_store_source(tmp_path / "new").collections, 100, differences)
+    assert (asked > 0, differences) == (any(c.rows for c in source.collections), Findings())
     assert cli.run(["verify", str(tmp_path / "new"), "-q"]) == 0
 
 
