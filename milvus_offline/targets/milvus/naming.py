@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...model import DEFAULT_PARTITION, Severity
+from ...model import DEFAULT_PARTITION, Severity, Source
 from .terms import LoadOptions, Notes, PartitionPlan, TargetFacts
 
 MAX_NAME = 255
@@ -101,3 +101,9 @@ def describe(source: str, name: str, partitions: Sequence[PartitionPlan], facts:
         if len(text.encode()) <= facts.max_description:
             return text
     return ""
+
+
+def possible_names(source: Source, rename: Mapping[str, str]) -> list[str]:
+    """Names that the plan may give to collections in the target."""
+    names = [rename.get(c.schema.name, c.schema.name) for c in source.collections]
+    return [*names, *(sanitize_collection(n) for n in names)]

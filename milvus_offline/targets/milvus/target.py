@@ -35,7 +35,7 @@ from .connection import Connection, lite_facts, lite_to_be
 from .estimate import estimate, import_hint
 from .firstuse import lines_of
 from .limits import MAX_CAPACITY
-from .naming import sanitize_collection
+from .naming import possible_names, sanitize_collection
 from .plan import Room, make_plan, make_room, makes_ids
 from .scan import Scan, scan
 from .staging import Staging, jobs_of, staged_name
@@ -113,7 +113,7 @@ class MilvusTarget(LoadTarget):
 
     def plan(self, source: Source, folder: Path | None) -> Plan:
         partitions = sum(len(c.partitions) for c in source.collections)
-        facts = self._facts([*_possible_names(source, self._decisions.rename), *self._alias()], partitions)
+        facts = self._facts([*possible_names(source, self._decisions.rename), *self._alias()], partitions)
         self._check_alias(source, facts)
         if self._bucket:
             check_importable(facts.kind, self.name)
@@ -489,12 +489,6 @@ class MilvusTarget(LoadTarget):
             return Finding(Severity.INFO, "verify-limited", plan.source, text)
         text = f"{stored} rows in the target, {expected} expected"
         return Finding(Severity.ERROR, "verify-count", plan.source, text, expected - stored)
-
-
-def _possible_names(source: Source, rename: Mapping[str, str]) -> list[str]:
-    """Names that the plan may give to collections in the target."""
-    names = [rename.get(c.schema.name, c.schema.name) for c in source.collections]
-    return [*names, *(sanitize_collection(n) for n in names)]
 
 
 def _only(collection: SourceCollection, partitions: Sequence[str]) -> SourceCollection:
