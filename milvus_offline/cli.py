@@ -7,6 +7,7 @@ import gc
 import importlib.util
 import io
 import os
+import re
 import signal
 import sys
 from typing import Any
@@ -30,22 +31,18 @@ COMMANDS = {
 }
 _ALIASES = {"dump": "export", "restore": "load"}
 _MEANT = {
-    "ls": "inspect",
-    "list": "inspect",
-    "info": "inspect",
-    "show": "inspect",
-    "stat": "inspect",
-    "check": "verify",
-    "fsck": "verify",
-    "backup": "export",
-    "copy": "export",
-    "cp": "export",
-    "import": "load",
-    "migrate": "load",
-    "get": "rows",
-    "head": "rows",
-    "cat": "rows",
-    "query": "search",
+    word: command
+    for command, words in {
+        "inspect": "ls list info show stat status describe count tree health collections",
+        "verify": "check fsck compare diff scan validate test",
+        "export": "backup copy cp save extract recover",
+        "load": "import migrate insert upload convert repair fix",
+        "rows": "get head cat find",
+        "search": "query knn",
+        "serve": "start server",
+        "explain": "why man doc",
+    }.items()
+    for word in words.split()
 }
 """What other programs call a command."""
 
@@ -227,19 +224,42 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _sentence(error: click.ClickException) -> str:
     """A wrong call in one sentence, with what to do about it."""
-    argument = isinstance(error, click.BadParameter) and isinstance(error.param, click.Argument)
-    missing = isinstance(error, click.MissingParameter)
-    text = error.message if argument and not missing else error.format_message()
     context = getattr(error, "ctx", None)
     name = context.info_name if context is not None and context.parent is not None else None
-    if missing and context is not None:
+    if isinstance(error, click.MissingParameter) and context is not None:
+        needed = [p.make_metavar(context).strip("[].") for p in context.command.params if isinstance(p, click.Argument)]
         usage = " ".join(context.command.collect_usage_pieces(context))
-        return f"{text.rstrip('.')}: milvus-offline {name} {usage}"
+        is_needed = "are needed" if len(needed) > 1 else "is missing"
+        return f"{' and '.join(needed)} {is_needed}: milvus-offline {name} {usage}"
+    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option):
+        return f"{max(error.param.opts, key=len)}: {_value_refused(error.param.type, error.message)}"
     if isinstance(error, click.BadParameter):
-        return text
+        return error.message
+    if isinstance(error, click.BadOptionUsage) and error.message.endswith("requires an argument."):
+        return f"{error.option_name} needs a value behind it, as {error.option_name} VALUE"
+    text = error.format_message()
     if "--help" in text or not name or "did you mean" in text:
         return text
     return f"{text.rstrip('.')}: milvus-offline {name} --help"
+
+
+def _value_refused(kind: click.ParamType[Any], message: str) -> str:
+    """What click says of a value that is none of the choices, or no such number, as a person says it."""
+    found = re.match(r"(?:'(.*?)'|(\S+)) is not (?:one of|in the range|a valid)\b", message)
+    given = (found[1] or found[2] or "") if found else None
+    if given is not None and isinstance(kind, click.Choice):
+        import difflib
+
+        near = difflib.get_close_matches(given.lower(), kind.choices, 1, 0.5)
+        hint = f"did you mean {near[0]}? There are" if near else "there are"
+        return f"{given!r} is not known; {hint}: {', '.join(kind.choices)}"
+    if given is not None and isinstance(kind, (click.types.IntParamType, click.types.FloatParamType)):
+        number = "a whole number" if isinstance(kind, click.types.IntParamType) else "a number"
+        low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+        limits = f" from {low:g}" if low is not None else ""
+        limits += f" to {high:g}" if high is not None else " on" if limits else ""
+        return f"{given!r} is not {number}{limits}"
+    return message
 
 
 def _can_resume(words: list[str]) -> bool:

@@ -21,7 +21,7 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DamageError
+from .errors import DamageError, MilvusOfflineError
 
 POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")
 """Whether the fast system calls are used; tests switch this off to exercise the portable way."""
@@ -337,7 +337,7 @@ def unreadable(path: str | os.PathLike[str]) -> str | None:
     """
     if is_remote(path):
         list_once(as_path(path))
-        return None if as_path(path).exists() else f"{path}: there is no such file or folder"
+        return None if as_path(path).exists() else f"{path}: there is no such file or folder{_near(as_path(path))}"
     try:
         if os.path.isdir(path):
             os.scandir(path).close()
@@ -346,7 +346,8 @@ def unreadable(path: str | os.PathLike[str]) -> str | None:
     except DamageError as e:
         return str(e)
     except (FileNotFoundError, NotADirectoryError):
-        return missing_link(Path(os.path.abspath(path))) or f"{path}: there is no such file or folder"
+        place = Path(os.path.abspath(path))
+        return missing_link(place) or f"{path}: there is no such file or folder{_near(place)}"
     except PermissionError as e:
         place = Path(os.path.abspath(path))
         folder = next((why for p in reversed((place, *place.parents)) if (why := closed(p))), None)
@@ -354,6 +355,23 @@ def unreadable(path: str | os.PathLike[str]) -> str | None:
     except OSError as e:
         return f"{path} cannot be read: {e.strerror}"
     return None
+
+
+def _near(path: Path) -> str:
+    """What may have been meant by a path that is not there, as the end of a sentence."""
+    import difflib
+
+    from .names import printable
+
+    folder = path.parent
+    try:
+        if not folder.is_dir():
+            return f": not even {folder} is there"
+        near = difflib.get_close_matches(path.name, names_in(folder)[:10_000], 1, 0.6)
+    except (OSError, MilvusOfflineError):
+        return ""
+    where = "" if is_remote(path) else f" in {folder}"
+    return f": did you mean {printable(str(folder / near[0]))}?" if near else f"{where}: check the name"
 
 
 def closed(folder: Path) -> str | None:

@@ -68,7 +68,9 @@ def read_ids(given: Sequence[int], path: str | None) -> Ids | None:
             else:
                 parts.append(_as_ids([int(line) for line in Path(path).read_text().split()], path))
         except (OSError, ValueError) as e:
-            raise UsageError(f"{path}: expected whole numbers, one a line, or an int64 array in a .npy file: {e}") from e
+            wrong = re.search(r"with base 10: ('.*')", str(e))
+            found = f"found {wrong[1]}" if wrong else str(e)
+            raise UsageError(f"{path}: expected whole numbers, one a line, or an int64 array in a .npy file: {found}") from e
         if not len(parts[-1]):
             raise UsageError(f"{path}: there are no ids in this file")
     return np.concatenate(parts)

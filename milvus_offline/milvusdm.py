@@ -156,7 +156,7 @@ class _Reader:
                 if where and (key in _ALL_KEYS or not near):  # MilvusDM ignored it, and it is no slip of the pen
                     self.notes.append(f"{where}{printable(key)} has no meaning here and is ignored, as MilvusDM did")
                     continue
-                hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
+                hint = f"{f'did you mean {near[0]}? There' if near else 'there'} are: {', '.join(names)}"
                 raise UsageError(f"{self.path}: unknown key {where}{printable(key)}; {hint}")
 
     def mapping(self, key: str, value: Any) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -38,7 +39,8 @@ class Selection:
             if partitions or not c.partitions:
                 result.append(replace(c, partitions=tuple(partitions)))
         if collections and not result:
-            raise UsageError("with this selection and --exclude nothing is left")
+            there = ", ".join(printable(pair) for pair in pairs[:20]) + (", …" if len(pairs) > 20 else "")
+            raise UsageError(f"with this selection and --exclude nothing is left; there are: {there}")
         return result
 
     def describe(self) -> dict[str, Any]:
@@ -69,8 +71,26 @@ def _require(what: str, patterns: tuple[str, ...], names: Sequence[str]) -> None
     for pattern in patterns:
         if not any(matches(pattern, n) for n in names):
             known = sorted(set(names))
+            if len(known) > 20:
+                near = get_close_matches(pattern, known, 5, 0.5)
+                known = [*near, *(n for n in known if n not in near)]
             there = ", ".join(printable(n) for n in known[:20]) + (", …" if len(known) > 20 else "")
-            raise UsageError(f"no {what} matches {printable(pattern)!r}; there are: {there or 'none'}")
+            raise UsageError(
+                f"no {what} matches {printable(pattern)!r}{_meant(what, pattern, names)}; there are: {there or 'none'}"
+            )
+
+
+def _meant(what: str, pattern: str, names: Sequence[str]) -> str:
+    """Several names in one option, or a partition with its collection, where each has an option of its own."""
+    option = {"collection": "-c", "partition": "-p"}.get(what)
+    parts = [p.strip() for p in pattern.split(",")]
+    if len(parts) > 1 and any(p in names for p in parts):
+        each = " ".join(f"{option or '--exclude'} {printable(p)}" for p in parts)
+        return f" (each name has an option of its own: {each})"
+    collection, slash, tag = pattern.partition("/")
+    if slash and option and (collection in names or what == "partition"):
+        return f" (a partition of one collection: -c {printable(collection)} -p {printable(tag)})"
+    return ""
 
 
 _TABLES = re.compile(r"^.*/tables/")

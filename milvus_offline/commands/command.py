@@ -119,8 +119,8 @@ class Command(click.Command):
         if isinstance(group, click.Group) and ctx.parent:
             for other in group.list_commands(ctx.parent):
                 command = group.get_command(ctx.parent, other)
-                if command and any(option in (*p.opts, *p.secondary_opts) for p in command.params):
-                    others.append(other)
+                if command and command.name == other and any(option in (*p.opts, *p.secondary_opts) for p in command.params):
+                    others.append(other)  # an alias has the name of what it stands for
         name = str(ctx.info_name)
         if others:
             return f"{option} does not go with {name}, but with {' and '.join(others[:3])}: milvus-offline {others[0]} --help"
@@ -281,6 +281,8 @@ def _meant(target: str) -> str:
         if f"{scheme.lower()}://" in _BUCKETS:
             return f"rows go into a bucket as files: export SOURCE {target} --format parquet; {kinds}"
         return f"{scheme}:// is not known; {kinds}"
+    if re.search(r"\.(h5|hdf5|npy|npz|parquet|sqlite3?|json|csv|txt|ya?ml)$", target, re.I):
+        return f"files are written by milvus-offline export SOURCE OUT; {kinds}"
     if re.fullmatch(r"[\w.-]+:\d+/?", target):
         return f"did you mean http://{target}?"
     if os.path.exists(target) or os.sep in target:

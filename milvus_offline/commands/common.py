@@ -54,9 +54,9 @@ def store_arguments(  # many: one for each of store_options
 ) -> dict[str, Any]:
     """Keyword arguments of open_store from the options. Raises UsageError when they contradict each other."""
     if wal and no_wal:
-        raise UsageError("--wal and --no-wal contradict each other")
+        raise UsageError("--wal and --no-wal contradict each other: leave one of them out")
     if catalog and no_catalog:
-        raise UsageError("--catalog and --no-catalog contradict each other")
+        raise UsageError("--catalog and --no-catalog contradict each other: leave one of them out")
     if (partition_map or assume) and not no_catalog:
         raise UsageError("--partition-map and --assume only go with --no-catalog")
     result: dict[str, Any] = {"catalog": catalog, "wal": wal, "replay_wal": not no_wal, "secondary": secondary}
@@ -112,7 +112,8 @@ def source_options(path: str, *, ids: str | None = None, target_metric: str | No
         if value not in (None, False, ()) and name not in KINDS[kind].takes:
             option = "ids FILE" if name == "ids_file" else name.replace("_", "-")
             goes_with = dict.fromkeys(k.what for k in KINDS.values() if name in k.takes)
-            raise UsageError(f"--{option} only goes with {' or '.join(', '.join(goes_with).rsplit(', ', 1))}")
+            only = " or ".join(", ".join(goes_with).rsplit(", ", 1))
+            raise UsageError(f"{path}: found {KINDS[kind].what}, and --{option} only goes with {only}: leave it out")
     faiss = {
         "ids_file": ids_file,
         "first_id": given.get("first_id") or 0,
@@ -167,7 +168,7 @@ def write_lost_ids(path: str, source: Source, findings: Iterable[Finding]) -> in
     from ..sources.milvus1 import StoreSource
 
     if not isinstance(source, StoreSource):
-        raise UsageError("--lost-ids goes with a store")
+        raise UsageError("--lost-ids goes with a store: leave it out")
     keep_out(path, source.describe())
     found = 0
     with (

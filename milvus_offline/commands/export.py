@@ -101,7 +101,7 @@ def command(  # many: one for each option
 
     set_up_log(verbose)
     if o["resume"] and o["overwrite"]:
-        raise UsageError("--resume and --overwrite contradict each other")
+        raise UsageError("--resume and --overwrite contradict each other: leave one of them out")
     options = {"overwrite": o["overwrite"], "sync": not o["no_sync"]}
     options |= {name: o[name] for name in ("compression", "link", "reflink") if is_typed(name) or (o[name] and is_chosen(name))}
     open_export(out, o["file_format"], **options)  # refuses what does not go with the format before anything is opened
@@ -137,7 +137,7 @@ def _places(paths: Sequence[str], out: str) -> list[str]:
 
     bases = [Path(p).resolve().name or "store" for p in paths]
     if len(set(map(os.path.realpath, paths))) < len(paths):
-        raise UsageError("the same store is named twice")
+        raise UsageError("the same store is named twice: name each once")
     numbered = [f"{b}-{i + 1}" if bases.count(b) > 1 else b for i, b in enumerate(bases)]
     names = file_names(numbered)
     return [f"{out.rstrip('/')}/{names[n]}" if is_remote(out) else os.path.join(out, names[n]) for n in numbered]

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..guard import keep_out
+from ..guard import keep_out, missing_folder
 from ..model import Source
 from ..names import printable
 from .options import keep, setting
@@ -53,7 +53,9 @@ def begin_log_file(source: Source) -> None:
     try:
         file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as e:
-        raise UsageError(f"--log-file {path}: cannot be written: {e.strerror}") from e
+        folder = missing_folder(path)
+        reason = f"there is no folder {folder}" if folder else f"{e.strerror}: name a file"
+        raise UsageError(f"--log-file {path}: cannot be written: {reason}") from e
     file.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     memory.setTarget(file)
     memory.flush()

@@ -103,6 +103,9 @@ def locate(
         folder = fileio.as_path(wal)
         if not folder.is_dir():
             raise UsageError(f"{folder}: --wal must name the folder that holds the .wal files")
+        own = _wal_folder(root, config, Findings()) if db.exists() and not _holds_wal(folder) else None
+        if own is not None and _holds_wal(own):
+            raise UsageError(f"{folder}: no .wal file is in the folder of --wal, and {own} holds some: leave --wal out")
         wal_folder: Path | None = folder
         config = replace(config, wal_enabled=config.wal_enabled or None)  # who names a log wants it, see `wal-disabled`
     elif not db.exists():
@@ -155,7 +158,8 @@ def _find_db(given: Path, log: Path | None) -> Path:
         raise StoreError(f"{given}: this is the write-ahead log of the store {given.parent}: name that folder")
     if log is not None and _holds_wal(log):
         return given / DB
-    around = next((p for p in list(given.absolute().parents)[: _SEARCH_DEPTH + 1] if p.name == DB and _is_db(p)), None)
+    real = given if fileio.is_remote(given) else given.resolve()
+    around = next((p for p in list(real.parents)[: _SEARCH_DEPTH + 1] if p.name == DB and _is_db(p)), None)
     if around is not None and not fileio.is_remote(given):
         raise StoreError(f"{given}: a folder inside of the store {around.parent}: name that folder")
     raise StoreError(

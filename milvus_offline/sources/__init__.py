@@ -43,8 +43,14 @@ def _is_store(folder: Path) -> bool:
     """Also one whose `db/` cannot be looked into: its own reader says so."""
     places = (folder, folder / "db")
     return any(os.path.basename(p) == "db" and closed(p) for p in places) or any(
-        (place / name).exists() for place in places if not closed(place) for name in ("meta.sqlite", "tables")
+        _there(place / name) for place in places if not closed(place) for name in ("meta.sqlite", "tables")
     )
+
+
+def _there(path: Path) -> bool:
+    with suppress(PermissionError):  # of a folder on the way, as below /proc
+        return path.exists()
+    return False
 
 
 def _has_yamls(folder: Path) -> bool:

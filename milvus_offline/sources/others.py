@@ -48,7 +48,7 @@ def known_as(path: str | os.PathLike[str], head: bytes | None = None) -> str | N
             return None
     name, text = os.path.basename(path).lower(), head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
-        return f"{path}: an empty file"
+        return f"{path}: an empty file: copy it here again, or name another one"
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         size = re.search(rb"^size (\d+)$", head, re.M)
         of = f" of {int(size[1]):,} bytes" if size else ""

@@ -131,7 +131,7 @@ class ServerOptions(LiteOptions):
         if self.part and (self.mode != "error" or self.switch_alias):
             raise UsageError("--part fills a new collection together with the others: leave --mode and --switch-alias out")
         if self.token and self.token_file:
-            raise UsageError("--token-file and --ask-token contradict each other")
+            raise UsageError("--token-file and --ask-token contradict each other: leave one of them out")
         if self.switch_alias and self.verify == "none":
             raise UsageError("--switch-alias wants a proof first: leave --verify none out")
         if self.import_path and not self.import_to:

@@ -137,7 +137,7 @@ def _compare_task(
     job = task.job
     ids, vectors = task.read()
     if job.plan.auto_id:
-        known = np.array(result.get("ids", []), np.int64).reshape(-1, 2)
+        known = np.unique(np.array(result.get("ids", []), np.int64).reshape(-1, 2), axis=0)
         ids, vectors = known[:, 1], vectors[known[:, 0]]
     elif not full and len(ids) > SAMPLE_ROWS:
         at = np.linspace(0, len(ids) - 1, SAMPLE_ROWS).astype(np.int64)
