@@ -158,10 +158,17 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
                 entries = sorted(scan(folder), key=lambda e: e.name)
             except OSError:
                 continue
-            yield folder, [e.name for e in entries if not e.is_dir()]
+            folders = [e for e in entries if _is_dir(e)]
+            yield folder, [e.name for e in entries if e not in folders]
             if not _is_store(folder):
-                below += [as_path(e.path) for e in entries if e.is_dir()]
+                below += [as_path(e.path) for e in folders]
         level = below
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    with suppress(PermissionError):  # a link to where we may not look, as below /proc
+        return entry.is_dir()
+    return False
 
 
 def _faiss_index_in(folder: Path) -> Path | None:

@@ -61,16 +61,17 @@ class Client:
                 raise UsageError(f"{path}: no such file (TLS)")
         self.tls = tls_options(c)
         """Keyword arguments of pymilvus for an encrypted connection."""
+        seconds = CONNECT_SECONDS if c.lite else min(CONNECT_SECONDS, max(1.0, patience))
         options: dict[str, Any] = dict(self.tls)
         if not c.lite:
-            check_reachable(c, min(CONNECT_SECONDS, patience))
+            check_reachable(c, seconds)
         if c.lite:  # it mistakes pymilvus' keepalive every 10 s for an attack, and drops the connection
             options["grpc_options"] = {"grpc.keepalive_time_ms": 2**31 - 1}
         self.patience = 0.0
         """Seconds for which calls wait for a server that went away; none until a load is under way."""
 
         def connect() -> Any:
-            return MilvusClient(c.uri, token=c.token, db_name=c.database, timeout=min(CONNECT_SECONDS, patience), **options)
+            return MilvusClient(c.uri, token=c.token, db_name=c.database, timeout=seconds, **options)
 
         self.pymilvus = self.call("connect", connect)
         self.version = str(self.call("connect", self.pymilvus.get_server_version))

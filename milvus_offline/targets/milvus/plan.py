@@ -338,16 +338,16 @@ def _action(where: str, name: str, existing: Existing | None, options: LoadOptio
         notes.say(Severity.INFO, "skipped", where, f"{name!r} exists in the target with {existing.rows:,} rows: left alone")
         return "skip"
     if options.mode == "overwrite":
-        notes.say(Severity.INFO, "overwritten", where, f"{name!r} with {existing.rows} rows in the target is dropped first")
+        notes.say(Severity.INFO, "overwritten", where, f"{name!r} with {existing.rows:,} rows in the target is dropped first")
         return "recreate"
     if not existing.rows or options.part:
         return "reuse"
     if options.mode == "append":
-        notes.say(Severity.INFO, "appended", where, f"{name!r} has {existing.rows} rows already")
+        notes.say(Severity.INFO, "appended", where, f"{name!r} has {existing.rows:,} rows already")
         return "append"
     notes.refuse(
-        f"{where}: the target's collection {name!r} has {existing.rows} rows already: "
-        "go on with --resume, or choose --mode append, skip or overwrite",
+        f"{where}: the target's collection {name!r} has {existing.rows:,} rows already: if they are of this load, --resume "
+        "goes on with it, or proves it where it is complete; otherwise choose --mode append, skip or overwrite",
         wrong_use=False,
     )
     return "append"

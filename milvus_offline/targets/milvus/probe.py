@@ -115,9 +115,22 @@ def _client_hint(connection: Connection) -> str:
     return ": the server may ask for a certificate of ours; name it with --client-pem and --client-key"
 
 
-def _speaks_http2(connection: Connection, stream: socket.socket, until: float) -> None:
-    """Raises TargetError unless the server answers as a gRPC server does."""
-    name = connection.name
+def check_plain(name: str, host: str, port: int, seconds: float) -> None:
+    """The same for a server of Milvus 1.x, which never speaks TLS."""
+    until = time.monotonic() + seconds
+    with _connect(name, host, port, seconds) as stream:
+        if not _greets(answer := _answer(name, stream, until)):
+            what = "an HTTP server answers there that" if answer.startswith(b"HTTP/") else "what answers there"
+            raise TargetError(f"{name}: {what} is not Milvus' gRPC service: is {port} its port (usually {MILVUS_PORT})?")
+
+
+def _greets(answer: bytes) -> bool:
+    """Whether this is how a gRPC server begins."""
+    return len(answer) >= 9 and answer[3] == _SETTINGS and int.from_bytes(answer[:3], "big") % 6 == 0
+
+
+def _answer(name: str, stream: socket.socket, until: float) -> bytes:
+    """What the server says to a greeting; b"" where it closes the connection. Raises TargetError where it says nothing."""
     answer = b""
     try:
         stream.sendall(_PREFACE)
@@ -126,15 +139,25 @@ def _speaks_http2(connection: Connection, stream: socket.socket, until: float) -
             if not (more := stream.recv(512)):
                 break
             answer += more
-    except ssl.SSLError as e:
-        raise TargetError(f"{name}: TLS fails: {e.reason or e}{_client_hint(connection)}") from e
     except TimeoutError as e:
         raise TargetError(
             f"{name}: accepts connections and does not answer: it is starting or hanging, or another program has this port"
         ) from e
+    except ssl.SSLError:
+        raise
     except ConnectionError:
-        answer = b""
-    if len(answer) >= 9 and answer[3] == _SETTINGS and int.from_bytes(answer[:3], "big") % 6 == 0:
+        return b""
+    return answer
+
+
+def _speaks_http2(connection: Connection, stream: socket.socket, until: float) -> None:
+    """Raises TargetError unless the server answers as a gRPC server does."""
+    name = connection.name
+    try:
+        answer = _answer(name, stream, until)
+    except ssl.SSLError as e:
+        raise TargetError(f"{name}: TLS fails: {e.reason or e}{_client_hint(connection)}") from e
+    if _greets(answer):
         return
     netloc = urlsplit(connection.uri).netloc
     if answer.startswith((b"HTTP/", b"<")):

@@ -96,7 +96,7 @@ class MilvusTarget(LoadTarget):
     def client(self) -> Client:
         """The connection, opened when it is first wanted: opening Milvus Lite creates it."""
         if self._client is None:
-            self._client = Client(self.connection, public=self.options.public_insert)
+            self._client = Client(self.connection, public=self.options.public_insert, patience=self.options.patience)
         return self._client
 
     def close(self) -> None:

@@ -24,14 +24,19 @@ _NOTHING = 3.4e38
 _IN_DELETE_STATE = 1
 _DROP_SECONDS = 60.0
 _CALL_SECONDS = 300.0
+_REACH_SECONDS = 10.0
 
 
 class Service:
-    """A connection to the service; every method raises TargetError when the server says no. Use as a context manager."""
+    """A connection to the service; like every method raises TargetError when the server says no. Use as a context manager."""
 
     def __init__(self, address: str) -> None:
         import grpc
 
+        from ..milvus.probe import check_plain
+
+        host, _, port = address.rpartition(":")
+        check_plain(address, host.strip("[]"), int(port), _REACH_SECONDS)
         self.address = address
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._channel = grpc.insecure_channel(address, options=unlimited)
