@@ -88,9 +88,10 @@ def _verdict(told: Mapping[str, str], document: Mapping[str, Any], verified: Map
     if verified is None and _is_store(document):
         note = "<p class=note>The catalog and the headers of the files were read, not every row: verify reads them all.</p>"
     long = " long" if len(head) > _LONG_VERDICT else ""
+    counted = f"<p><a href='#findings'>{_text(rest)}</a></p>" if rest else ""
     return (
-        f"<section class='verdict {told['level']}{long}'><h1>{_text(head + (dot and '.'))}</h1>"
-        + "".join(f"<p>{_text(s)}</p>" for s in (rest, *sentences) if s)
+        f"<section class='verdict {told['level']}{long}'><h1>{_text(head + (dot and '.'))}</h1>{counted}"
+        + "".join(f"<p>{_text(s)}</p>" for s in sentences)
         + f"{note}</section>"
     )
 
@@ -217,9 +218,7 @@ def _timeline(events: Sequence[Mapping[str, Any]]) -> str:
         lanes.append(
             f"<div class='lane {kind}'><span>{label} <b data-key=timeline.{kind}>{total:,}</b></span><div>{dots}</div></div>"
         )
-    when = _moment(first)
-    if last > first:
-        when += f" to {_moment(last)}, {_lasted(last - first)}"
+    when = _moment(first) if last == first else f"{_from_to(first, last)}, {_lasted(last - first)}"
     ticks = "".join(f"<span>{_tick(first, last, n / _TICKS)}</span>" for n in range(_TICKS + 1)) if last > first else ""
     axis = f"<div class='lane axis'><span></span><div>{ticks}</div></div>" if ticks else ""
     return f"<h2>The life of the store <small>{when}</small></h2><div class=timeline>{''.join(lanes)}{axis}</div>"
@@ -242,7 +241,8 @@ def _tick(first: datetime, last: datetime, share: float) -> str:
     """A time on the axis, as exact as the whole span needs it."""
     at, span = first + (last - first) * share, last - first
     if span < timedelta(seconds=10):
-        return f"{at:%H:%M:%S}.{at.microsecond // 100_000}"
+        digits = next((d for d in (1, 2, 3) if span / _TICKS >= timedelta(seconds=10**-d)), 6)
+        return f"{at:%H:%M:%S}.{f'{at.microsecond:06}'[:digits]}"
     return at.strftime("%H:%M:%S" if span < timedelta(hours=2) else "%d %b %H:%M" if span < timedelta(days=8) else "%Y-%m-%d")
 
 
@@ -252,6 +252,15 @@ def _of_rows(rows: int) -> str:
 
 def _moment(at: datetime) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _from_to(first: datetime, last: datetime) -> str:
+    """What both have in common is said once."""
+    if first.date() != last.date():
+        return f"{_moment(first)} to {_moment(last)}"
+    if last - first < timedelta(seconds=2) and first.second == last.second:
+        return _moment(first)
+    return f"{first:%Y-%m-%d %H:%M:%S} to {last:%H:%M:%S} UTC"
 
 
 # What to do -------------------------------------------------------------------------------------------------------------
@@ -291,12 +300,16 @@ def _findings(findings: Sequence[Mapping[str, Any]], places: Places) -> str:
     tally = [count(severities.count(s), s) for s in ("error", "warning") if s in severities]
     tally += [f"{severities.count('info'):,} info"] if "info" in severities else []
     cards = "".join(_finding(g, places) for g in grouped(findings))
-    return f"<h2>Findings <small>{', '.join(tally)}</small></h2>{cards}{_MEANINGS}"
+    return f"<h2 id=findings>Findings <small>{', '.join(tally)}</small></h2>{cards}{_MEANINGS}"
 
 
 def _finding(group: Group, places: Places) -> str:
     many = count(len(group.findings), "place")
-    rows = f", <b data-key=finding.{group.code}.{group.severity}>{group.rows:,}</b> rows" if group.rows else ""
+    rows = (
+        f", <b data-key=finding.{group.code}.{group.severity}>{group.rows:,}</b> {'row' if group.rows == 1 else 'rows'}"
+        if group.rows
+        else ""
+    )
     help_text = CODES[group.code].help if group.code in CODES else ""
     short = list(dict.fromkeys(places.short(f["where"]) for f in group.findings))
     names = ", ".join(f"<bdi>{_text(n)}</bdi>" for n in short[:PLACES])

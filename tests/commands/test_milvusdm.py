@@ -352,7 +352,7 @@ def test_a_collection_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_server_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path, M2M_1, store=STORES / "flat_basic/store", port=1)
     assert cli.run(["run", file, "-q"]) == 1
-    assert "is the server up?" in capsys.readouterr().err
+    assert "start the server" in capsys.readouterr().err
 
 
 def test_another_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

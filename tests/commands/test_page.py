@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from support.command import call
 from support.damaged import damaged_store, strange_store
 from support.real import STORES
 
-from milvus_offline.html import render, where_rows_are
+from milvus_offline.html import _from_to, _tick, render, where_rows_are
 from milvus_offline.text import grouped, size
 
 pytestmark = pytest.mark.server
@@ -179,6 +180,23 @@ def test_hostile_names_show_as_what_they_are(tmp_path: Path) -> None:
 def test_a_page_of_a_page(tmp_path: Path) -> None:
     """A page of 10,000 segments stays small enough for a ticket."""
     assert len(render(large_document())) < 2_000_000
+
+
+@pytest.mark.parametrize("seconds", [0.004, 0.2, 0.9, 3, 12, 4000, 100_000, 10_000_000])
+def test_no_two_times_on_the_axis_look_alike(seconds: float) -> None:
+    first = datetime(2026, 11, 22, 18, 4, 14, 382_100, tzinfo=timezone.utc)
+    ticks = [_tick(first, first + timedelta(seconds=seconds), n / 4) for n in range(5)]
+    assert len(set(ticks)) == 5, ticks
+
+
+def test_what_two_moments_have_in_common_is_said_once() -> None:
+    first = datetime(2026, 11, 22, 18, 4, 14, 382_100, tzinfo=timezone.utc)
+    said = [_from_to(first, first + timedelta(seconds=s)) for s in (0.3, 13, 100_000)]
+    assert said == [
+        "2026-11-22 18:04:14 UTC",
+        "2026-11-22 18:04:14 to 18:04:27 UTC",
+        "2026-11-22 18:04:14 UTC to 2026-11-23 21:50:54 UTC",
+    ]
 
 
 # In a browser -----------------------------------------------------------------------------------------------------------
