@@ -230,7 +230,7 @@ def test_a_stranger_is_noticed(server: Standin) -> None:
 
 def test_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["load", str(STORES / "flat_basic/store"), "milvus1://127.0.0.1:1", "-q"]) == 1
-    assert "is the server up?" in capsys.readouterr().err
+    assert "start the server" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["milvus1://", "milvus1://host:x", "milvus1://host:99999", "milvus1://u@host:1", "milvus1:"])
