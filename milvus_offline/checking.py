@@ -264,7 +264,7 @@ def _check_description(path: Path, file: OutFile, result: ExportCheck) -> None:
     for name, value in description(file).items():
         if found[name] != value and name != "written_by":
             where = f"{file.schema.name}/{file.partition}"
-            message = f"{path}: says {name} {printable(found[name])}, the manifest {printable(value)}"
+            message = f"{path}: {name} is {printable(found[name])} in the file, {printable(value)} in the manifest"
             result.differs("description", where, message, file.rows)
 
 

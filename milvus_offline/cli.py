@@ -17,7 +17,7 @@ import click
 from ._version import __version__
 
 COMMANDS = {
-    "inspect": "What is in a store, how healthy it is, what a copy would bring.",
+    "inspect": "What is in a store, how healthy it is, what an export would contain.",
     "verify": "Read everything, believe nothing: a store or an export.",
     "export": "Write a store's rows to files.",
     "load": "Bring a store, an export, HDF5 files or a Faiss index into Milvus.",
@@ -203,7 +203,7 @@ def run(arguments: list[str] | None = None) -> int:
     except MilvusOfflineError as e:
         return _say(words, str(e), e.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        kept = "; what is finished is kept, the same command with --resume goes on" if _can_resume(words) else ""
+        kept = "; what is finished is kept: run the same command with --resume to go on" if _can_resume(words) else ""
         return _say(words, f"interrupted{kept}", 130)
     except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -218,7 +218,7 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         return _say(words, f"this installation lacks the package {package}: {pip_install()}", 1)
     except OSError as e:
-        hint = ": run as a user who may, or copy it" if isinstance(e, PermissionError) else ""
+        hint = ": run as a user with permission, or copy it" if isinstance(e, PermissionError) else ""
         return _say(words, f"{e.filename or 'file system'}: {e.strerror or e}{hint}", 1)
 
 

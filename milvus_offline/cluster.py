@@ -136,7 +136,7 @@ class DaskCluster:
             if probe is not None:
                 for worker, (host, _) in answers.items():
                     if not wrong and not _answer(str(probe), host).exists():
-                        wrong.append(f"worker {worker} on {host}: what it writes to {write} does not arrive here")
+                        wrong.append(f"worker {worker} on {host}: a file that it wrote to {write} does not appear here")
         except ModuleNotFoundError as e:
             raise TargetError(f"{self.url}: a worker lacks a package: {e}: install the same milvus_offline there") from e
         finally:
@@ -209,7 +209,7 @@ class DaskCluster:
             until = time.monotonic() + _ALONE_SECONDS
             while not self._threads():
                 if time.monotonic() > until:
-                    raise TargetError(f"{self.url}: no worker is left; start some; {self._again}") from None
+                    raise TargetError(f"{self.url}: no worker is left: start some; {self._again}") from None
                 time.sleep(1)
             return []
         except Exception:  # of futures that were lost with the scheduler: their results say it
@@ -260,7 +260,7 @@ class DaskCluster:
             if name in ("CancelledError", "FutureCancelledError", "CommClosedError", "TimeoutError"):
                 raise TargetError(f"{self.url}: the scheduler is lost; {self._again}") from e
             if name == "KilledWorker":
-                raise TargetError(f"{self.url}: several workers died over {task.id}: {e}; see their logs; {self._again}") from e
+                raise TargetError(f"{self.url}: several workers died of {task.id}: {e}; read their logs; {self._again}") from e
             if isinstance(e, OSError):
                 raise TargetError(f"{self.url}: {task.id}: {e}") from e
             raise

@@ -82,7 +82,8 @@ def missing_link(path: Path) -> str:
         return ""
     for place in (path, *path.parents):
         if place.is_symlink() and not place.exists():
-            return f"{place} is a link to {os.readlink(place)}, which is not here: a volume that is not mounted?"
+            to = os.readlink(place)
+            return f"{place} is a link to {to}, which does not exist here (perhaps on a volume that is not mounted)"
     return ""
 
 
@@ -351,7 +352,7 @@ def unreadable(path: str | os.PathLike[str]) -> str | None:
     except PermissionError as e:
         place = Path(os.path.abspath(path))
         folder = next((why for p in reversed((place, *place.parents)) if (why := closed(p))), None)
-        return folder or f"{path} cannot be read: {e.strerror}: run as a user who may"
+        return folder or f"{path} cannot be read: {e.strerror}: run as a user with permission"
     except OSError as e:
         return f"{path} cannot be read: {e.strerror}"
     return None
@@ -384,7 +385,7 @@ def closed(folder: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError:
-        return f"{folder}: no permission to look into this folder: run as a user who may, or copy it"
+        return f"{folder}: no permission to look into this folder: run as a user with permission, or copy it"
     except OSError as e:
         return f"{folder}: cannot be looked into: {e.strerror}"
     return None

@@ -61,7 +61,7 @@ SECTIONS = (
                 "segment-missing",
                 (ERROR,),
                 "The catalog lists a segment whose folder is not there.",
-                "Is a volume or a secondary root not mounted? Name it with `--secondary`.",
+                "If it is on a volume that is not mounted, mount it; name secondary roots with `--secondary`.",
             ),
             Code(
                 "tables-missing",
@@ -78,13 +78,14 @@ SECTIONS = (
             Code(
                 "segment-unreadable",
                 (ERROR,),
-                "A segment cannot be read, or rows of it: the disk refuses the places that the message names. All others came.",
+                "The disk refuses to read a segment, or some of its rows (the message names the places); all other rows "
+                "are read.",
                 "Copy the disk with ddrescue before it gets worse, and read the copy.",
             ),
             Code(
                 "disk-refuses",
                 (WARNING,),
-                "Files could not be read through when they were compared with each other: the disk fails there.",
+                "The disk refuses to read files that had to be compared with each other.",
                 "Copy the disk with ddrescue before it gets worse, and read the copy.",
             ),
             Code(
@@ -103,7 +104,7 @@ SECTIONS = (
                 "file-short",
                 (ERROR,),
                 "A file ends before its header says; what is there is read.",
-                "Was the copy cut short? Compare its size with that of the original, or of an older copy.",
+                "The copy may have been cut short: compare its size with that of the original, or of an older copy.",
             ),
             Code(
                 "rows-lost",
@@ -114,14 +115,14 @@ SECTIONS = (
             Code(
                 "header-wrong",
                 (WARNING,),
-                "A header contradicts the file's size and the other file; the size is believed.",
+                "A header contradicts the file's size and the other file; the size is used.",
                 "`verify` reads every row; compare with an older copy if there is one.",
             ),
             Code(
                 "payload-uneven",
                 (WARNING,),
                 "A file ends in the middle of a row; whole rows are read.",
-                "Was the copy cut short? Compare its size with that of the original.",
+                "The copy may have been cut short: compare its size with that of the original.",
             ),
             Code(
                 "vectors-restored",
@@ -133,32 +134,33 @@ SECTIONS = (
             Code(
                 "foreign-file",
                 (INFO,),
-                "A file that no server wrote lies in a segment's folder: a copier's, a second copy. The right one counts.",
+                "A segment's folder holds a file that no server wrote, such as a second copy. The server's own files are used.",
             ),
             Code(
                 "file-name-differs",
                 (WARNING,),
                 "A segment's file has another name than the segment, and no segment has that name: it is used.",
-                "Was it renamed by hand? Give it its name back, in a copy of the store.",
+                "It was probably renamed by hand: give it its old name back, in a copy of the store.",
             ),
             Code(
                 "files-of-another-segment",
                 (ERROR,),
                 "A segment's folder holds the files of another one. The rows of this segment are lost.",
-                "Is there an older copy of this folder?",
+                "Look for an older copy of this folder.",
             ),
             Code(
                 "ids-foreign",
                 (ERROR,),
                 "The ids in a segment's file are not those of the segment: its bloom filter was made for others.",
-                "Is there an older copy of this folder?",
+                "Look for an older copy of this folder.",
             ),
             Code("file-longer", (WARNING,), "A file of vectors or ids is longer than its header says; its rows are in doubt."),
             *(
                 Code(
                     f"deleted-docs-{what}",
                     (WARNING,),
-                    f"The list of a segment's deletions {how}. What its bloom filter knows of is applied, the rest comes back.",
+                    f"The list of a segment's deletions {how}. Deletions that its bloom filter knows are applied; other "
+                    "deleted rows come back.",
                 )
                 for what, how in (
                     ("missing", "is missing"),
@@ -178,7 +180,7 @@ SECTIONS = (
             Code(
                 "size-differs",
                 (ERROR,),
-                "A segment's files are not as large as the catalog says: they were cut, or are of another day.",
+                "A segment's files are not as large as the catalog says: they were cut, or copied at another time.",
                 "Copy the segment again from the original, or look for an older copy.",
             ),
             Code(
@@ -208,24 +210,24 @@ SECTIONS = (
             Code(
                 "dump-damaged",
                 (ERROR,),
-                "Between its statements the dump holds what no tool writes, or its words contradict each other.",
+                "The dump holds text between its statements that no tool writes, or it contradicts itself.",
                 "Make the dump again, or look for another copy.",
             ),
             Code(
                 "dump-note",
                 (INFO, WARNING),
-                "A part of a dump that says nothing of Milvus, or could not be read.",
+                "A part of the dump is not of Milvus, or could not be read.",
             ),
             *_alike(
                 ("catalog-row-refused", "catalog-row-unreadable"),
                 (ERROR,),
-                "A row that cannot be right was left out.",
+                "A row of the catalog has values that cannot be right; it is left out.",
                 "Look for an older copy of the catalog, and name it with `--catalog`.",
             ),
             Code(
                 "catalog-older",
                 (WARNING,),
-                "A segment is newer than all that the catalog knows: is its `-wal` missing?",
+                "A segment is newer than everything in the catalog, whose `-wal` may be missing.",
                 "`--salvage orphans` exports its rows.",
             ),
             Code(
@@ -237,15 +239,15 @@ SECTIONS = (
             Code(
                 "folder-unknown",
                 (WARNING,),
-                "A folder holds segments of a collection or partition that the catalog has never known: is it that of these "
-                "files, and of the same day?",
+                "A folder holds segments of a collection or partition that the catalog has never known: it may be the "
+                "catalog of another store, or of another time.",
                 "`--catalog` names another one, `--no-catalog` reads the files alone, `--salvage orphans` exports the rows.",
             ),
             Code(
                 "log-stranger",
                 (WARNING,),
-                "Records after the last flush are of a collection or partition that the catalog neither knows nor has dropped: "
-                "their names are damaged.",
+                "Records after the last flush name a collection or partition that the catalog neither knows nor has dropped: "
+                "the names are damaged.",
                 "`--salvage dropped` exports the rows.",
             ),
             Code(
@@ -264,20 +266,20 @@ SECTIONS = (
             Code(
                 "copied-while-running",
                 (WARNING,),
-                "Catalog and folders are of two moments with a merge between them; each row is read once, from what is here.",
-                "A snapshot, or a copy of the stopped server, is of one moment.",
+                "The catalog and the folders were copied at two moments, with a merge between them; each row is read once.",
+                "If the server still exists, copy the store again: from a snapshot, or with the server stopped.",
             ),
             Code(
                 "catalog-value",
                 (WARNING,),
-                "A value that no server writes, or that another row contradicts: a bit of the catalog has flipped.",
+                "A value of the catalog is one that no server writes, or contradicts another row: a bit has flipped.",
                 "Look for an older copy of the catalog.",
             ),
             Code(
                 "drop-half-done",
                 (WARNING,),
-                "A collection or partition is marked as dropped, and its segments are not: a crash in the middle of a drop, or "
-                "a damaged mark.",
+                "A collection or partition is marked as dropped, but its segments are not: the server crashed in the middle of "
+                "a drop, or the mark is damaged.",
                 "`--salvage dropped` exports its rows.",
             ),
             Code("partition-twice", (WARNING,), "Two live partitions have one tag; their rows are put together."),
@@ -286,7 +288,7 @@ SECTIONS = (
             Code(
                 "file-type-unknown",
                 (ERROR,),
-                "A segment in a state that no server of 1.x knows; left out.",
+                "A segment is in a state that no 1.x server knows; it is left out.",
                 "Look for an older copy of the catalog, and name it with `--catalog`.",
             ),
             Code(
@@ -298,13 +300,13 @@ SECTIONS = (
             Code(
                 "config-unreadable",
                 (INFO,),
-                "A `server_config.yaml` is there and cannot be read. `--catalog`, `--wal`, `--secondary` say what it would.",
+                "The store's `server_config.yaml` cannot be read. Use `--catalog`, `--wal` and `--secondary` in its place.",
             ),
             Code("s3-storage", (INFO,), "The server kept segments in S3; the message says which objects to copy where."),
             Code(
                 "path-mapped",
                 (INFO, WARNING),
-                "Another place is used for a path of the configuration, which is not here, or may be that of another server.",
+                "A path of the configuration does not exist here, or may be another server's; another place is used for it.",
             ),
         ),
     ),
@@ -346,18 +348,20 @@ SECTIONS = (
             Code(
                 "segment-forgotten",
                 (WARNING,),
-                "The same rows where no log has them any more, but a complete segment folder that no flush or merge has ended.",
+                "Acknowledged rows that the server lost are no longer in a log, but in a complete folder that it never "
+                "recorded. They are read.",
             ),
             Code(
                 "deletes-lost",
                 (WARNING,),
-                "Rows that a delete in the log names and that are live in a segment all the same. They are left out.",
+                "A delete in the log names rows that are still live in a segment. They are left out.",
                 "`--salvage deleted` exports them.",
             ),
             Code(
                 "rows-doubled",
                 (WARNING,),
-                "Rows that stand in segments more often than they were inserted, for a wrong folder was merged. Taken once.",
+                "The server merged a wrong folder, so rows are in segments more often than they were inserted. They are "
+                "read once.",
             ),
             Code(
                 "log-differs",
@@ -368,7 +372,7 @@ SECTIONS = (
             Code(
                 "race-undecided",
                 (WARNING,),
-                "A segment whose catalog row was overwritten: nothing says whether its rows were live. They are left out.",
+                "A segment's catalog row was overwritten, so nothing says whether its rows were live. They are left out.",
                 "`--salvage orphans` exports them.",
             ),
         ),
@@ -395,55 +399,58 @@ SECTIONS = (
             Code(
                 "wal-lacks-rows",
                 (WARNING,),
-                "The catalog lists unflushed rows, and the log holds none of them: emptied, cut, or another server's.",
-                "`--wal` names the right one.",
+                "The catalog lists unflushed rows, and the log holds none of them: it was emptied or cut, or is another "
+                "server's.",
+                "Name the right log with `--wal`.",
             ),
             Code(
                 "flush-lsn-wrong",
                 (WARNING,),
-                "The catalog says that the log was flushed up to a place where no record ends: damaged, or another's log.",
-                "`--wal` names the right log.",
+                "The catalog says that the log was flushed up to a place where no record ends: it is damaged, or the log "
+                "is another's.",
+                "Name the right log with `--wal`.",
             ),
             Code(
                 "wal-cut",
                 (ERROR,),
-                "A file of the log ends although more would have fitted; what stood there is lost.",
+                "A file of the log ends too early; the records at its end are lost.",
                 "Copy the log again from the original disk, if it is still there.",
             ),
             Code(
                 "wal-missing",
                 (WARNING,),
                 "The catalog lists unflushed rows, and there is no log.",
-                "`--wal DIR` names it where it lies elsewhere.",
+                "If the log is in another place, name it with `--wal DIR`.",
             ),
             Code(
                 "wal-disabled",
                 (INFO, WARNING),
-                "The server ran without a log later on; this one is a leftover. If the catalog says otherwise: `--wal`",
+                "The server later ran without a log, so this one is a leftover. If the catalog says otherwise, `--wal` "
+                "replays it.",
             ),
             Code(
                 "wal-stale",
                 (WARNING,),
-                "Rows of the log are in segments already: the server ran without a log later on. This one is not replayed.",
-                "`--wal DIR` names the right log.",
+                "Rows of the log are in segments already, so the server later ran without a log. This one is not replayed.",
+                "Name the right log with `--wal DIR`.",
             ),
             Code(
                 "wal-gap",
                 (WARNING, ERROR),
-                "A file in the middle is missing.",
+                "A file in the middle of the log is missing.",
                 "Look for the missing file in another copy of the log's folder.",
             ),
             *_alike(
                 ("wal-short", "wal-torn", "wal-unreadable"),
                 (ERROR,),
-                "A file ends early, or bytes in it are no records; the rows there are lost.",
+                "A file of the log ends early, cannot be read, or holds bytes that are no records; the rows there are lost.",
                 "Copy the log again from the original disk, if it is still there.",
             ),
             Code(
                 "wal-shape",
                 (ERROR,),
-                "Records whose vectors do not fit the collection.",
-                "Is this the log of these collections? `--wal DIR` names another one.",
+                "The log holds records whose vectors do not fit the collection; they are left out.",
+                "This may be the log of another store: name the right one with `--wal DIR`.",
             ),
             *_alike(
                 ("mxlog-missing", "mxlog-stale", "mxlog-torn", "mxlog-inside"),
@@ -467,10 +474,14 @@ SECTIONS = (
                 "catalog-meta-json",
                 (INFO,),
                 "The catalog is a meta.json of milvus-migration: live segments, dimensions and metrics, but no names of "
-                "partitions, no indexes, no empty collections. A metadata database or a dump of one tells more.",
+                "partitions, no indexes, no empty collections. A metadata database, or a dump of one, has these.",
             ),
             Code("partition-unnamed", (WARNING,), "A partition's folder does not say its name. Set it with `--partition-map`."),
-            *_alike(("partition-named-by-log", "partition-from-log", "collection-from-log"), (WARNING,), "Known from the log."),
+            *_alike(
+                ("partition-named-by-log", "partition-from-log", "collection-from-log"),
+                (WARNING,),
+                "The log says which collection or partition these rows belong to; the folders do not.",
+            ),
             Code("collection-empty", (WARNING,), "The dimension is not known; the collection is left out."),
             Code(
                 "collection-lost",
@@ -478,18 +489,18 @@ SECTIONS = (
                 "All vectors of a collection are gone; the ids of its rows are left.",
                 "Look for an older copy of its `.rv` files.",
             ),
-            Code("dated-files", (WARNING,), "Files of 0.5 or 0.6 beside segments of a later version; not read."),
+            Code("dated-files", (WARNING,), "Files of 0.5 or 0.6 lie beside segments of a later version; they are not read."),
         ),
     ),
     Section(
         "`--salvage`",
         (
-            Code("salvage-copy", (INFO,), "All of these rows are live elsewhere; not written again."),
-            Code("salvage-unreadable", (INFO,), "What is there cannot be read."),
+            Code("salvage-copy", (INFO,), "All of these rows are live elsewhere; they are not written again."),
+            Code("salvage-unreadable", (INFO,), "Rows that are not live cannot be read."),
             Code(
                 "schema-guessed", (INFO,), "The catalog does not describe the rows; their type comes from the sizes of files."
             ),
-            Code("salvage-left-out", (INFO,), "An export as a source: its salvaged rows are not among the others."),
+            Code("salvage-left-out", (INFO,), "The salvaged rows of an export are not read with its live ones."),
         ),
     ),
     Section(
@@ -498,7 +509,7 @@ SECTIONS = (
             Code(
                 "rows-differ",
                 (ERROR,),
-                "Other rows came out than were counted; or (`--against`) than are in the source.",
+                "The rows that were read are not those that were counted, or (`--against`) not those of the source.",
                 "Export again into another folder, and verify that one.",
             ),
             Code(
@@ -511,7 +522,7 @@ SECTIONS = (
             Code(
                 "vectors-differ",
                 (ERROR,),
-                "Vectors of a segment are not those of its index file, which was made of them.",
+                "Vectors of a segment differ from those in its index file, which was made from them.",
                 "One of the two files is damaged: compare both with an older copy of the segment.",
             ),
             Code(
@@ -528,18 +539,19 @@ SECTIONS = (
             Code(
                 "bloom-misses",
                 (ERROR,),
-                "Live ids are not in the bloom filter: ids or filter are damaged.",
+                "Live ids are not in the bloom filter: the ids or the filter are damaged.",
                 "Compare the `.uid` file with an older copy.",
             ),
             *_alike(
                 ("bloom-missing", "bloom-damaged"),
                 (INFO, WARNING),
-                "Servers up to 1.1.0 need the filter, no row does.",
+                "A bloom filter is missing or damaged. No row needs it, but servers up to 1.1.0 do.",
             ),
             Code(
                 "row-count-differs",
                 (INFO, WARNING),
-                "The catalog counts other live rows than the files hold. Where it counts fewer, deletions may be lost.",
+                "The catalog and the files count different numbers of live rows. Where the catalog counts fewer, "
+                "deletions may be lost.",
             ),
             Code(
                 "file-differs",
@@ -574,34 +586,34 @@ SECTIONS = (
             *_alike(
                 ("file-missing", "file-size", "file-unreadable"),
                 (ERROR,),
-                "A file is not what the manifest says.",
+                "A file is missing, or not as the manifest describes it.",
                 "Take another copy of this export, or export again from the store.",
             ),
             Code(
                 "description",
                 (ERROR,),
-                "The attributes of an HDF5 file are not what the manifest says.",
+                "The attributes of an HDF5 file are not as the manifest describes them.",
                 "Take another copy of this export, or export again from the store.",
             ),
             Code(
                 "manifest-damaged",
                 (ERROR,),
-                "The manifest is not what was written.",
+                "The manifest is damaged, or was changed.",
                 "Take another copy of this export, or export again from the store.",
             ),
             *_alike(
                 ("partition-missing", "partition-unknown"),
                 (ERROR,),
                 "`--against`: only one of the two has this partition.",
-                "Were they made with other options (`-c`, `-p`, `--rename`)? If not, export again.",
+                "If both were made with the same options (`-c`, `-p`, `--rename`), export again.",
             ),
             Code(
                 "schema-differs",
                 (ERROR,),
-                "`--against`: metric, dimension or index are not the same.",
-                "Were they made with other options (`-c`, `-p`, `--rename`)? If not, export again.",
+                "`--against`: metric, dimension or index differ.",
+                "If both were made with the same options (`-c`, `-p`, `--rename`), export again.",
             ),
-            Code("not-selected", (INFO,), "`--against`: what `-c`, `-p` or `--exclude` left out."),
+            Code("not-selected", (INFO,), "`--against`: partitions that `-c`, `-p` or `--exclude` left out of the export."),
             Code("linked-unchecked", (INFO,), "A linked file has no checksums; `--against` compares its rows."),
         ),
     ),
@@ -613,13 +625,13 @@ SECTIONS = (
         ),
     ),
     Section(
-        "Files of others as the source",
+        "Files of other programs as the source",
         (
             Code(
                 "rows-never-written",
                 (ERROR,),
-                "HDF5 has room for rows, and no one wrote them, or the file that holds them is missing; HDF5 would show zeros.",
-                "Is there a complete copy, or a file that was not copied along?",
+                "Rows were never written, or the file that holds them is missing. HDF5 would show zeros; they are left out.",
+                "Look for a complete copy, or for the file that was not copied.",
             ),
             Code(
                 "rows-look-unwritten",
@@ -636,11 +648,11 @@ SECTIONS = (
             Code(
                 "task-note",
                 (INFO,),
-                "A key of a task file that MilvusDM ignored, too, or a value that was read for what it means.",
+                "A key of the task file is ignored, as MilvusDM did, or a value of it was corrected.",
             ),
-            Code("columns-chosen", (INFO,), "Which datasets, arrays or columns were read as vectors and ids, and why these."),
+            Code("columns-chosen", (INFO,), "Which datasets, arrays or columns are read as vectors and ids."),
             Code("ids-not-numbers", (INFO,), "Ids that are no whole numbers were left out, as `--ids auto` or `row` says."),
-            Code("metric-of-file", (INFO,), "The metric was taken from what the file says of its distance."),
+            Code("metric-of-file", (INFO,), "The metric comes from the distance that the file names."),
             Code(
                 "metric-unknown",
                 (WARNING,),
@@ -648,31 +660,43 @@ SECTIONS = (
                 "`--metric` sets it.",
             ),
             Code("beyond-float32", (WARNING,), "`--beyond-float32 inf`: numbers that float32 cannot hold became infinity."),
-            Code("documents-differ", (WARNING,), "LangChain: index.pkl and index.faiss do not have as many rows."),
+            Code("documents-differ", (WARNING,), "LangChain: index.pkl and index.faiss have different numbers of rows."),
             Code(
                 "converted", (INFO,), "Numbers of another type became float32, or bits; the message says whether that rounds."
             ),
-            Code("no-ids", (INFO,), "Files of others without ids: the target makes them, or row numbers are used."),
+            Code("no-ids", (INFO,), "The files have no ids: the target makes them, or row numbers are used."),
         ),
     ),
     Section(
         "A Faiss index as the source",
         (
-            Code("faiss-lossy", (WARNING,), "The index holds approximations; these were read (`--lossy`)."),
+            Code(
+                "faiss-lossy",
+                (WARNING,),
+                "The index holds only approximations of the vectors; these are read, as `--lossy` says.",
+            ),
             Code(
                 "faiss-rounded",
                 (INFO,),
-                "The index holds 16-bit or 8-bit numbers; these are exact, what was indexed was rounded.",
+                "The index rounded the vectors to 16-bit or 8-bit numbers; these come out exactly.",
             ),
-            Code("faiss-transformed", (WARNING,), "The vectors are as the index transformed them; it cannot be undone."),
-            Code("faiss-transform-undone", (INFO,), "A rotation was turned back; the message has the error measured."),
+            Code(
+                "faiss-transformed",
+                (WARNING,),
+                "The index transformed the vectors, which cannot be undone: they are read as it holds them.",
+            ),
+            Code(
+                "faiss-transform-undone",
+                (INFO,),
+                "The index rotated the vectors, which was undone; the message has the measured error.",
+            ),
             Code(
                 "faiss-row-count",
                 (WARNING,),
-                "The index says another number of rows than it holds.",
-                "Was the file copied whole? Compare its size with that of the original.",
+                "The header of the index gives another number of rows than the index holds.",
+                "The file may not have been copied whole: compare its size with that of the original.",
             ),
-            Code("faiss-duplicates-lost", (ERROR,), "Rows that the index keeps as doubles of others, and has lost these."),
+            Code("faiss-duplicates-lost", (ERROR,), "The index keeps rows as duplicates of others, and has lost those."),
             *_alike(
                 ("faiss-lists-elsewhere", "faiss-lists-differ"),
                 (INFO, WARNING),
@@ -682,7 +706,7 @@ SECTIONS = (
             Code(
                 "faiss-metric",
                 (INFO, WARNING),
-                "The index's metric is one that Milvus does not have. `--metric`",
+                "Milvus does not have the metric of the index. Choose one with `--metric`.",
             ),
         ),
     ),
@@ -692,10 +716,10 @@ SECTIONS = (
             *_alike(
                 ("verify-count", "verify-rows"),
                 (ERROR,),
-                "The target does not hold what was sent.",
+                "The target does not hold the rows that were sent.",
                 "Look at the server's log, then load again with `--mode overwrite`.",
             ),
-            Code("verify-limited", (INFO,), "The target could not be asked all of it."),
+            Code("verify-limited", (INFO,), "Not everything could be verified; the message says what was left out."),
             Code("import-faster", (INFO,), "A bulk import (`--import-to`) would take minutes less, by the plan's estimate."),
             Code("import-staged", (INFO,), "Files for a bulk import were written, and not imported yet (`--import-stage`)."),
             Code(
@@ -703,7 +727,7 @@ SECTIONS = (
                 (INFO,),
                 "`verify TARGET --against SOURCE --search N`: how many of the true nearest rows the target's index finds.",
             ),
-            *_alike(("metric-changed", "metric-assumed"), (INFO,), "The collection's metric in the target."),
+            *_alike(("metric-changed", "metric-assumed"), (INFO,), "The metric that the collection gets in the target."),
             Code("unit-vectors", (INFO,), "Sampled vectors have length 1: COSINE would rank as IP does."),
             Code(
                 "index-changed",
@@ -736,41 +760,45 @@ SECTIONS = (
             *_alike(
                 ("duplicates-kept", "duplicates-dropped", "duplicates-collapsed"),
                 (INFO, ERROR),
-                "What became of rows with equal ids, see `--duplicates`.",
+                "What became of rows with equal ids; `--duplicates` chooses.",
             ),
             *_alike(
                 ("appended", "skipped", "overwritten", "refused"),
                 (INFO, WARNING),
-                "What became of a collection that was there already, see `--mode`.",
+                "What became of a collection that the target had already; `--mode` chooses.",
             ),
             Code("renamed", (INFO,), "A name that the target refuses was written another way, see `--names`."),
             Code("append-replaces", (INFO,), "Milvus Lite replaces rows that have the same id."),
             Code(
                 "skip-differs",
                 (WARNING,),
-                "`--mode skip` left a collection alone that is not what the load would have made of it.",
-                "An earlier load that was not finished? `--resume` it, or load with `--mode overwrite`.",
+                "`--mode skip` left a collection alone, and it differs from the source.",
+                "If an earlier load was interrupted, `--resume` it; if not, load with `--mode overwrite`.",
             ),
             Code(
                 "load-refused",
                 (WARNING,),
-                "The rows are in the target, which does not load the collection into memory.",
+                "The rows are in the target, but it does not load the collection into memory.",
                 "Give the server more memory, then load it there; or choose another `--index`.",
             ),
             Code(
                 "verify-schema",
                 (ERROR,),
-                "A collection of the target is another than the source's: dimension, type, metric.",
-                "Is it the one that was loaded? `--rename` names another, `--mode overwrite` replaces it.",
+                "A collection of the target differs from the source's in dimension, type or metric.",
+                "If it is another collection, name the right one with `--rename`; `--mode overwrite` replaces it.",
             ),
             Code("alias-switched", (INFO,), "An alias names the new collection, `--switch-alias`."),
             Code("alias-kept", (WARNING,), "`--switch-alias` did not move the alias, as verification found differences."),
             *_alike(
                 ("ids-replaced", "id-not-shown"),
                 (INFO, WARNING),
-                "The target makes its own ids; or does not show one of them.",
+                "The target makes its own ids, or does not show one of them.",
             ),
-            *_alike(("partitions-merged", "partitions-in-field"), (INFO,), "The target has no such partitions."),
+            *_alike(
+                ("partitions-merged", "partitions-in-field"),
+                (INFO,),
+                "The partitions of the source are merged, or their names are kept in a field.",
+            ),
             Code("tag-quote", (WARNING,), "A tag holds a quote, which 1.x servers cannot take."),
             *_alike(
                 ("server-version", "server-path", "catalog-sql"), (INFO,), "What to know of the server, or of the new store."

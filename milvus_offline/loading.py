@@ -147,7 +147,7 @@ def _workers(target: LoadTarget, url: str) -> DaskCluster:
     from .cluster import DaskCluster
 
     if not target.takes_workers:
-        raise UsageError("--cluster: its workers write the files of bulk imports: name a place for these with --import-to")
+        raise UsageError("--cluster only goes with --import-to: its workers write the files of bulk imports")
     return DaskCluster(url)
 
 

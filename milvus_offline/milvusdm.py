@@ -115,11 +115,11 @@ def read_task(path: str | os.PathLike[str]) -> DmTask:
 
     document = read_document(path, "the task file", decoded)
     if not isinstance(document, dict) or not document:
-        raise UsageError(f"{path}: expected a task on top: {', '.join(KEYS)}")
+        raise UsageError(f"{path}: expected one of these tasks at the top: {', '.join(KEYS)}")
     reader = _Reader(str(path))
     reader.known(document, tuple(KEYS), "")
     if len(document) > 1:
-        raise UsageError(f"{path}: holds {len(document)} tasks ({', '.join(document)}); write one a file")
+        raise UsageError(f"{path}: holds {len(document)} tasks ({', '.join(document)}); write one task per file")
     ((kind, body),) = document.items()
     task = reader.task(kind, body)
     if encoding:
@@ -235,7 +235,7 @@ class _Reader:
     def version(self, body: Mapping[str, Any]) -> tuple[int, str]:
         given = [k for k in VERSION_KEYS if self.text(k, body.get(k))]
         if len(given) == 2:
-            raise self.fail(given[1], f"the version stands there twice, as {given[0]} too")
+            raise self.fail(given[1], f"the version is given twice, also as {given[0]}")
         text = self.required(given[0], body[given[0]]) if given else "1.x"
         return parse_version(text, self.fail(given[0] if given else VERSION_KEYS[0], "")), text
 

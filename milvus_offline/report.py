@@ -376,7 +376,7 @@ def _show_salvage(screen: Screen, waiting: Mapping[str, int]) -> None:
     from .milvus1.salvage import KINDS as SALVAGE
 
     screen.say()
-    screen.say("Not live, but still there (export --salvage KIND brings them, apart from the live rows).")
+    screen.say("Not live, but still there (export --salvage KIND exports them apart from the live rows).")
     screen.say("Rows that are live elsewhere as well are counted here, and left out by the export:")
     for k, n in waiting.items():
         screen.say(f"{k}: {count(n, 'row')}, {SALVAGE[k]}", indent=2, hang=6)

@@ -181,15 +181,16 @@ class Watch:
             lost = self.lost_blocks(path)
             if lost is not None:
                 text = (
-                    f"{path}: {lost.sectors * SECTOR} bytes are zeros or all ones, in blocks as a disk has them, the first at "
-                    f"byte {lost.first}: is this the copy of a disk that failed? What stood there is lost and these rows are "
-                    "wrong; is there an older copy?"
+                    f"{path}: {lost.sectors * SECTOR} bytes are zeros or all ones, in whole disk blocks, from byte "
+                    f"{lost.first}: this looks like the copy of a failing disk. The original values are lost and these "
+                    "rows are "
+                    "wrong. Use an older copy if there is one"
                 )
                 notes.error("blocks-lost", file.where, text, lost.rows)
             if file.foreign:
                 text = (
-                    f"{path}: these ids are not in the segment's bloom filter, which has each of its ids and was made for "
-                    "others: the file is another segment's, or holds no ids. Is there an older copy of this folder?"
+                    f"{path}: these ids are not in the segment's bloom filter, which has every id of the segment: the file "
+                    "belongs to another segment, or holds no ids. Look for an older copy of this folder"
                 )
                 notes.error("ids-foreign", file.where, text, max(file.foreign))
         return notes

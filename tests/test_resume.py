@@ -181,7 +181,7 @@ def test_ctrl_c(options: list[str], store: Path, tmp_path: Path) -> None:
     assert done.returncode == 130
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert "interrupted; what is finished is kept, the same command with --resume goes on" in done.stderr
+    assert "interrupted; what is finished is kept: run the same command with --resume to go on" in done.stderr
     assert not (out / "manifest.json").exists()
     assert fingerprint(store) == before
     assert call("export", store, out, "-q").code == 2, "only --resume goes on"

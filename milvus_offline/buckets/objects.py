@@ -359,12 +359,12 @@ def explain(e: Exception, url: str) -> str:
     text = " ".join(str(e).split()) or type(e).__name__
     if "Credential" in text or "credential" in text or any("Credential" in n for n in names):
         ways = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws/credentials, or the machine's role"
-        return f"{url}: no credentials were found: give them the SDK's usual way" + (f" ({ways})" if scheme == "s3" else "")
+        return f"{url}: no credentials were found: set them as the SDK expects them" + (f" ({ways})" if scheme == "s3" else "")
     if isinstance(e, PermissionError):
-        return f"{url}: no permission: the credentials are wrong, or they may not do this in the bucket {bucket!r} ({text})"
+        return f"{url}: no permission: the credentials are wrong, or do not allow this in the bucket {bucket!r} ({text})"
     if isinstance(e, FileNotFoundError):
         return f"{url}: there is no such object, or no bucket {bucket!r} (none is ever created): check the spelling"
     if names & {"EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ClientConnectorError"}:
         where = " (AWS_ENDPOINT_URL names another address than Amazon's)" if scheme == "s3" else ""
         return f"{url}: cannot reach the object store{where}: {text}"
-    return f"{url}: the object store does not answer as it should: {text}"
+    return f"{url}: unexpected answer of the object store: {text}"

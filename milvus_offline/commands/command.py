@@ -19,7 +19,7 @@ DOCUMENTATION = "docs/commands.md"
 OWN_GROUP = "Options"
 SELECTION_GROUP = "What is taken"
 STORE_GROUP = "The store"
-FILES_GROUP = "Files of others and Faiss indexes"
+FILES_GROUP = "Files of other programs, Faiss indexes"
 OUTPUT_GROUP = "Output"
 _RANKS = {OWN_GROUP: 0, SELECTION_GROUP: 1, STORE_GROUP: 3, FILES_GROUP: 4, OUTPUT_GROUP: 5, "Help": 6}
 """The order of headings; those of a command alone come after what is taken."""
@@ -91,7 +91,7 @@ class Command(click.Command):
                     formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
         formatter.write_paragraph()
         formatter.write_text(
-            f"Every option can be given as a variable of the environment ({ENVIRONMENT}NO_WAL=1 for --no-wal) or in the file "
+            f"Every option can be given as an environment variable ({ENVIRONMENT}NO_WAL=1 for --no-wal) or in the file "
             f"of --config. All about the command: {DOCUMENTATION}"
         )
 
@@ -108,7 +108,7 @@ class Command(click.Command):
                     raise click.UsageError(f"{text} names no bucket: did you mean {found[1]}://{place}?", ctx)
             if isinstance(param.type, click.Path) and "" in (value if isinstance(value, tuple) else (value,)):
                 what = max(param.opts, key=len) if isinstance(param, click.Option) else param.make_metavar(ctx)
-                raise click.UsageError(f"{what} is empty: name a file or folder (is a variable of the shell not set?)", ctx)
+                raise click.UsageError(f"{what} is empty: name a file or folder (is a shell variable unset?)", ctx)
         return rest
 
     def _unknown(self, ctx: click.Context, option: str) -> str:
@@ -162,7 +162,9 @@ class SourcePath(click.Path):
             if meant := _as_path(text):
                 self.fail(f"{text}: did you mean {meant}?", param, ctx)
             kind = (
-                "is a server's address, and files are read" if text.startswith(("http", "milvus")) else "is not on this machine"
+                "is the address of a server, and this command reads files"
+                if text.startswith(("http", "milvus"))
+                else "is not on this machine"
             )
             copy = f"rsync -a {text} ./copy" if "://" not in text else f"rclone copy {text} ./copy"
             what = "name the folder of the store" if text.startswith(("http", "milvus")) else f"copy it first, as with {copy}"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--read",
     is_flag=True,
-    help="Also read all rows: what did a failing disk lose, what does it refuse? As fast as cp.",
+    help="Also read all rows, to find what a failing disk lost or refuses. As fast as cp.",
 )
 @file_options
 @store_options

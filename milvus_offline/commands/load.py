@@ -109,15 +109,19 @@ class _Ids(click.ParamType[str]):
     metavar="NAME",
     help="Another metric than the source's: L2, IP, COSINE, HAMMING, JACCARD, ... A Faiss index keeps its own (or COSINE).",
 )
-@choice("--index", words=["keep", "auto", "none"], help="The source's index or its nearest kin, AUTOINDEX, or none.")
+@choice(
+    "--index",
+    words=["keep", "auto", "none"],
+    help="keep: the source's index, or the nearest kind that the target has. auto: AUTOINDEX. none: no index.",
+)
 @click.option(
     "--field-names", metavar="ID,VECTOR", default="id,vector", show_default=True, help="Names of the fields in the target."
 )
 @click.option("--shards", type=click.IntRange(1, 64), default=1, show_default=True, help="Shards of a new collection.")
 @click.option("--load/--no-load", "load_after", default=True, help="Load the collections into memory afterwards.")
 @choice("--verify", words=["none", "count", "sample", "full"], help="What is read back and compared.", default="sample")
-@click.option("--into", metavar="NAME", help="Files of others and Faiss: the collection's name.")
-@click.option("--into-partition", metavar="TAG", help="Files of others: the partition of a single file.")
+@click.option("--into", metavar="NAME", help="Files of other programs and Faiss: the collection's name.")
+@click.option("--into-partition", metavar="TAG", help="Files of other programs: the partition of a single file.")
 @click.option("--database", metavar="NAME", envvar="MILVUS_DATABASE", default="", help="Database of the target.")
 @click.option("--token-file", metavar="FILE", help="A file that holds the token (user:password, or an API key).")
 @click.option(

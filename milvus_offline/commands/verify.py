@@ -256,12 +256,12 @@ def _verify_store(  # many: one for each option
         kind = KINDS[kind_of(path)].what
         if (Path(path) / MANIFEST).is_file():
             raise UsageError(
-                f"{path}: its {MANIFEST} is not that of an export of this tool; is it damaged? Then export once more: without "
-                "it nothing tells what the files should hold"
+                f"{path}: {MANIFEST} is not that of an export of this tool, or it is damaged. Export again: without it there "
+                "is nothing to check the files against"
             )
         raise UsageError(
-            f"{path}: {kind} of others, which hold nothing to verify them by: export them, and verify that export --against "
-            f"{path}"
+            f"{path}: {kind} of other programs, which carry no checksums. Export them first, then run: milvus-offline "
+            f"verify OUT --against {path}"
         )
     opened = given.store
     checked, own = check_source(given, sample=sample, progress=progress(quiet), cluster=cluster)
@@ -321,9 +321,9 @@ def _reach(checked: dict[str, int]) -> str:
     from ..text import count
 
     return (
-        f"Of {count(checked['rows'], 'row')} read, the ids of {checked['ids_in_bloom_filters']:,} are in bloom filters and the "
-        f"vectors of {checked['vectors_in_index_files']:,} in index files; the vectors of {checked['rows_on_nothing']:,} rest "
-        "on nothing: a flipped bit in these cannot be seen."
+        f"Of {count(checked['rows'], 'row')} read, bloom filters confirm the ids of {checked['ids_in_bloom_filters']:,} "
+        f"and index files the vectors of {checked['vectors_in_index_files']:,}. Nothing confirms the vectors of "
+        f"{checked['rows_on_nothing']:,}: a flipped bit in these cannot be seen."
     )
 
 

@@ -50,7 +50,7 @@ class UnknownKind(MilvusOfflineError):
         self.kind = kind
         self.path = path
         self.offset = offset
-        super().__init__(f"{path} at byte {offset}: no Faiss index of a kind that is known here (found {kind!r})")
+        super().__init__(f"{path} at byte {offset}: unknown kind of Faiss index: {kind!r}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return UnknownKind, (self.path, self.kind, self.offset)
@@ -121,7 +121,7 @@ class _Parser:
         at = self.c.at
         kind = self.c.fourcc("the kind of an index")
         if depth > MAX_DEPTH:
-            raise self.c.damage(f"indexes inside indexes, more than {MAX_DEPTH} deep", at)
+            raise self.c.damage(f"indexes nested more than {MAX_DEPTH} deep", at)
         read = _READERS.get(kind)
         if read is None:
             raise UnknownKind(self.c.path, kind, at)

@@ -41,9 +41,9 @@ class Choices:
         if not choices or self.catalog.from_files or any(self.disk.has_tables(root) for root in self.disk.roots):
             return
         folder = self.disk.roots[0] / TABLES
-        why = fileio.missing_link(folder) or "the folder is not there: was it copied?"
+        why = fileio.missing_link(folder) or "the folder is not there; it may not have been copied"
         rows = sum(c.row.row_count for c in choices if 0 <= c.row.row_count < 1 << 31)
-        text = f"{why} It held the rows of all {len(choices)} segments that the catalog lists"
+        text = f"{why}. It held the rows of all {len(choices)} segments that the catalog lists"
         self.findings.error("tables-missing", str(folder), text, rows)
 
     def open(self, table: TableRow, choices: Sequence[Choice], schema: Schema) -> list[Segment]:
@@ -170,8 +170,8 @@ class Choices:
         if place is None:
             return ""
         return (
-            f". But its folder lies in tables/{place}: one of the two has the wrong table. Was the folder moved, or is the "
-            "catalog damaged?"
+            f". But its folder lies in tables/{place}: one of the two has the wrong table: the folder was moved, or the "
+            "catalog is damaged"
         )
 
     def _not_contained(self, lost: Sequence[Finding], segments: Sequence[Segment], table: TableRow) -> Iterator[Finding]:

@@ -191,8 +191,8 @@ def _select_segment(
             findings.warning(
                 "backup-without-index",
                 where,
-                "the segment waits for an index that is gone; a 1.x server hides its rows from search and count, "
-                "here they are read",
+                "the segment's index is missing. A 1.x server would hide its rows from search and count; they are "
+                "included here",
                 raw.row_count if 0 <= raw.row_count < 1 << 31 else None,
             )
         if raw.file_type != FileType.BACKUP and indexes:

@@ -286,7 +286,7 @@ def _wal_folder(root: Path, config: Config, notes: Findings) -> Path | None:
     if inside is None and _holds_wal(outside):
         moved = config.storage_path is not None and os.path.realpath(config.storage_path) != os.path.realpath(root)
         if moved and _holds_wal(beside) and os.path.realpath(beside) != os.path.realpath(outside):
-            text = f"used as the log of this copy; the configured log, {outside} exists too. Choose with --wal"
+            text = f"used as the log of this copy; the configured log {outside} exists too. Choose with --wal"
             notes.warning("path-mapped", str(beside), text)
             return beside
         return outside

@@ -91,7 +91,7 @@ def _partition(name: str, owner: str, tag: str, known: bool) -> Finding:
         text = f"is {printable(owner)}/{printable(tag)}, by ids in the write-ahead log"
         return Finding(Severity.WARNING, "partition-named-by-log", name, text)
     text = (
-        "the folder is that of a partition, and meta.json does not tell of which collection; it becomes one of its own. Look "
+        "the folder is that of a partition, and meta.json does not say of which collection; it is read as one of its own. Look "
         "for the metadata database itself, or name the partition with --no-catalog --partition-map"
     )
     return Finding(Severity.WARNING, "partition-unnamed", name, text)

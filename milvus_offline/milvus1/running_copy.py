@@ -76,7 +76,7 @@ class RunningCopy:
             surplus = parts.surplus + max(0, parts.rows - parts.surplus - choice.row.row_count)
             is_there = self.disk.places(choice.table_id, choice.segment_id)  # but may not be read, or is a link to nowhere
             why = f"; {finding.message}" if is_there else ": the copy was taken while the server ran"
-            doubt = f". {surplus} of them were deleted later and come back: nothing here tells which" if surplus else ""
+            doubt = f". {surplus} of them were deleted later and come back: nothing says which" if surplus else ""
             notes.warning(
                 "copied-while-running",
                 finding.where,

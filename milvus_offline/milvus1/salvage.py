@@ -41,7 +41,7 @@ def parse_kinds(kinds: Iterable[str]) -> list[SalvageKind]:
     """Checks kinds given by a person; `all` means each. Raises UsageError."""
     chosen = set(kinds)
     if unknown := chosen - {*KINDS, "all"}:
-        raise UsageError(f"unknown kind for --salvage: {sorted(unknown)[0]!r}; there are: {', '.join(KINDS)}, all")
+        raise UsageError(f"unknown kind {sorted(unknown)[0]!r} for --salvage; choose from {', '.join(KINDS)}, all")
     return [k for k in get_args(SalvageKind) if k in chosen or "all" in chosen]
 
 

@@ -134,7 +134,7 @@ class Unexplained:
                     "folder-unknown",
                     table_id,
                     f"the folder holds {count(segments, 'segment')} of a collection or partition that this catalog does not "
-                    "know and has never dropped: is it the catalog of these files, and of the same day? --catalog names "
+                    "know and has never dropped: it may be the catalog of another store, or of another time. --catalog names "
                     "another one, --no-catalog reads the files without, --salvage orphans exports the rows",
                     rows,
                 )
@@ -207,7 +207,7 @@ class Unexplained:
                     "catalog-older",
                     where,
                     "the segment is newer than all that the catalog knows, and its rows are in no live segment: the catalog "
-                    "may be older than the files (is its -wal missing?). --salvage orphans exports them",
+                    "may be older than the files (its -wal may be missing). --salvage orphans exports them",
                     s.rows,
                 )
             elif not there.any() or (s.id not in self._listed and self._was_live(table.table_id, s)):

@@ -357,7 +357,8 @@ def _check_index(path: Path | None, segment: Segment, row: FileRow, notes: Findi
         notes.warning("index-differs", where, message)
     elif wrong:
         message = (
-            f"{wrong} of {segment.stored} vectors in {segment.raw_path} are not those of this index: one of both is damaged"
+            f"{wrong} of {segment.stored} vectors in {segment.raw_path} are not those of this index: one of the two files is "
+            "damaged"
         )
         notes.error("vectors-differ", where, message, wrong)
     return compared

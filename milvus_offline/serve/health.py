@@ -33,7 +33,7 @@ class Health:
             def handle(self) -> None:
                 words = self.rfile.readline(_LONGEST).split()
                 known = len(words) > 1 and words[0] in (b"GET", b"HEAD") and words[1].partition(b"?")[0] in _PATHS
-                body = json.dumps(dict(state()) if known else {"error": "only GET /healthz is here"}).encode() + b"\n"
+                body = json.dumps(dict(state()) if known else {"error": "only GET /healthz is answered"}).encode() + b"\n"
                 status = b"200 OK" if known else b"404 Not Found"
                 head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
                 self.wfile.write(head % (status, len(body)) + (b"" if words[:1] == [b"HEAD"] else body))

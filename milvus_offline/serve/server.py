@@ -76,9 +76,9 @@ class Server:
             port = self._server.add_secure_port(listen, self._credentials()) if access.certificate else None
             port = self._server.add_insecure_port(listen) if port is None else port
         except RuntimeError as e:
-            raise TargetError(f"{listen}: cannot listen there: is the address in use, or not this machine's?") from e
+            raise TargetError(f"{listen}: cannot listen there: the address is in use, or is not one of this machine") from e
         if not port:
-            raise TargetError(f"{listen}: cannot listen there: is the address in use, or not this machine's?")
+            raise TargetError(f"{listen}: cannot listen there: the address is in use, or is not one of this machine")
         self.address = f"{host}:{port}"
 
     def _credentials(self) -> Any:

@@ -99,7 +99,8 @@ def _file(root: Path, relative: Path, said: Said | None, options: SourceOptions,
     file.index_file_size = known.index_file_size
     if not file.metric:
         text = (
-            f"{YAMLS}/ does not tell the metric of this file; its collection and partition are those of its path. See --metric"
+            f"{YAMLS}/ names no metric for this file: choose it with --metric. Its collection and partition follow from its "
+            "path"
         )
         findings.warning("metric-unknown", str(root / relative), text, file.rows)
     return file

@@ -107,7 +107,7 @@ def _arrays(path: str) -> dict[str, Table]:
             spread = striped and isinstance(column, PackedColumn)
             result[name] = Table(Named(name, shape, dtype), column, _SPREAD if spread else None)
     if not result:
-        raise DamageError(path, "holds no arrays of numbers (.npy); was it made with numpy.savez?")
+        raise DamageError(path, "holds no arrays of numbers (.npy): expected an archive of numpy.savez")
     return result
 
 

@@ -57,14 +57,14 @@ def known_as(path: str | os.PathLike[str], head: bytes | None = None) -> str | N
             "file from the repository's page"
         )
     if text.startswith((b"<!doctype html", b"<html", b"<head")) or b"<html" in text[:400]:
-        return f"{path}: a web page, not the file itself: was a login or an error page saved? Download it again"
+        return f"{path}: a web page, not the file itself, perhaps a login or error page: download it again"
     if (text.startswith(b"<?xml") and b"<mysqldump" not in text) or text.startswith((b'{"message', b'{"error', b"<error")):
         begin = printable(head[:60].decode("utf-8", "replace"))
-        return (
-            f"{path}: a text, which begins with {begin!r}: was a server's error saved in place of the file? Download it again"
-        )
+        return f"{path}: a text that begins with {begin!r}, perhaps the error of a server: download the file again"
     if not any(head):
-        return f"{path}: begins with nothing but zeros: was the download interrupted, or has a disk lost its blocks?"
+        return (
+            f"{path}: begins with nothing but zeros: the download was interrupted, or a disk lost its blocks. Use another copy"
+        )
     if head.startswith(b"SQLite format 3\0"):
         return _database(Path(path))
     if head.startswith(_DUMP):

@@ -95,11 +95,14 @@ def _block(path: str, head: bytes, size: int, dtype: str, findings: Findings) ->
     rows, items = struct.unpack("<II", head) if len(head) == 8 else (0, 0)
     each = items * np.dtype(dtype).itemsize
     if not 0 < items <= _MOST_DIMENSIONS:
-        raise DamageError(path, f"says {items} dimensions", offset=4)
+        raise DamageError(path, f"the header says {items} dimensions, expected 1 to {_MOST_DIMENSIONS}", offset=4)
     there = min(rows, (size - 8) // each)
     if there < rows:
-        findings.error("file-short", path, f"says {rows} rows, holds {there}: the file was cut", rows - there)
+        findings.error("file-short", path, f"the header says {rows} rows, the file holds {there}: it was cut", rows - there)
     elif left := size - 8 - rows * each:
-        text = f"says {rows} rows of {items} dimensions; the {left} bytes after them are not read: is the number of rows right?"
+        text = (
+            f"the header says {rows} rows of {items} dimensions; the {left} bytes after them are not read. If that number is "
+            "wrong, rows are missing"
+        )
         findings.warning("file-longer", path, text)
     return FileColumn(os.path.basename(path), dtype, items, ((path, 8, there * each),)), there

@@ -147,7 +147,8 @@ class WriteChunk:
             written = write_chunk(batches(), self.rows, self.schema, self.file_format, self.fields, create)
             if written + lost != self.rows:
                 raise TargetError(
-                    f"{self.paths[0]}: the source gave {written} rows, {self.rows} were announced; did it change meanwhile?"
+                    f"{self.paths[0]}: the source gave {written} rows, {self.rows} were announced; the source may have "
+                    "changed meanwhile"
                 )
             for part, path in zip(parts, self.paths, strict=True):
                 if not remote:

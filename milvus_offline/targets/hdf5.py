@@ -189,7 +189,9 @@ class WriteCompressed:
 
 def _require_rows(path: str, written: int, expected: int) -> None:
     if written != expected:
-        raise TargetError(f"{path}: the source gave {written} rows, {expected} were announced; did it change meanwhile?")
+        raise TargetError(
+            f"{path}: the source gave {written} rows, {expected} were announced; the source may have changed meanwhile"
+        )
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,9 @@ def read(slices: Sequence[Slice], schema: Schema, max_bytes: int = BATCH_BYTES) 
             filled += n
             done += batch.span
         if done - begun != piece.rows:
-            message = f"expected {piece.rows} rows from row {piece.start} on, found {done - begun}; did it change meanwhile?"
+            found = done - begun
+            message = (
+                f"expected {piece.rows} rows from row {piece.start} on, found {found}; the source may have changed meanwhile"
+            )
             raise DamageError(piece.piece.id, message)
     return ids[:filled], vectors[:filled], np.concatenate(lost)

@@ -108,7 +108,7 @@ def test_findings_are_grouped_with_short_places(store: Path) -> None:
     assert "in c/_default, c/red" in text
     findings = text[text.index("Findings:") : text.index("Next")]
     assert not re.search(r"\d{19}", findings) and str(store) not in findings
-    assert "Is a volume or a secondary root not mounted?" in findings
+    assert "If it is on a volume that is not mounted, mount it" in findings
     told = call("inspect", store, "-v").out
     assert re.search(r"\d{19}", told) and str(store) in told
 

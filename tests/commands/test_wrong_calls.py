@@ -109,7 +109,7 @@ READ: list[Wrong] = [
     ("inspect store --catalog notes.txt", FAILED, ("neither a catalog nor a dump of one",)),
     ("inspect store --catalog x.npy", FAILED, ("neither a catalog nor a dump of one",)),
     # A server of 1.x that is down, and a web server in its place
-    ("load store milvus1://127.0.0.1:CLOSED", FAILED, ("nobody listens on port", "start the server")),
+    ("load store milvus1://127.0.0.1:CLOSED", FAILED, ("nothing listens on port", "start the server")),
     ("load store milvus1://127.0.0.1:WEB", FAILED, ("is not Milvus' gRPC service", "usually 19530")),
     ("load store milvus1://no-such-host.invalid:19530", FAILED, ("no-such-host.invalid", "check its spelling")),
     # Something to verify that is no export
@@ -130,7 +130,7 @@ READ: list[Wrong] = [
     ("load store milvus.prod", USAGE, ("did you mean http://milvus.prod:19530", "milvus1:PATH")),
     ("load store tcp://host:19530", USAGE, ("did you mean http://host:19530",)),
     # A server that is down, none of Milvus, unknown, hanging; TLS where there is none
-    ("load store http://127.0.0.1:CLOSED", FAILED, ("nobody listens", "start the server")),
+    ("load store http://127.0.0.1:CLOSED", FAILED, ("nothing listens", "start the server")),
     ("load store http://127.0.0.1:WEB", FAILED, ("127.0.0.1", "is not Milvus")),
     ("load store http://no-such-host.invalid:19530", FAILED, ("no-such-host.invalid", "check its spelling")),
     ("load store http://127.0.0.1:SILENT --patience 1", FAILED, ("accepts connections and does not answer", "hanging")),
@@ -207,7 +207,7 @@ NEIGHBOURS: list[Wrong] = [
     ("repair store milvus1:new", USAGE, ("did you mean load",)),
     ("find store", USAGE, ("did you mean rows",)),
     ("INSPECT store", USAGE, ("did you mean inspect",)),
-    ("verify milvus1://127.0.0.1:CLOSED --against store", FAILED, ("nobody listens",)),
+    ("verify milvus1://127.0.0.1:CLOSED --against store", FAILED, ("nothing listens",)),
 ]
 COMMANDS: list[Wrong] = [
     ("verfy store", USAGE, ("did you mean verify",)),

@@ -65,7 +65,7 @@ LIES: dict[str, tuple[bytes, str]] = {
     "ids missing": (b"IxMp" + header(2) + flat(2) + struct.pack("<Q", 1) + bytes(8), "1 ids for 2 rows"),
     "ids of 2^63": (b"IxMp" + header(2) + flat(2) + struct.pack("<Q", HUGE), "the ids has 9223372036854775808 elements"),
     "a map of another width": (b"IxMp" + header(0, 5) + flat(0) + bytes(8), "an IndexIDMap of 5 dimensions over one of 4"),
-    "deep": (b"".join(b"IxMp" + header(0) for _ in range(3000)) + flat(0), "indexes inside indexes, more than 24 deep"),
+    "deep": (b"".join(b"IxMp" + header(0) for _ in range(3000)) + flat(0), "indexes nested more than 24 deep"),
     "a graph of 2^63": (b"IHNf" + header(1) + struct.pack("<Q", HUGE), "probabilities of an HNSW graph has"),
     "2^31 transforms": (b"IxPT" + header(1) + struct.pack("<i", (1 << 31) - 1), "2147483647 transforms"),
     "-1 transforms": (b"IxPT" + header(1) + struct.pack("<i", -1), "-1 transforms"),

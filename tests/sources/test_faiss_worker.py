@@ -294,9 +294,9 @@ def test_a_rotation_over_rounded_codes_claims_no_more_than_is_true(tmp_path: Pat
     index = quiet(faiss.index_factory(D, "RR16,SQfp16"), vectors(300))
     index.add(x)
     messages = {f.code: f.message for f in open_faiss(write(index, tmp_path)).findings}
-    assert "apart from what became of them as float16" in messages["faiss-transform-undone"]
+    assert "apart from what float16 rounded" in messages["faiss-transform-undone"]
     assert "nan" not in messages["faiss-transform-undone"]
-    assert "come out exactly so" not in messages["faiss-rounded"]
+    assert "these come out exactly" not in messages["faiss-rounded"]
 
 
 def test_the_metric_can_be_confirmed_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

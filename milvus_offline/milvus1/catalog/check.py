@@ -75,9 +75,9 @@ def _values(table: TableRow) -> Iterator[str]:
     elif table.vector_type is VectorType.FLOAT and table.engine_type in _BINARY_ENGINES - {EngineType.FAISS_IDMAP}:
         yield f"engine_type {table.engine_type} is an index for binary vectors, but by its metric the vectors are floats"
     if not table.owner_table and not (table.table_id[:1].isalpha() or table.table_id[:1] == "_"):
-        yield f"the collection's name {printable(table.table_id)!r} begins with no letter; a partition that lost its owner?"
+        yield f"the collection's name {printable(table.table_id)!r} begins with no letter: a partition that lost its owner"
     if not table.owner_table and table.partition_tag:
-        yield f"a collection has the partition tag {printable(table.partition_tag)!r}; a partition that lost its owner?"
+        yield f"a collection has the partition tag {printable(table.partition_tag)!r}: a partition that lost its owner"
     if not _is_object(table.index_params):
         yield f"index_params is {printable(table.index_params)!r:.60}, expected a JSON object; it is left out"
 

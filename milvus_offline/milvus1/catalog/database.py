@@ -222,6 +222,6 @@ def _reason(error: BaseException, address: MySqlAddress) -> str:
     if number == 1049:
         return f"there is no database {address.database!r}"
     if number in (2003, 2013):
-        return f"no answer from {address.host}:{address.port}: is the database running and reachable from here?"
+        return f"no answer from {address.host}:{address.port}: check that the database runs and that this machine can reach it"
     text = str(cause.args[1]) if number is not None and len(cause.args) > 1 else str(cause)
     return text.replace(address.password, "***") if address.password else text

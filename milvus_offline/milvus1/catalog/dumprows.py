@@ -82,7 +82,7 @@ class Found:
             database = next(iter(candidates))
         tables = candidates[database]
         if not any(tables.values()):
-            notes.append("the dump has the tables but no rows: was it made with --no-data?")
+            notes.append("the dump has the tables but no rows, as with mysqldump --no-data")
         if truncated:
             notes.append("the dump is cut before its end: rows may be missing")
         return Dump(tables, truncated, notes, database, self.damage, self.foreign)

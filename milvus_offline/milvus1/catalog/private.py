@@ -77,7 +77,7 @@ def make_copy(path: Path, copy: Path, suffixes: tuple[str, ...]) -> str:
             if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or e.filename == str(copy.with_name(copy.name + suffix)):
                 raise _no_room(e) from e
             if isinstance(e, PermissionError):
-                text = "no permission to read the catalog: run as a user who may, or copy it"
+                text = "no permission to read the catalog: run as a user with permission, or copy it"
             else:
                 text = f"cannot read the catalog: {e.strerror}"
             raise StoreError(f"{original}: {text}") from e

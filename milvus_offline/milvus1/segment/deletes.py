@@ -121,9 +121,7 @@ def _read(segment: Segment, witness: Witness) -> _Listed:
             wrong.append(("deleted-docs-unreadable", "the disk refuses its header; its size is used"))
         elif not payload.declared and payload.present:
             size = payload.present
-            text = (
-                f"at byte 0: the header says 0 bytes, {size} follow, and no server writes anything after a list of no deletions"
-            )
+            text = f"at byte 0: the header says 0 bytes, but {size} follow, which no server writes"
             wrong.append(("deleted-docs-damaged", text))
         elif payload.is_short:
             text = f"at byte 0: the header says {payload.declared} bytes, the file holds {payload.present}"
@@ -197,8 +195,8 @@ def says_too_much(segment: Segment, row_count: int, named: npt.NDArray[np.int64]
     if named is not None and np.isin(still, named).any():
         return None
     text = (
-        f"{segment.deleted_path} names {known} deleted rows, but catalog and bloom filter know of {expected}: is it that of "
-        "another segment? The rows that it names are left out; --salvage deleted exports them"
+        f"{segment.deleted_path} names {known} deleted rows, but catalog and bloom filter know of {expected}: it may belong to "
+        "another segment. The rows that it names are left out; --salvage deleted exports them"
     )
     return Finding(Severity.WARNING, "deleted-docs-damaged", segment.where, text, known)
 
@@ -216,11 +214,13 @@ def _contradicts(segment: Segment, listed: _Listed, expected: int | None) -> boo
         if expected is None:
             live = live_count(path)
             if live is not None and live < segment.stored - known:
-                text = f"it leaves {segment.stored - known} live rows, the bloom filter has {live}"
+                text = f"it leaves {segment.stored - known} live rows, the bloom filter holds {live}"
         else:
             ids = np.concatenate([segment.id_at(row) for row in listed.dead.spread(_SAMPLE).tolist()])
             if _SUSPICIOUS * int(probe(path, ids).sum()) > len(ids) and (foreign := _foreign(segment, listed)):
-                text = f"the bloom filter has {foreign} rows as deleted that it does not name: some of its entries are wrong"
+                text = (
+                    f"the bloom filter shows {foreign} deleted rows that the list does not name: some of its entries are wrong"
+                )
     except (DamageError, OSError):  # the filter proves nothing then
         return False
     if text:
@@ -259,10 +259,14 @@ def _settle(segment: Segment, listed: _Listed, expected: int | None) -> tuple[De
     if len(dead) < count and 2 * int(dead.contains(offsets).sum()) >= known:  # a filter takes few deleted ids for live ones
         dead.add(offsets)
     rest = max(0, count - len(dead))
-    text = f"The bloom filter knows of {count} deletions"
+    text = f"The bloom filter shows {count} deletions"
     if not rest:
-        return dead, 0, f"{text}, and which rows they are: these are left out"
-    return dead, rest, f"{text}, and which rows {count - rest} of them are: these are left out, the other {rest} come back"
+        return dead, 0, f"{text} and which rows they are: these rows are left out"
+    return (
+        dead,
+        rest,
+        f"{text}, and for {count - rest} of them which rows they are: these are left out, the other {rest} come back",
+    )
 
 
 def _removed(segment: Segment, expected: int | None) -> tuple[DeadRows, int] | None:

@@ -303,8 +303,9 @@ def _note_longer(this: Payload, rows: int, note: Note) -> None:
     note(
         Severity.WARNING,
         "file-longer",
-        f"{Path(this.path).name} at byte 0: the header says {this.declared} bytes, {this.present} follow, and no server writes "
-        "more: if these were inserted before the end, the rows after them are wrong. Use an older copy if there is one",
+        f"{Path(this.path).name} at byte 0: the header says {this.declared} bytes, {this.present} follow. No server writes "
+        "more than the header says: unless the extra bytes are at the end, all rows after them are wrong. Use an older copy if "
+        "there is one",
         rows,
     )
 

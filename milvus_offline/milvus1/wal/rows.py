@@ -132,7 +132,9 @@ class LogRows:
                 while position < last:
                     record = parse_record(readers[number], position)
                     if record is None:
-                        raise DamageError(by_number[number].path, "the record is gone; did the log change?", offset=position)
+                        raise DamageError(
+                            by_number[number].path, "the record is gone: the log changed while it was read", offset=position
+                        )
                     before, size = size, record.end - position
                     count = _run_length(readers[number], record, last) if size == before else 1
                     if record.data_bytes:
@@ -165,7 +167,7 @@ def _run(reader: Reader, record: Record, count: int, schema: Schema) -> tuple[np
     size = record.end - record.start
     window = reader.get(record.start, count * size)
     if window is None:
-        raise DamageError(reader.file.path, "the records are gone; did the log change?", offset=record.start)
+        raise DamageError(reader.file.path, "the records are gone: the log changed while it was read", offset=record.start)
     octets = np.frombuffer(window, np.uint8).reshape(count, size)
     ids_at, data_at = record.ids_at - record.start, record.data_at - record.start
     ids = octets[:, ids_at:data_at].copy().view(ID).reshape(-1)

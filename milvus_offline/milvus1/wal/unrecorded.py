@@ -55,7 +55,7 @@ def already_flushed(table: LoggedTable, segments: Sequence[Segment], findings: F
                 "flush-unrecorded",
                 f"{table.collection}/{table.partition}",
                 f"the server crashed after it had written {', '.join(s.id for s in newest)} and before its catalog recorded "
-                "the flush: these rows of the log are in it. They are read once; a restarted 1.x server would double them",
+                "it, so these rows are in the segment and in the log. They are read once; a restarted server would double them",
                 len(rows),
             )
             return lsn, ids
@@ -116,8 +116,9 @@ def partly_flushed(
         Severity.WARNING,
         "flush-unrecorded",
         f"{table.collection}/{table.partition}",
-        f"{len(rows)} rows of the log are in {', '.join(held)} as well, though the catalog does not know of their flush, "
-        "and other rows there differ: the log or the segment is damaged. They are read once",
+        f"{len(rows)} rows are both in the log and in {', '.join(held)}, but their flush was never recorded and other "
+        "rows there "
+        f"differ: the log or the segment is damaged. The {len(rows)} rows are read once",
         len(rows),
     )
     return lsn, set(held), rows
@@ -154,7 +155,8 @@ def older_than_segments(
         findings.warning(
             "flush-unrecorded",
             table.place,
-            "these rows of the log are in segments as well, though the catalog calls them not flushed: its flush_lsn is older "
+            "these rows are both in the log and in segments, although the catalog calls them not flushed: its flush_lsn "
+            "is older "
             "than its list of segments. They are read once",
             count,
         )

@@ -76,7 +76,9 @@ class Window:
         if acknowledged is None:
             state = f"cannot be read ({self.log.refused})" if self.log.refused else "is missing or short"
             what_then = (
-                ": run as a user who may read it" if self.log.refused else ". A 1.x server would start without any of them"
+                ": run as a user with permission to read it"
+                if self.log.refused
+                else ". A 1.x server would start without any of them"
             )
             self._warn(
                 "mxlog-missing",
@@ -88,8 +90,9 @@ class Window:
             self._warn(
                 "mxlog-stale",
                 where,
-                f"{calls} calls are logged after the last one that mxlog.meta knows, although only one can be unacknowledged: "
-                "mxlog.meta is older than the log. All complete records are used; a 1.x server would drop these",
+                f"mxlog.meta is out of date: {calls} calls follow the last one that it lists, and at most one can be "
+                "unacknowledged. "
+                "All complete records are used; a 1.x server would drop these",
             )
             return True
         if acknowledged < flushed:
@@ -175,8 +178,9 @@ class Window:
                 self._fail(
                     "wal-cut",
                     file.path,
-                    f"ends at byte {file.size}, although the log goes on in {following.number}.wal with a record that would "
-                    f"have fitted here (there are files of {most} bytes): its end is lost, with the acknowledged rows there",
+                    f"ends at byte {file.size}, but the next record, in {following.number}.wal, would have fitted here "
+                    "(files of this "
+                    f"log reach {most} bytes): the end of the file is lost, with the acknowledged rows in it",
                 )
 
     def _path(self, number: int) -> str:

@@ -238,8 +238,8 @@ class _Opening:
             pieces += self._duplicates(index.duplicates, data)
         self._declared(index.declared, sum(p.rows for p in pieces))
         if index.encoding in ROUNDED and rows:
-            stored = "they come out exactly so" if not data.undo else "that is what the transform is turned back from"
-            text = f"the index holds the vectors as {ROUNDED[index.encoding]}: {stored}, not as they were added"
+            stored = "the transform is undone on these" if data.undo else "these come out exactly"
+            text = f"the index rounded the vectors to {ROUNDED[index.encoding]} when they were added: {stored}"
             self.find(Severity.INFO, "faiss-rounded", text, rows)
         metric, own = _metric(index.metric, index.binary)
         schema = self._schema(data.dimension, index.binary, metric, own, _index_spec(index.binary, index.nlist, index.kinds))
@@ -254,18 +254,18 @@ class _Opening:
             inverse = Inverse(Cursor(fd, self.path, 0, _regular_size(self.path)), index.transforms)
         except NotInvertible as e:
             if data.total:
-                text = f"the vectors come out as the index holds them, after a transform ({kinds}): {e}"
+                text = f"the index transformed the vectors ({kinds}), and they are read as it holds them: {e}"
                 self.find(Severity.WARNING, "faiss-transformed", text, data.total)
             return data
         if all(t.exact for t in index.transforms):
-            text = f"a map of dimensions ({kinds}) was turned back, which changes no number"
+            text = f"a map of dimensions ({kinds}) was undone, which changes no number"
         else:
             _, sample = next(data.slice(0, 1000).batches(1 << 22), (None, np.empty((0, data.dimension), "<f4")))
             error = inverse.error(sample)
-            text = f"an orthonormal transform ({kinds}) was turned back; on {len(sample)} rows it leads again to the stored"
+            text = f"an orthonormal transform ({kinds}) was undone; applied again to {len(sample)} rows, it gives the stored"
             text += f" values within {error:.3g}, so the vectors equal those that were added up to rounding"
         if index.encoding in ROUNDED:
-            text += f", apart from what became of them as {ROUNDED[index.encoding]}"
+            text += f", apart from what {ROUNDED[index.encoding]} rounded"
         if data.total:
             self.find(Severity.INFO, "faiss-transform-undone", text, data.total)
         return replace(data, dimension=index.transforms[0].d_in, undo=index.transforms)
@@ -279,7 +279,7 @@ class _Opening:
             pieces += [FaissPiece(f"equal-{first}", part)] if part.total else []
             missing += part.missing
         if missing:
-            text = f"{missing} ids are said to have equal vectors that the lists do not hold"
+            text = f"the index lists {missing} ids as duplicates of vectors that its lists do not hold"
             self.find(Severity.ERROR, "faiss-duplicates-lost", text, missing)
         return pieces
 
@@ -360,9 +360,7 @@ class _Opening:
             self.find(Severity.WARNING, "faiss-lossy", text, info["rows"])
         elif info["transforms"] and info["rows"]:
             kinds = ", ".join(info["transforms"])
-            text = (
-                f"Faiss turned an orthonormal transform ({kinds}) back: the vectors equal those that were added up to rounding"
-            )
+            text = f"Faiss undid an orthonormal transform ({kinds}): the vectors equal those that were added up to rounding"
             self.find(Severity.INFO, "faiss-transform-undone", text, info["rows"])
         self._declared(info["declared"], info["rows"])
         has_ids = "IndexIDMap" in name or "BinaryIDMap" in name

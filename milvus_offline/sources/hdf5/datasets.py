@@ -167,7 +167,7 @@ def _lost(
     told += [f"and {len(holes) - 5} further gaps"] if len(holes) > 5 else []
     text = (
         f"{rows - left} of {rows} rows have no values: {'; '.join(told)}. HDF5 would show zeros; they are left out. "
-        "Was the program that wrote the file interrupted, or is a file missing? Look for a complete copy"
+        "The program that wrote the file was interrupted, or a file is missing. Look for a complete copy"
     )
     if all(name == ids for name, _ in holes):
         text += ". The vectors without their ids: --ids row, or --ids auto (load)"

@@ -286,7 +286,7 @@ class WriteFiles:
                 self.bucket.remove(self.names)
                 raise
         if written != self.rows and not met.is_incomplete:
-            raise TargetError(f"{self.id}: {written} rows written, {self.rows} expected; did the source change meanwhile?")
+            raise TargetError(f"{self.id}: {written} rows written, {self.rows} expected; the source may have changed meanwhile")
         return {"rows": written, **(met.result() if met.is_incomplete else {})}
 
     def _batches(self, advance: Advance) -> Iterator[Batch]:

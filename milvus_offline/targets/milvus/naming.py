@@ -63,7 +63,7 @@ def target_name(name: str, kind: str, where: str, options: LoadOptions, facts: T
         return name
     if options.names == "error":
         way = "--names sanitize or --rename OLD=NEW" if kind == "collection" else "--names sanitize"
-        notes.refuse(f"{where}: the target takes no {kind} {name!r}: it {reason}. Use {way}")
+        notes.refuse(f"{where}: the target refuses the {kind} name {name!r}: it {reason}. Use {way}")
         return name
     new = sanitize_collection(name) if kind == "collection" else sanitize(name, hyphens=facts.hyphens)
     notes.say(Severity.INFO, "renamed", where, f"{kind} {name!r} becomes {new!r}: in the target it {reason}")

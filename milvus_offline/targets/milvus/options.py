@@ -133,7 +133,7 @@ class ServerOptions(LiteOptions):
         if self.token and self.token_file:
             raise UsageError("--token-file and --ask-token contradict each other: leave one of them out")
         if self.switch_alias and self.verify == "none":
-            raise UsageError("--switch-alias wants a proof first: leave --verify none out")
+            raise UsageError("--switch-alias needs verified rows: leave --verify none out")
         if self.import_path and not self.import_to:
             raise UsageError("--import-path only goes with --import-to")
         for flag, chosen in (("--import-stage", self.import_stage), ("--import-commit", self.import_commit)):

@@ -358,7 +358,7 @@ def _check_existing(  # many: a collection as it is, as it is to be, and where t
 ) -> None:
     differing = _differences(schema, existing, auto_id, options, metric)
     if existing.others:
-        differing.append(f"it wants more fields: {', '.join(existing.others)}")
+        differing.append(f"it requires more fields: {', '.join(existing.others)}")
     if differing:
         notes.refuse(
             f"{schema.name}: the target's collection {name!r} is another: {'; '.join(differing)}. "

@@ -49,7 +49,7 @@ def _connect(name: str, host: str, port: int, seconds: float) -> socket.socket:
         raise TargetError(f"{name}: the name {host!r} is not known on this machine ({e.strerror}): check its spelling") from e
     except ConnectionRefusedError as e:
         raise TargetError(
-            f"{name}: nobody listens on port {port} of {host}: start the server, or name its gRPC port (usually 19530)"
+            f"{name}: nothing listens on port {port} of {host}: start the server, or name its gRPC port (usually 19530)"
         ) from e
     except TimeoutError as e:
         raise TargetError(
@@ -111,7 +111,7 @@ def _refused_certificate(e: ssl.SSLCertVerificationError, connection: Connection
 
 def _client_hint(connection: Connection) -> str:
     if connection.client_pem:
-        return ": does the server know the authority that signed --client-pem?"
+        return ": the server may not know the authority that signed --client-pem"
     return ": the server may ask for a certificate of ours; name it with --client-pem and --client-key"
 
 
@@ -161,7 +161,8 @@ def _speaks_http2(connection: Connection, stream: socket.socket, until: float) -
         return
     netloc = urlsplit(connection.uri).netloc
     if answer.startswith((b"HTTP/", b"<")):
-        raise TargetError(f"{name}: an HTTP server answers there that is not Milvus' gRPC service: is 19530 the port?")
+        text = "an HTTP server answers there that is not Milvus' gRPC service: check the port (usually 19530)"
+        raise TargetError(f"{name}: {text}")
     if answer[:2] == b"\x15\x03":
         raise TargetError(f"{name}: the server asks for TLS: use https://{netloc}")
     if answer:

@@ -48,7 +48,7 @@ def error_of(connection: Connection, what: str, e: BaseException) -> TargetError
     elif "auth" in low or "permission" in low or "unauthenticated" in low:
         hint = "check the token (MILVUS_TOKEN, or MILVUS_USER and MILVUS_PASSWORD) and the user's rights"
     elif "fail connecting" in low or "unavailable" in low or "retry run out" in low:
-        hint = "is the address right, the server running, and http or https what it speaks?"
+        hint = "check the address, that the server runs, and whether it speaks http or https"
     elif "no space left" in low or "disk" in low:
         hint = "the target's disk is full: make room, then run the same command with --resume"
     return TargetError(f"{connection.name}: cannot {what}: {reason}" + (f" ({hint})" if hint else ""))

@@ -184,7 +184,7 @@ def check_names(
         faults = {p.name: fault for p in collection.partitions if (fault := _tag_fault(p.name))} if not sanitize else {}
         wrong += [f"partition {printable(tag)!r} of {new!r}: {fault}" for tag, fault in faults.items()]
     for name in {n for n in names.values() if list(names.values()).count(n) > 1}:
-        wrong.append(f"collection {name!r}: the name of two")
+        wrong.append(f"two collections would be named {name!r}")
     _refuse(wrong)
     return names
 
@@ -214,7 +214,7 @@ def tags_of(collection: SourceCollection, name: str, *, sanitize: bool, quotes: 
 
 def _refuse(wrong: Sequence[str]) -> None:
     if wrong:
-        raise UsageError("Milvus 1.x takes no such names:\n  " + "\n  ".join(wrong))
+        raise UsageError("Milvus 1.x does not accept these names:\n  " + "\n  ".join(wrong))
 
 
 def _tag_fault(tag: str) -> str | None:

@@ -76,8 +76,8 @@ class Service:
             return "no Milvus 0.10-1.x answers there; a newer server is addressed as http://host:port"
         if code is grpc.StatusCode.UNAVAILABLE:
             if not self.answered:
-                return "nobody answers there: is the address right, and is the server up?"
-            return f"no answer to {method}: is the server up? What arrived is kept: go on with --resume"
+                return "nothing answers there: check the address and that the server runs"
+            return f"no answer to {method}: check that the server runs. What arrived is kept: go on with --resume"
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"no answer to {method} in time; go on with --resume"
         return f"{method}: {code.name}: {error.details()}"

@@ -133,7 +133,9 @@ class WriteSegment:
 
 
 def _changed(path: str, found: int, expected: int) -> TargetError:
-    return TargetError(f"{path}: the source gave {found} rows, {expected} were announced; did it change meanwhile?")
+    return TargetError(
+        f"{path}: the source gave {found} rows, {expected} were announced; the source may have changed meanwhile"
+    )
 
 
 @dataclass(frozen=True)
@@ -370,7 +372,8 @@ class StoreTarget(LoadTarget):
         if create.is_server_path(root):
             return root
         text = (
-            f"a server 1.1.1 takes no path like {root} (only letters, digits, _ and single -); {CONFIG} names /var/lib/milvus: "
+            f"a 1.1.1 server does not accept the path {root} (only letters, digits, _ and single -); {CONFIG} names "
+            "/var/lib/milvus: "
             "move or mount the store there, or name its place"
         )
         notes.info("server-path", str(self.path / CONFIG), text)
@@ -386,7 +389,7 @@ class StoreTarget(LoadTarget):
 
 def _tag_with_quote(collection: SourceCollection, partition: SourcePartition) -> Finding:
     text = (
-        "the tag holds a quote: the rows are there and are found by a search of all partitions, but a server 1.1.1 cannot "
+        "the tag holds a quote: the rows are there and are found by a search of all partitions, but a 1.1.1 server cannot "
         "address this partition with SQLite (it can with MySQL)"
     )
     where = f"{collection.schema.name}/{printable(partition.name)}"
@@ -407,4 +410,4 @@ def _claim(path: Path, *, resume: bool) -> None:
         raise UsageError(f"{path}: holds an unfinished new store; go on with --resume, or remove the folder")
     if DB in names or META in names or TABLES in names:
         raise UsageError(f"{path}: holds a store already; existing stores are never modified. Choose an empty or new folder")
-    raise UsageError(f"{path}: the folder is not empty; a new store wants an empty or new one")
+    raise UsageError(f"{path}: the folder is not empty; a new store needs an empty or new one")

@@ -470,7 +470,7 @@ def test_no_rows_is_told(tmp_path: Path) -> None:
     structure = text + "CREATE TABLE `Tables` (`table_id` text, `state` int, `dimension` int);\n-- Dump completed\n"
     dump = read_dump(write(tmp_path, structure))
     assert dump.tables == {"Environment": [], "Tables": []}
-    assert dump.notes == ["the dump has the tables but no rows: was it made with --no-data?"]
+    assert dump.notes == ["the dump has the tables but no rows, as with mysqldump --no-data"]
 
 
 @pytest.mark.parametrize(

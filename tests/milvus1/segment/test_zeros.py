@@ -123,4 +123,4 @@ def test_verify_tells(suffix: str, tmp_path: Path) -> None:
     done = call("verify", root, "--json")
     (finding,) = [f for f in json.loads(done.out)["findings"] if f["code"] == "blocks-lost"]
     assert (done.code, finding["rows"]) == (4, {".rv": 2, ".uid": 64}[suffix])
-    assert f"{suffix}: 512 bytes are zeros or all ones, in blocks as a disk has them, the first at byte 2048" in str(finding)
+    assert f"{suffix}: 512 bytes are zeros or all ones, in whole disk blocks, from byte 2048" in str(finding)

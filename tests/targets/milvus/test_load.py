@@ -154,7 +154,7 @@ def test_binary_rows(server: str, tmp_path: Path, name: str) -> None:
 def test_odd_partition_names(server: str, tmp_path: Path, name: str) -> None:
     tags = ["größe", "東京", "a.b-c/d", "emoji🙂", "with blank", "_x2f_"]
     source = ArraySource({name: {t: [(np.arange(10 * i, 10 * i + 10), floats(10, seed=i))] for i, t in enumerate(tags)}})
-    with pytest.raises(UsageError, match=r"takes no partition 'größe'.*--names sanitize"):
+    with pytest.raises(UsageError, match=r"refuses the partition name 'größe'.*--names sanitize"):
         load(source, server, tmp_path / "state")
     client = MilvusClient(server)
     assert not client.has_collection(name)
@@ -482,7 +482,7 @@ def h5(path: Path) -> str:
 def test_refusals_on_the_command_line(tmp_path: Path) -> None:
     source = h5(tmp_path / "a.h5")
     for words, code, text in (
-        (["http://127.0.0.1:1"], 1, "nobody listens on port 1"),
+        (["http://127.0.0.1:1"], 1, "nothing listens on port 1"),
         (["http://me:secret@127.0.0.1:1"], 2, "other users of this machine can see"),
         (["ftp://nowhere"], 2, "a target is"),
         ([str(tmp_path / "no" / "x.db")], 1, "no such folder"),

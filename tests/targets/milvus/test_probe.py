@@ -78,7 +78,7 @@ def test_a_name_that_nobody_knows() -> None:
 def test_a_port_that_nobody_listens_on() -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        assert "nobody listens" in refused(f"http://127.0.0.1:{s.getsockname()[1]}")
+        assert "nothing listens" in refused(f"http://127.0.0.1:{s.getsockname()[1]}")
 
 
 def test_a_port_that_hangs() -> None:

@@ -104,7 +104,7 @@ def test_an_alias_is_switched_when_the_rows_are_verified(
     monkeypatch.setattr("milvus_offline.targets.milvus.target.compare_rows", lambda *a, **k: [wrong])
     report = load(source(name, seed=2), server, tmp_path / "3", rename={name: f"{name}_v3"}, switch_alias=alias)
     assert (report.exit_code, codes(report)[-1], aliased()) == (4, "alias-kept", f"{name}_v2")
-    with pytest.raises(UsageError, match="wants a proof"):
+    with pytest.raises(UsageError, match="needs verified rows"):
         open_target(server, switch_alias=alias, verify="none")
 
 
@@ -144,7 +144,7 @@ def test_hyphens_in_partition_names(version: str, tag: str, taken: bool) -> None
     if taken:
         assert planned(schema, facts, (tag,)).collections[0].partitions[0].target == tag
     else:
-        with pytest.raises(UsageError, match="takes no partition"):
+        with pytest.raises(UsageError, match="refuses the partition name"):
             planned(schema, facts, (tag,))
     (partition,) = planned(schema, facts, (tag,), names="sanitize").collections[0].partitions
     assert restore(partition.target) == tag
@@ -234,7 +234,7 @@ def test_no_load_loads_nothing(server: str, tmp_path: Path, name: str) -> None:
 @pytest.mark.server
 def test_a_collections_name_that_no_server_takes_is_refused_by_the_plan(server: str, tmp_path: Path, name: str) -> None:
     of = source(f"{name}-1")
-    with pytest.raises(UsageError, match=r"takes no collection .*-1'.*Use --names sanitize or --rename"):
+    with pytest.raises(UsageError, match=r"refuses the collection name .*-1'.*Use --names sanitize or --rename"):
         load(of, server, tmp_path / "1", dry_run=True)
     assert load(of, server, tmp_path / "2", names="sanitize").plan.collections[0].name == f"{name}_x2d_1"
 

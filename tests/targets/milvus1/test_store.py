@@ -350,7 +350,7 @@ def test_tags_that_a_server_refuses(tag: str, message: str, tmp_path: Path) -> N
 
 def test_two_collections_of_one_name(tmp_path: Path) -> None:
     source = ArraySource({"a": {"_default": []}, "b": {"_default": []}})
-    with pytest.raises(UsageError, match="'b': the name of two"):
+    with pytest.raises(UsageError, match="two collections would be named 'b'"):
         create(source, tmp_path / "new", rename={"a": "b"})
 
 
