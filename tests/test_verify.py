@@ -253,7 +253,7 @@ def test_what_the_manifest_and_the_files_say(export: Path, capsys: pytest.Captur
         h.attrs["metric_type"] = "IP"
     code, document, codes = report(capsys, str(export))
     assert code == 4 and set(codes) - {"file-size"} == {"description"}
-    assert "says metric_type IP, the manifest L2" in document["findings"][-1]["message"]  # type: ignore[index]
+    assert "metric_type is IP in the file, L2 in the manifest" in document["findings"][-1]["message"]  # type: ignore[index]
 
 
 def change_manifest(out: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ..findings import Findings
     from ..model import Source
     from ..text import Places
+
+    _Verified: TypeAlias = tuple[dict[str, Any], Places, dict[str, Any]]
+    """The document of one path, how its places are called, and what `inspect` says of it."""
 
 
 class _Share(click.ParamType[float]):
@@ -91,7 +95,9 @@ def command(
     for name in ("rename", "database", "token_file"):
         if is_typed(name) and not all(map(is_target, paths)):
             raise UsageError(f"--{name.replace('_', '-')} goes with a target: milvus-offline verify http://… --against STORE")
-    found = [_verify(path, quiet=quiet or as_json, lost_ids=lost_ids, **o) for path in paths]
+    chosen = {name: o.pop(name) for name in ("against", "searches", "sample", "cluster")}
+    asked = _Asked(**chosen, quiet=quiet or as_json, lost_ids=lost_ids)
+    found = [_verify(path, asked, **o) for path in paths]
     documents = [document for document, _, _ in found]
     documents[-1] |= bucket_costs()
     code: int = max(d["exit_code"] for d in documents)
@@ -114,35 +120,34 @@ def command(
     return code
 
 
-def _verify(path: str, **o: Any) -> tuple[dict[str, Any], Places, dict[str, Any]]:
-    """The document of one path, how its places are called, and what `inspect` says of it."""
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be verified, whatever the path is; the other options are for opening a source."""
+
+    against: str | None
+    searches: int | None
+    sample: float
+    quiet: bool
+    lost_ids: str | None
+    cluster: str | None
+
+
+def _verify(path: str, asked: _Asked, *, rename: tuple[str, ...], database: str, token_file: str | None, **o: Any) -> _Verified:
     from ..errors import StoreError, UsageError
     from ..sources import kind_of
 
-    about_target = {name: o.pop(name) for name in ("rename", "database", "token_file")}
-    cluster = o.pop("cluster")
-    if not is_target(path) and fileio.as_path(path).is_dir() and kind_of(path) == "export":
-        return _verify_export(path, cluster, **o)
-    if not is_target(path) and (reason := fileio.unreadable(path)):
-        raise StoreError(reason)
     if is_target(path):
-        if cluster:
+        if asked.cluster:
             raise UsageError(f"--cluster goes with a store or an export; the target {path} is compared on this machine")
-        return _verify_target(path, about_target, **o)
-    return _verify_store(path, cluster, **o)
+        return _verify_target(path, asked, {"rename": rename, "database": database, "token_file": token_file}, **o)
+    if fileio.as_path(path).is_dir() and kind_of(path) == "export":
+        return _verify_export(path, asked, **o)
+    if reason := fileio.unreadable(path):
+        raise StoreError(reason)
+    return _verify_store(path, asked, **o)
 
 
-def _verify_target(  # many: one for each option
-    path: str,
-    about: dict[str, Any],
-    *,
-    against: str | None,
-    searches: int | None,
-    sample: float,
-    quiet: bool,
-    lost_ids: str | None,
-    **o: Any,
-) -> tuple[dict[str, Any], Places, dict[str, Any]]:
+def _verify_target(path: str, asked: _Asked, about: dict[str, Any], **o: Any) -> _Verified:
     from ..errors import UsageError
     from ..loading import run_compare
     from ..report import source_document
@@ -151,36 +156,26 @@ def _verify_target(  # many: one for each option
     from ..verdict import places_of
     from .load import renames
 
-    if not against:
+    if not asked.against:
         raise UsageError(f"{path}: a target is verified --against a source: the store, export or file that was loaded")
-    if lost_ids:
+    if asked.lost_ids:
         raise UsageError("--lost-ids goes with a store")
-    options = {"rename": renames(about["rename"]), "verify": "full" if sample == 1.0 else "sample"}
+    options = {"rename": renames(about["rename"]), "verify": "full" if asked.sample == 1.0 else "sample"}
     known = options_of(path)
     options |= {name: about[name] for name in ("database", "token_file") if about[name] and (name in known or is_typed(name))}
     target = open_target(path, **options)
-    source = open_given(against, **o)
-    rows, findings = run_compare(source, target, searches=searches or 0, progress=progress(quiet))
-    how = "every row" if sample == 1.0 else "counts and a sample"
-    document = _document(path, "target", rows, findings, f"{count(rows, 'row')} compared with {against}: {how}")
-    document |= {"path": target.name, "against": against}
+    source = open_given(asked.against, **o)
+    rows, findings = run_compare(source, target, searches=asked.searches or 0, progress=progress(asked.quiet))
+    how = "every row" if asked.sample == 1.0 else "counts and a sample"
+    document = _document(path, "target", rows, findings, f"{count(rows, 'row')} compared with {asked.against}: {how}")
+    document |= {"path": target.name, "against": asked.against}
     inspected = source_document(source)
-    about_it = {"path": target.name, "kind": "target", "roots": [str(fileio.absolute(fileio.as_path(against)))]}
+    about_it = {"path": target.name, "kind": "target", "roots": [str(fileio.absolute(fileio.as_path(asked.against)))]}
     inspected |= {"store": {**inspected["store"], **about_it}, "next": []}
     return document, places_of(source), inspected
 
 
-def _verify_export(  # many: one for each option
-    path: str,
-    cluster: str | None,
-    *,
-    against: str | None,
-    searches: int | None,
-    sample: float,
-    quiet: bool,
-    lost_ids: str | None,
-    **o: Any,
-) -> tuple[dict[str, Any], Places, dict[str, Any]]:
+def _verify_export(path: str, asked: _Asked, **o: Any) -> _Verified:
     from ..checking import check_export
     from ..errors import MilvusOfflineError, UsageError
     from ..report import source_document, unread_document
@@ -188,26 +183,26 @@ def _verify_export(  # many: one for each option
     from ..text import Places, count
     from ..verdict import places_of
 
-    if sample != 1.0:
+    if asked.sample != 1.0:
         raise UsageError("--sample goes with a store; an export is always read through")
-    if lost_ids:
+    if asked.lost_ids:
         raise UsageError("--lost-ids goes with a store: an export does not know the rows that it lacks")
-    if searches and not against:
+    if asked.searches and not asked.against:
         raise UsageError("--search goes with --against: it compares the answers of both")
-    source = open_given(against, **o) if against else None
-    result = check_export(fileio.as_path(path), against=source, progress=progress(quiet), cluster=cluster)
-    asked = _compare_searches(path, source, searches, result.findings) if source and searches else 0
+    source = open_given(asked.against, **o) if asked.against else None
+    result = check_export(fileio.as_path(path), against=source, progress=progress(asked.quiet), cluster=asked.cluster)
+    answers = _compare_searches(path, source, asked.searches, result.findings) if source and asked.searches else 0
     summary = f"{count(result.rows, 'row')} in {count(result.files, 'file')} read" + (
-        f", compared with {against}" if against else ""
+        f", compared with {asked.against}" if asked.against else ""
     )
-    summary += f", {count(asked, 'answer')} to searches compared" if asked else ""
+    summary += f", {count(answers, 'answer')} to searches compared" if answers else ""
     # what the source itself cannot give is missing in both, which is no difference
     lacking = [*(f for f in source.findings if f.severity is not Severity.INFO), *result.lacking] if source else []
     document = _document(path, "export", result.rows, [*result.findings, *lacking], summary)
     if lacking and _exit_code(result.findings) != 4:  # 3 where the source is not whole, 4 where the two differ
         document["exit_code"] = 3
         document["verdict"]["text"] = f"No difference found, but the source itself is not whole: {summary}."
-    document |= {"files": result.files, "against": against}
+    document |= {"files": result.files, "against": asked.against}
     try:
         inspected = source_document(open_export(path))
     except MilvusOfflineError:  # the findings tell why
@@ -228,17 +223,7 @@ def _compare_searches(path: str, source: Source, count: int, findings: Findings)
         return 0
 
 
-def _verify_store(  # many: one for each option
-    path: str,
-    cluster: str | None,
-    *,
-    against: str | None,
-    searches: int | None,
-    sample: float,
-    quiet: bool,
-    lost_ids: str | None,
-    **o: Any,
-) -> tuple[dict[str, Any], Places, dict[str, Any]]:
+def _verify_store(path: str, asked: _Asked, **o: Any) -> _Verified:
     from ..checking import check_source
     from ..errors import UsageError
     from ..manifest import MANIFEST
@@ -248,8 +233,8 @@ def _verify_store(  # many: one for each option
     from ..text import count
     from ..verdict import places_of
 
-    if against or searches:
-        option = "--against" if against else "--search"
+    if asked.against or asked.searches:
+        option = "--against" if asked.against else "--search"
         raise UsageError(f"{option} goes with an export; {path} is none (no manifest.json in it)")
     given = open_given(path, **o)
     if not isinstance(given, StoreSource):
@@ -264,7 +249,7 @@ def _verify_store(  # many: one for each option
             f"verify OUT --against {path}"
         )
     opened = given.store
-    checked, own = check_source(given, sample=sample, progress=progress(quiet), cluster=cluster)
+    checked, own = check_source(given, sample=asked.sample, progress=progress(asked.quiet), cluster=asked.cluster)
     findings = [*opened.findings, *own]
     summary = (
         f"{count(checked.rows, 'row')} in {count(checked.segments, 'segment')}, "
@@ -273,8 +258,8 @@ def _verify_store(  # many: one for each option
     document = _document(path, "store", checked.rows, findings, summary)
     document |= {"segments": checked.segments, "index_files": checked.index_files, "wal_records": checked.records}
     document["checked"] = checked.to_json()
-    if lost_ids:
-        document["lost_ids"] = write_lost_ids(lost_ids, given, findings)
+    if asked.lost_ids:
+        document["lost_ids"] = write_lost_ids(asked.lost_ids, given, findings)
     return document, places_of(given), inspect_document(opened, source_words(o))
 
 

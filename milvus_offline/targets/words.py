@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Mode = Literal["error", "append", "skip", "overwrite"]
@@ -17,3 +19,18 @@ Action = Literal["create", "recreate", "reuse", "append", "skip", "refused"]
 """What a load does with one collection of the target. `reuse`: it is there and empty; `refused`: in a dry run alone."""
 Server = Literal["lite", "server", "zilliz"]
 """Kinds of a Milvus 2.x target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a person may choose for every load into Milvus 2.x."""
+
+    mode: Mode = "error"
+    names: Names = "error"
+    partitions: Partitions = "keep"
+    duplicates: Duplicates = "keep"
+    nonfinite: Nonfinite = "error"
+    ids: Ids = "keep"
+    index: Index = "keep"
+    metric: str | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 from ...errors import UsageError
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiteOptions:
+class LiteOptions(words.Choices):
     """Options of a load into Milvus Lite, a folder on this machine.
 
     `field_names`: those of the ids and of the vectors. `load`: whether collections are loaded into memory afterwards.
@@ -27,15 +26,6 @@ class LiteOptions:
     `public_insert`: send through `MilvusClient.insert`, the way out if pymilvus changes below.
     """
 
-    mode: words.Mode = "error"
-    names: words.Names = "error"
-    rename: Mapping[str, str] = field(default_factory=dict)
-    partitions: words.Partitions = "keep"
-    duplicates: words.Duplicates = "keep"
-    nonfinite: words.Nonfinite = "error"
-    ids: words.Ids = "keep"
-    index: words.Index = "keep"
-    metric: str | None = None
     field_names: tuple[str, str] = ("id", "vector")
     load: bool = True
     verify: words.Verify = "sample"
@@ -82,16 +72,9 @@ class LiteOptions:
         from .terms import LoadOptions
 
         id_field, vector_field = self.field_names
+        chosen = {f.name: getattr(self, f.name) for f in fields(words.Choices)}
         return LoadOptions(
-            mode=self.mode,
-            names=self.names,
-            partitions=self.partitions,
-            duplicates=self.duplicates,
-            nonfinite=self.nonfinite,
-            ids=self.ids,
-            index=self.index,
-            metric=self.metric.upper() if self.metric else None,
-            rename=self.rename,
+            **{**chosen, "metric": self.metric.upper() if self.metric else None},
             id_field=id_field,
             vector_field=vector_field,
             shards=self.shards_wanted,

@@ -11,19 +11,10 @@ from ...model import Finding, IndexSpec, Severity, VectorType
 from .. import LoadPlan, words
 
 
-@dataclass(frozen=True)
-class LoadOptions:
-    """What the user chose; the values of the command line's options."""
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(words.Choices):
+    """What decides what a collection becomes; the values of the command line's options."""
 
-    mode: words.Mode = "error"
-    names: words.Names = "error"
-    partitions: words.Partitions = "keep"
-    duplicates: words.Duplicates = "keep"
-    nonfinite: words.Nonfinite = "error"
-    ids: words.Ids = "keep"
-    index: words.Index = "keep"
-    metric: str | None = None
-    rename: Mapping[str, str] = field(default_factory=dict)
     id_field: str = "id"
     vector_field: str = "vector"
     key_field: str = "partition"
