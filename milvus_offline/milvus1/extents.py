@@ -10,7 +10,8 @@ import numpy as np
 from ..fileio import is_remote
 from ..model import Piece
 from .layout import ID, LENGTH
-from .segment.files import DeadRows, Segment, read_header
+from .segment.dead import DeadRows
+from .segment.files import Segment, read_header
 
 if TYPE_CHECKING:
     from .wal.rows import LogRows

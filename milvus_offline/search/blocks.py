@@ -23,7 +23,8 @@ import numpy.typing as npt
 from .. import fileio
 from ..errors import DamageError
 from ..milvus1.layout import ID, LENGTH
-from ..milvus1.segment.files import DeadRows, Segment
+from ..milvus1.segment.dead import DeadRows
+from ..milvus1.segment.files import Segment
 from ..milvus1.segment.restored import RestoredSegment
 from ..model import Array, Piece, buffer
 

@@ -24,7 +24,8 @@ from ...errors import DamageError
 from ...model import Finding, Severity
 from ...watch import named, union, watching
 from ..layout import BLOOM_FILTER, DELETED_DOCS, OFFSET
-from .files import Column, DeadRows, Segment, read_columns, read_header
+from .dead import DeadRows
+from .files import Column, Segment, read_columns, read_header
 
 OF_DELETES = frozenset(
     {"row-count-differs", *(f"deleted-docs-{x}" for x in ("missing", "short", "unreadable", "damaged", "outside"))}

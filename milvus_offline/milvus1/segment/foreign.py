@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ... import fileio
 from ...errors import DamageError
 from ...watch import watching
 from ..layout import BLOOM_FILTER
 from .bloom import probe, read_filter
-
-if TYPE_CHECKING:
-    from .files import DeadRows, Segment
+from .dead import DeadRows
 
 _SAMPLE = 4
 _CHUNK = 1 << 17
 
 
-def foreign_ids(segment: Segment, dead: DeadRows | None) -> int:
+class Ids(Protocol):
+    """What a segment offers of its ids, see `files.Segment`."""
+
+    ids_path: str
+    stored: int
+
+    @property
+    def rows(self) -> int: ...
+    def id_at(self, row: int) -> npt.NDArray[np.int64]: ...
+    def ids_in_chunks(self, max_rows: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]: ...
+
+
+def foreign_ids(segment: Ids, dead: DeadRows | None) -> int:
     """How many live rows (all but the `dead`) have ids that are not in the segment's filter, if most do and the filter is
     that of other ids; 0 when there is nothing to say.
 

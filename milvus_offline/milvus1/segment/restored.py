@@ -13,7 +13,8 @@ from ...errors import DamageError, UsageError
 from ...model import Array, Batch, Schema
 from ...watch import watch
 from ..layout import ID, LENGTH
-from .files import DeadRows, Segment
+from .dead import DeadRows
+from .files import Segment
 from .indexfile import StoredVectors, read_index_file
 
 _COMPARED_ROWS = 1 << 12

@@ -15,7 +15,8 @@ from ...fileio import Ranges
 from ...model import BATCH_BYTES, NOWHERE, Array, Batch, Places, Schema, buffer
 from ...watch import named, union, watch
 from ..layout import ID
-from ..segment.files import DeadRows, rows_in, runs_of
+from ..segment.dead import DeadRows
+from ..segment.files import rows_in, runs_of
 from ..segment.zeros import Finder
 from .log import WINDOW, LogFile, Reader, Record, parse_record
 

@@ -13,7 +13,6 @@ from .. import words
 if TYPE_CHECKING:
     from .bucket import Bucket
     from .connection import Connection
-    from .target import MilvusTarget
     from .terms import LoadOptions
 
 
@@ -51,11 +50,6 @@ class LiteOptions(words.Choices):
     def staging(self) -> Literal["stage", "commit"] | None:
         """Which half of a bulk import is wanted; None: both."""
         return None
-
-    def open(self, address: str) -> MilvusTarget:
-        from .target import MilvusTarget
-
-        return MilvusTarget(self.connection(address), self)
 
     def connection(self, address: str) -> Connection:
         """Raises UsageError for an address that cannot be."""
