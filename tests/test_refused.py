@@ -107,7 +107,7 @@ def test_a_link_to_nowhere_is_named_with_its_target(pattern: str, store: Path, m
     path.symlink_to("/mnt/gone/there")
     done = call("inspect", store)
     assert done.code == LINKS[pattern], done.out
-    assert "is a link to /mnt/gone/there, which is not here" in done.out + done.err, done.out
+    assert "is a link to /mnt/gone/there, which does not exist here" in done.out + done.err, done.out
 
 
 @pytest.mark.server

@@ -105,7 +105,7 @@ def test_links_that_lead_nowhere_are_named_with_their_target(folder: Path) -> No
     with pytest.raises(DamageError, match=r"gone\.h5: there is no such file.*put that file beside this one"):
         open_hdf5(folder / "a.h5")
     (folder / "gone.h5").symlink_to("/mnt/nothing")
-    with pytest.raises(DamageError, match=r"gone\.h5 is a link to /mnt/nothing, which is not here"):
+    with pytest.raises(DamageError, match=r"gone\.h5 is a link to /mnt/nothing, which does not exist here"):
         open_hdf5(folder / "a.h5")
     with h5py.File(folder / "a.h5", "w") as h:
         h["embeddings"], h["b"] = h5py.SoftLink("b"), h5py.SoftLink("embeddings")

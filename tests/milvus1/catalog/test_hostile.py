@@ -104,7 +104,7 @@ def test_a_folder_of_tables_that_was_not_copied_is_one_error(root: Path) -> None
     assert [(f.code, f.rows) for f in store.findings] == [("tables-missing", 2)]
     (root / "db/tables").symlink_to("/mnt/milvus/tables")
     (finding,) = open_store(root).findings
-    assert "is a link to /mnt/milvus/tables, which is not here" in finding.message
+    assert "is a link to /mnt/milvus/tables, which does not exist here" in finding.message
 
 
 def test_links_to_a_volume_that_is_not_mounted(root: Path) -> None:
