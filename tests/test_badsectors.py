@@ -187,7 +187,7 @@ def test_a_catalog_with_an_unreadable_page(tmp_path: Path) -> None:
     catalog = store / "db" / "meta.sqlite"
     with refusing({catalog: [(catalog.stat().st_size - 1, catalog.stat().st_size)]}):
         done = call("export", store, tmp_path / "out", "--json")
-    assert done.code in (1, 3)
+    assert done.code == 3
     assert "the disk refuses bytes" in done.out + done.err and "meta.sqlite" in done.out + done.err
 
 

@@ -56,7 +56,7 @@ def test_a_file_that_is_none_is_one_sentence(option: str, kind: str, root: Path,
         "--catalog": ("inspect", root, "--catalog", path),
     }
     outcome = call(*words[option])
-    assert outcome.code in (1, 2)
+    assert outcome.code == (1 if option == "--catalog" and kind in ("device", "pipe") else 2)
     assert "Traceback" not in outcome.err and len(outcome.err) < 600
     assert path in outcome.err
 
@@ -88,6 +88,5 @@ def test_a_damaged_ledger_is_gone_on_with(line: str, root: Path, tmp_path: Path)
     ledger.write_text(line + "\n")
     (out / "manifest.json").unlink()
     outcome = call("export", root, out, "--resume")
-    assert outcome.code in (0, 2) and "Traceback" not in outcome.err
-    if outcome.code == 0:
-        assert json.loads((out / "manifest.json").read_text())["collections"] == whole["collections"]
+    assert outcome.code == 0, outcome.err
+    assert json.loads((out / "manifest.json").read_text())["collections"] == whole["collections"]

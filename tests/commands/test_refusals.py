@@ -72,7 +72,7 @@ def test_a_text_file_is_no_store(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("hello")
     done = call("export", path, tmp_path / "out")
-    assert done.code in (1, 2)
+    assert done.code == 2
     assert str(path) in done.err
     assert not (tmp_path / "out").exists()
 
@@ -341,7 +341,7 @@ def test_out_holds_an_export_whose_manifest_is_damaged(store: Path, tmp_path: Pa
     before = fingerprint(out)
     refused(call("export", store, out, "--overwrite"), 2, "no whole export of this tool", "manifest.json")
     assert fingerprint(out) == before
-    assert call("verify", out).code in (2, 4)
+    assert call("verify", out).code == (4 if b"checksum" in data else 2)
 
 
 def test_out_is_a_file(store: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_generated_columns_are_not_computed(root: Path) -> None:
 def test_names_of_many_megabytes_are_refused_before_they_are_printed(column: str, root: Path) -> None:
     change(root, f"UPDATE Tables SET {column} = replace(hex(zeroblob(4000000)), '0', 'x')")
     outcome = call("inspect", root)
-    assert outcome.code in (1, 3)
+    assert outcome.code == 1
     assert len(outcome.out) + len(outcome.err) < 20_000
 
 
@@ -51,7 +51,7 @@ def test_a_query_without_an_end_is_stopped(root: Path) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     change(root, f"CREATE TABLE x(i CHECK (i < ({'9' * 10})))", f"CREATE VIEW more AS {endless}", "PRAGMA writable_schema = ON")
     change(root, "PRAGMA writable_schema = ON", "UPDATE sqlite_master SET type = 'table' WHERE name = 'more'")
-    assert call("inspect", root).code in (0, 1, 3)
+    assert call("inspect", root).code == 3
 
 
 def test_a_temporary_folder_that_is_full_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_a_segment_behind_a_link_to_nowhere(root: Path) -> None:
 def test_no_message_repeats_a_password(words: tuple[str, str], root: Path, tmp_path: Path) -> None:
     catalog = ("--catalog", "mysql://u:secret@127.0.0.1:1/db") if words[0] == "export" else ()
     outcome = call(words[0], root, words[1] if words[0] == "load" else tmp_path / "out", *catalog)
-    assert outcome.code in (1, 2)
+    assert outcome.code == (1 if words[0] == "export" else 2)
     assert "secret" not in outcome.out + outcome.err
 
 
