@@ -186,7 +186,10 @@ class MilvusProxy:
             tasks = []
             for files in body["files"]:
                 request = milvus_pb2.ImportRequest(
-                    collection_name=body["collectionName"], partition_name=body.get("partitionName", ""), files=files
+                    db_name=body.get("dbName", ""),
+                    collection_name=body["collectionName"],
+                    partition_name=body.get("partitionName", ""),
+                    files=files,
                 )
                 answer = self.ask("Import", request, milvus_pb2.ImportResponse)
                 if answer.status.error_code:

@@ -347,11 +347,8 @@ class Client:
             message = wire.insert_request(
                 layout, collection, partition, ids, vectors, database=self.connection.database, keys=keys
             )
-            call = self._channel().unary_unary(
-                wire.INSERT, request_serializer=None, response_deserializer=milvus_pb2.MutationResult.FromString
-            )
             try:
-                result = call(message, timeout=CALL_SECONDS, metadata=self._metadata())
+                result = self.wired(wire.INSERT, message, milvus_pb2.MutationResult)
             except grpc.RpcError as e:
                 raise broken(self.connection, e) from e
             except ValueError as e:  # pymilvus is reconnecting
@@ -364,8 +361,12 @@ class Client:
             raise TargetError(f"{self.connection.name}: {collection}: {len(vectors)} rows sent, {count} acknowledged")
         return returned
 
-    def _metadata(self) -> list[tuple[str, str]]:
-        return [("dbname", self.connection.database)] if self.connection.database else []
+    def wired(self, method: str, request: bytes, answer: Any) -> Any:
+        """The answer (a generated class) of a call below pymilvus' names, in this connection's database; where it is `fast`."""
+        assert self._channel is not None
+        call = self._channel().unary_unary(method, request_serializer=None, response_deserializer=answer.FromString)
+        metadata = [("dbname", self.connection.database)] if self.connection.database else []
+        return call(request, timeout=CALL_SECONDS, metadata=metadata)
 
     def _among(self, ids: npt.NDArray[np.int64], id_field: str) -> str:
         """The expression for rows of these ids. A server's parser takes the sign for an operator: it knows no -2**63."""
@@ -408,11 +409,7 @@ class Client:
             )
 
             def ask() -> Any:
-                assert self._channel is not None
-                call = self._channel().unary_unary(
-                    wire.QUERY, request_serializer=None, response_deserializer=milvus_pb2.QueryResults.FromString
-                )
-                result = call(request, timeout=CALL_SECONDS, metadata=self._metadata())
+                result = self.wired(wire.QUERY, request, milvus_pb2.QueryResults)
                 if result.status.code or result.status.error_code:
                     raise MilvusException(result.status.code, result.status.reason)
                 return result

@@ -148,18 +148,19 @@ class _Calls:
 
 
 def _grpc_calls(client: Client) -> _Calls:
-    """MilvusClient has no public import calls: its connection's, where they are, else those of pymilvus' older interface."""
-    if (handler := _handler_of(client)) is not None:
-        return _Calls(
-            lambda c, p, files: handler.do_bulk_insert(c, p, files, timeout=CALL_SECONDS),
-            lambda job: handler.get_bulk_insert_state(job, timeout=CALL_SECONDS),
-            lambda c: handler.list_bulk_insert_tasks(JOBS_LISTED, c, timeout=CALL_SECONDS),
+    """MilvusClient has no public import calls, and those of its connection forget the database: calls of our own, else those
+    of pymilvus' older interface. Raises TargetError where that cannot name the database."""
+    if client.fast:
+        return _own_calls(client)
+    c = client.connection
+    if c.database:
+        raise TargetError(
+            f"{c.name}: this pymilvus imports into the default database alone: leave out --import-to, or use another version"
         )
     from pymilvus import connections, utility
 
     alias = f"milvus-offline-{id(client)}"
-    c = client.connection
-    connections.connect(alias, uri=c.uri, token=c.token, db_name=c.database, **client.tls)
+    connections.connect(alias, uri=c.uri, token=c.token, **client.tls)
     return _Calls(
         lambda c, p, files: utility.do_bulk_insert(c, files, p or None, CALL_SECONDS, alias),
         lambda job: utility.get_bulk_insert_state(job, CALL_SECONDS, alias),
@@ -167,12 +168,36 @@ def _grpc_calls(client: Client) -> _Calls:
     )
 
 
-def _handler_of(client: Client) -> Any:
-    """The connection below MilvusClient, if this pymilvus has one with import calls."""
-    getter = getattr(client.pymilvus, "_get_connection", None)
-    handler = getter() if callable(getter) else None
-    calls = ("do_bulk_insert", "get_bulk_insert_state", "list_bulk_insert_tasks")
-    return handler if all(hasattr(handler, name) for name in calls) else None
+def _own_calls(client: Client) -> _Calls:
+    from pymilvus import BulkInsertState
+    from pymilvus.exceptions import MilvusException
+    from pymilvus.grpc_gen import milvus_pb2 as pb
+
+    def ask(method: str, request: Any, answer: Any) -> Any:
+        found = client.wired(f"/milvus.proto.milvus.MilvusService/{method}", request.SerializeToString(), answer)
+        if found.status.code or found.status.error_code:
+            raise MilvusException(found.status.code, found.status.reason, found.status.error_code)
+        return found
+
+    def start(collection: str, partition: str, files: list[str]) -> int:
+        request = pb.ImportRequest(
+            db_name=client.connection.database, collection_name=collection, partition_name=partition, files=files
+        )
+        tasks = ask("Import", request, pb.ImportResponse).tasks
+        if not tasks:
+            raise MilvusException(1, "the server names no import job")
+        return int(tasks[0])
+
+    def state(job: int) -> Any:
+        found = ask("GetImportState", pb.GetImportStateRequest(task=job), pb.GetImportStateResponse)
+        return BulkInsertState(job, found.state, found.row_count, found.id_list, found.infos, found.create_ts)
+
+    def listed(collection: str) -> Sequence[Any]:
+        request = pb.ListImportTasksRequest(db_name=client.connection.database, collection_name=collection, limit=JOBS_LISTED)
+        tasks = ask("ListImportTasks", request, pb.ListImportTasksResponse).tasks
+        return [BulkInsertState(t.id, t.state, t.row_count, t.id_list, t.infos, t.create_ts) for t in tasks]
+
+    return _Calls(start, state, listed)
 
 
 # REST -----------------------------------------------------------------------------------------------------------------

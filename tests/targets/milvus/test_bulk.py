@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +24,10 @@ from support.milvus_server import S3_BUCKET, MilvusServer, shared_milvus
 from milvus_offline.errors import MilvusOfflineError, TargetError, UsageError
 from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.targets import open_target
-from milvus_offline.targets.milvus import bulk, imports, target
+from milvus_offline.targets.milvus import bulk, imports, target, wire
+from milvus_offline.targets.milvus.client import Client
+from milvus_offline.targets.milvus.connection import Connection
+from milvus_offline.targets.milvus.imports import GrpcImports
 
 pytestmark = pytest.mark.server
 ROWS = 3000
@@ -119,6 +124,65 @@ def test_a_killed_import_is_followed_and_not_started_again(
     assert count(server, name) == 2 * ROWS
 
 
+def test_where_nothing_tells_whether_a_job_was_started_the_run_stops(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(self: Any, *_: Any, **__: Any) -> str:
+        raise Killed
+
+    with milvus_proxy(server.uri, "2.4.17") as proxy:
+        proxy.rest = False
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(bulk.Importer, "check_seen", lambda *_: None)
+            patched.setattr(imports.GrpcImports, "start", asked)
+            load(proxy, server, "unknown_job", tmp_path)
+        client = MilvusClient(server.uri)
+        client.insert("unknown_job", [{"id": 1 << 40, "vector": [0.0] * 8}])  # a stranger's, so that the count tells nothing
+        client.close()
+        with pytest.raises(TargetError, match=r"its job is not known: the target holds 1 rows, expected 0 without it or 3000"):
+            load(proxy, server, "unknown_job", tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("proxy", ["2.3.5", "2.6.24-rest"], indirect=True)
+def test_an_import_goes_into_the_database_of_the_address(proxy: MilvusProxy, server: Any, tmp_path: Path) -> None:
+    name, folder = f"c{proxy.version}".replace(".", "_"), str(server.storage / "in_database")
+    admin = MilvusClient(server.uri)
+    if "imported" not in admin.list_databases():
+        admin.create_database("imported")
+    report = run_load(source(name, 300), open_target(f"{proxy.uri}/imported", import_to=folder), state=tmp_path)
+    assert (report.exit_code, report.rows) == (0, 600)
+    assert not admin.has_collection(name)
+    there = MilvusClient(server.uri, db_name="imported", dedicated=True)
+    assert there.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")[0]["count(*)"] == 600
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("abc://bucket/x", "this scheme is unknown; there are: s3://"),
+        ("s3://", "the name of a bucket is missing"),
+        ("s3://bucket/x", "no credentials were found: give them"),
+        ("az://bucket/x", "no credentials were found: give them as AZURE_"),
+    ],
+)
+def test_a_bucket_that_cannot_be_had_is_one_sentence(
+    server: Any, place: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place.startswith("az"):
+        pytest.importorskip("adlfs")
+    s3fs = pytest.importorskip("s3fs")
+    for key in [k for k in os.environ if k.startswith(("AWS_", "AZURE_"))]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(MilvusOfflineError, match=re.escape(words)) as told:
+        run_load(source("no_bucket"), open_target(server.uri, import_to=place), state=tmp_path / "state")
+    assert "\n" not in str(told.value)
+    client = MilvusClient(server.uri)
+    assert not client.has_collection("no_bucket")
+
+
 def test_a_place_that_the_server_does_not_see(proxy: MilvusProxy, server: Any, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="does not see what is written to"):
         name = f"nowhere{proxy.version.replace('.', '_')}"
@@ -129,9 +193,11 @@ def test_a_place_that_the_server_does_not_see(proxy: MilvusProxy, server: Any, t
 def test_the_older_interface_serves_where_the_newer_one_is_gone(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imports, "_handler_of", lambda client: None)
+    monkeypatch.setattr(wire, "channel_of", lambda client: None)
     with milvus_proxy(server.uri, "2.3.5") as proxy:
         report = load(proxy, server, "older_interface", tmp_path)
+        with pytest.raises(TargetError, match="imports into the default database alone"):  # where it would go, unseen
+            GrpcImports(Client(Connection(f"{proxy.uri}/default")))
     assert (report.exit_code, count(server, "older_interface")) == (0, 2 * ROWS)
 
 

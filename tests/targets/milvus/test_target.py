@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from pymilvus import MilvusClient
 from support.array_source import ArraySource, floats
+from support.milvus_proxy import milvus_proxy
 from support.milvus_server import shared_milvus
 
 from milvus_offline.commands.load import load_verdict
@@ -226,6 +228,35 @@ def test_no_load_loads_nothing(server: str, tmp_path: Path, name: str) -> None:
     assert (report.exit_code, codes(report)) == (0, ["verify-limited"])
     with Client(Connection(server)) as client:
         assert not client.loaded(name)
+
+
+@pytest.mark.server
+def test_what_newer_servers_refuse_is_kept_to_waited_for_or_told(
+    server: str, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message over their own limit, a description too long, a state in which they take no rows, no memory to load."""
+    tags = [f"a tag of many letters and blanks, {'x' * 80} {n}" for n in range(9)]
+    rows = ArraySource({name: {t: [(np.arange(400) + 400 * n, floats(400, 8, n))] for n, t in enumerate(tags)}})
+    with milvus_proxy(server, "2.6.19") as proxy:
+        refuse = proxy._refuse_Insert
+
+        def once(request: bytes) -> Any:
+            answer = refuse(request)
+            proxy.deny = ""
+            return answer
+
+        proxy.max_insert, proxy.deny, proxy.no_memory = 10_000, "force deny", True
+        proxy._refuse_Insert = once  # type: ignore[method-assign]
+        with caplog.at_level(logging.WARNING, "milvus_offline"):
+            report = load(rows, proxy.uri, tmp_path, names="sanitize")
+    assert (report.exit_code, report.rows) == (3, 3600)
+    assert "load-refused" in codes(report)
+    assert proxy.calls.count("Insert") > 9 + 1
+    (told,) = [r.getMessage() for r in caplog.records if "waiting" in r.getMessage()]
+    assert "waiting for the server, up to 300 s: quota exceeded[reason=force deny]" in told
+    with Client(Connection(server)) as client:
+        client.load(name)
+        assert client.count(name, ()) == 3600
 
 
 # Words ----------------------------------------------------------------------------------------------------------------
