@@ -274,8 +274,24 @@ def _say(words: list[str], message: str, code: int) -> int:
     from .names import printable, without_password
 
     text = "\n".join(printable(line) for line in without_password(message).splitlines())
-    click.echo(f"milvus-offline: {text}", err=True)
+    click.echo(_folded(f"milvus-offline: {text}") if sys.stderr.isatty() else f"milvus-offline: {text}", err=True)
     return _document(words, text, code)
+
+
+def _folded(text: str) -> str:
+    """A message on a terminal: its lines end between words."""
+    import shutil
+    from itertools import pairwise
+
+    width = shutil.get_terminal_size().columns
+    if all(len(line) <= width // 2 for line in text.splitlines()):
+        return text
+    from .text import breaks
+
+    lines = []
+    for line in text.splitlines():
+        lines += [line[start:end].rstrip() for start, end in pairwise([0, *breaks(line, width), len(line)])]
+    return "\n".join(lines)
 
 
 def _document(words: list[str], message: str, code: int) -> int:

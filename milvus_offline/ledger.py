@@ -133,5 +133,5 @@ def require_same(path: Path, earlier: Mapping[str, Any], key: Mapping[str, Any])
     if differing:
         raise UsageError(
             f"{path}: cannot resume, the earlier run differs in: {', '.join(differing)}. "
-            "Run it with the same source and options, or start anew with --overwrite"
+            "Run it with the same source and options, or start anew (export --overwrite, load --mode overwrite)"
         )

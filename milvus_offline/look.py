@@ -227,10 +227,13 @@ def _show_table(screen: Screen, rows: Sequence[Row], length: str) -> None:
     ids, norms = (["id", *(str(r.id) for r in rows)], [length, *(f"{r.norm:.6g}" for r in rows)])
     names, origins = (["partition", *(named(r.partition) for r in rows)], ["from", *(printable(r.origin) for r in rows)])
     wide = [max(map(cell_len, column)) for column in (ids, norms, names, origins)]
-    vectors = [_short(r.vector, 1) for r in rows]
-    for most in range(_SHOWN, 0, -1):
-        vectors = [_short(r.vector, most) for r in rows]
-        if sum(wide) + max(map(len, vectors)) + 10 <= screen.width:
+    least = wide[0] + wide[1] + min(wide[2], 8) + min(wide[3], 8)
+    vectors: list[str] = []
+    for most, digits in (*((n, 5) for n in range(_SHOWN, 0, -1)), (1, 3), (1, 2)):
+        vectors = [_short(r.vector, most, digits) for r in rows]
+        others = wide[0] + wide[1] + min(wide[2], 24) + wide[3] if most > 1 else least
+        needed = others + max(map(len, vectors)) + 10
+        if needed <= screen.width:
             break
     if sum(wide) + max(map(len, vectors)) + 10 > screen.width:
         origins = [origins[0], *(re.sub(r"\b\d*(\d{6})$", r"…\1", origin) for origin in origins[1:])]
@@ -244,9 +247,9 @@ def _show_table(screen: Screen, rows: Sequence[Row], length: str) -> None:
         screen.verbatim("  ".join(texts).rstrip(), indent=2, style="" if number else "dim")
 
 
-def _short(vector: Array, most: int = _SHOWN) -> str:
+def _short(vector: Array, most: int = _SHOWN, digits: int = 5) -> str:
     """The first and the last `most` components."""
-    texts = [f"{x:02x}" for x in vector] if vector.dtype == np.uint8 else [f"{x:.5g}" for x in vector]
+    texts = [f"{x:02x}" for x in vector] if vector.dtype == np.uint8 else [f"{x:.{digits}g}" for x in vector]
     if len(texts) > 2 * most + 1:
         texts = [*texts[:most], "…", *texts[-most:]]
     return " ".join(texts)

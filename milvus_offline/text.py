@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import IO, Any
 
 from .model import Finding, Severity
@@ -291,10 +292,13 @@ class Screen:
         """A command that can be pasted: whole, or on a narrow terminal with a backslash where its lines break."""
         from rich.cells import cell_len
 
-        words = command.split(" ")
-        if not self._console.is_terminal or indent + cell_len(command) <= self.width or not _SHELL.match(command):
+        if not self._console.is_terminal or indent + cell_len(command) <= self.width:
             self.verbatim(command, indent=indent)
             return
+        if not _SHELL.match(command):
+            self._python(command, indent)
+            return
+        words = command.split(" ")
         line, room = words[0], self.width - indent - 2
         for word in words[1:]:
             if cell_len(line) + 1 + cell_len(word) > room and line.strip():
@@ -303,6 +307,24 @@ class Screen:
             else:
                 line += f" {word}"
         self.verbatim(line, indent=indent)
+
+    def _python(self, line: str, indent: int) -> None:
+        """A call in Python, with line breaks between its arguments where it is too long; a comment on several lines."""
+        from rich.cells import cell_len
+
+        if line.startswith("# "):
+            for start, end in pairwise([2, *(2 + at for at in breaks(line[2:], self.width - indent - 2)), len(line)]):
+                self.verbatim(f"# {line[start:end].rstrip()}", indent=indent)
+            return
+        room, deeper = self.width - indent, "    "
+        parts = re.split(r"(?<=, )(?=\w+=)", line)
+        shown = parts[0]
+        for part in parts[1:]:
+            if cell_len(shown) + cell_len(part.rstrip()) > room:
+                self.verbatim(shown.rstrip(), indent=indent)
+                shown = deeper
+            shown += part
+        self.verbatim(shown, indent=indent)
 
 
 def _columns() -> int:

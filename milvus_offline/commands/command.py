@@ -82,13 +82,14 @@ class Command(click.Command):
                 sections.setdefault(group, []).append((_one_line(record[0]), _readable(record[1])))
         for title in sorted(sections, key=lambda t: _RANKS.get(t, 2)):
             with formatter.section(title):
-                formatter.write_dl(sections[title])
+                formatter.write_dl(sections[title], col_max=min(30, formatter.width // 3))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if self.examples:
             with formatter.section("Examples"):
                 for example in self.examples:
-                    formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+                    for line in _folded(example, formatter.width - formatter.current_indent):
+                        formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
         formatter.write_paragraph()
         formatter.write_text(
             f"Every option can be given as an environment variable ({ENVIRONMENT}NO_WAL=1 for --no-wal) or in the file "
@@ -129,6 +130,17 @@ class Command(click.Command):
         near = get_close_matches(option, own, 3, 0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else f"milvus-offline {name} --help lists all"
         return f"{name} has no option {option}: {hint}"
+
+
+def _folded(command: str, width: int) -> list[str]:
+    """A command in lines that can be pasted together."""
+    lines = [""]
+    for word in command.split(" "):
+        if lines[-1].strip() and len(lines[-1]) + len(word) + 3 > width and len(command) > width:
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return lines
 
 
 def _readable(text: str) -> str:

@@ -353,7 +353,7 @@ def _show(report: LoadReport, told: dict[str, str], places: Places, verbose: boo
     screen = Screen()
     screen.verdict(told["level"], told["text"])
     for line in report_lines(report, with_findings=False):
-        screen.say(line, hang=2)
+        screen.say(line, hang=13 if line.startswith("  ") else 2)  # under the collection's name
     if report.findings:
         screen.say()
         screen.findings([f.to_json() for f in report.findings], places, verbose=verbose)
@@ -420,7 +420,11 @@ def verified_words(verified: str, checked: int, rows: int) -> str:
     if checked >= rows:
         return counts
     share = 1 - (1 - _CERTAINTY) ** (1 / checked)
-    return f"{counts}: had {100 * share:.2g} % of the rows been wrong, that would have shown it with {_CERTAINTY:.0%} certainty"
+    return f"{counts}, {_proof(share)}"
+
+
+def _proof(share: float) -> str:
+    return f"enough to notice, with {100 * _CERTAINTY:.0f} % certainty, that {100 * share:.2g} % of the rows are wrong"
 
 
 def _estimate_lines(made: Estimate | None) -> list[str]:
@@ -440,7 +444,7 @@ def _estimate_lines(made: Estimate | None) -> list[str]:
     back = ""
     if made.verify_rows:
         share = 1 - (1 - _CERTAINTY) ** (1 / made.verify_rows)
-        proof = f", which shows {100 * share:.2g} % of wrong rows with {_CERTAINTY:.0%} certainty"
+        proof = f", {_proof(share)}"
         took = f", about {duration(made.verify_seconds)}" if made.verify_seconds and made.verify_seconds >= 1 else ""
         back = f"; {count(made.verify_rows, 'row')} read back{took}{'' if made.verify_rows >= made.rows else proof}"
     return [sending, f"To verify: {'nothing' if made.verify == 'none' else 'the number of rows of each partition'}{back}"]
@@ -452,7 +456,8 @@ def report_lines(report: LoadReport, *, with_findings: bool = True) -> list[str]
 
     if report.dry_run:
         found = report.plan.target
-        version = f" ({found['kind']} {found['version']})".replace(" )", ")") if "version" in found else ""
+        kind = {"lite": "Milvus Lite"}.get(found.get("kind", ""), found.get("kind", ""))
+        version = f" ({kind} {found['version']})".replace(" )", ")") if "version" in found else ""
         lines = [f"Would load into {report.target}{version}:"]
         for c in report.plan.collections:
             lines.append(f"  {c.action:<8} {printable(c.name)}: {count(c.rows, 'row')}, {c.summary()}")

@@ -102,8 +102,8 @@ def test_the_help_gives_the_defaults_of_the_targets() -> None:
     [
         (0, 1000, "Verified: the number of rows of each partition"),
         (1000, 1000, "1,000 of 1,000 rows read back"),
-        (256, 10_000, "had 1.2 % of the rows been wrong, that would have shown it with 95% certainty"),
-        (14, 10_000, "had 19 % of the rows"),
+        (256, 10_000, "enough to notice, with 95 % certainty, that 1.2 % of the rows are wrong"),
+        (14, 10_000, "that 19 % of the rows"),
     ],
 )
 def test_a_sample_says_what_it_proves(checked: int, rows: int, words: str) -> None:

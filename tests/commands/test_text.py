@@ -396,8 +396,8 @@ def test_a_load_says_what_it_did_and_what_comes_next(store: Path, tmp_path: Path
     text = " ".join(" ".join(lines[:-1]).split())  # wherever the lines break
     verdict = re.match(r".*?95 rows are lost\. 4 errors[^.]*\.", text)
     assert verdict and text.endswith(verdict[0]) and text.count(verdict[0]) == 2, done.out
-    said = r"Verified: the number of rows of each partition, and \d+ of 42 rows read back: had [\d.]+ % of the rows been wrong,"
-    assert re.search(f"{said} that would have shown it with 95% certainty", text), done.out
+    said = r"Verified: the number of rows of each partition, and \d+ of 42 rows read back, enough to notice,"
+    assert re.search(rf"{said} with 95 % certainty, that [\d.]+ % of the rows are wrong", text), done.out
     assert "  client.load_collection('c')" in lines
     again = call("load", store, f"milvus1:{tmp_path / 'new'}", "--json").json
     assert (again["lost_rows"], again["verdict"]["level"]) == (95, "loss")
