@@ -185,6 +185,36 @@ def test_columns_are_aligned_and_no_word_is_broken(columns: int, tmp_path: Path,
     assert len({cells(line) for line in table}) == 1
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_rows_fit_however_long_their_numbers(columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors of the builder are numbers such as 3.1951e+09; names are cut before a number is."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = call("rows", strange_store(tmp_path / "s"), "-n", "1").out.splitlines()
+    assert len(lines) == len(NAMES) + 2 and max(map(cells, lines)) <= columns
+    assert all(re.search(r"e[+]\d\d$", line) for line in lines[2:])
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_help_fits(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from milvus_offline.cli import COMMANDS
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for name in COMMANDS:
+        text = call(name, "--help").out
+        assert max(map(cells, text.splitlines())) <= columns, name
+        assert "catalog URL" not in text or "MILVUS_OFFLINE_CATALOG_PASSWORD" in text
+
+
+def test_a_refusal_is_folded_between_words_on_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "here"
+    path.mkdir()
+    shown = [line for line in on_a_terminal(60, ["inspect", str(path)]) if line]
+    said = call("inspect", path).err
+    assert len(said.splitlines()) == 1 and len(shown) > 2
+    assert " ".join(said.split()).replace(" ", "") == "".join(shown).replace(" ", "")
+    assert set(said.split()) - set(" ".join(shown).split()) <= {f"{path}:"}  # which alone is longer than a line
+
+
 def test_names_are_shown_as_they_are() -> None:
     assert named(" blank ") == "' blank '" and named("") == "''" and named("a  b") == "'a  b'"
     assert named("größe 東京") == "größe 東京"
