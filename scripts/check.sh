@@ -7,6 +7,7 @@ bin=${BIN:-.venv/bin}
 "$bin/ruff" format --check .
 "$bin/mypy"
 "$bin/lint-imports" --no-logo
+if [ -x "$bin/hadolint" ]; then "$bin/hadolint" scripts/Dockerfile; fi
 if [ "${1:-}" = quick ]; then
     shift
     "$bin/pytest" -n 2 -q -m "not slow and not server" "$@"

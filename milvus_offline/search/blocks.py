@@ -138,7 +138,8 @@ class Files:
         if first in self._populated and is_resident(vectors) and is_resident(ids):
             return True
         seen = populate(vectors, self.segment.raw_path) and populate(ids, self.segment.ids_path)
-        if seen and os.stat(self.segment.raw_path).st_uid == os.geteuid():  # of others' files the system says nothing
+        mine = hasattr(os, "geteuid") and os.stat(self.segment.raw_path).st_uid == os.geteuid()
+        if seen and mine:  # of others' files the system says nothing
             self._populated.add(first)
         return seen
 

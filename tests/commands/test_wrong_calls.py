@@ -113,7 +113,7 @@ READ: list[Wrong] = [
     ("load store milvus1://127.0.0.1:WEB", FAILED, ("is not Milvus' gRPC service", "usually 19530")),
     ("load store milvus1://no-such-host.invalid:19530", FAILED, ("no-such-host.invalid", "check its spelling")),
     # Something to verify that is no export
-    ("verify x.h5", USAGE, ("HDF5 files", "export them, and verify that export --against")),
+    ("verify x.h5", USAGE, ("HDF5 files", "xport them", "--against x.h5")),
     ("verify full", FAILED, ("not a Milvus 1.x data folder", "Name the folder")),
     ("verify export/faces", USAGE, ("HDF5 files", "--against")),
     # Options in the wrong place
