@@ -278,7 +278,7 @@ SOURCES: list[Wrong] = [
     ("inspect nocatalog", FAILED, ("--catalog", "--no-catalog")),
     ("inspect unfinished", USAGE, ("--resume",)),
     ("inspect -", USAGE, ("standard input cannot be read",)),
-    ("inspect http://host:19530", USAGE, ("a server's address",)),
+    ("inspect http://host:19530", USAGE, ("name the folder of the store",)),
     ("inspect user@host:/var/lib/milvus", USAGE, ("not on this machine", "rsync -a")),
     ("inspect ftp://host/x", USAGE, ("copy it first",)),
     ("inspect store --catalog nowhere.sqlite", FAILED, ("no such catalog file",)),
