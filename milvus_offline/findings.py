@@ -264,6 +264,12 @@ SECTIONS = (
                 "`--salvage orphans` exports its rows.",
             ),
             Code(
+                "put-aside-alone",
+                (WARNING,),
+                "A segment that the catalog calls put aside for deletion, whose rows no later segment has: no merge did that.",
+                "`--salvage to-delete` exports its rows.",
+            ),
+            Code(
                 "copied-while-running",
                 (WARNING,),
                 "The catalog and the folders were copied at two moments, with a merge between them; each row is read once.",

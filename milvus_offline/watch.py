@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from .errors import DamageError
 from .fileio import SECTOR, Ranges
 from .findings import Findings
 from .model import Piece
@@ -235,6 +236,20 @@ def findings_of(pieces: Iterable[Piece], advance: Callable[[int, int], None]) ->
         for batch in (b for piece in pieces for b in piece.batches()):
             advance(batch.span, batch.vectors.nbytes + batch.ids.nbytes)
     return met.findings()
+
+
+T = TypeVar("T")
+
+
+def around_damage(run: Callable[[], T]) -> tuple[T, Findings]:
+    """What `run` gives; where it meets what cannot be read, what it gives of the rest, and the findings that name the places.
+    Raises DamageError where that does not help."""
+    try:
+        return run(), Findings()
+    except DamageError:
+        with watching() as met:
+            result = run()
+        return result, met.findings()
 
 
 _current = threading.local()

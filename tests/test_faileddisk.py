@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.builder import StoreBuilder
-from support.command import exported, spawn
+from support.command import call, exported, spawn
 
 from milvus_offline.model import Batch
 
@@ -115,3 +115,7 @@ def test_everything_else_comes(
     if done.code:
         assert path.name in done.out + done.err
         assert "cannot write" not in done.out + done.err
+    if done.code != 1:
+        assert {call("inspect", "--read", root).code, call("load", root, f"milvus1:{tmp_path / 'new'}").code} == {done.code}
+        assert {spawn("search", root, "--id", i, "-k", "3").code for i in (2, 1400)} <= {done.code, 2}
+        assert call("rows", root, "-n", "2000", "--id", "2", "--id", "1400").code == done.code

@@ -140,6 +140,14 @@ def source_options(path: str, *, ids: str | None = None, target_metric: str | No
     )
 
 
+def say_left_out(findings: Sequence[Finding]) -> None:
+    """Says on stderr what rows were left out because they cannot be read."""
+    from ..text import finding_lines
+
+    for line in finding_lines([f.to_json() for f in findings]) if findings else ():
+        click.echo(line, err=True)
+
+
 def selection(collection: tuple[str, ...], partition: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
     return Selection(collection, partition, exclude)
 

@@ -10,7 +10,7 @@ import click
 
 from .. import fileio
 from .command import Command, OutFile, SourcePath
-from .common import open_given, print_json, selection
+from .common import open_given, print_json, say_left_out, selection
 from .log import set_up_log
 from .options import file_options, output_options, selection_options, store_options
 
@@ -53,12 +53,16 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     from (a segment, the write-ahead log, a file), the first and last components of its vector, and the vector's length.
     Ids are found by the segments' bloom filters and id files; vectors are read of the rows that are shown only.
     """
+    from functools import partial
+
     from ..errors import UsageError
+    from ..findings import Findings
     from ..guard import check_file, keep_out
     from ..look import absent_ids, document, ids_file_of, look_at, look_up, read_ids, show_rows, write_npy
     from ..selection import SelectedSource
     from ..sources import KINDS, kind_of
     from ..text import Screen, count, needs_attention
+    from ..watch import around_damage
 
     set_up_log(verbose)
     if as_csv + as_json + bool(npy) > 1:
@@ -77,8 +81,13 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
             keep_out(file, given.describe())
     source = SelectedSource(given, chosen)
     looks: list[Look] = []
+    met = Findings()
     for collection in source.collections:
-        looks.append(look_up(collection, wanted) if wanted is not None else look_at(collection, limit, deleted))
+        look, left_out = around_damage(
+            partial(look_up, collection, wanted) if wanted is not None else partial(look_at, collection, limit, deleted)
+        )
+        looks.append(look)
+        met += left_out
     if npy:
         write_npy(npy, looks)
     elif as_csv:
@@ -91,7 +100,8 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
         show_rows(Screen(), looks, wanted)
     if (npy or as_csv) and not quiet and wanted is not None and (told := absent_ids(looks, wanted)):
         click.echo(told, err=True)
-    return 3 if needs_attention(source.findings) else 0
+    say_left_out(met)
+    return 3 if needs_attention((*source.findings, *met)) else 0
 
 
 def _print_csv(looks: list[Look]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .command import Command, SourcePath
-from .common import open_given, print_json, selection
+from .common import open_given, print_json, say_left_out, selection
 from .log import set_up_log
 from .options import file_options, output_options, store_options
 
@@ -57,10 +57,12 @@ def command(  # many: one for each option
     out, rows of the write-ahead log are in. Distances are those of Milvus 1.x: L2 is squared, IP has the largest first.
     """
     from ..errors import UsageError
+    from ..findings import Findings
     from ..search import search
     from ..search.metrics import default_metric
     from ..search.report import search_document, show_hits
     from ..text import Screen, needs_attention
+    from ..watch import around_damage
 
     set_up_log(verbose)
     if (query is None) == (not row_ids):
@@ -72,13 +74,15 @@ def command(  # many: one for each option
         metric = default_metric(chosen.schema.vector_type)
         click.echo(f"the source names no metric; {metric} is used; --metric names another", err=True)
     whole = _collection(source, collection, ())
-    queries = _load(query) if query is not None else _vectors_of(whole, row_ids)
-    hits = search(chosen.schema, chosen.partitions, queries, k, metric=metric, jobs=jobs)
+    given = _load(query) if query is not None else None
+    queries, met = (given, Findings()) if given is not None else around_damage(lambda: _vectors_of(whole, row_ids))
+    hits, left_out = around_damage(lambda: search(chosen.schema, chosen.partitions, queries, k, metric=metric, jobs=jobs))
     if as_json:
         print_json(search_document(chosen.schema.name, metric, hits))
     elif not quiet:
         show_hits(Screen(), hits, list(row_ids))
-    return 3 if needs_attention(source.findings) else 0
+    say_left_out(left_out or met)
+    return 3 if needs_attention((*source.findings, *met, *left_out)) else 0
 
 
 def _collection(source: Source, name: str | None, partitions: tuple[str, ...]) -> SourceCollection:
@@ -115,11 +119,14 @@ def _vectors_of(collection: SourceCollection, ids: tuple[int, ...]) -> Array:
     from ..errors import UsageError
     from ..look import read_ids
     from ..search import find_rows
+    from ..watch import watch
 
     wanted = read_ids(ids, None)
     assert wanted is not None
     found = find_rows(collection.schema, collection.partitions, wanted, first_only=True)
     if len(found) < len(wanted):
         absent = sorted(set(ids) - set(found.ids.tolist()))
-        raise UsageError(f"no live row of {collection.schema.name} has the id {', '.join(map(str, absent[:20]))}")
+        seen = watch()
+        doubt = ", as far as its rows can be read: the disk refuses some" if seen is not None and seen.is_incomplete else ""
+        raise UsageError(f"no live row of {collection.schema.name} has the id {', '.join(map(str, absent[:20]))}{doubt}")
     return found.vectors

@@ -143,7 +143,7 @@ def _select_unknown(
 def _select_table(
     table_id: str, rows: Iterable[FileRow], disk: Disk, findings: Findings, leftovers: list[Leftover]
 ) -> list[Choice]:
-    groups: dict[str, list[FileRow]] = defaultdict(list)
+    groups: dict[str, FileRow | list[FileRow]] = {}  # a list only where there are several: there may be many
     choices: list[Choice] = []
     raced: set[str] = set()
     for row in rows:
@@ -154,12 +154,15 @@ def _select_table(
             if choice.segment_id != row.segment_id:
                 victim = Leftover("orphans", table_id, row.segment_id, "its catalog row was overwritten by another segment's")
                 leftovers.append(victim)
-        else:
-            groups[row.segment_id].append(row)
+        elif isinstance(before := groups.setdefault(row.segment_id, row), list):
+            before.append(row)
+        elif before is not row:
+            groups[row.segment_id] = [before, row]
     for segment_id, group in groups.items():
         if segment_id in raced:
             continue
-        choice_or_none = _select_segment(table_id, segment_id, group, findings, leftovers)
+        of_one = group if isinstance(group, list) else [group]
+        choice_or_none = _select_segment(table_id, segment_id, of_one, findings, leftovers)
         if choice_or_none:
             choices.append(choice_or_none)
     return sorted(choices, key=lambda c: c.row.id)

@@ -20,6 +20,7 @@ from ..model import Finding, Schema
 from ..names import printable
 from ..present import seen_anew
 from ..watch import named, union, watching
+from .aside import PutAside
 from .catalog.check import contradictions
 from .catalog.rows import Catalog, Generation, TableRow
 from .choices import Choices
@@ -145,6 +146,9 @@ class Opening:
         segments, rows = ({**self.segments, **replay.segments}, replay.rows) if replay else (self.segments, {})
         salvage = replay.salvage if replay else []
         Unexplained(self.catalog, self.live, self.disk, self.schemas, segments, rows, salvage).compare(findings)
+        if self.catalog.kind != "none":
+            tables = [p.table for c in self.live.collections for p in c.partitions]
+            PutAside(self.catalog, self.disk, segments, rows).look(tables, findings)
         named = replay.deleted if replay is not None else {}
         if named or any(f.code in OF_DELETES for f in self.findings):
             findings += self._lists_that_say_too_much(named)

@@ -95,9 +95,12 @@ class Unexplained:
         if not self.catalog.tables and not self.catalog.files:
             self._log(findings)
         unknown: dict[str, list[str]] = defaultdict(list)
-        named = {x for r in self.catalog.files if r.file_type != FileType.NEW_INDEX for x in (r.segment_id, r.file_id)}
-        for x in self.live.leftovers:
-            if x.kind == "orphans" and x.segment_id not in named:  # of a row-id race more is said elsewhere
+        orphans = [x for x in self.live.leftovers if x.kind == "orphans"]
+        named = {x.segment_id for x in orphans}
+        rows = (r for r in self.catalog.files if r.file_type != FileType.NEW_INDEX) if orphans else ()
+        named &= {x for r in rows for x in (r.segment_id, r.file_id) if x in named}
+        for x in orphans:
+            if x.segment_id not in named:  # of a row-id race more is said elsewhere
                 unknown[x.table_id].append(x.segment_id)
         for c in self.live.collections:
             for p in c.partitions:
@@ -105,8 +108,8 @@ class Unexplained:
                     self._segments(p.table, wanted, self.schemas[c.table.table_id], findings)
 
     def _tables(self, findings: Findings) -> None:
-        listed = {(r.table_id, r.segment_id) for r in self.catalog.files}
         known = {t.table_id for t in self.catalog.tables}
+        listed = {(r.table_id, r.segment_id) for r in self.catalog.files if r.table_id not in known}
         for table_id, choices in self.live.unknown.items():
             rows, _ = self._rows(table_id, [c.segment_id for c in choices])
             findings.warning(

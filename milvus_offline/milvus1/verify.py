@@ -112,9 +112,10 @@ def check_store(
 
 
 def _check(store: Store, sample: float, advance: Advance, notes: Findings, met: Watch, run: Run) -> Checked:
-    by_segment: dict[tuple[str, str], list[FileRow]] = {}
+    by_segment: dict[tuple[str, str], list[FileRow]] = {(table_id, s.id): [] for _, s, table_id in _segments(store)}
     for row in store.catalog.files:
-        by_segment.setdefault((row.table_id, row.segment_id), []).append(row)
+        if (listed := by_segment.get((row.table_id, row.segment_id))) is not None:
+            listed.append(row)
     uncounted = {f.where for f in store.findings if f.code == "row-count-differs"}
     for f in store.findings:
         if f.code == "file-longer":

@@ -7,6 +7,7 @@ that, rows are read into a buffer.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -27,6 +28,7 @@ from ..milvus1.segment.dead import DeadRows
 from ..milvus1.segment.files import Segment
 from ..milvus1.segment.restored import RestoredSegment
 from ..model import Array, Piece, buffer
+from ..watch import Watch, watching
 
 BLOCK_BYTES = 32 << 20
 """Vectors that one thread takes at a time."""
@@ -212,10 +214,11 @@ def has_files(piece: Piece) -> TypeGuard[Segment]:
     return isinstance(piece, Segment) and not isinstance(piece, RestoredSegment)
 
 
-def blocks_of(partitions: Sequence[Named], opened: Opened) -> tuple[list[Block], list[int]]:
+def blocks_of(partitions: Sequence[Named], opened: Opened, noted: Watch | None = None) -> tuple[list[Block], list[int]]:
     """All rows of some partitions as blocks, and the number of the first row of each partition.
 
-    Rows are numbered in the order of the partitions, their pieces and their files; numbers are not without gaps.
+    Rows are numbered in the order of the partitions, their pieces and their files; numbers are not without gaps. With a watch
+    all is read in batches, rows that cannot be read are left out, and the threads that do so note it there.
     """
     blocks: list[Block] = []
     firsts: list[int] = []
@@ -223,20 +226,33 @@ def blocks_of(partitions: Sequence[Named], opened: Opened) -> tuple[list[Block],
     for partition in partitions:
         firsts.append(base)
         for piece in partition.pieces:
-            if in_place(piece):
+            if noted is None and in_place(piece):
                 blocks += opened.files(piece).blocks(base)
                 base += piece.stored
             else:
-                blocks.append(Block(partial(_batches, piece, base)))
+                blocks.append(Block(partial(_batches, piece, base, noted)))
                 base += piece.rows
     return blocks, firsts
 
 
-def _batches(piece: Piece, first: int, rows: int) -> Iterator[Tile]:
-    for batch in piece.batches(BATCH_BYTES):
-        for at in range(0, len(batch.ids), rows):
-            yield Tile(batch.ids[at : at + rows], batch.vectors[at : at + rows], first + at)
-        first += len(batch.ids)
+def _batches(piece: Piece, first: int, noted: Watch | None, rows: int) -> Iterator[Tile]:
+    with contextlib.nullcontext() if noted is None else _noting(noted):
+        for batch in piece.batches(BATCH_BYTES):
+            for at in range(0, len(batch.ids), rows):
+                yield Tile(batch.ids[at : at + rows], batch.vectors[at : at + rows], first + at)
+            first += len(batch.ids)
+
+
+_handing_over = threading.Lock()
+
+
+@contextlib.contextmanager
+def _noting(noted: Watch) -> Iterator[None]:
+    """What this thread notes within goes to another one's watch."""
+    with watching() as met:
+        yield
+    with _handing_over:
+        noted.add(met.result())
 
 
 @cache

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..model import Array, Schema, VectorType
+from ..watch import watch
 from .blocks import Block, Named, Opened, Tile, blocks_of
 from .metrics import DIRECT, Floats, Ints, Kernel, Scores, check_metric, default_metric, kernel
 
@@ -88,15 +89,15 @@ def search(  # many: a query, and what its caller lends: threads, open files
     """The `k` nearest rows of `partitions` for each query.
 
     `metric` is the schema's unless given (L2 or HAMMING where it has none). `opened` keeps files for the next call, `pool`
-    lends its threads. Raises UsageError for queries or a metric that do not fit, DamageError for rows that cannot be read,
-    Cancelled as soon as `stopped` says so.
+    lends its threads. Raises UsageError for queries or a metric that do not fit, DamageError for rows that cannot be read
+    (within `watching()` they are left out and noted), Cancelled as soon as `stopped` says so.
     """
     if k < 1:
         raise UsageError(f"k: expected 1 or more, found {k}")
     array = as_queries(queries, schema)
     name = check_metric(metric or schema.metric_type or default_metric(schema.vector_type), schema.vector_type)
     k = min(k, sum(p.rows for partition in partitions for p in partition.pieces))
-    blocks, firsts = blocks_of(partitions, opened or Opened())
+    blocks, firsts = blocks_of(partitions, opened or Opened(), watch())
     result = _Nearest(len(array), k)
     if k and len(array):
         scan = _Scan(name, array, result, blocks, stopped)

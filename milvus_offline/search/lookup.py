@@ -19,6 +19,7 @@ from ..milvus1.layout import BLOOM_FILTER
 from ..milvus1.segment.bloom import FilterFile
 from ..milvus1.segment.files import Segment
 from ..model import Array, Piece, Schema, Vectors
+from ..watch import watch
 from .blocks import BATCH_BYTES, Files, Named, Opened, has_files, populate
 
 Ids = npt.NDArray[np.int64]
@@ -113,7 +114,8 @@ def find_rows(  # many: a query, and what its caller lends: filters, open files
 ) -> Found:
     """All live rows of `partitions` that have one of `ids`; only the first of each with `first_only`.
 
-    `opened` and `filters` keep files for the next call. Raises DamageError for rows that cannot be read.
+    `opened` and `filters` keep files for the next call. Raises DamageError for rows that cannot be read; within `watching()`
+    they are left out and noted.
     """
     asked = np.ascontiguousarray(ids, np.int64).reshape(-1)
     opened, filters = opened or Opened(), filters or Filters()
@@ -161,7 +163,7 @@ class _Finder:
         self.missing = np.setdiff1d(ids, np.concatenate(seen)) if seen else np.unique(ids)
 
     def _rows_of(self, piece: Piece, ids: Ids, by_filter: bool) -> tuple[Ids, Array] | None:
-        if not has_files(piece):
+        if not has_files(piece) or watch() is not None:
             return _read(piece, Wanted(ids)) if by_filter else None
         if by_filter and len(ids) * _ROWS_PER_QUESTION < piece.stored:
             ids = self._filters.possible(piece, ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -243,3 +244,53 @@ def test_rows_that_a_client_put_into_another_partition_later(b: StoreBuilder) ->
     b.wal.insert("c", rows(1, 2), "p1")
     table["flush_lsn"] = b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(1, 2), "p3")
     assert codes(open_store(b.write())) == []
+
+
+# Segments that were put aside ----------------------------------------------------------------------------------------------
+
+
+def merged(b: StoreBuilder) -> None:
+    """Two sources of a merge, and a segment that was flushed since."""
+    for ids in (range(1, 5), range(5, 9)):
+        b.segment("c", rows(ids), TO_DELETE)
+    b.segment("c", rows(range(1, 9)))
+    b.segment("c", rows(20, 21))
+
+
+def test_a_live_segment_whose_row_says_that_it_was_put_aside(b: StoreBuilder) -> None:
+    """One bit of its file_type: no later segment has its rows."""
+    merged(b)
+    b.files[2]["file_type"] = TO_DELETE
+    store = open_store(b.write())
+    # the sources are in the merged segment, whatever its row says
+    assert [(f.code, f.where.split("/")[0], f.rows) for f in store.findings] == [("put-aside-alone", "c", 8)]
+    assert content(store) == {("c", "_default"): bag(rows(20, 21))}
+
+
+def test_sources_of_merges_are_explained_though_most_rows_were_deleted_since(b: StoreBuilder) -> None:
+    merged(b)
+    b.segment("c", rows(range(1, 9)), TO_DELETE, deleted=range(7))
+    b.segment("c", rows(8, 30, 31))
+    assert codes(open_store(b.write())) == []
+
+
+def test_a_source_whose_merged_segment_cannot_be_read_may_be_explained(b: StoreBuilder) -> None:
+    b.segment("c", rows(1, 2), TO_DELETE)
+    b.segment("c", rows(1, 2)).ids.unlink()
+    assert "put-aside-alone" not in codes(open_store(b.write()))
+
+
+@pytest.mark.parametrize("name", ["flat_basic", "partitions", "deletes_cleaned", "indexed"])
+def test_each_live_segment_of_a_real_store_called_put_aside(name: str, tmp_path: Path) -> None:
+    root = copy_store(name, tmp_path)
+    shutil.rmtree(root / "wal")  # its log would bring the rows back
+    with sqlite3.connect(root / "db/meta.sqlite") as connection:
+        live = connection.execute(
+            "SELECT id, segment_id FROM TableFiles WHERE file_type IN (1, 2) AND row_count > 0 ORDER BY id"
+        ).fetchall()
+    connection.close()
+    for number, segment_id in live:
+        sql(root, f"UPDATE TableFiles SET file_type = 4 WHERE id = {number}")
+        told = {f.where.split("/")[1] for f in open_store(root).findings if f.code == "put-aside-alone"}
+        assert told == {segment_id}
+        sql(root, f"UPDATE TableFiles SET file_type = 1 WHERE id = {number}")

@@ -155,6 +155,8 @@ class Server:
         """Ids of deletes that a recovery passed over, by collection and tag: the collection was flushed, the partition not."""
         self.story: list[str] = []
         self._number = 0
+        self._aside: list[File] = []
+        """Files put aside when some were last removed, in that order."""
         self._salt = 0
         self._batches: list[Batch] = []
 
@@ -394,8 +396,10 @@ class Server:
             self.tick("its files put aside")
 
     def clean_up(self) -> None:
-        """Physical deletion (§3.5)."""
-        for file in [f for f in self.files if f.type == TO_DELETE and self.rng.random() < 0.7]:
+        """Physical deletion (§3.5), of those first that were put aside first: a segment's sources before the segment."""
+        aside = [f for f in self._aside if f in self.files]
+        self._aside = aside + [f for f in self.files if f.type == TO_DELETE and not any(f is a for a in aside)]
+        for file in self._aside[: self.rng.randrange(len(self._aside) + 1)]:
             self.files.remove(file)
             if not any(f.segment_id == file.segment_id for f in self.files):
                 self.folders.pop((file.table_id, file.segment_id), None)

@@ -31,6 +31,8 @@ PASSWORD_VARIABLE = "MILVUS_OFFLINE_CATALOG_PASSWORD"
 
 MAX_VALUE = 1 << 20
 """Bytes of a value or a row; the longest that Milvus writes are index parameters, of some hundred."""
+_TEXTS = 4096
+"""Texts that are remembered."""
 _STEPS, _STEPS_A_BYTE, _STEPS_AT_ONCE = 10_000_000, 20, 100_000
 """Instructions of SQLite's machine: for any file, for each byte of it, and between two looks at the clock."""
 
@@ -94,14 +96,16 @@ def _read_copy(path: Path, origin: str) -> dict[str, Sequence[dict[str, object]]
             columns = [c for c in columns if is_column(known, c)]
             names = ", ".join(f'"{c}"' for c in columns)
             rows = connection.execute(f'SELECT {names} FROM "{quoted}"') if columns else ()
-            tables[known] = RawRows(columns, list(rows))
+            tables[known] = RawRows(columns, rows)
         return tables
 
 
 class _Texts(dict[bytes, str]):
-    """Texts out of a database, each kept once: most names stand in it many times."""
+    """Texts out of a database: most names stand in it many times, or twice in a row, and are kept once."""
 
     def __missing__(self, raw: bytes) -> str:
+        if len(self) >= _TEXTS:
+            self.clear()
         self[raw] = text = raw.decode("utf-8", "surrogateescape")
         return text
 
@@ -135,7 +139,7 @@ def _read_mysql_tables(connection: Connection) -> dict[str, Sequence[dict[str, o
             tables[name] = []
         else:
             rows = connection.execute(text(f"SELECT * FROM {quote(name)}"))
-            tables[known] = RawRows(list(rows.keys()), [tuple(r) for r in rows])
+            tables[known] = RawRows(list(rows.keys()), rows)
     return tables
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ...errors import StoreError
@@ -26,25 +26,35 @@ RawTables = dict[str, list[dict[str, object]]]
 """Table name (`Tables`, `TableFiles`, `Environment`, `Fields`) -> rows by column name."""
 
 
-class RawRows(Sequence[dict[str, object]]):
-    """The rows of one table as a database gives them, a tuple each: there may be hundreds of thousands."""
+_AT_ONCE = 4096
+"""Rows that a database is asked for at a time."""
 
-    def __init__(self, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+
+class RawRows(Sequence[dict[str, object]]):
+    """The rows of one table as a database gives them, kept as columns: there may be hundreds of thousands."""
+
+    def __init__(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         self._names = columns
-        self._rows = rows
+        self._values: list[list[Any]] = [[] for _ in columns]
+        self._count = 0
+        rows = iter(rows)
+        while some := list(islice(rows, _AT_ONCE)):
+            self._count += len(some)
+            for values, more in zip(self._values, zip(*some, strict=True), strict=True):
+                values += more if len(set(more)) > 1 else repeat(more[0], len(some))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
     def __iter__(self) -> Iterator[dict[str, object]]:
-        return (dict(zip(self._names, row, strict=True)) for row in self._rows)
+        return (self[number] for number in range(self._count))
 
     def __getitem__(self, number: Any) -> Any:
-        return dict(zip(self._names, self._rows[number], strict=True))
+        return {name: values[number] for name, values in zip(self._names, self._values, strict=True)}
 
-    def columns(self) -> dict[str, tuple[Any, ...]]:
+    def columns(self) -> dict[str, Sequence[Any]]:
         """The values of each column."""
-        return dict(zip(self._names, zip(*self._rows, strict=True), strict=False))
+        return dict(zip(self._names, self._values, strict=True))
 
 
 class Generation(str, Enum):
@@ -249,7 +259,7 @@ def _rows(cls: type[Row], raw: Sequence[dict[str, object]], table: str, origin: 
     return result
 
 
-def _plain_columns(cls: type[Row], columns: Mapping[str, tuple[Any, ...]]) -> list[Iterable[Any]] | None:
+def _plain_columns(cls: type[Row], columns: Mapping[str, Sequence[Any]]) -> list[Iterable[Any]] | None:
     """The columns in the order of `cls`, where `_convert` would take each of their values as it stands, as in all healthy
     catalogs; None where it has to look at one after the other."""
     values: list[Iterable[Any]] = []
