@@ -528,8 +528,8 @@ SECTIONS = (
             Code(
                 "vectors-differ",
                 (ERROR,),
-                "Vectors of a segment differ from those in its index file, which was made from them.",
-                "One of the two files is damaged: compare both with an older copy of the segment.",
+                "Vectors of a segment differ from those in its index file, which was made from them, or in the log.",
+                "One of the two files is damaged: compare both with an older copy.",
             ),
             Code(
                 "blocks-lost",

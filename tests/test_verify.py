@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from support.builder import StoreBuilder, declare, rows
+from support.builder import StoreBuilder, declare, join, rows
 from support.command import spawn
 from support.real import STORES, copy_store
 
@@ -94,6 +94,48 @@ def test_a_changed_bit_is_found_by_the_index(
     code, document, codes = report(capsys, str(root))
     assert (code, codes) == (4, ["vectors-differ"])
     assert document["findings"][0]["rows"] == 1 and str(raw) in document["findings"][0]["message"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["flat_basic", "binary", "deletes_cleaned"])
+def test_a_changed_bit_is_found_by_the_log(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As long as the record stands there that brought the vector."""
+    root = copy_store(name, tmp_path)
+    store = open_store(root)
+    segment = next(s for c in store.collections for p in c.partitions for s in p.segments if s.rows > 20)
+    flip(Path(segment.paths[0]), 8 + int(np.flatnonzero(segment.live)[7]) * segment.schema.row_bytes)
+    code, document, codes = report(capsys, str(root))
+    assert (code, codes) == (4, ["vectors-differ"])
+    (finding,) = [f for f in document["findings"] if f["severity"] == "error"]  # type: ignore[attr-defined]
+    assert finding["rows"] == 1 and ".wal" in finding["message"] and str(segment.paths[0]) in finding["message"]
+
+
+@pytest.mark.parametrize("name", ["dropped", "crash_index_1"])
+def test_vectors_that_changed_places_are_found_by_the_log(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = copy_store(name, tmp_path)
+    sizes: dict[int, list[Path]] = {}
+    for segment in (s for c in open_store(root).collections for p in c.partitions for s in p.segments):
+        sizes.setdefault(segment.bytes, []).append(Path(segment.paths[0]))
+    first, second = next(paths for paths in sizes.values() if len(paths) > 1)[:2]
+    a, b = first.read_bytes(), second.read_bytes()
+    first.write_bytes(b), second.write_bytes(a)
+    code, _, codes = report(capsys, str(root))
+    assert (code, set(codes)) == (4, {"vectors-differ"})
+
+
+def test_an_id_that_was_deleted_and_inserted_again_is_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c")
+    b.wal.insert("c", rows(1, 2))
+    b.wal.delete("c", [1])
+    b.wal.insert("c", rows(1, salt=5))
+    b.segment("c", join(rows(2), rows(1, salt=5)), bloom=True)
+    b.tables[0]["flush_lsn"] = b.wal.position
+    b.wal.insert("c", rows(3))
+    code, document, codes = report(capsys, str(b.write()))
+    assert (code, codes) == (0, ["wal-rows"])
+    assert document["checked"]["vectors_in_log"] == 1  # type: ignore[index]
 
 
 def test_catalog_and_files_of_different_age(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

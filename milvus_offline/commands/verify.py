@@ -306,9 +306,9 @@ def _reach(checked: dict[str, int]) -> str:
     from ..text import count
 
     return (
-        f"Of {count(checked['rows'], 'row')} read, bloom filters confirm the ids of {checked['ids_in_bloom_filters']:,} "
-        f"and index files the vectors of {checked['vectors_in_index_files']:,}. Nothing confirms the vectors of "
-        f"{checked['rows_on_nothing']:,}: a flipped bit in these cannot be seen."
+        f"Of {count(checked['rows'], 'row')} read, bloom filters confirm the ids of {checked['ids_in_bloom_filters']:,}, index "
+        f"files the vectors of {checked['vectors_in_index_files']:,}, and the log those of {checked['vectors_in_log']:,}. "
+        f"Nothing confirms the vectors of {checked['rows_on_nothing']:,}: a flipped bit in these cannot be seen."
     )
 
 

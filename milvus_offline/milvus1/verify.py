@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class Checked:
     """Rows whose id was looked for in a bloom filter."""
     vectors_in_indexes: int = 0
     """Rows whose vector was compared with one that an index file holds as it was."""
+    vectors_in_log: int = 0
+    """Rows whose vector was compared with the record of the log that brought it."""
+    compared: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
+    """The rows of each segment that were compared with an index file."""
     on_nothing: int = 0
     """Rows whose vector nothing else holds: a flipped bit in it cannot be seen."""
 
@@ -51,6 +55,7 @@ class Checked:
             "rows": self.rows,
             "ids_in_bloom_filters": self.ids_in_filters,
             "vectors_in_index_files": self.vectors_in_indexes,
+            "vectors_in_log": self.vectors_in_log,
             "rows_on_nothing": self.on_nothing,
         }
 
@@ -143,6 +148,9 @@ def _check(store: Store, sample: float, advance: Advance, notes: Findings, met: 
         done.ids_in_filters += found["filtered"]
         done.vectors_in_indexes += compared
         done.on_nothing += rows - compared
+        done.compared[table_id, segment.id] = compared
+    if sample >= 1:
+        _hold_against_log(store, done, met, notes)
     logged = _read_log_rows(store, notes, advance)
     done.rows += logged
     done.on_nothing += logged
@@ -309,6 +317,32 @@ def _read_log_rows(store: Store, notes: Findings, advance: Advance) -> int:
             except (DamageError, OSError) as e:
                 notes.error("wal-unreadable", f"{collection.name}/{partition.name}", str(e))
     return rows
+
+
+def _hold_against_log(store: Store, done: Checked, met: Watch, notes: Findings) -> None:
+    """Compares vectors with the records that brought them, as far as the log still has these."""
+    if store.replay is None or not store.replay.logged:
+        return
+    from .wal.compared import against_log, tell
+
+    for table in store.replay.logged:
+        if table.schema.attributes:
+            continue
+        try:
+            with watching():  # what is met by reading again was said
+                for held in against_log(table, store.replay.segments.get(table.table_id, ()), store.replay.tails):
+                    if not _is_told(notes, table.table_id, held.segment):
+                        tell(table, held, met, notes)
+                    done.vectors_in_log += held.rows
+                    in_index = done.compared.get((table.table_id, held.segment.id), 0)
+                    done.on_nothing -= max(0, held.rows - in_index)
+        except (DamageError, OSError):
+            continue  # whoever reads the rows says so
+
+
+def _is_told(notes: Findings, table_id: str, segment: Segment) -> bool:
+    """Whether an index file has contradicted the segment's vectors already."""
+    return any(f.code == "vectors-differ" and f.where.startswith(f"{table_id}/{segment.id}/") for f in notes)
 
 
 def _bloom(segment: Segment, where: str, notes: Findings) -> BloomFilter | None:

@@ -10,6 +10,7 @@ import pytest
 
 from milvus_offline.milvus1.opening import open_store
 from milvus_offline.milvus1.salvage import collect
+from milvus_offline.milvus1.verify import check_store
 from milvus_offline.milvus1.wal import table as logtable
 
 from . import history
@@ -130,6 +131,8 @@ def check(server: Server, folder: Path) -> list[str]:
     if found != truth:
         differences = [f"{k}: too much {found[k] - truth[k]}, lacking {truth[k] - found[k]}" for k in truth if k in found]
         raise AssertionError("\n".join([*server.story, *told, f"{found.keys()} for {truth.keys()}", *differences]))
+    if differing := [f.message for f in check_store(store)[1] if f.code == "vectors-differ"]:
+        raise AssertionError("\n".join([*server.story, *differing]))
     codes = {f.code for f in store.findings}
     allowed = CODES | {"deletes-lost"} if owed else CODES
     if not codes <= allowed or ("flush-unrecorded" in codes and not any(t.unrecorded for t in server.alive())):

@@ -60,7 +60,7 @@ class Account:
 
 
 @dataclass
-class _Stored:
+class Stored:
     """Some rows of live segments, one array entry each: number of the segment, offset in it, id, whether it is live, and the
     place of its id among those that the log knows (-1: it does not)."""
 
@@ -71,9 +71,9 @@ class _Stored:
     live: Mask
     place: Ids
 
-    def only(self, mask: Mask) -> _Stored:
+    def only(self, mask: Mask) -> Stored:
         parts = (self.segment[mask], self.offsets[mask], self.ids[mask], self.live[mask], self.place[mask])
-        return _Stored(self.segments, *parts)
+        return Stored(self.segments, *parts)
 
     def hashes(self) -> Hashes:
         parts = [np.empty(0, np.uint64)]
@@ -116,13 +116,20 @@ def account(table: LoggedTable, segments: Sequence[Segment], until: int, *, race
     return result
 
 
+def find_live(segments: Sequence[Segment], ids: Ids) -> Stored:
+    """The live rows of all segments that have one of these ids (sorted, each once)."""
+    endless = np.full(len(ids), np.iinfo(np.int64).max)
+    stored = _find(segments, ids, endless, endless, everything=False)[0]
+    return stored.only(stored.live)
+
+
 def hashes_with_ids(segments: Sequence[Segment], ids: Ids) -> Hashes:
     """The hashes of stored rows, deleted ones too, that have one of these ids (sorted, each once)."""
     once = np.ones(len(ids), np.int64)
     return _find(segments, ids, once, once, everything=False)[0].hashes()
 
 
-def _find(segments: Sequence[Segment], known: Ids, wanted: Ids, most: Ids, *, everything: bool) -> tuple[_Stored, Ids]:
+def _find(segments: Sequence[Segment], known: Ids, wanted: Ids, most: Ids, *, everything: bool) -> tuple[Stored, Ids]:
     """The rows whose id is one of the `known`, or all, and how often each id is live.
 
     The newest segments come first: what the log still holds was written not long ago. The search ends once each id is live as
@@ -142,7 +149,7 @@ def _find(segments: Sequence[Segment], known: Ids, wanted: Ids, most: Ids, *, ev
         parts.append((np.full(len(ids), number), offsets, ids, live, place))
         found += np.bincount(place[live & (place >= 0)], minlength=len(known))
         seen += np.bincount(place[place >= 0], minlength=len(known))
-    return _Stored(order[: len(parts) - 1], *(np.concatenate(column) for column in zip(*parts, strict=True))), found
+    return Stored(order[: len(parts) - 1], *(np.concatenate(column) for column in zip(*parts, strict=True))), found
 
 
 def _hits(segment: Segment, known: Ids, everything: bool) -> tuple[Ids, Ids, Ids]:
@@ -164,7 +171,7 @@ def _hits(segment: Segment, known: Ids, everything: bool) -> tuple[Ids, Ids, Ids
     return offsets, found, places
 
 
-def _compare(result: Account, ids: Ids, gone: Mask, rows: Ids, stored: _Stored, until: int, *, raced: bool) -> None:
+def _compare(result: Account, ids: Ids, gone: Mask, rows: Ids, stored: Stored, until: int, *, raced: bool) -> None:
     # many: rows of the log and of segments, which only content tells apart
     """Decides by content: `rows` of the log against `stored` rows of segments that have their ids."""
     table = result.table

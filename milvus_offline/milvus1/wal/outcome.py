@@ -18,6 +18,7 @@ from ..segment.files import Segment
 
 if TYPE_CHECKING:
     from .rows import LogRows
+    from .table import LoggedTable
 
 
 @dataclass
@@ -41,6 +42,9 @@ class Replay:
     findings: Findings = field(default_factory=Findings)
     deleted: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     """By table_id: the ids that any delete in the log names, sorted; nothing of a log without records."""
+    logged: list[LoggedTable] = field(default_factory=list)
+    """Tables whose flushed records can be held against their segments, but for those that end at `tails`."""
+    tails: list[int] = field(default_factory=list)
     start: int = 0
     end: int | None = None
     """LSNs between which records were looked at; an `end` of None means all there were."""

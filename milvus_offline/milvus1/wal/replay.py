@@ -116,6 +116,9 @@ class Replayer:
             self._recover(self._tables[table_id])
         if self.catalog.knows_the_log and self.wal_enabled is not False:
             self.result.deleted = {t.table_id: np.unique((t.old_deletes + t.deletes).ids) for t in self._tables.values()}
+            odd = {*self.damaged, *self.opened.raced, *self._settlement.odd_tags}
+            self.result.logged = [t for t in self._tables.values() if t.old_rows and t.flush_lsn and t.table_id not in odd]
+            self.result.tails = self._settlement.tails
             self._find_lacking()
             self._strangers.report(self.result.findings)
             self._strangers.find_renamed(self._members, self.segments, self.result.findings)

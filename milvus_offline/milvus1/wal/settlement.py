@@ -66,7 +66,7 @@ class Settlement:
     def _bring_back(self, verdict: Verdict) -> None:
         a, table = verdict.account, verdict.account.table
         if len(verdict.taken):
-            place = _place(a.lsns[verdict.taken])
+            place = place_in_log(a.lsns[verdict.taken])
             self.result.rows[table.table_id].append(verdict.rows("wal-lost", verdict.taken))
             self._warn(
                 "flush-lost",
@@ -76,7 +76,7 @@ class Settlement:
                 len(verdict.taken),
             )
         if len(verdict.differing):
-            place = _place(a.lsns[verdict.differing])
+            place = place_in_log(a.lsns[verdict.differing])
             self._warn(
                 "log-differs",
                 table.place,
@@ -142,7 +142,7 @@ class Settlement:
         self.result.findings.warning(code, where, message, rows)
 
 
-def _place(lsns: Lsns | Ids) -> str:
+def place_in_log(lsns: Lsns | Ids) -> str:
     """Where in the log records end, for a person."""
     first, last = int(lsns.min()), int(lsns.max())
     if first == last:
