@@ -14,7 +14,7 @@ from .catalog.rows import Catalog, TableRow, version_key
 from .disk import Disk
 from .layout import TABLES, FileType
 from .live import Choice, Leftover, LiveSet
-from .segment.deletes import NO_WITNESS, OF_DELETES, Witness
+from .segment.deletes import NO_WITNESS, OF_DELETES, Witness, exchanged
 from .segment.files import Segment
 from .segment.opening import Folder, open_segment
 from .segment.plain import PlainTable
@@ -54,6 +54,21 @@ class Choices:
             self.damage[table.table_id] = lost
         self.findings += [f for f in notes if f.severity is not Severity.ERROR]
         self.opened.update((table.table_id, s.id) for s in segments)
+        return segments
+
+    def exchanged(self, segments: dict[str, list[Segment]]) -> dict[str, list[Segment]]:
+        """The segments of all tables; where two lists of deletions have changed places, each with its own."""
+        others = [s for found in segments.values() for s in found if s.deletes is not None]
+        if not others:
+            return segments
+        rows = (c.row for collection in self.live.collections for p in collection.partitions for c in p.choices)
+        counts = {(r.table_id, r.segment_id): r.row_count for r in rows if r.file_id == r.segment_id}
+        for table_id, found in segments.items():
+            for i, segment in enumerate(found):
+                count = counts.get((table_id, segment.id))
+                if count is not None and (own := exchanged(segment, count, others)) is not None:
+                    found[i] = own[0]
+                    self.findings.append(own[1])
         return segments
 
     def leftovers(self) -> list[Leftover]:

@@ -120,7 +120,7 @@ class Opening:
         segments = {p.table.table_id: choices.open(p.table, p.choices, self.schemas[c.table.table_id]) for c, p in partitions}
         return replace(
             self,
-            segments=segments,
+            segments=choices.exchanged(segments),
             live=replace(self.live, leftovers=choices.leftovers()),
             damage=choices.damage,
             findings=(*self.findings, *choices.findings),

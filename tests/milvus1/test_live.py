@@ -77,7 +77,11 @@ def test_dead_states(b: StoreBuilder, types: tuple[int, ...], kind: str | None) 
     b.segment("c", rows(100, 101))
     store = open_store(b.write())
     assert content(store) == {("c", "_default"): bag(rows(100, 101))}
-    told = {(NEW_INDEX,): ["segment-unknown"], (TO_DELETE,): ["put-aside-alone"]}  # no later segment has the rows
+    told = {
+        (): ["segment-unknown"],
+        (NEW_INDEX,): ["segment-unknown"],
+        (TO_DELETE,): ["put-aside-alone"],
+    }  # no later segment has the rows
     assert codes(store) == told.get(types, [])
     waiting = {k: n for k, n in survey(store).items() if n}
     assert waiting == ({kind: 5} if kind else {})

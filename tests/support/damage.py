@@ -28,6 +28,8 @@ class Mutant:
         self.touched: set[str] = set()
         self.log: list[str] = []
         self.recipe = ""
+        self.bare = False
+        """Whether it is read without a catalog."""
         for folder in sorted({Path(f).parent for f in original.files}):
             (root / folder).mkdir(parents=True, exist_ok=True)
         for name in original.files:
@@ -733,6 +735,33 @@ def catalog_segment_lost(m: Mutant, rng: random.Random) -> None:
     if live := sorted(i for i, s in m.base.live.items() if s.rows):
         segment = rng.choice(live)
         _edited(m, f"{segment} lost", f"DELETE FROM TableFiles WHERE segment_id = '{segment}'")
+
+
+@recipe
+def catalog_put_aside(m: Mutant, rng: random.Random) -> None:
+    """The catalog calls a live segment put aside for deletion."""
+    if live := sorted(i for i, s in m.base.live.items() if s.rows):
+        segment = rng.choice(live)
+        change = f"UPDATE TableFiles SET file_type = 4 WHERE segment_id = '{segment}' AND file_id = segment_id"
+        _edited(m, f"{segment} put aside", change)
+
+
+@recipe
+def catalog_and_vectors_lost(m: Mutant, rng: random.Random) -> None:
+    """No catalog, no log, and none of the vectors of a table: the store is read without a catalog."""
+    tables = sorted({s.split("/")[2] for s in m.base.segments if s.split("/")[3] in m.base.live})
+    if tables and m.files("meta.sqlite"):
+        m.bare = True
+        for name in ("wal", *m.files(folder="db/meta."), *m.files(".rv", folder=f"db/tables/{rng.choice(tables)}/")):
+            m.remove(name)
+
+
+@recipe
+def folder_is_elsewhere(m: Mutant, rng: random.Random) -> None:
+    """db, or tables in it, is a link to a volume that is not mounted."""
+    name = rng.choice(("db", "db/tables"))
+    m.remove(name, "a link to nowhere")
+    (m.root / name).symlink_to("/mnt/nowhere/db")
 
 
 @recipe

@@ -12,6 +12,7 @@ wrote, up to now and in all versions from 0.8 on, the three agree. What makes th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -200,6 +201,29 @@ def says_too_much(segment: Segment, row_count: int, named: npt.NDArray[np.int64]
         "another segment. The rows that it names are left out; --salvage deleted exports them"
     )
     return Finding(Severity.WARNING, "deleted-docs-damaged", segment.where, text, known)
+
+
+def exchanged(segment: Segment, row_count: int, others: Iterable[Segment]) -> tuple[Segment, Finding] | None:
+    """The segment with its own deletions, where its list and that of one of `others` have changed places: its list is what the
+    other's bloom filter knows, and the other's what its own does. Otherwise None, and nothing tells (see `says_too_much`)."""
+    expected = segment.stored - row_count
+    if segment.deletes is not None or segment.deleted_path is None or not 0 <= expected < segment.deleted:
+        return None
+    with fileio.forgiving(False):
+        removed, listed = _removed(segment, expected), _read(segment, NO_WITNESS).dead.offsets()
+        if removed is None or len(removed[0]) != expected:
+            return None
+        own = removed[0].offsets()
+        for other in others:
+            theirs = _read(other, NO_WITNESS).dead.offsets()
+            if other.deletes is not None and np.array_equal(other.deletes, listed) and np.array_equal(theirs, own):
+                text = (
+                    f"{segment.deleted_path} is that of segment {other.id}, and {other.deleted_path} is this one's, as catalog "
+                    "and bloom filters tell: the two files have changed places. The rows that were deleted here are left out"
+                )
+                finding = Finding(Severity.WARNING, "deleted-docs-damaged", segment.where, text, segment.deleted - expected)
+                return replace(segment, deletes=own, deleted=len(own)), finding
+    return None
 
 
 def _contradicts(segment: Segment, listed: _Listed, expected: int | None) -> bool:
