@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from pymilvus import MilvusClient
+from pymilvus.grpc_gen import milvus_pb2
 from support.array_source import ArraySource, floats
 from support.milvus_proxy import milvus_proxy
+from support.milvus_proxy import refusal as busy
 from support.milvus_server import shared_milvus
 
 from milvus_offline.commands.load import load_verdict
@@ -234,7 +236,8 @@ def test_no_load_loads_nothing(server: str, tmp_path: Path, name: str) -> None:
 def test_what_newer_servers_refuse_is_kept_to_waited_for_or_told(
     server: str, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A message over their own limit, a description too long, a state in which they take no rows, no memory to load."""
+    """A message over their own limit, a description too long, a state in which they take no rows, a flush too soon,
+    no memory to load."""
     tags = [f"a tag of many letters and blanks, {'x' * 80} {n}" for n in range(9)]
     rows = ArraySource({name: {t: [(np.arange(400) + 400 * n, floats(400, 8, n))] for n, t in enumerate(tags)}})
     with milvus_proxy(server, "2.6.19") as proxy:
@@ -246,13 +249,16 @@ def test_what_newer_servers_refuse_is_kept_to_waited_for_or_told(
             return answer
 
         proxy.max_insert, proxy.deny, proxy.no_memory = 10_000, "force deny", True
+        too_soon = iter([milvus_pb2.FlushResponse(status=busy(8, "rate limit exceeded[rate=0.1]", retriable=True))])
         proxy._refuse_Insert = once  # type: ignore[method-assign]
+        proxy._refuse_Flush = lambda request: next(too_soon, None)  # type: ignore[method-assign]
         with caplog.at_level(logging.WARNING, "milvus_offline"):
             report = load(rows, proxy.uri, tmp_path, names="sanitize")
     assert (report.exit_code, report.rows) == (3, 3600)
     assert "load-refused" in codes(report)
     assert proxy.calls.count("Insert") > 9 + 1
-    (told,) = [r.getMessage() for r in caplog.records if "waiting" in r.getMessage()]
+    assert proxy.calls.count("Flush") == 2
+    told, *_ = [r.getMessage() for r in caplog.records if "waiting" in r.getMessage()]
     assert "waiting for the server, up to 300 s: quota exceeded[reason=force deny]" in told
     with Client(Connection(server)) as client:
         client.load(name)
