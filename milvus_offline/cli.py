@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
+import importlib
 import io
 import os
 import re
@@ -51,13 +51,12 @@ class _Commands(click.Group):
     """Imports a command's module only when that command runs, so that --help answers at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in COMMANDS if _module_exists(_ALIASES.get(name, name))]
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        target = _ALIASES.get(cmd_name, cmd_name)
-        if cmd_name not in COMMANDS or not _module_exists(target):
+        if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"{__package__}.commands.{target}")
+        module = importlib.import_module(f"{__package__}.commands.{_ALIASES.get(cmd_name, cmd_name)}")
         command: click.Command = module.command
         return command
 
@@ -102,10 +101,6 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
-
-
-def _module_exists(name: str) -> bool:
-    return importlib.util.find_spec(f"{__package__}.commands.{name}") is not None
 
 
 _EPILOG = (

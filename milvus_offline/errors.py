@@ -6,10 +6,7 @@ The exit code of the command line is the error's `exit_code`.
 
 from __future__ import annotations
 
-import shlex
-import shutil
 import sys
-from pathlib import Path
 
 
 class MilvusOfflineError(Exception):
@@ -73,6 +70,10 @@ def pip_install(extra: str = "") -> str:
 
     A tool that was installed with pipx, or is called by its path, has a Python that the shell does not know.
     """
+    import shlex  # rarely needed, and every command loads this module
+    import shutil
+    from pathlib import Path
+
     here, found = Path(sys.executable), shutil.which("pip")
     ours = found is not None and Path(found).parent == here.parent
     pip = "pip" if ours else f"{shlex.quote(str(here))} -m pip"
