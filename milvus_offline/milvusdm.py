@@ -116,7 +116,7 @@ def read_task(path: str | os.PathLike[str]) -> DmTask:
     document = read_document(path, "the task file", decoded)
     if not isinstance(document, dict) or not document:
         raise UsageError(f"{path}: expected one of these tasks at the top: {', '.join(KEYS)}")
-    reader = _Reader(str(path))
+    reader = _TaskReader(str(path))
     reader.known(document, tuple(KEYS), "")
     if len(document) > 1:
         raise UsageError(f"{path}: holds {len(document)} tasks ({', '.join(document)}); write one task per file")
@@ -139,7 +139,7 @@ def _decoded(raw: bytes) -> tuple[str | bytes, str | None]:
     return raw.decode("latin-1"), "latin1"
 
 
-class _Reader:
+class _TaskReader:
     """Checks the values of one file."""
 
     def __init__(self, path: str) -> None:

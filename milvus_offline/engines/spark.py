@@ -43,7 +43,7 @@ class MilvusOffline(DataSource):  # type: ignore[misc]
         return ", ".join(columns)
 
     def reader(self, schema: Any) -> DataSourceReader:
-        return _Reader(self._open(), int(self.options.get("parts", "64")))
+        return _SparkReader(self._open(), int(self.options.get("parts", "64")))
 
 
 def _column(attribute: Attribute) -> str:
@@ -56,7 +56,7 @@ class _Partition(InputPartition):  # type: ignore[misc]
         super().__init__(part)
 
 
-class _Reader(DataSourceReader):  # type: ignore[misc]
+class _SparkReader(DataSourceReader):  # type: ignore[misc]
     def __init__(self, table: Table, wanted: int) -> None:
         self._parts = table.parts(wanted)
 

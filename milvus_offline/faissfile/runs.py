@@ -72,7 +72,7 @@ class Runs:
 
     def batches(self, fd: int, path: object, rows: int) -> Iterator[tuple[Int64s, Bytes2D]]:
         """(ids int64 [n], bytes uint8 [n, width]) with n ≤ `rows`, in order. The arrays are overwritten by the next batch."""
-        reader = _Reader(self, fd, path, max(min(rows, _STAGING // self.stride), 1))
+        reader = _RunReader(self, fd, path, max(min(rows, _STAGING // self.stride), 1))
         k, skipped, count = 0, 0, len(self.rows)
         while k < count:
             many = reader.together(k) if skipped == 0 else 0
@@ -104,7 +104,7 @@ def single_run(
     )
 
 
-class _Reader:
+class _RunReader:
     """The buffers of one pass over the runs."""
 
     def __init__(self, runs: Runs, fd: int, path: object, capacity: int) -> None:

@@ -30,7 +30,7 @@ from .layout import BLOOM_FILTER, DELETED_DOCS, ID, INDEX_NAMES, LENGTH, MAX_DIM
 from .location import Location
 from .segment.files import read_header
 from .segment.opening import Folder
-from .segment.rawfile import dated_files
+from .segment.rawfile import files_by_date
 from .wal.log import Walk, open_log, read_ids
 
 _GENERATED = re.compile(r"\d{16,20}")
@@ -81,7 +81,7 @@ def _read_map(path: Path) -> dict[str, tuple[str, str]]:
 
 
 @dataclass
-class _Table:
+class _Inferred:
     folder: str
     row_bytes: int | None = None
     rows: list[FileRow] = field(default_factory=list)
@@ -164,10 +164,10 @@ def _say(notes: Findings, code: str, where: str, message: str) -> None:
     notes.warning(code, where, message)
 
 
-def _survey_all(names: Iterable[str], disk: Disk, notes: Findings) -> tuple[dict[str, _Table], Generation]:
+def _survey_all(names: Iterable[str], disk: Disk, notes: Findings) -> tuple[dict[str, _Inferred], Generation]:
     """What all tables tell. Segments are of 0.7 or later; where there are none, files below dates are of 0.5 or 0.6 (§8)."""
     tables = {name: _survey(name, disk, notes) for name in names}
-    older = {name: files for name in tables if (files := dated_files(disk.roots, name))}
+    older = {name: files for name in tables if (files := files_by_date(disk.roots, name))}
     if not older or any(t.rows for t in tables.values()):
         for name, files in older.items():
             _say(notes, "dated-files", name, f"{len(files)} files of Milvus 0.5 or 0.6 lie beside segments; they are not read")
@@ -178,13 +178,13 @@ def _survey_all(names: Iterable[str], disk: Disk, notes: Findings) -> tuple[dict
         found = survey_table(name, disk.roots, notes)
         row_bytes = None if found.dimension is None else 4 * found.dimension
         engine = max((_engine_named(n) for n in found.index_types), default=EngineType.FAISS_IDMAP)
-        tables[name] = _Table(name, row_bytes, list(found.files), engine=engine, metric=found.metric)
+        tables[name] = _Inferred(name, row_bytes, list(found.files), engine=engine, metric=found.metric)
     return tables, Generation.V05
 
 
-def _survey(name: str, disk: Disk, notes: Findings, only: Collection[str] | None = None) -> _Table:
+def _survey(name: str, disk: Disk, notes: Findings, only: Collection[str] | None = None) -> _Inferred:
     """What the segment folders of a table tell: bytes per row (as most of them have it), index types, some ids."""
-    table = _Table(name)
+    table = _Inferred(name)
     widths: Counter[int] = Counter()
     folders: list[tuple[Folder, str]] = []
     for number, segment_id in enumerate(sorted(disk.segments(name)), 1):
@@ -213,7 +213,7 @@ def _survey(name: str, disk: Disk, notes: Findings, only: Collection[str] | None
     return table
 
 
-def _measure(table: _Table, folder: Folder, widths: Counter[int]) -> None:
+def _measure(table: _Inferred, folder: Folder, widths: Counter[int]) -> None:
     if not folder.raw or not folder.ids:
         if folder.ids and (width := _width_of_indexes(folder)) is not None:
             widths[width] += read_header(folder.path / folder.ids[0]).bytes // ID.itemsize
@@ -268,7 +268,7 @@ class _LogHints:
             except DamageError:
                 return
 
-    def name_partitions(self, tables: Mapping[str, _Table]) -> None:
+    def name_partitions(self, tables: Mapping[str, _Inferred]) -> None:
         if self._log is None:
             return
         unnamed = [t for t in tables.values() if _GENERATED.fullmatch(t.folder) and t.ids]
@@ -312,8 +312,10 @@ class _LogHints:
         return None
 
 
-def _table_rows(tables: Mapping[str, _Table], log: _LogHints, assumptions: Assumptions, notes: Findings) -> Iterable[TableRow]:
-    members: dict[str, list[_Table]] = defaultdict(list)
+def _table_rows(
+    tables: Mapping[str, _Inferred], log: _LogHints, assumptions: Assumptions, notes: Findings
+) -> Iterable[TableRow]:
+    members: dict[str, list[_Inferred]] = defaultdict(list)
     for table in tables.values():
         assert table.place is not None
         members[table.place[0]].append(table)
@@ -373,7 +375,7 @@ def _table_rows(tables: Mapping[str, _Table], log: _LogHints, assumptions: Assum
             )
 
 
-def _rename(table: _Table, collection: str) -> None:
+def _rename(table: _Inferred, collection: str) -> None:
     raise UsageError(
         f"the folder {printable(table.folder)!r} cannot be the default partition of {printable(collection)!r}: that folder "
         "always has the collection's name. In the partition map, rename the collection, or give the folder another partition"
@@ -381,7 +383,7 @@ def _rename(table: _Table, collection: str) -> None:
 
 
 def _metric(
-    collection: str, parts: list[_Table], row_bytes: int, log: _LogHints, assumptions: Assumptions, notes: Findings
+    collection: str, parts: list[_Inferred], row_bytes: int, log: _LogHints, assumptions: Assumptions, notes: Findings
 ) -> MetricType:
     assumed = assumptions.metrics.get(collection)
     told = next((t.metric for t in parts if t.metric), None)
@@ -390,7 +392,7 @@ def _metric(
     return assumed or told or _guess_metric(collection, parts, row_bytes, log, notes)
 
 
-def _guess_metric(collection: str, parts: list[_Table], row_bytes: int, log: _LogHints, notes: Findings) -> MetricType:
+def _guess_metric(collection: str, parts: list[_Inferred], row_bytes: int, log: _LogHints, notes: Findings) -> MetricType:
     binary = log.is_binary(collection)
     how = "by the log's records"
     if row_bytes % 4:

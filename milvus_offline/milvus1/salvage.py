@@ -23,7 +23,7 @@ from .segment.files import Segment, read_header
 from .segment.opening import open_segment
 
 if TYPE_CHECKING:
-    from .segment.rawfile import LegacyRawFile
+    from .segment.rawfile import RawFile
 
 KINDS = {
     "unseen": "acknowledged rows in the log that the server never applied (tag `_default`, or a tag with blanks)",
@@ -123,7 +123,7 @@ def _put_together(items: Iterable[Salvaged]) -> list[Salvaged]:
 def _segments(store: Store, wanted: Sequence[str], notes: Findings) -> list[Salvaged]:
     """The segments beside the live ones, without those whose rows are live, or are in a newer one of these."""
     places = _places(store)
-    opened: dict[str, list[tuple[Leftover, Segment | LegacyRawFile]]] = defaultdict(list)
+    opened: dict[str, list[tuple[Leftover, Segment | RawFile]]] = defaultdict(list)
     for leftover in _leftovers(store):
         if leftover.kind in wanted:
             segment = _open(store, leftover, notes)
@@ -133,7 +133,7 @@ def _segments(store: Store, wanted: Sequence[str], notes: Findings) -> list[Salv
     result = []
     for collection, members in opened.items():  # one after the other: the hashes of a collection's rows are kept meanwhile
         held = _live_among(store, collection, [s for _, s in members])
-        tables: dict[str, list[tuple[Leftover, Segment | LegacyRawFile]]] = defaultdict(list)
+        tables: dict[str, list[tuple[Leftover, Segment | RawFile]]] = defaultdict(list)
         for leftover, segment in members:
             tables[leftover.table_id].append((leftover, segment))
         for table_id, parts in tables.items():
@@ -144,7 +144,7 @@ def _segments(store: Store, wanted: Sequence[str], notes: Findings) -> list[Salv
     return result
 
 
-def _live_among(store: Store, collection: str, segments: Sequence[Segment | LegacyRawFile]) -> Hashes:
+def _live_among(store: Store, collection: str, segments: Sequence[Segment | RawFile]) -> Hashes:
     """The hashes of those live rows of a collection whose ids are in these segments, sorted; each live row is read once."""
     found = store.get(collection)
     if found is None:
@@ -158,8 +158,8 @@ def _copied(batch: Batch) -> Batch:
 
 
 def _each_once(
-    parts: Sequence[tuple[Leftover, Segment | LegacyRawFile]], held: Hashes, collection: str, notes: Findings
-) -> list[tuple[Leftover, Segment | LegacyRawFile]]:
+    parts: Sequence[tuple[Leftover, Segment | RawFile]], held: Hashes, collection: str, notes: Findings
+) -> list[tuple[Leftover, Segment | RawFile]]:
     """Those of a table's segments whose rows are neither all live (`held`) nor all in a newer one of them."""
     contents = Contents()
     left = []
@@ -208,7 +208,7 @@ def _schema(store: Store, schema: Schema) -> Schema:
     )
 
 
-def _open(store: Store, leftover: Leftover, notes: Findings) -> Segment | LegacyRawFile | None:
+def _open(store: Store, leftover: Leftover, notes: Findings) -> Segment | RawFile | None:
     try:
         if store.catalog.generation is Generation.V05:
             from .v05 import open_leftover

@@ -26,7 +26,7 @@ from .segment.files import Segment
 if TYPE_CHECKING:
     from ..search import Found, Hits
     from ..search.blocks import Opened
-    from .segment.rawfile import LegacyRawFile
+    from .segment.rawfile import RawFile
     from .wal.log import Log
     from .wal.outcome import Replay
     from .wal.rows import LogRows
@@ -38,7 +38,7 @@ class Partition:
 
     name: str
     schema: Schema
-    segments: tuple[Segment | LegacyRawFile, ...]
+    segments: tuple[Segment | RawFile, ...]
     log: tuple[LogRows, ...] = ()
 
     @cached_property

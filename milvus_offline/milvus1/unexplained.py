@@ -39,7 +39,7 @@ from .copies import among, by_ids, hashes_among, hashes_of, ids_alone, live_ids,
 from .disk import Disk
 from .layout import ID, FileType
 from .live import LiveSet
-from .segment.files import Column, Segment, read_columns
+from .segment.files import ArrayInFile, Segment, read_columns
 from .segment.opening import open_segment
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def _with_deleted(piece: Piece) -> Piece:
 def _ids(piece: Piece) -> Iterator[Ids]:
     """The ids of a segment's stored rows, or of another piece's rows, in parts that are arrays of their own."""
     if isinstance(piece, Segment):
-        for (ids,), _ in read_columns([Column(piece.ids_path, ID, 1)], piece.stored, 0, _CHUNK_BYTES, None):
+        for (ids,), _ in read_columns([ArrayInFile(piece.ids_path, ID, 1)], piece.stored, 0, _CHUNK_BYTES, None):
             yield ids[:, 0].copy()
     else:
         yield from live_ids(piece)

@@ -24,7 +24,7 @@ from .copies import Contents, all_in, drop_contained, end_merges, hashes_of, hol
 from .layout import FileType, MetricType
 from .live import Choice, Leftover, LivePartition, LiveSet
 from .segment.indexfile import read_index_file, read_raw_file, type_of
-from .segment.rawfile import LegacyRawFile, dated_files, open_raw_file, raw_file_path
+from .segment.rawfile import RawFile, files_by_date, open_raw_file, raw_file_path
 from .store import Collection, Partition, Store
 
 
@@ -49,7 +49,7 @@ class _Damaged:
 
     finding: Finding
     rows: int | None
-    raw: LegacyRawFile | None = None
+    raw: RawFile | None = None
 
 
 def _open_table(
@@ -59,8 +59,8 @@ def _open_table(
     roots: Sequence[Path],
     findings: Findings,
     catalog: Catalog,
-) -> list[LegacyRawFile]:
-    files: list[LegacyRawFile] = []
+) -> list[RawFile]:
+    files: list[RawFile] = []
     damaged: list[_Damaged] = []
     for choice in p.choices:
         found = _open(choice, schema, roots, findings)
@@ -81,7 +81,7 @@ def _open_table(
     return _restore(files, damaged, indexes, schema, roots, contents, findings)
 
 
-def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: Findings) -> LegacyRawFile | _Damaged:
+def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: Findings) -> RawFile | _Damaged:
     row = choice.row
     where = _where(row)
     hint = row.row_count if 0 < row.row_count < 1 << 31 else None
@@ -103,7 +103,7 @@ def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: Findi
 
 
 def _without_parts_of_merges(
-    damaged: Sequence[_Damaged], kept: Sequence[LegacyRawFile], contents: Contents, findings: Findings
+    damaged: Sequence[_Damaged], kept: Sequence[RawFile], contents: Contents, findings: Findings
 ) -> list[_Damaged]:
     """Without a catalog: a cut file whose readable rows are in other files is a merge's source, or was to be its result."""
     lost = []
@@ -116,7 +116,7 @@ def _without_parts_of_merges(
     return lost
 
 
-def _open_merges(merges: Iterable[FileRow], schema: Schema, roots: Sequence[Path]) -> Iterator[LegacyRawFile]:
+def _open_merges(merges: Iterable[FileRow], schema: Schema, roots: Sequence[Path]) -> Iterator[RawFile]:
     """The complete ones of the files that merges were writing."""
     for row in merges:
         path = raw_file_path(roots, row.table_id, row.date, row.file_id)
@@ -131,14 +131,14 @@ def _open_merges(merges: Iterable[FileRow], schema: Schema, roots: Sequence[Path
 
 
 def _restore(  # many: raw files and index files of one table, and where both are looked for
-    files: Sequence[LegacyRawFile],
+    files: Sequence[RawFile],
     damaged: Iterable[_Damaged],
     indexes: Iterable[FileRow],
     schema: Schema,
     roots: Sequence[Path],
     contents: Contents,
     findings: Findings,
-) -> list[LegacyRawFile]:
+) -> list[RawFile]:
     """`files` and what is left of the `damaged` ones, or in their place the index files that still hold their rows."""
     result = list(files)
     found = _without_raw_file([contents.live(f) for f in files], indexes, schema, roots, findings)
@@ -169,7 +169,7 @@ def _restore(  # many: raw files and index files of one table, and where both ar
 
 def _without_raw_file(
     held: list[Hashes], indexes: Iterable[FileRow], schema: Schema, roots: Sequence[Path], findings: Findings
-) -> list[tuple[LegacyRawFile, Hashes]]:
+) -> list[tuple[RawFile, Hashes]]:
     """The index files whose rows are in none of the raw files, whose rows are `held`. Of two with the same rows the first."""
     found = []
     for row in indexes:
@@ -182,7 +182,7 @@ def _without_raw_file(
                 raise DamageError(path, f"holds {stored.vector_type.value} vectors of dimension {stored.dimension}")
             if not stored.own_ids:
                 raise DamageError(path, "the file is cut before the ids")
-            index = LegacyRawFile(row.file_id, str(path), schema, stored, FileType.INDEX.name)
+            index = RawFile(row.file_id, str(path), schema, stored, FileType.INDEX.name)
             rows = np.sort(hashes_of(index.batches()))
         except (DamageError, UsageError, OSError) as e:
             findings.info("index-unusable", _where(row), f"its rows cannot be used: {e}")
@@ -193,7 +193,7 @@ def _without_raw_file(
     return found
 
 
-def _stand_in(d: _Damaged, found: list[tuple[LegacyRawFile, Hashes]]) -> LegacyRawFile | None:
+def _stand_in(d: _Damaged, found: list[tuple[RawFile, Hashes]]) -> RawFile | None:
     """Takes the index file out of `found` that belongs to the damaged raw file; None when it has none, or no more rows."""
     left = hashes_of(d.raw.batches()) if d.raw is not None else ()
     for k, (index, rows) in enumerate(found):
@@ -207,11 +207,11 @@ def _where(row: FileRow) -> str:
     return f"{row.table_id}/{row.date}/{row.file_id}"
 
 
-def _place(file: LegacyRawFile) -> str:
+def _place(file: RawFile) -> str:
     return "/".join(Path(file.path).parts[-3:])
 
 
-def _compare_count(row: FileRow, raw: LegacyRawFile, findings: Findings) -> None:
+def _compare_count(row: FileRow, raw: RawFile, findings: Findings) -> None:
     """`row_count` is a hint only (§7.6); without a catalog it is -1."""
     rows = raw.rows + raw.lost
     if row.row_count not in (rows, -1):
@@ -239,7 +239,7 @@ def survey_table(table_id: str, roots: Sequence[Path], notes: Findings) -> Surve
     dimensions: Counter[int] = Counter()
     metrics: Counter[str] = Counter()
     kinds = set()
-    for (date, file_id), path in dated_files(roots, table_id).items():
+    for (date, file_id), path in files_by_date(roots, table_id).items():
         row = FileRow(len(files) + 1, table_id, FileType.RAW, file_id=file_id, row_count=-1, date=date)
         try:
             kind = type_of(path)
@@ -274,7 +274,7 @@ def leftovers(store: Store) -> list[Leftover]:
     live = {s.paths[0] for c in store.collections for p in c.partitions for s in p.segments}
     result = []
     for table_id in store.disk.tables():
-        for (date, file_id), path in dated_files(store.location.roots, table_id).items():
+        for (date, file_id), path in files_by_date(store.location.roots, table_id).items():
             if str(path) in live:
                 continue
             row = rows.get((table_id, date, file_id))
@@ -299,7 +299,7 @@ _NOT_LIVE: dict[int, tuple[SalvageKind, str]] = {
 }
 
 
-def open_leftover(leftover: Leftover, schema: Schema | None, roots: Sequence[Path]) -> tuple[LegacyRawFile | None, Findings]:
+def open_leftover(leftover: Leftover, schema: Schema | None, roots: Sequence[Path]) -> tuple[RawFile | None, Findings]:
     """The raw file of a leftover; None for an index file. What the file tells goes before `schema`.
 
     Raises DamageError, UsageError, OSError.

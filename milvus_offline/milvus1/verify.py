@@ -24,7 +24,7 @@ from .segment.bloom import BloomFilter, read_filter
 from .segment.files import Segment
 from .segment.indexfile import check as check_index
 from .segment.indexfile import read_index_file
-from .segment.rawfile import LegacyRawFile
+from .segment.rawfile import RawFile
 from .segment.restored import RestoredSegment
 from .wal.log import Walk
 
@@ -66,7 +66,7 @@ class CheckSegment:
 
     id: str
     where: str
-    segment: Segment | LegacyRawFile
+    segment: Segment | RawFile
     indexes: tuple[tuple[FileRow, Path | None], ...] = ()
     """The index files that the catalog lists, and where they are."""
 
@@ -164,11 +164,11 @@ def _check(store: Store, sample: float, advance: Advance, notes: Findings, met: 
 
 def _work(
     store: Store, sample: float, by_segment: Mapping[tuple[str, str], list[FileRow]]
-) -> Iterator[tuple[Segment | LegacyRawFile, str, CheckSegment | None]]:
+) -> Iterator[tuple[Segment | RawFile, str, CheckSegment | None]]:
     """All segments with the id of their table, and the task that reads those that were chosen."""
     chosen = _chosen(store, sample)
     for partition, segment, table_id in _segments(store):
-        legacy = isinstance(segment, LegacyRawFile)
+        legacy = isinstance(segment, RawFile)
         if not legacy and segment.id not in chosen:
             yield segment, table_id, None
             continue
@@ -200,19 +200,19 @@ class _Told:
         self._bytes += nbytes
         self._tell(rows, nbytes)
 
-    def rest(self, segment: Segment | LegacyRawFile) -> None:
+    def rest(self, segment: Segment | RawFile) -> None:
         self._tell(segment.rows - self._rows, segment.bytes - self._bytes)
 
 
 def weigh(store: Store, sample: float) -> tuple[int, int]:
     """Rows and bytes that `check_store` reads of a store, for its progress."""
     chosen = _chosen(store, sample)
-    read = [s for _, s, _ in _segments(store) if s.id in chosen or isinstance(s, LegacyRawFile)]
+    read = [s for _, s, _ in _segments(store) if s.id in chosen or isinstance(s, RawFile)]
     logs = [rows for c in store.collections for p in c.partitions for rows in p.log]
     return sum(x.rows for x in (*read, *logs)), sum(x.bytes for x in (*read, *logs))
 
 
-def _segments(store: Store) -> Iterator[tuple[Partition, Segment | LegacyRawFile, str]]:
+def _segments(store: Store) -> Iterator[tuple[Partition, Segment | RawFile, str]]:
     for collection, live in zip(store.collections, store.selection.collections, strict=True):
         tables = {p.tag: p.table.table_id for p in live.partitions}
         for partition in collection.partitions:
@@ -240,7 +240,7 @@ def _compare_counts(catalog: Catalog, segment: Segment, table_id: str, rows: lis
 
 
 def _read_rows(
-    where: str, segment: Segment | LegacyRawFile, bloom: BloomFilter | None, notes: Findings, advance: Advance
+    where: str, segment: Segment | RawFile, bloom: BloomFilter | None, notes: Findings, advance: Advance
 ) -> tuple[int, int]:
     """How many rows came, and the sum of their ids modulo 2^64."""
     rows = absent = strange = id_sum = 0

@@ -244,8 +244,8 @@ def _is_url(address: str) -> bool:
 SCHEMES: list[Kind] = [
     Kind("milvus1://HOST:PORT", lambda a: a.startswith("milvus1://"), "milvus1.server"),
     Kind("milvus1:PATH", lambda a: a.startswith("milvus1:"), "milvus1.store"),
-    Kind("http(s)://HOST:PORT", _is_url, "milvus.kinds", "Server"),
-    Kind("./some.db", lambda a: "://" not in a and a.endswith(".db"), "milvus.kinds", "Lite"),
+    Kind("http(s)://HOST:PORT", _is_url, "milvus.kinds", "MilvusServer"),
+    Kind("./some.db", lambda a: "://" not in a and a.endswith(".db"), "milvus.kinds", "MilvusLite"),
 ]
 """Targets of `load`; the first that recognises an address takes it."""
 

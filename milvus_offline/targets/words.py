@@ -22,7 +22,7 @@ Server = Literal["lite", "server", "zilliz"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class LoadChoices:
     """What a person may choose for every load into Milvus 2.x."""
 
     mode: Mode = "error"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 
-class Column(NamedTuple):
+class CatalogColumn(NamedTuple):
     """One column: its declarations in the CREATE TABLE of a server 1.1.1, to SQLite and to MySQL, letter by letter."""
 
     name: str
@@ -25,44 +25,44 @@ class Column(NamedTuple):
 _LATER = "0.7"
 _SINCE_06 = "0.6 0.7"
 
-SCHEMA: dict[str, tuple[Column, ...]] = {
-    "Environment": (Column("global_lsn", "INTEGER DEFAULT (0) NOT NULL", "BIGINT NOT NULL"),),
+SCHEMA: dict[str, tuple[CatalogColumn, ...]] = {
+    "Environment": (CatalogColumn("global_lsn", "INTEGER DEFAULT (0) NOT NULL", "BIGINT NOT NULL"),),
     "Tables": (
-        Column("id", "INTEGER PRIMARY KEY NOT NULL", "BIGINT PRIMARY KEY AUTO_INCREMENT"),
-        Column("table_id", "TEXT UNIQUE NOT NULL", "VARCHAR(255) UNIQUE NOT NULL"),
-        Column("state", "INTEGER NOT NULL", "INT NOT NULL"),
-        Column("dimension", "INTEGER NOT NULL", "SMALLINT NOT NULL"),
-        Column("created_on", "INTEGER NOT NULL", "BIGINT NOT NULL"),
-        Column("flag", "INTEGER DEFAULT (0) NOT NULL", "BIGINT DEFAULT 0 NOT NULL"),
-        Column("index_file_size", "INTEGER NOT NULL", "BIGINT DEFAULT 1024 NOT NULL"),
-        Column("engine_type", "INTEGER NOT NULL", "INT DEFAULT 1 NOT NULL"),
-        Column("index_params", "TEXT NOT NULL", "VARCHAR(512) NOT NULL", _LATER),
-        Column("nlist", versions="0.5 0.6"),
-        Column("metric_type", "INTEGER NOT NULL", "INT DEFAULT 1 NOT NULL"),
-        Column("owner_table", "TEXT DEFAULT ('') NOT NULL", "VARCHAR(255) NOT NULL", _SINCE_06),
-        Column("partition_tag", "TEXT DEFAULT ('') NOT NULL", "VARCHAR(255) NOT NULL", _SINCE_06),
-        Column("version", "TEXT DEFAULT ('1.1.1') NOT NULL", "VARCHAR(64) DEFAULT '1.1.1'", _SINCE_06),
-        Column("flush_lsn", "INTEGER NOT NULL", "BIGINT DEFAULT 0 NOT NULL", _LATER),
+        CatalogColumn("id", "INTEGER PRIMARY KEY NOT NULL", "BIGINT PRIMARY KEY AUTO_INCREMENT"),
+        CatalogColumn("table_id", "TEXT UNIQUE NOT NULL", "VARCHAR(255) UNIQUE NOT NULL"),
+        CatalogColumn("state", "INTEGER NOT NULL", "INT NOT NULL"),
+        CatalogColumn("dimension", "INTEGER NOT NULL", "SMALLINT NOT NULL"),
+        CatalogColumn("created_on", "INTEGER NOT NULL", "BIGINT NOT NULL"),
+        CatalogColumn("flag", "INTEGER DEFAULT (0) NOT NULL", "BIGINT DEFAULT 0 NOT NULL"),
+        CatalogColumn("index_file_size", "INTEGER NOT NULL", "BIGINT DEFAULT 1024 NOT NULL"),
+        CatalogColumn("engine_type", "INTEGER NOT NULL", "INT DEFAULT 1 NOT NULL"),
+        CatalogColumn("index_params", "TEXT NOT NULL", "VARCHAR(512) NOT NULL", _LATER),
+        CatalogColumn("nlist", versions="0.5 0.6"),
+        CatalogColumn("metric_type", "INTEGER NOT NULL", "INT DEFAULT 1 NOT NULL"),
+        CatalogColumn("owner_table", "TEXT DEFAULT ('') NOT NULL", "VARCHAR(255) NOT NULL", _SINCE_06),
+        CatalogColumn("partition_tag", "TEXT DEFAULT ('') NOT NULL", "VARCHAR(255) NOT NULL", _SINCE_06),
+        CatalogColumn("version", "TEXT DEFAULT ('1.1.1') NOT NULL", "VARCHAR(64) DEFAULT '1.1.1'", _SINCE_06),
+        CatalogColumn("flush_lsn", "INTEGER NOT NULL", "BIGINT DEFAULT 0 NOT NULL", _LATER),
     ),
     "TableFiles": (
-        Column("id", "INTEGER PRIMARY KEY NOT NULL", "BIGINT PRIMARY KEY AUTO_INCREMENT"),
-        Column("table_id", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
-        Column("segment_id", "TEXT DEFAULT ('') NOT NULL", "VARCHAR(255) NOT NULL", _LATER),
-        Column("engine_type", "INTEGER NOT NULL", "INT DEFAULT 1 NOT NULL"),
-        Column("file_id", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
-        Column("file_type", "INTEGER NOT NULL", "INT DEFAULT 0 NOT NULL"),
-        Column("file_size", "INTEGER DEFAULT (0) NOT NULL", "BIGINT DEFAULT 0 NOT NULL"),
-        Column("row_count", "INTEGER DEFAULT (0) NOT NULL", "BIGINT DEFAULT 0 NOT NULL"),
-        Column("updated_time", "INTEGER NOT NULL", "BIGINT NOT NULL"),
-        Column("created_on", "INTEGER NOT NULL", "BIGINT NOT NULL"),
-        Column("date", "INTEGER NOT NULL", "INT DEFAULT -1 NOT NULL"),
-        Column("flush_lsn", "INTEGER NOT NULL", "BIGINT DEFAULT 0 NOT NULL", _LATER),
+        CatalogColumn("id", "INTEGER PRIMARY KEY NOT NULL", "BIGINT PRIMARY KEY AUTO_INCREMENT"),
+        CatalogColumn("table_id", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
+        CatalogColumn("segment_id", "TEXT DEFAULT ('') NOT NULL", "VARCHAR(255) NOT NULL", _LATER),
+        CatalogColumn("engine_type", "INTEGER NOT NULL", "INT DEFAULT 1 NOT NULL"),
+        CatalogColumn("file_id", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
+        CatalogColumn("file_type", "INTEGER NOT NULL", "INT DEFAULT 0 NOT NULL"),
+        CatalogColumn("file_size", "INTEGER DEFAULT (0) NOT NULL", "BIGINT DEFAULT 0 NOT NULL"),
+        CatalogColumn("row_count", "INTEGER DEFAULT (0) NOT NULL", "BIGINT DEFAULT 0 NOT NULL"),
+        CatalogColumn("updated_time", "INTEGER NOT NULL", "BIGINT NOT NULL"),
+        CatalogColumn("created_on", "INTEGER NOT NULL", "BIGINT NOT NULL"),
+        CatalogColumn("date", "INTEGER NOT NULL", "INT DEFAULT -1 NOT NULL"),
+        CatalogColumn("flush_lsn", "INTEGER NOT NULL", "BIGINT DEFAULT 0 NOT NULL", _LATER),
     ),
     "Fields": (
-        Column("collection_id", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
-        Column("field_name", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
-        Column("field_type", "INTEGER NOT NULL", "INT DEFAULT 0 NOT NULL"),
-        Column("field_params", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
+        CatalogColumn("collection_id", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
+        CatalogColumn("field_name", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
+        CatalogColumn("field_type", "INTEGER NOT NULL", "INT DEFAULT 0 NOT NULL"),
+        CatalogColumn("field_params", "TEXT NOT NULL", "VARCHAR(255) NOT NULL"),
     ),
 }
 """The tables of a catalog in the order in which a server creates them, with their columns in order (§2.2, §2.3)."""

@@ -31,7 +31,7 @@ from .columns import (
     repair_double_encoding,
 )
 from .dumpfiles import Witnesses
-from .dumprows import Dump, Found
+from .dumprows import Dump, FoundRows
 from .statements import TOOL_LINE, Statements
 
 __all__ = ["Dump", "looks_like_dump", "read_dump", "repair_double_encoding"]
@@ -85,7 +85,7 @@ def read_dump(path: str | os.PathLike[str], database: str | None = None) -> Dump
     """
     path = fileio.as_path(path)
     notes: list[str] = []
-    found = Found(path)
+    found = FoundRows(path)
     return found.choose(database, any(_read_into(found, path, notes)), notes)
 
 
@@ -96,7 +96,7 @@ def read_dumps(origin: Path, parts: Sequence[tuple[str | None, str, Path]], data
     order of the columns that the table's own file of SQL gives. What the tool noted beside is compared with what was read.
     """
     notes: list[str] = []
-    found = Found(origin)
+    found = FoundRows(origin)
     cut, frames = False, []
     lengths: dict[str, int] = {}
     columns: dict[tuple[str | None, str], tuple[str, ...]] = {}
@@ -113,7 +113,7 @@ def read_dumps(origin: Path, parts: Sequence[tuple[str | None, str, Path]], data
 
 
 def _read_tabs(
-    found: Found,
+    found: FoundRows,
     path: Path,
     notes: list[str],
     database: str | None,
@@ -153,7 +153,7 @@ def _field(raw: bytes) -> object:
 
 
 def _read_into(
-    found: Found,
+    found: FoundRows,
     path: Path,
     notes: list[str],
     database: str | None = None,
@@ -252,7 +252,7 @@ _XML_ILLEGAL_CR = re.compile(rb"[\x00-\x08\x0b-\x1f]")  # XML turns a lone CR in
 _XML_BACK = {_PRIVATE + i: i for i in range(32)}
 
 
-def _read_xml(path: Path, first: bytes, source: Generator[bytes], found: Found, notes: list[str]) -> bool:
+def _read_xml(path: Path, first: bytes, source: Generator[bytes], found: FoundRows, notes: list[str]) -> bool:
     """mysqldump --xml. Parsed as latin1, so that no byte is an error, and decoded like SQL. Returns whether it was cut."""
     from xml.parsers import expat
 
@@ -290,7 +290,7 @@ _TAGS = frozenset(
 class _Xml:
     """Elements of mysqldump --xml -> rows."""
 
-    def __init__(self, path: Path, found: Found) -> None:
+    def __init__(self, path: Path, found: FoundRows) -> None:
         self.path, self.found = path, found
         self.database: str | None = None
         self.table: str | None = None

@@ -33,7 +33,7 @@ class Dump:
         return self.cut or bool(self.damage)
 
 
-class Found:
+class FoundRows:
     """The Milvus tables of every database in a dump."""
 
     def __init__(self, path: Path) -> None:

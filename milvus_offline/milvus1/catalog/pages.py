@@ -325,7 +325,7 @@ def _record(payload: bytes, encoding: str) -> Values:
     return values
 
 
-Found = dict[str, dict[int, dict[str, object]]]
+_PageRows = dict[str, dict[int, dict[str, object]]]
 """Table -> row id -> row."""
 
 
@@ -343,7 +343,7 @@ class _Salvage:
 
     def run(self) -> ReadableTables:
         notes = self.pages.notes
-        found: Found = {}
+        found: _PageRows = {}
         walked: list[str] = []
         whole, roots = self._schema()
         for table, (root, columns) in roots.items():
@@ -461,7 +461,7 @@ class _Salvage:
 
     # Single pages
 
-    def _scan(self, wanted: list[str], found: Found, columns: dict[str, tuple[str, ...]]) -> None:
+    def _scan(self, wanted: list[str], found: _PageRows, columns: dict[str, tuple[str, ...]]) -> None:
         """Adds rows of `wanted` from all leaf pages outside of whole trees; of several versions of a row the newest is kept."""
         best: dict[str, dict[int, tuple[tuple[int, int], dict[str, object]]]] = {t: {} for t in wanted}
         for number in self.pages.numbers:

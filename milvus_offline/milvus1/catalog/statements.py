@@ -14,7 +14,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from .columns import COLUMNS, canonical_table, create_columns, decode, is_milvus, is_misspelt, known_columns, unquote
-from .dumprows import Found
+from .dumprows import FoundRows
 from .tokens import IDENTIFIER, LINE, LITERAL, PUNCTUATION, QUOTED, QUOTED_PLAIN, Cut, Strange, Tokens, shown, unquoted
 
 MAX_CREATE = 1 << 20
@@ -51,7 +51,7 @@ FRAME = frozenset({"banner", "settings"})
 class Statements(Tokens):
     """Walks the statements of a dump, one after the other."""
 
-    def __init__(self, path: Path, first: bytes, source: Generator[bytes], found: Found, notes: list[str]) -> None:
+    def __init__(self, path: Path, first: bytes, source: Generator[bytes], found: FoundRows, notes: list[str]) -> None:
         super().__init__(path, first, source, found)
         self.notes = notes
         self.database: str | None = None

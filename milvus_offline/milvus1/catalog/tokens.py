@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import DamageError
 from ...names import printable
-from .dumprows import Found
+from .dumprows import FoundRows
 
 LOOKAHEAD = 2048
 """Bytes that are kept in the buffer, so that no identifier or number is cut."""
@@ -60,7 +60,7 @@ class Strange(Exception):
 class Tokens:
     """Walks the tokens of a dump, holding a chunk and at most one of them."""
 
-    def __init__(self, path: Path, first: bytes, source: Generator[bytes], found: Found) -> None:
+    def __init__(self, path: Path, first: bytes, source: Generator[bytes], found: FoundRows) -> None:
         self.path, self.source, self.found = path, source, found
         self.buffer, self.at, self.base = first, 0, 0
         self.backslash = True

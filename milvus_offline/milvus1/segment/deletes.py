@@ -26,7 +26,7 @@ from ...model import Finding, Severity
 from ...watch import named, union, watching
 from ..layout import BLOOM_FILTER, DELETED_DOCS, OFFSET
 from .dead import DeadRows
-from .files import Column, Segment, read_columns, read_header
+from .files import ArrayInFile, Segment, read_columns, read_header
 
 OF_DELETES = frozenset(
     {"row-count-differs", *(f"deleted-docs-{x}" for x in ("missing", "short", "unreadable", "damaged", "outside"))}
@@ -144,7 +144,7 @@ def _read_entries(segment: Segment, path: str, listed: _Listed, witness: Witness
     outside = zeros = equal = came = 0
     last = -1
     with watching() as met:
-        for (chunk,), _ in read_columns([Column(path, OFFSET, 1)], listed.entries, 0, _CHUNK_BYTES, None, segment.where):
+        for (chunk,), _ in read_columns([ArrayInFile(path, OFFSET, 1)], listed.entries, 0, _CHUNK_BYTES, None, segment.where):
             entries = chunk[:, 0]
             came += len(entries)
             outside += listed.dead.add(entries)

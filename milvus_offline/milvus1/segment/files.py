@@ -131,7 +131,7 @@ class Segment:
         Read as `batches` reads; ids in unreadable places are 0 here. Raises DamageError.
         """
         ids = buffer((min(max_rows, self.stored),), ID)
-        with _Reader(Column(self.ids_path, ID, 1), self.where) as reader:
+        with _ArrayReader(ArrayInFile(self.ids_path, ID, 1), self.where) as reader:
             for first in range(0, self.stored, max_rows):
                 part = ids[: min(max_rows, self.stored - first)]
                 if len(reader.read(part, first)):
@@ -143,7 +143,7 @@ class Segment:
 
         While nobody watches, an unreadable place is a DamageError."""
         first = 0
-        columns = [Column(self.ids_path, ID, 1)]
+        columns = [ArrayInFile(self.ids_path, ID, 1)]
         for (ids,), lost in read_columns(columns, self.stored, 0, max_rows * ID.itemsize, None, self.where):
             span = len(ids) + len(lost)
             offsets = np.arange(first, first + span)
@@ -209,15 +209,15 @@ class Segment:
 
     def _read(self, dead: DeadRows | None, max_bytes: int, start: int) -> Iterator[Batch]:
         """The rows but for the `dead` ones."""
-        columns = [Column(self.ids_path, ID, 1), Column(self.raw_path, self.schema.dtype, self.schema.width)]
-        columns += [Column(path, np.dtype(dtype), 1) for _, dtype, path in self.attribute_paths]
+        columns = [ArrayInFile(self.ids_path, ID, 1), ArrayInFile(self.raw_path, self.schema.dtype, self.schema.width)]
+        columns += [ArrayInFile(path, np.dtype(dtype), 1) for _, dtype, path in self.attribute_paths]
         first = start if dead is None else dead.row_of_live(start)
         names = [name for name, _, _ in self.attribute_paths]
         for (ids, vectors, *attributes), lost in read_columns(columns, self.stored, first, max_bytes, dead, self.where):
             yield Batch(ids[:, 0], vectors, {n: a[:, 0] for n, a in zip(names, attributes, strict=True)}, lost)
 
 
-class Column(NamedTuple):
+class ArrayInFile(NamedTuple):
     """One fixed-width array in a file, after its length header."""
 
     path: str
@@ -230,7 +230,7 @@ class Column(NamedTuple):
 
 
 def read_columns(
-    columns: Sequence[Column], stored: int, first: int, max_bytes: int, dead: DeadRows | None, where: str = ""
+    columns: Sequence[ArrayInFile], stored: int, first: int, max_bytes: int, dead: DeadRows | None, where: str = ""
 ) -> Iterator[tuple[list[Array], Places]]:
     """Walks several files of equal row count together in windows of at most `max_bytes` of the widest one.
 
@@ -243,7 +243,7 @@ def read_columns(
     buffers = [buffer((step, c.width), c.dtype) for c in columns]
     compacted: list[Array] = []
     with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(_Reader(c, where)) for c in columns]
+        readers = [stack.enter_context(_ArrayReader(c, where)) for c in columns]
         while first < stored:
             count = min(step, stored - first)
             alive = None
@@ -270,10 +270,10 @@ def read_columns(
             first += count
 
 
-class _Reader:
+class _ArrayReader:
     """Reads rows of one column, around unreadable places while somebody watches."""
 
-    def __init__(self, column: Column, where: str) -> None:
+    def __init__(self, column: ArrayInFile, where: str) -> None:
         self._column, self._where = column, where
         self._watch = watch()
         self._finder: Finder | None = None
@@ -281,7 +281,7 @@ class _Reader:
         """Bytes that the finder has not seen yet: it looks when their reader is done with them, which has them in the cache."""
         self._places: Ranges = []
 
-    def __enter__(self) -> _Reader:
+    def __enter__(self) -> _ArrayReader:
         column = self._column
         self._fd = fileio.open_read(column.path)
         if self._watch is not None:
@@ -340,7 +340,7 @@ def read_deleted(path: str | None) -> Iterator[npt.NDArray[np.int32]]:
     """
     if path is not None:
         entries = read_header(path).bytes // OFFSET.itemsize
-        for (chunk,), _ in read_columns([Column(path, OFFSET, 1)], entries, 0, _CHUNK * OFFSET.itemsize, None):
+        for (chunk,), _ in read_columns([ArrayInFile(path, OFFSET, 1)], entries, 0, _CHUNK * OFFSET.itemsize, None):
             yield chunk[:, 0]
 
 

@@ -35,7 +35,7 @@ def raw_file_path(roots: Sequence[Path], table_id: str, date: int, file_id: str)
     return None
 
 
-def dated_files(roots: Iterable[Path], table_id: str) -> dict[tuple[int, str], Path]:
+def files_by_date(roots: Iterable[Path], table_id: str) -> dict[tuple[int, str], Path]:
     """Every file `tables/<table_id>/<date>/<file_id>` by (date, file_id); of several the first root's, as above."""
     found: dict[tuple[int, str], Path] = {}
     for root in reversed(list(roots)):
@@ -46,7 +46,7 @@ def dated_files(roots: Iterable[Path], table_id: str) -> dict[tuple[int, str], P
 
 
 @dataclass(frozen=True, eq=False)
-class LegacyRawFile:
+class RawFile:
     """The rows of one file of 0.5/0.6 as a piece of a partition.
 
     `id` is its file_id; `lost` rows were cut off with the file's end. `state` is the type of the file as Milvus names it:
@@ -87,7 +87,7 @@ class LegacyRawFile:
 
 def open_raw_file(
     path: str | os.PathLike[str], *, file_id: str, schema: Schema, where: str | None = None, state: str = "RAW"
-) -> tuple[LegacyRawFile, Findings]:
+) -> tuple[RawFile, Findings]:
     """The raw file at `path`, as far as it can be read, and what is wrong with it (said of `where`).
 
     A cut file gives the rows that have both their vector and their id. As the ids stand after all vectors, a file that was
@@ -108,4 +108,4 @@ def open_raw_file(
     if not stored.own_ids and stored.rows:
         text = "the file holds no ids, which no server writes: row numbers are used instead"
         notes.warning("row-numbers", where, text, stored.rows)
-    return LegacyRawFile(file_id, os.fspath(path), schema, stored, state), notes
+    return RawFile(file_id, os.fspath(path), schema, stored, state), notes

@@ -80,7 +80,7 @@ class Child:
         return found
 
 
-class _Reader:
+class _ReplyReader:
     """A process that has the index open and answers one question after the other."""
 
     def __init__(self, child: Child) -> None:
@@ -136,18 +136,18 @@ class _Idle:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: list[tuple[_Reader, threading.Timer]] = []
+        self._waiting: list[tuple[_ReplyReader, threading.Timer]] = []
         self._ending = False
 
-    def take(self, child: Child) -> _Reader:
+    def take(self, child: Child) -> _ReplyReader:
         """One that has it open, or a new one."""
         while (reader := self._pop(child)) is not None:
             if reader.process.poll() is None:
                 return reader
             reader.close()
-        return _Reader(child)
+        return _ReplyReader(child)
 
-    def _pop(self, child: Child) -> _Reader | None:
+    def _pop(self, child: Child) -> _ReplyReader | None:
         with self._lock:
             for k, (reader, timer) in enumerate(self._waiting):
                 if reader.child == child:
@@ -156,7 +156,7 @@ class _Idle:
                     return reader
         return None
 
-    def put(self, reader: _Reader) -> None:
+    def put(self, reader: _ReplyReader) -> None:
         if self._ending:  # a thread that begins now would never run
             reader.close()
             return
@@ -169,7 +169,7 @@ class _Idle:
         for old in surplus:
             self._end(old)
 
-    def _end(self, reader: _Reader) -> None:
+    def _end(self, reader: _ReplyReader) -> None:
         with self._lock:
             mine = [(r, t) for r, t in self._waiting if r is reader]
             self._waiting = [(r, t) for r, t in self._waiting if r is not reader]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lite(LiteOptions):
+class MilvusLite(LiteOptions):
     """A load into Milvus Lite."""
 
     def open(self, address: str) -> MilvusTarget:
@@ -20,7 +20,7 @@ class Lite(LiteOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Server(ServerOptions):
+class MilvusServer(ServerOptions):
     """A load into a server or Zilliz Cloud."""
 
     def open(self, address: str) -> MilvusTarget:

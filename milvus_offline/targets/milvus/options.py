@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiteOptions(words.Choices):
+class LiteOptions(words.LoadChoices):
     """Options of a load into Milvus Lite, a folder on this machine.
 
     `field_names`: those of the ids and of the vectors. `load`: whether collections are loaded into memory afterwards.
@@ -66,7 +66,7 @@ class LiteOptions(words.Choices):
         from .terms import LoadOptions
 
         id_field, vector_field = self.field_names
-        chosen = {f.name: getattr(self, f.name) for f in fields(words.Choices)}
+        chosen = {f.name: getattr(self, f.name) for f in fields(words.LoadChoices)}
         return LoadOptions(
             **{**chosen, "metric": self.metric.upper() if self.metric else None},
             id_field=id_field,

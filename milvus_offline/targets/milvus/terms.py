@@ -12,7 +12,7 @@ from .. import LoadPlan, words
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadOptions(words.Choices):
+class LoadOptions(words.LoadChoices):
     """What decides what a collection becomes; the values of the command line's options."""
 
     id_field: str = "id"

@@ -149,7 +149,7 @@ class _Segment:
 
 
 @dataclass(frozen=True)
-class _Table:
+class _NewTable:
     """A collection or a partition of the plan, with its segments."""
 
     row: TableRow
@@ -184,7 +184,7 @@ class StoreTarget(LoadTarget):
         self.where = (PREFIX, str(self.path))
         self.jobs = self.options.jobs or min(2, os.cpu_count() or 1)
         self._ledger: Ledger
-        self._tables: list[_Table] = []
+        self._tables: list[_NewTable] = []
         self._settings: list[Settings] = []
         self._clone = False
         self._names: dict[str, str] = {}
@@ -241,7 +241,7 @@ class StoreTarget(LoadTarget):
         finished = self.path / DB
         return finished if finished.is_dir() else self.path / UNFINISHED
 
-    def _lay_out(self, collections: Sequence[SourceCollection], created_on: int) -> Iterator[_Table]:
+    def _lay_out(self, collections: Sequence[SourceCollection], created_on: int) -> Iterator[_NewTable]:
         numbers = Numbers(created_on)
         row_id = 0
         for collection, chosen in zip(collections, self._settings, strict=True):
@@ -277,10 +277,10 @@ class StoreTarget(LoadTarget):
                     _Segment(number := numbers.take(), f"{row_id}:{number}", tuple(group), sum(s.rows for s in group))
                     for group in groups(partition.pieces, rows_each, clone=self._clone and not auto)
                 ]
-                yield _Table(row, tuple(segments), schema.row_bytes, next_id if auto else None)
+                yield _NewTable(row, tuple(segments), schema.row_bytes, next_id if auto else None)
                 next_id += partition.rows
 
-    def _tasks(self, table: _Table) -> Iterator[Task]:
+    def _tasks(self, table: _NewTable) -> Iterator[Task]:
         next_id = table.first_id
         for segment in table.segments:
             folder = self._db / TABLES / table.row.table_id / segment.id

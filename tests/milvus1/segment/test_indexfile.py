@@ -13,7 +13,7 @@ import pytest
 from milvus_offline.errors import DamageError, UsageError
 from milvus_offline.milvus1.segment import indexfile
 from milvus_offline.milvus1.segment.indexfile import StoredVectors, check, read_container, read_index_file
-from milvus_offline.milvus1.segment.rawfile import LegacyRawFile, open_raw_file, raw_file_path
+from milvus_offline.milvus1.segment.rawfile import RawFile, open_raw_file, raw_file_path
 from milvus_offline.model import Piece, Schema, VectorType
 from milvus_offline.sources.faiss.source import open_faiss
 
@@ -246,7 +246,7 @@ def test_raw_files_of_0_5(rows: int, metric: int, tmp_path: Path) -> None:
     path = tmp_path / "1574067145"
     path.write_bytes(raw_file(x, ids, metric))
     opened, notes = open_raw_file(path, file_id="7", schema=Schema("c", 6))
-    piece: LegacyRawFile = pickle.loads(pickle.dumps(opened))
+    piece: RawFile = pickle.loads(pickle.dumps(opened))
     assert notes == []
     assert isinstance(piece, Piece) and (piece.id, piece.rows, piece.lost) == ("7", rows, 0)
     for start in (0, rows // 2, rows):
