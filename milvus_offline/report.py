@@ -30,7 +30,7 @@ def inspect_document(store: Store, options: Sequence[str] = ()) -> dict[str, Any
     """The document of `inspect --json` (a contract, see docs/commands.md); `options` are words of the command line."""
     from .milvus1.salvage import survey
 
-    log, replay = store.log, store.replay
+    log, replay = store.wal, store.replay
     health = _Health(store.findings)
     collections = [
         {

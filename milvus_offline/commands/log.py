@@ -78,14 +78,14 @@ def log_store(store: Store) -> None:
     log = logging.getLogger("milvus_offline")
     log.info("store %s, roots %s", store.path, ", ".join(map(str, store.location.roots)))
     log.info("catalog %s, version %s", store.catalog.origin, store.catalog.version or "unknown")
-    if store.log is None:
+    if store.wal is None:
         log.info("no write-ahead log")
     else:
         log.info(
             "write-ahead log %s, %s, acknowledged LSN %s",
-            store.log.folder,
-            count(len(store.log.files), "file"),
-            store.log.acknowledged,
+            store.wal.folder,
+            count(len(store.wal.files), "file"),
+            store.wal.acknowledged,
         )
     for c in store.collections:
         for p in c.partitions:

@@ -342,7 +342,7 @@ class Store(Mapping[str, Collection]):
     findings: tuple[Finding, ...]
     selection: LiveSet = field(repr=False)
     disk: Disk = field(repr=False)
-    log: Log | None = None
+    wal: Log | None = None
     replay: Replay | None = None
 
     def __getitem__(self, name: str) -> Collection:

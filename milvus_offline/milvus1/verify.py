@@ -154,10 +154,10 @@ def _check(store: Store, sample: float, advance: Advance, notes: Findings, met: 
     logged = _read_log_rows(store, notes, advance)
     done.rows += logged
     done.on_nothing += logged
-    if store.log is not None:
-        walk = Walk(store.log, Findings())
-        start = (store.replay.start if store.replay else 0) if store.log.files else 0
-        first = min((f.number for f in store.log.files), default=0) << 32
+    if store.wal is not None:
+        walk = Walk(store.wal, Findings())
+        start = (store.replay.start if store.replay else 0) if store.wal.files else 0
+        first = min((f.number for f in store.wal.files), default=0) << 32
         done.records = sum(1 for _ in walk.records(min(first, start)))
     return done
 

@@ -9,7 +9,7 @@ stores the vectors themselves, a lost `.rv` can be put together again:
 
 | since | change                                                                                        |
 |-------|-----------------------------------------------------------------------------------------------|
-| 0.5   | the container; `IVF` of type 1 is a raw file (`legacy.py`); the ids inside are the user's        |
+| 0.5   | the container; `IVF` of type 1 is a raw file (`rawfile.py`); the ids inside are the user's        |
 | 0.7   | the ids inside are row offsets                                                                |
 | 0.8   | ANNOY                                                                                         |
 | later | `NSG` begins with the metric (in 0.5 and 0.6 it does not)                                      |

@@ -24,7 +24,7 @@ from ...findings import Findings
 from ...guard import explained
 from ...ledger import Ledger
 from ...manifest import LEDGER
-from ...milvus1.catalog import write as create
+from ...milvus1.catalog import write as catalog
 from ...milvus1.catalog.rows import FileRow, TableRow
 from ...milvus1.extents import whole_segment
 from ...milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_ID, ID, META, TABLES, WAL
@@ -211,7 +211,7 @@ class StoreTarget(LoadTarget):
         for c, found in zip(source.collections, self._settings, strict=True):
             name = self._names[c.schema.name]
             if o.new_catalog == "mysql":
-                create.check_mysql(name, c.schema.dimension, found.index_params)
+                catalog.check_mysql(name, c.schema.dimension, found.index_params)
             planned.append(CollectionPlan.of(c, found, name))
         return Plan({"kind": "milvus1", "where": self.name}, planned, notes)
 
@@ -220,7 +220,7 @@ class StoreTarget(LoadTarget):
         self._ledger = ledger
         with explained("create", self.path):
             if _PLAN not in ledger.done:
-                ledger.add({_PLAN: {"created_on": create.microseconds(), "clone": self._can_clone(source)}})
+                ledger.add({_PLAN: {"created_on": catalog.microseconds(), "clone": self._can_clone(source)}})
             created_on = int(ledger.done[_PLAN]["created_on"])
             self._clone = bool(ledger.done[_PLAN].get("clone"))
             self._tables = list(self._lay_out(source.collections, created_on))
@@ -269,7 +269,7 @@ class StoreTarget(LoadTarget):
                     metric_type=chosen.metric,
                     owner_table="" if root else name,
                     partition_tag="" if root else partition.name,
-                    version=create.VERSION,
+                    version=catalog.VERSION,
                     flush_lsn=0,
                 )
                 rows_each = _rows_per_segment(chosen.index_file_size, schema.row_bytes)
@@ -308,12 +308,12 @@ class StoreTarget(LoadTarget):
             files = list(self._files(results))
             rows = [t.row for t in self._tables]
             if mysql:
-                self._replace(self.path / MYSQL_CATALOG, lambda p: create.write_mysql(p, rows, files))
+                self._replace(self.path / MYSQL_CATALOG, lambda p: catalog.write_mysql(p, rows, files))
             else:
-                self._replace(db / META, lambda p: create.write_sqlite(p, rows, files))
+                self._replace(db / META, lambda p: catalog.write_sqlite(p, rows, files))
             for folder in (WAL, "logs"):
                 (self.path / folder).mkdir(exist_ok=True)
-            fileio.write_text(self.path / CONFIG, create.server_config(self._server_root(notes), mysql=mysql))
+            fileio.write_text(self.path / CONFIG, catalog.server_config(self._server_root(notes), mysql=mysql))
             if db.name == UNFINISHED:
                 db.rename(self.path / DB)
             fileio.sync_folder(self.path)
@@ -332,8 +332,8 @@ class StoreTarget(LoadTarget):
         """Opens the new store as any other and counts."""
         from ...milvus1.opening import open_store
 
-        catalog = self.path / MYSQL_CATALOG if self.options.new_catalog == "mysql" else None
-        store = open_store(self.path, catalog=catalog)
+        given = self.path / MYSQL_CATALOG if self.options.new_catalog == "mysql" else None
+        store = open_store(self.path, catalog=given)
         found = {(c.schema.name, p.name): p.rows for c in store.collections for p in c.partitions}
         notes = Findings()
         for table in self._tables:
@@ -358,18 +358,18 @@ class StoreTarget(LoadTarget):
                     segment_id=segment.id,
                     engine_type=table.row.engine_type,
                     file_id=segment.id,
-                    file_type=create.file_type_for(table.row.engine_type, int(results[segment.task_id]["rows"])),
+                    file_type=catalog.file_type_for(table.row.engine_type, int(results[segment.task_id]["rows"])),
                     file_size=int(results[segment.task_id]["file_size"]),
                     row_count=int(results[segment.task_id]["rows"]),
                     updated_time=created_on,
                     created_on=created_on,
-                    date=create.date_of(created_on),
+                    date=catalog.date_of(created_on),
                     flush_lsn=0,
                 )
 
     def _server_root(self, notes: Findings) -> str:
         root = self.options.server_path or str(self.path)
-        if create.is_server_path(root):
+        if catalog.is_server_path(root):
             return root
         text = (
             f"a 1.1.1 server does not accept the path {root} (only letters, digits, _ and single -); {CONFIG} names "
