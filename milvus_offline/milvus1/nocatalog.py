@@ -81,7 +81,7 @@ def _read_map(path: Path) -> dict[str, tuple[str, str]]:
 
 
 @dataclass
-class _Source:
+class _Found:
     folder: str
     row_bytes: int | None = None
     rows: list[FileRow] = field(default_factory=list)
@@ -164,7 +164,7 @@ def _say(notes: Findings, code: str, where: str, message: str) -> None:
     notes.warning(code, where, message)
 
 
-def _survey_all(names: Iterable[str], disk: Disk, notes: Findings) -> tuple[dict[str, _Source], Generation]:
+def _survey_all(names: Iterable[str], disk: Disk, notes: Findings) -> tuple[dict[str, _Found], Generation]:
     """What all tables tell. Segments are of 0.7 or later; where there are none, files below dates are of 0.5 or 0.6 (§8)."""
     tables = {name: _survey(name, disk, notes) for name in names}
     older = {name: files for name in tables if (files := files_by_date(disk.roots, name))}
@@ -178,13 +178,13 @@ def _survey_all(names: Iterable[str], disk: Disk, notes: Findings) -> tuple[dict
         found = survey_table(name, disk.roots, notes)
         row_bytes = None if found.dimension is None else 4 * found.dimension
         engine = max((_engine_named(n) for n in found.index_types), default=EngineType.FAISS_IDMAP)
-        tables[name] = _Source(name, row_bytes, list(found.files), engine=engine, metric=found.metric)
+        tables[name] = _Found(name, row_bytes, list(found.files), engine=engine, metric=found.metric)
     return tables, Generation.V05
 
 
-def _survey(name: str, disk: Disk, notes: Findings, only: Collection[str] | None = None) -> _Source:
+def _survey(name: str, disk: Disk, notes: Findings, only: Collection[str] | None = None) -> _Found:
     """What the segment folders of a table tell: bytes per row (as most of them have it), index types, some ids."""
-    table = _Source(name)
+    table = _Found(name)
     widths: Counter[int] = Counter()
     folders: list[tuple[Folder, str]] = []
     for number, segment_id in enumerate(sorted(disk.segments(name)), 1):
@@ -213,7 +213,7 @@ def _survey(name: str, disk: Disk, notes: Findings, only: Collection[str] | None
     return table
 
 
-def _measure(table: _Source, folder: Folder, widths: Counter[int]) -> None:
+def _measure(table: _Found, folder: Folder, widths: Counter[int]) -> None:
     if not folder.raw or not folder.ids:
         if folder.ids and (width := _width_of_indexes(folder)) is not None:
             widths[width] += read_header(folder.path / folder.ids[0]).bytes // ID.itemsize
@@ -268,7 +268,7 @@ class _LogHints:
             except DamageError:
                 return
 
-    def name_partitions(self, tables: Mapping[str, _Source]) -> None:
+    def name_partitions(self, tables: Mapping[str, _Found]) -> None:
         if self._log is None:
             return
         unnamed = [t for t in tables.values() if _GENERATED.fullmatch(t.folder) and t.ids]
@@ -312,8 +312,8 @@ class _LogHints:
         return None
 
 
-def _table_rows(tables: Mapping[str, _Source], log: _LogHints, assumptions: Assumptions, notes: Findings) -> Iterable[TableRow]:
-    members: dict[str, list[_Source]] = defaultdict(list)
+def _table_rows(tables: Mapping[str, _Found], log: _LogHints, assumptions: Assumptions, notes: Findings) -> Iterable[TableRow]:
+    members: dict[str, list[_Found]] = defaultdict(list)
     for table in tables.values():
         assert table.place is not None
         members[table.place[0]].append(table)
@@ -373,7 +373,7 @@ def _table_rows(tables: Mapping[str, _Source], log: _LogHints, assumptions: Assu
             )
 
 
-def _rename(table: _Source, collection: str) -> None:
+def _rename(table: _Found, collection: str) -> None:
     raise UsageError(
         f"the folder {printable(table.folder)!r} cannot be the default partition of {printable(collection)!r}: that folder "
         "always has the collection's name. In the partition map, rename the collection, or give the folder another partition"
@@ -381,7 +381,7 @@ def _rename(table: _Source, collection: str) -> None:
 
 
 def _metric(
-    collection: str, parts: list[_Source], row_bytes: int, log: _LogHints, assumptions: Assumptions, notes: Findings
+    collection: str, parts: list[_Found], row_bytes: int, log: _LogHints, assumptions: Assumptions, notes: Findings
 ) -> MetricType:
     assumed = assumptions.metrics.get(collection)
     told = next((t.metric for t in parts if t.metric), None)
@@ -390,7 +390,7 @@ def _metric(
     return assumed or told or _guess_metric(collection, parts, row_bytes, log, notes)
 
 
-def _guess_metric(collection: str, parts: list[_Source], row_bytes: int, log: _LogHints, notes: Findings) -> MetricType:
+def _guess_metric(collection: str, parts: list[_Found], row_bytes: int, log: _LogHints, notes: Findings) -> MetricType:
     binary = log.is_binary(collection)
     how = "by the log's records"
     if row_bytes % 4:
