@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import polars
 import pyarrow as pa
@@ -15,12 +16,14 @@ import pytest
 from support.builder import StoreBuilder, join, rows
 from support.examples import examples, run_example
 from support.real import STORES, truth
+from support.tables import catalog_of, octets
 
 from milvus_offline import open_store
 from milvus_offline.arrow import owned_batches
 from milvus_offline.milvus1.layout import FieldType
+from milvus_offline.model import Batch
 
-NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json") if not p.parent.name.startswith("mysql"))
+NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json"))
 
 
 def bag_of(reader: pa.RecordBatchReader) -> Counter[tuple[int, bytes]]:
@@ -35,7 +38,7 @@ def bag_of(reader: pa.RecordBatchReader) -> Counter[tuple[int, bytes]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_reader_gives_the_rows_of_the_server(name: str) -> None:
-    store = open_store(STORES / name / "store")
+    store = open_store(STORES / name / "store", **catalog_of(name))
     found = {(c.name, p.name): bag_of(p.to_reader(batch_rows=7)) for c in store.collections for p in c.partitions}
     assert found == truth(name)
 
@@ -91,6 +94,37 @@ def test_binary_vectors_are_fixed_size_binary(tmp_path: Path) -> None:
     table = pa.table(open_store(builder.write())["bits"]["_default"])
     assert table.schema.field("vector").type == pa.binary(2)
     assert table.column("vector").to_pylist() == [v.tobytes() for v in rows(range(5), dim=16, binary=True).vectors]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_partitions_of_any_kind_are_streams_to_everybody(binary: bool, tmp_path: Path) -> None:
+    def some(*ids: int) -> Batch:
+        return rows(*ids, dim=16, binary=binary)
+
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("odd", dim=16, metric="JACCARD" if binary else "IP")
+    builder.partition("odd", "empty")
+    builder.segment(builder.partition("odd", "all deleted")["table_id"], some(1, 2, 3), deleted=[0, 1, 2])
+    half = builder.partition("odd", "half")["table_id"]
+    builder.segment(half, some(4, 5, 6, 7), deleted=[0, 3])
+    builder.wal.insert("odd", some(8, 9), "half")
+    builder.partition("odd", "only in the log")
+    builder.wal.insert("odd", some(10), "only in the log")
+    odd = open_store(builder.write())["odd"]
+    expected = {"_default": [], "empty": [], "all deleted": [], "half": [5, 6, 8, 9], "only in the log": [10]}
+    assert list(odd) == list(expected)
+    for name, ids in expected.items():
+        partition = odd[name]
+        table = pa.table(partition)
+        assert table.schema == partition.to_reader().schema and table.column("id").to_pylist() == ids
+        assert [octets(v) for v in table.column("vector").to_pylist()] == (
+            [v.tobytes() for v in some(*ids).vectors] if ids else []
+        )
+        assert polars.DataFrame(partition).get_column("id").to_list() == ids
+        assert duckdb.sql("SELECT count(*) FROM partition").fetchall() == [(len(ids),)]
+        assert pa.RecordBatchReader.from_stream(partition, schema=table.schema).read_all() == table
+    names = pa.table(odd).column("partition").to_pylist()
+    assert Counter(names) == {name: len(ids) for name, ids in expected.items() if ids}
 
 
 def test_batches_are_no_larger_than_asked_and_stay_when_others_are_read(store: Path) -> None:

@@ -92,6 +92,20 @@ def test_memory_does_not_grow_with_the_rows(command: str, stores: tuple[Path, Pa
     assert used[1] < 120 * MIB
 
 
+ARROW = (
+    "import sys; from milvus_offline import open_store; import pyarrow.compute as pc;"
+    "found = open_store(sys.argv[1])['big'].to_reader(); print(sum(pc.count(b['id']).as_py() for b in found), file=sys.stderr);"
+    "import re; print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
+)
+
+
+def test_memory_of_a_stream_of_arrow(stores: tuple[Path, Path]) -> None:
+    done = [subprocess.run([sys.executable, "-c", ARROW, str(s)], capture_output=True, text=True, check=True) for s in stores]
+    assert int(done[1].stderr) == LARGE // (4 * DIM) - 4 * int(LARGE // (4 * DIM) // 4 * 0.05)
+    used = [int(d.stdout) * 1024 for d in done]
+    assert used[1] - used[0] < ALLOWED + 32 * MIB, [u // MIB for u in used]  # two batches of 16 MiB, where the pool keeps them
+
+
 def test_memory_of_compression(stores: tuple[Path, Path], tmp_path: Path) -> None:
     used = [peak("export", s, tmp_path / f"o{n}", "-q", "--compression", "lz4", "--jobs", "1") for n, s in enumerate(stores)]
     assert used[1] - used[0] < ALLOWED, [u // MIB for u in used]
