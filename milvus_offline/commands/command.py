@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ..errors import StoreError, TargetError
+
 ENVIRONMENT = "MILVUS_OFFLINE_"
 DOCUMENTATION = "docs/commands.md"
 OWN_GROUP = "Options"
@@ -157,6 +159,7 @@ def _one_line(record: str) -> str:
 
 _BUCKETS = ("s3://", "gs://", "gcs://", "az://", "abfs://", "abfss://")
 """What is read and written in place, see milvus_offline/buckets."""
+_READ = ", ".join(_BUCKETS[:2] + _BUCKETS[3:4])
 _NO_BUCKET = re.compile(rf"({'|'.join(b[:-3] for b in _BUCKETS)}):(?:/{{0,2}}$|///)")
 _REMOTE = re.compile(r"^(?:[a-z][a-z0-9+.-]+://|[\w.-]+@?[\w.-]*:/)", re.I)
 
@@ -180,6 +183,8 @@ class SourcePath(click.Path):
             )
             copy = f"rsync -a {text} ./copy" if "://" not in text else f"rclone copy {text} ./copy"
             what = "name the folder of the store" if text.startswith(("http", "milvus")) else f"copy it first, as with {copy}"
+            if _is_elsewhere(text):
+                raise StoreError(f"{text} {kind}, nor in a bucket ({_READ}): {what}")
             self.fail(f"{text} {kind}: {what}", param, ctx)
         return text
 
@@ -214,8 +219,17 @@ class OutFolder(click.Path):
                 if text.startswith(("http", "milvus"))
                 else "copy it there later"
             )
+            if _is_elsewhere(text):
+                raise TargetError(
+                    f"{text} is neither a folder on this machine nor in a bucket ({_READ}): name one, and {where}"
+                )
             self.fail(f"{text} is not a folder on this machine: name one, and {where}", param, ctx)
         return text
+
+
+def _is_elsewhere(text: str) -> bool:
+    """Whether this is an address whose scheme nobody here knows: not a wrong word, but a place that cannot be reached."""
+    return "://" in text and not text.startswith(("http", "milvus"))
 
 
 class OutFile(click.Path):

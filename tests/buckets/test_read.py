@@ -196,9 +196,13 @@ def sentence(*arguments: object) -> str:
 
 
 def test_an_unknown_scheme_is_refused() -> None:
-    done = call("inspect", "ftp://somewhere/milvus")
-    assert done.code == 2 and done.out == ""
-    assert "is not on this machine: copy it first, as with rclone copy ftp://somewhere/milvus ./copy" in done.err
+    told = "is not on this machine, nor in a bucket (s3://, gs://, az://): copy it first, as with rclone copy ftp://a/b ./copy"
+    for command in ("inspect", "verify"):
+        assert told in sentence(command, "ftp://a/b")
+    told = (
+        "ftp://a/b is neither a folder on this machine nor in a bucket (s3://, gs://, az://): name one, and copy it there later"
+    )
+    assert told in sentence("export", STORES / "binary" / "store", "ftp://a/b")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,7 +280,7 @@ SOURCES: list[Wrong] = [
     ("inspect -", USAGE, ("standard input cannot be read",)),
     ("inspect http://host:19530", USAGE, ("name the folder of the store",)),
     ("inspect user@host:/var/lib/milvus", USAGE, ("not on this machine", "rsync -a")),
-    ("inspect ftp://host/x", USAGE, ("copy it first",)),
+    ("inspect ftp://host/x", FAILED, ("copy it first",)),
     ("inspect store --catalog nowhere.sqlite", FAILED, ("no such catalog file",)),
     ("inspect store --catalog mysql://user:secret@host", USAGE, ("mysql://user@host:3306/database",)),
     ("inspect store --catalog mysql://user:secret@127.0.0.1:1/m", FAILED, ("no answer",)),
