@@ -14,8 +14,10 @@ from support.builder import StoreBuilder, bag, rows
 from support.command import call, exported, files, fingerprint, manifest
 from support.real import STORES, copy_store, truth
 
+from milvus_offline.fileio import unreadable
 from milvus_offline.milvus1.layout import FieldType
 from milvus_offline.model import Batch, buffer
+from milvus_offline.sources.hdf5 import links
 from milvus_offline.targets import hdf5, hdf5file
 from milvus_offline.targets.slices import Slice, cut
 
@@ -166,6 +168,17 @@ def test_rows_in_too_many_places_are_copied(tmp_path: Path, monkeypatch: pytest.
     assert done.code == 0
     assert [f["code"] for f in manifest(tmp_path / "out")["findings"]] == ["link-copied"]
     assert exported(tmp_path / "out")["c", "_default"] == bag(rows(0, 2, 4, 6, 8, 9))
+
+
+def test_a_file_that_is_named_for_each_of_many_rows_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = StoreBuilder(tmp_path / "store")
+    b.collection("c")
+    b.segment("c", rows(range(400)), deleted=range(0, 400, 2))
+    assert call("export", b.write(), tmp_path / "out", "--link").code == 0
+    looked: list[str] = []
+    monkeypatch.setattr(links, "unreadable", lambda path: looked.append(path) or unreadable(path))
+    assert call("verify", tmp_path / "out").code == 0
+    assert 0 < len(looked) < 20
 
 
 def test_a_virtual_file_whose_store_is_gone_is_damaged_not_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ def _chunks(dataset: Any) -> Iterator[Hole]:
 def extents(place: Place, dataset: Any, following: Following) -> tuple[list[tuple[str, int, int]], str | None]:
     """(file, offset, bytes) of external storage as far as it is there, and what is missing."""
     result: list[tuple[str, int, int]] = []
+    sizes: dict[str, int] = {}
     left = dataset.nbytes
     for named, offset, length in dataset.external:
         if not left:
@@ -85,11 +86,13 @@ def extents(place: Place, dataset: Any, following: Following) -> tuple[list[tupl
             path = following.file(place.path, os.fsdecode(named), f"dataset {place.name!r}")
         except DamageError as e:
             return result, str(e)
-        there = max(0, min(want, os.path.getsize(path) - offset))
+        if path not in sizes:
+            sizes[path] = os.path.getsize(path)
+        there = max(0, min(want, sizes[path] - offset))
         result += [(path, int(offset), there)] if there else []
         left -= there
         if there < want:
-            return result, f"{path} is too short: expected {offset + want} bytes, found {os.path.getsize(path)}"
+            return result, f"{path} is too short: expected {offset + want} bytes, found {sizes[path]}"
     return result, f"the files that the dataset names hold {left} bytes less than it has" if left else None
 
 

@@ -28,12 +28,19 @@ class Following:
     files: list[str] = field(default_factory=list)
     segments: bool = False
     """Files of a store (`_OF_SEGMENTS`) are followed anywhere: an export with `--link` names these."""
+    _found: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What was found already: a dataset may name one file 100,000 times."""
 
     def file(self, of: str, named: str, what: str) -> str:
         """The file that `of` names, as HDF5 finds it: an absolute name as it stands or else beside `of`, others from there.
 
         Raises DamageError when it is not there, UsageError when it lies elsewhere and is not to be followed.
         """
+        if (of, named) not in self._found:
+            self._found[of, named] = self._file(of, named, what)
+        return self._found[of, named]
+
+    def _file(self, of: str, named: str, what: str) -> str:
         folder = os.path.dirname(os.path.realpath(of))
         places = [os.path.join(folder, named)]
         if os.path.isabs(named):
