@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import sys
@@ -91,7 +90,6 @@ def open_given(path: str, **given: Any) -> Source:
     if reason := unreadable(path):
         raise StoreError(reason)
     opened = open_source(path, source_options(path, **given))
-    gc.freeze()  # it lives until the end, and may be of 100,000 segments: nobody has to look through them for garbage
     begin_log_file(opened)
     if logging_asked() and (store := getattr(opened, "store", None)) is not None:
         log_store(store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 from .. import fileio
 from ..errors import DamageError
@@ -79,10 +80,11 @@ class Choices:
         segments: list[Segment] = []
         missing: list[tuple[Choice, Finding]] = []
         plain = self._plain(table, schema)
-        with plain.helped((c.segment_id, c.row.row_count, c.row.file_size) for c in choices if _is_raw(c)):
-            for choice in choices:
+        raw = [_is_raw(c) for c in choices]
+        with plain.helped((c.segment_id, c.row.row_count, c.row.file_size) for c in compress(choices, raw)):
+            for choice, is_raw in zip(choices, raw, strict=True):
                 segment = None
-                if _is_raw(choice):
+                if is_raw:
                     segment = plain.open(choice.segment_id, choice.state, choice.row.row_count, choice.row.file_size)
                 if segment is not None:
                     segments.append(segment)

@@ -51,11 +51,13 @@ class PlainTable:
         """Where very many segments are to be opened, other processes look at theirs meanwhile; `rows` are in that order."""
         asked = [(name, n * self._row_bytes, n * ID.itemsize) for name, n, size in rows if self._may_be_plain(name, n, size)]
         shares = min(_MOST, _processors(), len(asked) // _MANY)
+        own = len(asked) * 4 // (5 * shares - 1) if shares > 1 else len(asked)  # it has more to do with all of them
         probes = []
         try:
             with contextlib.suppress(OSError):
-                for i in range(1, shares):
-                    share = asked[len(asked) * i // shares : len(asked) * (i + 1) // shares]
+                for i in range(shares - 1):
+                    rest = len(asked) - own
+                    share = asked[own + rest * i // (shares - 1) : own + rest * (i + 1) // (shares - 1)]
                     share = [question for question in share if question[0].isdigit() and question[0].isascii()]
                     probes.append(Probe(self._folder, _FILES, (BLOOM_FILTER,), share))
                     self._probes.update((name, probes[-1]) for name, _, _ in share)
