@@ -130,7 +130,11 @@ _TALKATIVE = ("s3fs", "gcsfs", "adlfs", "azure", "fsspec", "aiobotocore")
 
 
 _AZURE = "as AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
-_CREDENTIALS = {"az": _AZURE, "abfs": _AZURE, "abfss": _AZURE}
+_CREDENTIALS = {
+    "s3": "as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in ~/.aws/credentials, or by the machine's role",
+    **dict.fromkeys(("gs", "gcs"), "as GOOGLE_APPLICATION_CREDENTIALS, by gcloud auth, or by the machine's role"),
+    **dict.fromkeys(("az", "abfs", "abfss"), _AZURE),
+}
 
 
 def _file_system(scheme: str) -> Any:
@@ -351,6 +355,15 @@ def _may_pass(e: Exception) -> bool:
     return isinstance(e, OSError) and e.errno in _PASSING
 
 
+_UNREACHABLE = {
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ConnectionError",
+    "ClientConnectorError",
+    "ServiceRequestError",
+}
+
+
 def explain(e: Exception, url: str) -> str:
     """One sentence that says what is wrong and what helps."""
     names = {c.__name__ for c in type(e).__mro__}
@@ -358,13 +371,12 @@ def explain(e: Exception, url: str) -> str:
     bucket = url.partition("://")[2].partition("/")[0]
     text = " ".join(str(e).split()) or type(e).__name__
     if "Credential" in text or "credential" in text or any("Credential" in n for n in names):
-        ways = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws/credentials, or the machine's role"
-        return f"{url}: no credentials were found: set them as the SDK expects them" + (f" ({ways})" if scheme == "s3" else "")
+        return f"{url}: no credentials were found: give them {_CREDENTIALS.get(scheme, 'to the SDK')}"
     if isinstance(e, PermissionError):
         return f"{url}: no permission: the credentials are wrong, or do not allow this in the bucket {bucket!r} ({text})"
     if isinstance(e, FileNotFoundError):
         return f"{url}: there is no such object, or no bucket {bucket!r} (none is ever created): check the spelling"
-    if names & {"EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ClientConnectorError"}:
+    if names & _UNREACHABLE:
         where = " (AWS_ENDPOINT_URL names another address than Amazon's)" if scheme == "s3" else ""
         return f"{url}: cannot reach the object store{where}: {text}"
     return f"{url}: unexpected answer of the object store: {text}"

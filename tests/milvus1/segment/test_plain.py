@@ -151,7 +151,7 @@ def test_processes_look_at_their_shares_only_and_those_that_are_lost_cost_nothin
     monkeypatch.setattr(plain, "holds_just", lambda folder, *rest: looked.append(folder) or here(folder, *rest))
     alone = told(root, None)
     assert len(looked) == 9
-    for python, own in ((sys.executable, 2), ("/bin/false", 9), ("/nowhere", 9)):
+    for python, own in ((sys.executable, 1), ("/bin/false", 9), ("/nowhere", 9)):
         looked.clear()
         with monkeypatch.context() as patch:
             with_processes(patch, python)
