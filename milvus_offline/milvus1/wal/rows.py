@@ -27,9 +27,9 @@ Ids = npt.NDArray[np.int64]
 class LogRows:
     """The rows that some insert records of one table hold, in the log's order; a piece of its partition.
 
-    `spans` is uint64 [k, 3]: file number, first and last byte of runs of adjacent records of the same table; deletes inside are
-    passed over. `dead` are row numbers (counted over all inserts of the spans) that later deletes removed; rows before
-    `first` are in a segment already.
+    `spans` is uint64 [k, 4]: file number, first and last byte of runs of adjacent records of the same table, and the rows that
+    these insert; deletes inside are passed over. `dead` are row numbers (counted over all inserts of the spans) that later
+    deletes removed; rows before `first` are in a segment already.
     """
 
     id: str
@@ -61,12 +61,16 @@ class LogRows:
         names = [a.name for a in self.schema.attributes]
         attributes = {a.name: np.zeros(step, a.dtype) for a in self.schema.attributes}
         columns = (ids, vectors, *attributes.values())
-        filled = number = 0
+        filled = 0
         lost: list[Places] = []
-        for record, count, reader in self._inserts():
+        begin = self._row_of(start) if start else self.first
+        number, spans = self._spans_from(begin)
+        for record, count, reader in self._inserts(spans):
             rows = record.rows * count
-            done = min(rows, max(0, self.first - number))
+            done = min(rows, max(0, begin - number))
             number += done
+            if done == rows:
+                continue
             with _Payload(reader, record, count, self.schema, self.where) as payload:
                 while done < rows:
                     take = min(rows - done, step - filled)
@@ -75,9 +79,6 @@ class LogRows:
                     for name in names:
                         _read_attribute(reader, record, name, done, attributes[name][place])
                     alive = np.arange(take) if dead is None else np.flatnonzero(~dead.window(number, number + take))
-                    if start:
-                        skipped = min(start, len(alive))
-                        start, alive = start - skipped, alive[skipped:]
                     if len(refused):
                         is_lost = np.isin(alive, refused)
                         payload.tell(alive[is_lost] + number)
@@ -95,6 +96,21 @@ class LogRows:
         if filled or lost:
             rest = {n: a[:filled] for n, a in attributes.items()}
             yield Batch(ids[:filled], vectors[:filled], rest, np.concatenate(lost) if lost else NOWHERE)
+
+    def _row_of(self, live: int) -> int:
+        """The row with the number `live` among the live ones, counted over all inserts."""
+        if not len(self.dead):
+            return self.first + live
+        dead = DeadRows(self.inserted)
+        dead.add(self.dead)
+        dead.add(np.arange(self.first))
+        return dead.row_of_live(live)
+
+    def _spans_from(self, row: int) -> tuple[int, npt.NDArray[np.uint64]]:
+        """The spans from the one on that holds `row`, and the number of rows before them: a task reads its part of the log."""
+        ends = np.cumsum(self.spans[:, 3], dtype=np.int64)
+        at = int(np.searchsorted(ends, row, side="right"))
+        return int(ends[at - 1]) if at else 0, self.spans[at:]
 
     @property
     def where(self) -> str:
@@ -119,12 +135,13 @@ class LogRows:
             for n in range(count):
                 yield reader.file.path, record.ids_at + n * size, record.data_at + n * size, record.rows
 
-    def _inserts(self) -> Iterator[tuple[Record, int, Reader]]:
-        """Insert records; equal ones in a row, but for ids and vectors, as the first of them and their number."""
+    def _inserts(self, spans: npt.NDArray[np.uint64] | None = None) -> Iterator[tuple[Record, int, Reader]]:
+        """Insert records of all spans, or of these; equal ones in a row, but for ids and vectors, as the first of them and
+        their number."""
         readers: dict[int, Reader] = {}
         by_number = {f.number: f for f in self.files}
         try:
-            for number, first, last in self.spans.tolist():
+            for number, first, last, _ in (self.spans if spans is None else spans).tolist():
                 if number not in readers:
                     for reader in readers.values():
                         reader.close()
@@ -260,18 +277,23 @@ def _read_attribute(reader: Reader, record: Record, name: str, first: int, out: 
 
 
 class SpanBuilder:
-    """Collects records of one table as runs of adjacent bytes: 24 bytes a run."""
+    """Collects records of one table as runs of adjacent bytes: 32 bytes a run."""
+
+    _LONG = 16 << 20
+    """A run of so many bytes is not made longer: who begins in the midst of the log walks over a part of one run."""
 
     def __init__(self) -> None:
         self._runs = array("Q")
-        """File number, first byte, last byte of each run, one after the other."""
+        """File number, first byte, last byte, inserted rows of each run, one after the other."""
 
     def add(self, record: Record) -> None:
         runs = self._runs
-        if runs and runs[-1] == record.start and runs[-3] == record.file:
-            runs[-1] = record.end
+        rows = record.rows if record.data_bytes else 0
+        if runs and runs[-2] == record.start and runs[-4] == record.file and runs[-2] - runs[-3] < self._LONG:
+            runs[-2] = record.end
+            runs[-1] += rows
         else:
-            runs.extend((record.file, record.start, record.end))
+            runs.extend((record.file, record.start, record.end, rows))
 
     def build(self) -> npt.NDArray[np.uint64]:
-        return np.array(self._runs, np.uint64).reshape(-1, 3)
+        return np.array(self._runs, np.uint64).reshape(-1, 4)
