@@ -122,7 +122,7 @@ def run_load(  # many: how a load runs is the caller's to choose, each by its na
             Ledger.resume(path, key).close()  # refuses a load of something else, and one that is not over
             plan = target.recall(source, folder)
         else:
-            with _keeping(folder):
+            with _keeping(folder, target):
                 plan = target.plan(source, None if dry_run else folder)
         if limit_rate and plan.estimate:
             plan = replace(plan, estimate=plan.estimate.held_to(limit_rate))
@@ -135,7 +135,7 @@ def run_load(  # many: how a load runs is the caller's to choose, each by its na
             if not resumed and plan.dropped and not confirm(plan.dropped):
                 raise UsageError("cancelled: nothing was dropped and nothing was loaded")
             report.state = folder
-            with explained("keep the state of the load", folder), _keeping(folder):
+            with explained("keep the state of the load", folder), _keeping(folder, target):
                 ledger = Ledger.resume(path, key) if resumed else Ledger.create(path, key, lambda: target.remember(folder))
                 with contextlib.closing(ledger):
                     _work(source, target, ledger, report, resumed=resumed, limit_rate=limit_rate)
@@ -152,7 +152,7 @@ def _workers(target: LoadTarget, url: str) -> DaskCluster:
 
 
 @contextlib.contextmanager
-def _keeping(folder: Path) -> Iterator[None]:
+def _keeping(folder: Path, target: LoadTarget) -> Iterator[None]:
     """Names the option where the state cannot be kept in its usual place: a container's user often has no home."""
     try:
         yield
@@ -162,6 +162,8 @@ def _keeping(folder: Path) -> Iterator[None]:
             raise
         if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise
+        if target.home:
+            raise TargetError(f"{folder}: cannot be written to ({e.strerror}): choose another place") from e
         raise TargetError(
             f"{folder}: the state of the load, which --resume needs, cannot be kept here ({e.strerror}): name another folder "
             "with --state"

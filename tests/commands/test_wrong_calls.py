@@ -205,6 +205,7 @@ NEIGHBOURS: list[Wrong] = [
     ("load store x.db --mode appand", USAGE, ("did you mean append?",)),
     ("recover store out", USAGE, ("did you mean export",)),
     ("repair store milvus1:new", USAGE, ("did you mean load",)),
+    ("load store milvus1:/dev/null/x", FAILED, ("cannot be written to", "choose another place")),
     ("find store", USAGE, ("did you mean rows",)),
     ("INSPECT store", USAGE, ("did you mean inspect",)),
     ("verify milvus1://127.0.0.1:CLOSED --against store", FAILED, ("nothing listens",)),
