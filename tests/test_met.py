@@ -228,3 +228,10 @@ def test_tables_not_copied(tmp_path: Path) -> None:
     shutil.rmtree(root / "db/tables"), shutil.rmtree(root / "wal")
     code, came, codes = export(root)
     assert (code, came.total(), codes["error"]) == (3, 0, {"tables-missing": 5757})
+
+
+def test_a_password_in_the_address_of_a_catalog_is_not_repeated(tmp_path: Path) -> None:
+    root = copy_store("flat_basic", tmp_path)
+    for address in ("sqlite:///u:s3cret@h", "mysql:/u:s3cret@h/db", "milvus1://u:s3cret@h"):
+        done = call("inspect", root, "--catalog", address)
+        assert done.code in (1, 2) and "s3cret" not in done.out + done.err

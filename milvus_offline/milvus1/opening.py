@@ -17,7 +17,7 @@ from .. import fileio
 from ..errors import DamageError, StoreError, UsageError
 from ..findings import Findings
 from ..model import Finding, Schema
-from ..names import printable
+from ..names import printable, without_password
 from ..present import seen_anew
 from ..watch import named, union, watching
 from .aside import PutAside
@@ -247,7 +247,10 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
         text = os.fspath(given)
         if re.match(r"[\w+.-]+:/", text) and text.partition("://")[0] not in (*SCHEMES, "file"):
             if re.match(r"sqlite(\+\w+)?:///", text):
-                return database.read_sqlite(Path(text.split(":///", 1)[-1]))
+                there = Path(text.split(":///", 1)[-1])
+                if not there.exists():  # what was meant for a server may hold a password
+                    raise StoreError(f"{without_password(text)}: there is no such file")
+                return database.read_sqlite(there)
             return database.read_mysql(database.parse_mysql_url(text))  # its refusals repeat nothing, a password may be in it
         path, dumped = fileio.as_path(text), None
         if not path.exists() and "#" in text:

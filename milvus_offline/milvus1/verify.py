@@ -124,7 +124,7 @@ def _check(store: Store, sample: float, advance: Advance, notes: Findings, met: 
     uncounted = {f.where for f in store.findings if f.code == "row-count-differs"}
     for f in store.findings:
         if f.code == "file-longer":
-            notes.error("file-differs", f.where, "a file of this segment is not what the server wrote", f.rows)
+            notes.error("file-differs", f.where, "a file of this segment is not what the server wrote")  # its rows are counted
     alike: dict[tuple[str, int, int], list[_Alike]] = {}
     done = Checked()
     work = list(_work(store, sample, by_segment))
