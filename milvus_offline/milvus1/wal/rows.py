@@ -98,13 +98,12 @@ class LogRows:
             yield Batch(ids[:filled], vectors[:filled], rest, np.concatenate(lost) if lost else NOWHERE)
 
     def _row_of(self, live: int) -> int:
-        """The row with the number `live` among the live ones, counted over all inserts."""
+        """The row with the number `live` among the live ones, counted over all inserts. None before `first` is in `dead`."""
         if not len(self.dead):
             return self.first + live
         dead = DeadRows(self.inserted)
         dead.add(self.dead)
-        dead.add(np.arange(self.first))
-        return dead.row_of_live(live)
+        return dead.row_of_live(self.first + live)
 
     def _spans_from(self, row: int) -> tuple[int, npt.NDArray[np.uint64]]:
         """The spans from the one on that holds `row`, and the number of rows before them: a task reads its part of the log."""
