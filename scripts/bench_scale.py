@@ -94,6 +94,7 @@ def many_segments(root: Path, segments: int, *, partitions: int = 1, rows: int =
         )
     write_sqlite(root / "db" / "meta.sqlite", table_rows, files)
     shutil.rmtree(template)
+    os.sync()  # or the disk would be busy with all these folders while they are looked at
     return root
 
 
