@@ -127,3 +127,13 @@ def test_what_is_not_there_is_said_in_one_sentence(cloud: tuple[str, Any]) -> No
         done = call(*words)
         assert done.code in (1, 2)
         assert said in done.err and len(done.err.strip().splitlines()) == 1, done.err
+
+
+def test_what_keeps_clients_away_is_told_in_each_clouds_words() -> None:
+    from milvus_offline.buckets.objects import explain
+
+    silent = pytest.importorskip("azure.core.exceptions").ServiceRequestError("Cannot connect to host 127.0.0.1:9")
+    assert explain(silent, "az://b/x").startswith("az://b/x: cannot reach the object store: Cannot connect")
+    for url, words in (("az://b", "AZURE_STORAGE_CONNECTION_STRING"), ("gs://b", "GOOGLE_APPLICATION_CREDENTIALS")):
+        told = explain(ValueError("no credentials"), url)
+        assert told.startswith(f"{url}: no credentials were found: give them") and words in told
