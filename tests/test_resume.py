@@ -387,7 +387,7 @@ def test_sigterm_is_an_interruption(store: Path, tmp_path: Path) -> None:
     expected = reference(store, tmp_path)
     out = tmp_path / "out"
     done = interrupted(store, out, stop=signal.SIGTERM)
-    assert (done.returncode, "--resume goes on" in done.stderr) == (130, True)
+    assert (done.returncode, "with --resume to go on" in done.stderr) == (130, True)
     assert call("export", store, out, "-q", "--resume").code == 0
     assert files(out) == expected
 
