@@ -229,7 +229,8 @@ def test_rows_in_another_order_are_the_same_rows(tmp_path: Path, capsys: pytest.
     catalog.execute("UPDATE TableFiles SET id = 10000 - id")  # the segments come in another order
     catalog.commit()
     catalog.close()
-    assert report(capsys, str(out), "--against", str(root))[::2] == (0, [])
+    code, _, codes = report(capsys, str(out), "--against", str(root))
+    assert code == 3 and set(codes) == {"put-aside-alone"}  # no difference; but results of merges before their sources are odd
 
 
 def test_what_is_no_export_and_wrong_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
