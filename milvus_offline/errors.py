@@ -21,19 +21,22 @@ class UsageError(MilvusOfflineError):
     exit_code = 2
 
 
-class MissingPackageError(UsageError):
-    """What was asked for needs a package that is not installed; the message ends with the command that adds it."""
+class MissingPackageError(MilvusOfflineError):
+    """What was asked for needs a package that is not installed; the message ends with the command that adds it.
 
-    def __init__(self, what: str, package: str, extra: str) -> None:
-        self.package, self.extra = package, extra
+    An option that cannot be had here is a wrong call (2), a file or an address that cannot be opened here a failure (1).
+    """
+
+    def __init__(self, what: str, package: str, extra: str, *, exit_code: int = UsageError.exit_code) -> None:
+        self.package, self.extra, self.exit_code = package, extra, exit_code
         super().__init__(f"{what} needs the package {package}: {pip_install(extra)}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _missing, (self.args[0], self.package, self.extra)
+        return _missing, (self.args[0], self.package, self.extra, self.exit_code)
 
 
-def _missing(text: str, package: str, extra: str) -> MissingPackageError:
-    error = MissingPackageError("", package, extra)
+def _missing(text: str, package: str, extra: str, exit_code: int) -> MissingPackageError:
+    error = MissingPackageError("", package, extra, exit_code=exit_code)
     error.args = (text,)
     return error
 

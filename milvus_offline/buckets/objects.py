@@ -151,7 +151,7 @@ def _file_system(scheme: str) -> Any:
     try:
         made = fsspec.filesystem(scheme, **options)
     except ImportError as e:
-        raise MissingPackageError(f"{scheme}://", package, extra) from e
+        raise MissingPackageError(f"{scheme}://", package, extra, exit_code=1) from e
     except (ValueError, OSError) as e:  # adlfs looks for its credentials at once
         raise StoreError(
             f"{scheme}://: no credentials were found: give them {_CREDENTIALS.get(scheme, 'to the SDK')} ({e})"

@@ -128,7 +128,7 @@ def _parquet(path: str, schema: Schema, rows: int) -> ParquetPiece:
     try:
         import pyarrow as pa
     except ImportError:
-        raise MissingPackageError(f"{path}: Parquet", "pyarrow", "parquet") from None
+        raise MissingPackageError(f"{path}: Parquet", "pyarrow", "parquet", exit_code=1) from None
     try:
         with _opened(path) as file:
             found, names = file.metadata.num_rows, file.schema_arrow.names

@@ -115,7 +115,7 @@ def _pyarrow(path: str) -> Any:
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise MissingPackageError(f"{path}: Parquet", "pyarrow", "parquet") from None
+        raise MissingPackageError(f"{path}: Parquet", "pyarrow", "parquet", exit_code=1) from None
     return pq
 
 

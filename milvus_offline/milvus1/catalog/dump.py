@@ -198,7 +198,7 @@ def _zstd(path: Path, file: Any) -> Any:
         import pyarrow as pa
     except ImportError:
         what = f"{path}: packed with zstd: unpack it with zstd -d; reading it as it is"
-        raise MissingPackageError(what, "pyarrow", "parquet") from None
+        raise MissingPackageError(what, "pyarrow", "parquet", exit_code=1) from None
     return _Stream(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
 
 

@@ -274,7 +274,7 @@ def _readable(dataset: Any, path: str) -> Any:
         if not h5py.h5z.filter_avail(number):
             text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
             what = f"{path}: is compressed with filter {number} ({printable(text.strip())}), which"
-            raise MissingPackageError(what, "hdf5plugin", "compress")
+            raise MissingPackageError(what, "hdf5plugin", "compress", exit_code=1)
     return dataset
 
 

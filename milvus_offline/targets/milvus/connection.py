@@ -137,7 +137,7 @@ def check_lite_path(path: Path) -> None:
     if path.is_file():
         raise TargetError(f"{path}: is a file: written by Milvus Lite 2.x, which this version cannot open. Choose another name")
     if importlib.util.find_spec("milvus_lite") is None:
-        raise MissingPackageError(f"{path}: Milvus Lite", "milvus-lite", "lite")
+        raise MissingPackageError(f"{path}: Milvus Lite", "milvus-lite", "lite", exit_code=1)
     if (version := lite_version()) and version < LITE_SINCE:
         installed = ".".join(map(str, version))
         raise TargetError(
