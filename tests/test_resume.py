@@ -357,7 +357,7 @@ def test_workers_end_with_a_killed_parent(store: Path, tmp_path: Path) -> None:
         "import milvus_offline.targets.hdf5 as h\n"
         f"h.TASK_BYTES = {TASK_BYTES}\n"
         "add = h.Checksums.add\n"
-        "def slow(self, batch): print(os.getpid(), flush=True); time.sleep(30); add(self, batch)\n"
+        "def slow(self, batch): os.write(1, b'%d\\n' % os.getpid()); time.sleep(30); add(self, batch)\n"
         "h.Checksums.add = slow\n"
         "from milvus_offline.cli import main\n"
         "main(sys.argv[1:])\n"

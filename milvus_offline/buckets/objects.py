@@ -329,6 +329,7 @@ class Objects:
                 if missing_is_fine and isinstance(e, (FileNotFoundError, NotADirectoryError)):
                     raise
                 if attempt == _ATTEMPTS - 1 or not _may_pass(e):
+                    _opened.pop(self.scheme, None)  # the next call may find other credentials, or another address
                     raise StoreError(explain(e, self.url(key))) from e
                 time.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")

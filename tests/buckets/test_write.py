@@ -163,3 +163,17 @@ def test_what_cannot_be_written_is_refused_in_one_sentence(server: S3Server, sto
 def test_an_export_never_goes_into_its_source(server: S3Server) -> None:
     server.upload(STORES / "flat_basic" / "store", "cold/")
     refused(call("export", f"s3://{BUCKET}/cold", f"s3://{BUCKET}/cold/db/out", "--format", "npy"), "lies inside the source")
+
+
+def test_credentials_that_come_later_are_taken(
+    server: S3Server, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook goes on in the process in which they were missing."""
+    with monkeypatch.context() as without:
+        for key in [k for k in ENVIRONMENT if "KEY" in k]:
+            without.delenv(key)
+        without.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        without.setenv("HOME", str(tmp_path))
+        lacking = call("export", store, OUT, "--format", "npy")
+        assert (lacking.code, "no credentials were found" in lacking.err) == (1, True), lacking.err
+    assert call("export", store, OUT, "--format", "npy").code == 0

@@ -21,6 +21,7 @@ from support.daskcluster import Cluster, cluster
 from support.milvus_proxy import MilvusProxy, milvus_proxy
 from support.milvus_server import S3_BUCKET, MilvusServer, shared_milvus
 
+from milvus_offline import buckets
 from milvus_offline.errors import MilvusOfflineError, TargetError, UsageError
 from milvus_offline.loading import LoadReport, run_load
 from milvus_offline.targets import open_target
@@ -176,6 +177,7 @@ def test_a_bucket_that_cannot_be_had_is_one_sentence(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     s3fs.S3FileSystem.clear_instance_cache()
+    buckets.forget()
     with pytest.raises(MilvusOfflineError, match=re.escape(words)) as told:
         run_load(source("no_bucket"), open_target(server.uri, import_to=place), state=tmp_path / "state")
     assert "\n" not in str(told.value)
@@ -311,7 +313,9 @@ def in_bucket(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patched.setenv(key, "minioadmin")
         patched.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        buckets.forget()
         yield milvus
+    buckets.forget()
 
 
 @pytest.mark.parametrize("file_format", ["npy", "parquet"])
