@@ -215,8 +215,9 @@ def exchanged(segment: Segment, row_count: int, others: Iterable[Segment]) -> tu
             return None
         own = removed[0].offsets()
         for other in others:
-            theirs = _read(other, NO_WITNESS).dead.offsets()
-            if other.deletes is not None and np.array_equal(other.deletes, listed) and np.array_equal(theirs, own):
+            if other.deletes is None or not np.array_equal(other.deletes, listed):
+                continue
+            if np.array_equal(_read(other, NO_WITNESS).dead.offsets(), own):
                 text = (
                     f"{segment.deleted_path} is that of segment {other.id}, and {other.deleted_path} is this one's, as catalog "
                     "and bloom filters tell: the two files have changed places. The rows that were deleted here are left out"
