@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.bucket import BUCKET, ENVIRONMENT, S3Server, s3_server
+from support.bucket import BUCKET, S3Server
 from support.builder import StoreBuilder, rows
 
 import milvus_offline
@@ -18,15 +18,10 @@ pytestmark = pytest.mark.server
 STORE, EXPORT = f"s3://{BUCKET}/store", f"s3://{BUCKET}/out"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with s3_server() as running, pytest.MonkeyPatch.context() as patch:
-        for key, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": running.url}.items():
-            patch.setenv(key, value)
-        buckets.forget()
-        yield running
-        running.clear()
-    buckets.forget()
+@pytest.fixture
+def server(running: S3Server) -> Iterator[S3Server]:
+    yield running
+    running.clear()
 
 
 def put(server: S3Server, folder: Path, count: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.bucket import BUCKET, ENVIRONMENT, S3Server, s3_server
+from support.bucket import BUCKET, ENVIRONMENT, S3Server
 from support.builder import StoreBuilder, rows
 from support.command import call, files
 from support.real import STORES
@@ -20,16 +20,6 @@ from milvus_offline.targets import columnar
 pytestmark = pytest.mark.server
 
 OUT = f"s3://{BUCKET}/out"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[S3Server]:
-    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
-        for key, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url}.items():
-            patch.setenv(key, value)
-        buckets.forget()
-        yield server
-    buckets.forget()
 
 
 @pytest.fixture
