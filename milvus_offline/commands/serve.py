@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .options import output_options, store_options
 
 HEALTH_PORT = 19121
 """Where Milvus 1.x has its HTTP interface."""
+_LOOK_SECONDS = 0.5
 
 
 @click.command(
@@ -149,7 +151,8 @@ def _serve(  # many: one for each option
             sys.stdout.flush()
             if not _is_loopback(listen) and access.token is None and access.certificate is None:
                 click.echo("Everybody who reaches this address can read all rows: see --tls-cert and --token-file", err=True)
-            threading.Event().wait()
+            while True:  # one wait without an end would sleep on where the kernel gives the signal to another thread
+                time.sleep(_LOOK_SECONDS)
     except KeyboardInterrupt:
         if not address:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -447,6 +448,15 @@ def test_nothing_is_left_behind(folder: Path, tmp_path: Path, how: int) -> None:
     assert fingerprint(folder) == before
     members = subprocess.run(["ps", "-o", "pid=", "-s", str(served.process.pid)], capture_output=True, text=True).stdout
     assert members.split() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals to one thread are sent by a call of Linux")
+def test_the_end_is_noticed_when_another_thread_gets_the_signal(folder: Path) -> None:
+    with Served(folder) as served:
+        pid = served.process.pid
+        other = next(int(t) for t in os.listdir(f"/proc/{pid}/task") if int(t) != pid)
+        ctypes.CDLL(None).tgkill(pid, other, int(signal.SIGTERM))
+        assert served.process.wait(timeout=60) == 0
 
 
 def test_a_running_search_ends_with_the_service_and_with_its_client(tmp_path: Path) -> None:
