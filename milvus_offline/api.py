@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,8 +170,6 @@ class _Telling(Shown):
         self._tell(replace(self.state))
 
     def show(self) -> None:
-        import time
-
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + 0.1
             self._tell(replace(self.state))

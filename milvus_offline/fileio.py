@@ -1,6 +1,6 @@
 """Files on any platform, and in buckets: positioned I/O, syncing, renaming.
 
-What a source is read through takes URLs of buckets, too (`buckets.py`): `as_path`, `open_read`, `read_into`, `open_binary`,
+What a source is read through takes URLs of buckets, too (`buckets/`): `as_path`, `open_read`, `read_into`, `open_binary`,
 `size_of`, `scan`, `status`, `warm`, and the methods of the paths that `as_path` gives.
 
 Linux and macOS have `preadv`/`pwritev`; elsewhere (or with POSITIONED = False) a seek and a read under a lock do the same.

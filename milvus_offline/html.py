@@ -17,7 +17,7 @@ from .findings import CODES
 from .guard import explained, keep_out
 from .names import printable
 from .report import KINDS
-from .text import PLACES, Group, Places, count, duration, grouped, size
+from .text import PLACES, Group, Places, count, duration, grouped, named, size
 
 _PLACES, _OPEN_PARTITIONS, _TITLED_SEGMENTS, _MAPS, _FEW = 200, 12, 2000, 60, 12
 """Places of a kind of finding that are listed; partitions of a collection that are not folded; segments that have titles;
@@ -458,8 +458,6 @@ def _style() -> str:
 
 
 def _name(name: str) -> str:
-    from .text import named
-
     return escape(named(name))
 
 

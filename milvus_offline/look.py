@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def look_at(collection: SourceCollection, limit: int, deleted: bool = False) -> 
     return Look(collection.schema, rows, total, deleted)
 
 
-def _deleted(piece: Piece) -> Sequence[Batch] | Any:
+def _deleted(piece: Piece) -> Iterable[Batch]:
     return piece.deleted_batches(_READ_BYTES) if isinstance(piece, Segment) and piece.deleted_rows else ()
 
 

@@ -237,7 +237,7 @@ class _TaskReader:
         if len(given) == 2:
             raise self.fail(given[1], f"the version is given twice, also as {given[0]}")
         text = self.required(given[0], body[given[0]]) if given else "1.x"
-        return parse_version(text, self.fail(given[0] if given else VERSION_KEYS[0], "")), text
+        return parse_version(text, f"{self.path}: {given[0] if given else VERSION_KEYS[0]}"), text
 
     def catalog(self, value: Any) -> str | None:
         given = self.mapping("mysql_parameter", value)
@@ -295,12 +295,12 @@ class _TaskReader:
         raise self.fail("collection_parameter.metric_type", f"expected {', '.join(METRICS)}, found {printable(given)!r}")
 
 
-def parse_version(text: str, error: UsageError | None = None) -> int:
+def parse_version(text: str, where: str = "version") -> int:
     """`0.10.5`, `1.x`, `1` -> 1; `2.x`, `2.0`, `3.1` -> 2. Raises UsageError."""
     head = text.lower().removeprefix("v").split(".")[0]
     if head.isdecimal():
         return 1 if int(head) < 2 else 2
-    raise UsageError(f"{error or 'version: '}expected a version such as 1.x or 2.0, found {printable(text)!r}")
+    raise UsageError(f"{where}: expected a version such as 1.x or 2.0, found {printable(text)!r}")
 
 
 # Sources --------------------------------------------------------------------------------------------------------------

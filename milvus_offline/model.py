@@ -210,7 +210,8 @@ class Salvaged:
 
 
 class Severity(str, Enum):
-    """INFO: good to know. WARNING: rows were repaired, or state was ambiguous. ERROR: rows could not be recovered.
+    """INFO: nothing is missing, or a state was resolved with certainty. WARNING: what came out may be wrong or incomplete.
+    ERROR: rows, or what belongs to them, are lost or differ.
 
     A run with any WARNING or ERROR ends with exit code 3.
     """
@@ -238,7 +239,7 @@ class Source(Protocol):
     """Where rows come from."""
 
     kind: str
-    """`milvus1`, `export`, `hdf5` or `faiss`."""
+    """What it is: a name of `sources.KINDS`."""
     collections: Sequence[SourceCollection]
     findings: Sequence[Finding]
     salvage: Sequence[Salvaged]

@@ -12,7 +12,6 @@ from typing import IO, Any
 from .text import count, duration, named, size
 
 STATS_SECONDS = 30.0
-_JSON_SECONDS = 1.0
 _REDRAW_SECONDS = 0.1
 _WINDOW_SECONDS = 10.0
 """Over which the rate is smoothed."""

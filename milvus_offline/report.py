@@ -18,7 +18,7 @@ from .text import Places, Screen, count, named, needs_attention, size
 from .verdict import RESTORED, attention_sums, end, verdict
 
 if TYPE_CHECKING:
-    from .milvus1.opening import Store
+    from .milvus1.store import Store
 
 _LOST_SEGMENTS = frozenset({"segment-missing", "segment-unreadable", "segment-incomplete", "segment-ambiguous"})
 
@@ -132,8 +132,8 @@ class _Health:
 def timeline(store: Store) -> list[dict[str, Any]]:
     """The store's life as its catalog dates it: `{"at", "event", "count", "rows"}`, the times in UTC, in order.
 
-    Events: created, flushed, merged away, indexed, dropped, and unfinished: what a crash cut off. Many of one kind are put
-    together, so that there are at most some hundred entries.
+    Events: created, flushed, indexed, put aside (merged or dropped), and unfinished: what a crash cut off. Many of one kind are
+    put together, so that there are at most some hundred entries.
     """
     from .milvus1.layout import FileType
 
@@ -146,9 +146,8 @@ def timeline(store: Store) -> list[dict[str, Any]]:
         FileType.INDEX: "indexed",
     }
     for row in store.catalog.files:
-        rows = row.row_count if 0 <= row.row_count < 1 << 31 else 0
         event = names.get(row.file_type, "flushed")  # type: ignore[call-overload]
-        events.append((row.updated_time if event == "put aside" else row.created_on, event, rows))
+        events.append((row.updated_time if event == "put aside" else row.created_on, event, row.known_rows or 0))
     dated = sorted(e for e in events if _FIRST_YEAR <= e[0] < _LAST_YEAR)
     if not dated:
         return []

@@ -261,7 +261,7 @@ class Screen:
     def _group(self, group: Group, places: Places, verbose: bool) -> None:
         first = group.findings[0]
         rows = f", {count(group.rows, 'row')}" if group.rows is not None else ""
-        many = f"{len(group.findings):,} places" if len(group.findings) > 1 else "1 place"
+        many = count(len(group.findings), "place")
         mark = f"  {MARKS[group.severity]:<5}  "
         self.parts([(mark, STYLES[group.severity]), (group.code, "bold"), (f": {many}{rows}", "")], hang=9)
         if verbose:

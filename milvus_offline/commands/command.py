@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import StoreError, TargetError
+from ..errors import StoreError, TargetError, UsageError
 
 ENVIRONMENT = "MILVUS_OFFLINE_"
 DOCUMENTATION = "docs/commands.md"
@@ -239,15 +239,13 @@ class OutFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(os.fspath(value))
-        from ..errors import UsageError
-
         option = max(param.opts, key=len) if param else "this"
         if text == "-":
             raise UsageError(f"{option} cannot go to standard output: name a file")
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
             meant = _as_path(text) if text.lower().startswith("file:") else None
             hint = f"did you mean {meant}?" if meant else "name one on this machine, and copy it there later"
-            raise UsageError(f"{option} writes a file, and {without_password(text)} is none: {hint}")
+            raise UsageError(f"{option} writes a file, and {without_login(text)} is none: {hint}")
         return text
 
 
@@ -286,7 +284,7 @@ class Target(click.Path):
         if os.path.exists(text) and first.endswith(".db") and not os.path.exists(first):
             turned = f"milvus-offline load {shlex.quote(text)} {shlex.quote(first)}"
             raise click.BadParameter(f"the source comes first, then the target: {turned}", ctx, param)
-        raise click.BadParameter(f"{without_password(text)}: {_meant(text)}", ctx, param)
+        raise click.BadParameter(f"{without_login(text)}: {_meant(text)}", ctx, param)
 
 
 def _meant(target: str) -> str:
@@ -320,7 +318,7 @@ def _meant(target: str) -> str:
     return kinds
 
 
-def without_password(address: str) -> str:
+def without_login(address: str) -> str:
     """An address as it may be shown: without what stands before an `@`."""
     return re.sub(r"//[^/]*@", "//", address)
 
@@ -332,7 +330,6 @@ def read_config(ctx: click.Context, param: click.Parameter, value: str | None) -
     """Makes what a YAML or JSON file says the default of options: `option: value`, also below a command's name."""
     if not value:
         return
-    from ..errors import UsageError
     from ..named import read_document
 
     try:

@@ -15,7 +15,6 @@ from ..errors import StoreError, UsageError
 from ..fileio import unreadable
 from ..guard import keep_out
 from ..model import Finding, Source
-from ..selection import Selection
 from ..transfer import Progress, Silent
 from .log import begin_log_file, log_store, logging_asked
 from .options import FILE_OPTIONS, STORE_OPTIONS, setting
@@ -144,10 +143,6 @@ def say_left_out(findings: Sequence[Finding]) -> None:
 
     for line in finding_lines([f.to_json() for f in findings]) if findings else ():
         click.echo(line, err=True)
-
-
-def selection(collection: tuple[str, ...], partition: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
-    return Selection(collection, partition, exclude)
 
 
 def is_typed(name: str) -> bool:

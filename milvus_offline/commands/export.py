@@ -15,6 +15,7 @@ from ..errors import TargetError, UsageError
 from ..fileio import absolute, as_path, is_remote
 from ..guard import check_file, free_space, keep_out
 from ..model import Source
+from ..selection import SelectedSource, Selection
 from .command import Command, OutFolder, SourcePath, choice
 from .common import (
     bucket_costs,
@@ -24,7 +25,6 @@ from .common import (
     print_json,
     progress,
     say_costs,
-    selection,
     several,
     source_words,
     write_lost_ids,
@@ -109,7 +109,7 @@ def command(  # many: one for each option
         raise UsageError(f"{out}: HDF5 files are not made in a bucket: add --format parquet or --format npy")
     if len(paths) > 1 and o["lost_ids"]:
         raise UsageError("--lost-ids goes with one store")
-    chosen = selection(collection, partition, exclude)
+    chosen = Selection(collection, partition, exclude)
     documents = []
     for number, (path, place) in enumerate(zip(paths, _places(paths, out), strict=True)):
         document, show = _export(path, place, chosen, quiet or as_json, options, **o)
@@ -150,15 +150,15 @@ _OWN = (
 """Options that are about the export, not about its source."""
 
 
-def _export(path: str, out: str, chosen: Any, silent: bool, options: Mapping[str, Any], **o: Any) -> tuple[dict[str, Any], Any]:
+def _export(
+    path: str, out: str, chosen: Selection, silent: bool, options: Mapping[str, Any], **o: Any
+) -> tuple[dict[str, Any], Any]:
     """The document of one export, and what shows it on a screen."""
     from ..exporting import run_export
-    from ..selection import SelectedSource
     from ..targets import open_export
     from ..text import amount, count, needs_attention, size
     from ..verdict import attention_sums, end, places_of, verdict
 
-    o = dict(o)
     own = {k: o.pop(k) for k in _OWN}
     given = open_given(path, **o)
     if own["lost_ids"] and given.kind != "milvus1":

@@ -12,8 +12,9 @@ import click
 from ..errors import UsageError
 from ..model import Source
 from ..names import printable
+from ..selection import SelectedSource, Selection
 from .command import Command, SourcePath, Target, choice
-from .common import is_chosen, is_typed, print_json, progress, selection, source_options
+from .common import is_chosen, is_typed, print_json, progress, source_options
 from .log import set_up_log
 from .options import (
     ID_FILES,
@@ -197,13 +198,12 @@ def command(  # many: one for each option
     (a running Milvus 0.10 or 1.x).
     """
     from ..loading import run_load
-    from ..selection import SelectedSource
     from ..targets import open_target
     from ..verdict import attention_sums, places_of
 
     set_up_log(verbose)
     typed = {name for name in o if is_typed(name)}
-    source: Source = SelectedSource(_open_source(path, o, typed), selection(collection, partition, exclude))
+    source: Source = SelectedSource(_open_source(path, o, typed), Selection(collection, partition, exclude))
     if o["rename_map"]:
         source = _renamed(source, o, typed)
     made = open_target(target, **_target_options(target, o, typed))

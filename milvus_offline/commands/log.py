@@ -12,7 +12,7 @@ from ..names import printable
 from .options import keep, setting
 
 if TYPE_CHECKING:
-    from ..milvus1.opening import Store
+    from ..milvus1.store import Store
 
 _WAITING = "waiting log file"
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import fileio
+from ..selection import SelectedSource, Selection
 from .command import Command, OutFile, SourcePath
-from .common import open_given, print_json, say_left_out, selection
+from .common import open_given, print_json, say_left_out
 from .log import set_up_log
 from .options import file_options, output_options, selection_options, store_options
 
@@ -59,7 +60,6 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     from ..findings import Findings
     from ..guard import check_file, keep_out
     from ..look import absent_ids, document, ids_file_of, look_at, look_up, read_ids, show_rows, write_npy
-    from ..selection import SelectedSource
     from ..sources import KINDS, kind_of
     from ..text import Screen, count, needs_attention
     from ..watch import around_damage
@@ -68,7 +68,7 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     if as_csv + as_json + bool(npy) > 1:
         raise UsageError("--json, --csv and --npy are three ways to say the same: choose one")
     ids, ids_path, deleted = o.pop("row_ids"), o.pop("ids_path"), o.pop("deleted")
-    chosen = selection(o.pop("collection"), o.pop("partition"), o.pop("exclude"))
+    chosen = Selection(o.pop("collection"), o.pop("partition"), o.pop("exclude"))
     wanted = read_ids(ids, ids_path)
     if wanted is not None and deleted:
         raise UsageError("--deleted shows the first deleted rows; ids are looked for among the live ones only")

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..selection import Selection
 from .command import Command, SourcePath
-from .common import open_given, print_json, say_left_out, selection
+from .common import open_given, print_json, say_left_out
 from .log import set_up_log
 from .options import file_options, output_options, store_options
 
@@ -92,7 +93,7 @@ def _collection(source: Source, name: str | None, partitions: tuple[str, ...]) -
     if name is None and len(source.collections) != 1:
         names = ", ".join(printable(c.schema.name) for c in source.collections[:20])
         raise UsageError(f"name one of the collections with -c: {names or 'there are none'}")
-    found = selection((name,) if name is not None else (), partitions, ()).apply(source.collections)
+    found = Selection((name,) if name is not None else (), partitions, ()).apply(source.collections)
     if len(found) != 1:
         raise UsageError(f"-c {printable(name)} means {len(found)} collections, a search goes through one")
     return found[0]

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -151,14 +151,19 @@ def _serve(  # many: one for each option
             sys.stdout.flush()
             if not _is_loopback(listen) and access.token is None and access.certificate is None:
                 click.echo("Everybody who reaches this address can read all rows: see --tls-cert and --token-file", err=True)
-            while True:  # one wait without an end would sleep on where the kernel gives the signal to another thread
-                time.sleep(_LOOK_SECONDS)
+            _wait()
     except KeyboardInterrupt:
         if not address:
             raise
         if not quiet:
             click.echo("stopped", err=True)
     return 0
+
+
+def _wait() -> NoReturn:
+    """Until a signal ends it. One wait without an end would sleep on where the kernel gives the signal to another thread."""
+    while True:
+        time.sleep(_LOOK_SECONDS)
 
 
 def _say(state: dict[str, Any], address: str, healthy: str | None, incomplete: bool, index_bytes: int) -> None:

@@ -1,8 +1,7 @@
 """Reads the rows of Faiss index files with numpy alone: no Faiss, no allocation that a hostile file could choose.
 
-    with open_index(path) as (cursor, index):   # structure only
-        ...
-    rows_of(index, path)                         # what to read, picklable
+    index = read_index(Cursor(fd, path, 0, size))   # structure only
+    rows_of(index, path)                            # what to read, picklable
 
 FORMAT §4.6 gives the layouts; `index.py` names the kinds and versions.
 """

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from .cursor import Cursor, Extent
 
-_PCA = struct.Struct("<f")
 _COMMON = struct.Struct("<iiB")
 _NOWHERE = Extent(0, 0)
 _MAX_ELEMENTS = 1 << 24

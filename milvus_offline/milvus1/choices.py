@@ -43,7 +43,7 @@ class Choices:
             return
         folder = self.disk.roots[0] / TABLES
         why = fileio.missing_link(folder) or "the folder is not there; it may not have been copied"
-        rows = sum(c.row.row_count for c in choices if 0 <= c.row.row_count < 1 << 31)
+        rows = sum(c.row.known_rows or 0 for c in choices)
         text = f"{why}. It held the rows of all {len(choices)} segments that the catalog lists"
         self.findings.error("tables-missing", str(folder), text, rows)
 
@@ -137,11 +137,11 @@ class Choices:
     def _open(self, choice: Choice, table: TableRow, schema: Schema, notes: Findings) -> Segment | Finding:
         """The segment, or why none of its rows can be read."""
         where = f"{choice.table_id}/{choice.segment_id}"
-        hint = choice.row.row_count if 0 <= choice.row.row_count < 1 << 31 else None
+        hint = choice.row.known_rows
         try:
             folder = self.disk.folder(choice.table_id, choice.segment_id)
             if folder is None:
-                expected = self.disk.roots[0] / "tables" / choice.table_id / choice.segment_id
+                expected = self.disk.roots[0] / TABLES / choice.table_id / choice.segment_id
                 why = fileio.missing_link(expected) or f"the folder {expected} is not there"
                 text = f"the catalog lists this segment, but {why}; its rows are lost{self._elsewhere(choice)}"
                 return Finding(Severity.ERROR, "segment-missing", where, text, hint)

@@ -196,7 +196,7 @@ def _select_segment(
                 where,
                 "the segment's index is missing. A 1.x server would hide its rows from search and count; they are "
                 "included here",
-                raw.row_count if 0 <= raw.row_count < 1 << 31 else None,
+                raw.known_rows,
             )
         if raw.file_type != FileType.BACKUP and indexes:
             findings.info(
@@ -225,7 +225,6 @@ def _select_segment(
 
 def _repair_race(table_id: str, row: FileRow, disk: Disk, findings: Findings) -> Choice:
     """A raw row whose file_id is another segment's: the data meant are under `file_id`, if the row's size agrees (§3.6)."""
-    rows = row.row_count if 0 <= row.row_count < 1 << 31 else None
     meant = disk.payload_bytes(table_id, row.file_id)
     if meant is not None and (meant == row.file_size or disk.payload_bytes(table_id, row.segment_id) is None):
         message = (
@@ -237,7 +236,7 @@ def _repair_race(table_id: str, row: FileRow, disk: Disk, findings: Findings) ->
         found = "is not there" if meant is None else f"holds {meant} bytes, not the row's {row.file_size}"
         message = f"the catalog row names file {row.file_id}, whose folder {found}; the rows of {row.segment_id} are read"
         segment_id = row.segment_id
-    findings.warning("row-id-race", f"{table_id}/{row.segment_id}", message, rows)
+    findings.warning("row-id-race", f"{table_id}/{row.segment_id}", message, row.known_rows)
     return Choice(table_id, segment_id, FileType(row.file_type).name, row)
 
 

@@ -109,18 +109,16 @@ def infer_catalog(location: Location, disk: Disk, assumptions: Assumptions) -> C
         if table.place is None:
             table.place = (table.folder, DEFAULT_PARTITION)
             if _GENERATED.fullmatch(table.folder):
-                _say(
-                    notes,
+                notes.warning(
                     "partition-unnamed",
                     table.folder,
                     "the folder is that of a partition, but nothing says of which collection; it is read as one of its own. "
                     "Name it with --partition-map",
                 )
         elif table.folder in log.places and table.folder not in assumptions.places:
-            _say(notes, "partition-named-by-log", table.folder, f"is {'/'.join(table.place)}, by ids in the write-ahead log")
+            notes.warning("partition-named-by-log", table.folder, f"is {'/'.join(table.place)}, by ids in the write-ahead log")
     rows = list(_table_rows(tables, log, assumptions, notes))
-    _say(
-        notes,
+    notes.warning(
         "no-catalog",
         str(location.root),
         "read without a catalog: names, metrics and indexes are inferred, dropped collections and segments may be among these",
@@ -160,17 +158,15 @@ class Survey:
         return log.places, indexes
 
 
-def _say(notes: Findings, code: str, where: str, message: str) -> None:
-    notes.warning(code, where, message)
-
-
 def _survey_all(names: Iterable[str], disk: Disk, notes: Findings) -> tuple[dict[str, _Found], Generation]:
     """What all tables tell. Segments are of 0.7 or later; where there are none, files below dates are of 0.5 or 0.6 (§8)."""
     tables = {name: _survey(name, disk, notes) for name in names}
     older = {name: files for name in tables if (files := files_by_date(disk.roots, name))}
     if not older or any(t.rows for t in tables.values()):
         for name, files in older.items():
-            _say(notes, "dated-files", name, f"{len(files)} files of Milvus 0.5 or 0.6 lie beside segments; they are not read")
+            notes.warning(
+                "dated-files", name, f"{len(files)} files of Milvus 0.5 or 0.6 lie beside segments; they are not read"
+            )
         return tables, Generation.SEGMENTED
     from .v05 import survey_table
 
@@ -319,7 +315,7 @@ def _table_rows(tables: Mapping[str, _Found], log: _LogHints, assumptions: Assum
         members[table.place[0]].append(table)
     for collection in sorted({name for name, _ in log.keys} - set(members)):
         members[collection] = []
-        _say(notes, "collection-from-log", printable(collection), "known from log records only; it may be dropped")
+        notes.warning("collection-from-log", printable(collection), "known from log records only; it may be dropped")
     if unknown := sorted(set(assumptions.metrics) - set(members)):
         raise UsageError(f"--assume names the collection {printable(unknown[0])!r}; there are: {', '.join(sorted(members))}")
     number = 0
@@ -330,13 +326,9 @@ def _table_rows(tables: Mapping[str, _Found], log: _LogHints, assumptions: Assum
             if lost:
                 text = "all vectors of this collection are gone, and no index file has them: only the ids of its rows are left"
                 notes.error("collection-lost", collection, text, lost)
-                continue
-            _say(
-                notes,
-                "collection-empty",
-                collection,
-                "neither a segment nor a log record says what its dimension is; it is left out",
-            )
+            else:
+                text = "neither a segment nor a log record says what its dimension is; it is left out"
+                notes.warning("collection-empty", collection, text)
             continue
         metric = _metric(collection, parts, row_bytes, log, assumptions, notes)
         dimension = row_bytes * 8 if metric >= MetricType.HAMMING else row_bytes // 4
@@ -346,7 +338,11 @@ def _table_rows(tables: Mapping[str, _Found], log: _LogHints, assumptions: Assum
         engine = max((t.engine for t in parts), default=int(EngineType.FAISS_IDMAP))
         owner = named.get(DEFAULT_PARTITION)
         if owner is not None and owner.folder != collection:
-            _rename(owner, collection)
+            raise UsageError(
+                f"the folder {printable(owner.folder)!r} cannot be the default partition of {printable(collection)!r}: that "
+                "folder always has the collection's name. In the partition map, rename the collection, or give the folder "
+                "another partition"
+            )
         number += 1
         yield TableRow(number, collection, 0, dimension, engine_type=engine, metric_type=metric)
         tags = set(named) | {tag for name, tag in log.keys if name == collection and tag}
@@ -355,12 +351,8 @@ def _table_rows(tables: Mapping[str, _Found], log: _LogHints, assumptions: Assum
             part = named.get(tag)
             table_id = part.folder if part else f"{collection} log {number}"
             if part is None:
-                _say(
-                    notes,
-                    "partition-from-log",
-                    f"{collection}/{printable(tag)}",
-                    "known from log records only; it may be dropped",
-                )
+                where = f"{collection}/{printable(tag)}"
+                notes.warning("partition-from-log", where, "known from log records only; it may be dropped")
             yield TableRow(
                 number,
                 table_id,
@@ -371,13 +363,6 @@ def _table_rows(tables: Mapping[str, _Found], log: _LogHints, assumptions: Assum
                 owner_table=collection,
                 partition_tag=tag,
             )
-
-
-def _rename(table: _Found, collection: str) -> None:
-    raise UsageError(
-        f"the folder {printable(table.folder)!r} cannot be the default partition of {printable(collection)!r}: that folder "
-        "always has the collection's name. In the partition map, rename the collection, or give the folder another partition"
-    )
 
 
 def _metric(
@@ -398,8 +383,7 @@ def _guess_metric(collection: str, parts: list[_Found], row_bytes: int, log: _Lo
     if binary is None:
         binary, how = not any(_looks_float(t.sample) for t in parts if t.sample), "by how their bytes look"
     metric = MetricType.HAMMING if binary else MetricType.L2
-    _say(
-        notes,
+    notes.warning(
         "metric-guessed",
         collection,
         f"vectors of {row_bytes} bytes are read as {'binary' if binary else 'float'} ({how}); the metric {metric.name} "

@@ -342,6 +342,3 @@ def schema_of(table: TableRow, catalog: Catalog) -> Schema:
         auto_id=table.auto_id,
         attributes=attribute_schema(fields),
     )
-
-
-__all__ = ["Collection", "Partition", "Store", "load_catalog", "open_store"]

@@ -18,9 +18,10 @@ from .catalog.rows import Generation
 from .copies import Contents, contains, hashes_among, newest_of
 from .layout import ID
 from .live import Leftover
-from .opening import Store, schema_of
+from .opening import schema_of
 from .segment.files import Segment, read_header
 from .segment.opening import open_segment
+from .store import Store
 
 if TYPE_CHECKING:
     from .segment.rawfile import RawFile

@@ -84,7 +84,7 @@ def _open_table(
 def _open(choice: Choice, schema: Schema, roots: Sequence[Path], findings: Findings) -> RawFile | _Damaged:
     row = choice.row
     where = _where(row)
-    hint = row.row_count if 0 < row.row_count < 1 << 31 else None
+    hint = row.known_rows or None
     path = raw_file_path(roots, row.table_id, row.date, row.file_id)
     if path is None:
         text = (

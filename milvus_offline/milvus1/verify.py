@@ -19,13 +19,13 @@ from ..model import Advance, Array, Batch, VectorType
 from ..watch import Watch, watching
 from .catalog.rows import Catalog, FileRow
 from .layout import BLOOM_FILTER, FileType
-from .opening import Partition, Store
 from .segment.bloom import BloomFilter, read_filter
 from .segment.files import Segment
 from .segment.indexfile import check as check_index
 from .segment.indexfile import read_index_file
 from .segment.rawfile import RawFile
 from .segment.restored import RestoredSegment
+from .store import Partition, Store
 from .wal.log import Walk
 
 

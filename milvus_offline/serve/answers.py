@@ -22,8 +22,8 @@ import yaml
 
 from ..milvus1.catalog.rows import FileRow
 from ..milvus1.layout import CONFIG, ID, EngineType, FileType, MetricType
-from ..milvus1.opening import Collection, Partition, Store
 from ..milvus1.segment.files import Segment
+from ..milvus1.store import Collection, Partition, Store
 from ..milvus1.wal.rows import LogRows
 from ..model import DEFAULT_PARTITION, Array, Piece, VectorType
 from ..search import Hits, find_rows, search

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ..milvus1.opening import Store, open_store
+from ..milvus1.opening import open_store
+from ..milvus1.store import Store
 from ..model import Finding, Salvaged, SourceCollection, SourcePartition
 from .options import SourceOptions
 

@@ -14,8 +14,9 @@ from support.builder import StoreBuilder, append_garbage, bag, codes, content, d
 
 from milvus_offline.errors import StoreError
 from milvus_offline.milvus1.layout import FileType
-from milvus_offline.milvus1.opening import Store, open_store
+from milvus_offline.milvus1.opening import open_store
 from milvus_offline.milvus1.salvage import collect, survey
+from milvus_offline.milvus1.store import Store
 from milvus_offline.model import Severity
 
 NEW, RAW, TO_INDEX, INDEX, TO_DELETE, NEW_MERGE, NEW_INDEX, BACKUP = FileType

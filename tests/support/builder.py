@@ -39,9 +39,9 @@ from milvus_offline.milvus1.layout import (
     FileType,
     MetricType,
 )
-from milvus_offline.milvus1.opening import Store
 from milvus_offline.milvus1.salvage import collect
 from milvus_offline.milvus1.segment.files import SegmentWriter, write_deleted
+from milvus_offline.milvus1.store import Store
 from milvus_offline.model import Array, Attribute, Batch
 
 from .filters import build_filter

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from milvus_offline.milvus1.opening import Store, open_store
+from milvus_offline.milvus1.opening import open_store
+from milvus_offline.milvus1.store import Store
 from milvus_offline.model import Piece
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures" / "stores"

@@ -31,8 +31,9 @@ import yaml
 
 from milvus_offline.errors import MilvusOfflineError
 from milvus_offline.milvus1.nocatalog import Assumptions
-from milvus_offline.milvus1.opening import Store, open_store
+from milvus_offline.milvus1.opening import open_store
 from milvus_offline.milvus1.salvage import collect
+from milvus_offline.milvus1.store import Store
 from milvus_offline.milvus1.verify import check_store
 from milvus_offline.model import Finding, Piece, Severity
 from milvus_offline.report import inspect_document, show_inspect

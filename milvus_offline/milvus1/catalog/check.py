@@ -48,7 +48,7 @@ def contradictions(catalog: Catalog) -> Findings:
                 f"{row.table_id}/{row.segment_id}",
                 f"{text} {row.file_size} bytes: a server writes these numbers only with the state of a finished segment. It is "
                 "left out; --salvage unfinished exports its rows",
-                row.row_count if row.row_count < 1 << 31 else None,
+                row.known_rows,
             )
     return findings
 
@@ -112,7 +112,7 @@ def _dropped(table: TableRow, files: Iterable[FileRow], findings: Findings) -> N
             _name(table),
             f"the catalog calls it dropped, but its segments {'live' if live else 'still to be flushed'}: the server died in "
             "the middle of the drop, or the mark is a damage. It counts as dropped; --salvage dropped exports its rows",
-            sum(f.row_count for f in live if 0 <= f.row_count < 1 << 31) if live else None,
+            sum(f.known_rows or 0 for f in live) if live else None,
         )
 
 

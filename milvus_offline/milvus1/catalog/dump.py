@@ -28,13 +28,12 @@ from .columns import (
     is_milvus,
     is_misspelt,
     known_columns,
-    repair_double_encoding,
 )
 from .dumpfiles import Witnesses
 from .dumprows import Dump, FoundRows
 from .statements import TOOL_LINE, Statements
 
-__all__ = ["Dump", "looks_like_dump", "read_dump", "repair_double_encoding"]
+__all__ = ["Dump", "looks_like_dump", "read_dump"]
 
 CHUNK = 1 << 20
 MAX_VALUE = 16 << 20

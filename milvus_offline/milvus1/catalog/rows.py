@@ -138,6 +138,11 @@ class FileRow(NamedTuple):
     date: int = -1
     flush_lsn: int = 0
 
+    @property
+    def known_rows(self) -> int | None:
+        """`row_count`, where a segment can have so many; None where nothing counted them, or the value is damaged."""
+        return self.row_count if 0 <= self.row_count < 1 << 31 else None
+
 
 class FieldRow(NamedTuple):
     """A row of `Fields` (hybrid collections of 0.9-1.0)."""

@@ -166,13 +166,13 @@ def _read_heads(fd: int, path: str | os.PathLike[str]) -> tuple[BloomFilter, lis
     return result, heads
 
 
-def read_filter(path: str | os.PathLike[str], *, counters: bool = True) -> BloomFilter:
-    """Reads a filter of either form, its counters only if asked to. Raises OSError, and DamageError where it is none."""
+def read_filter(path: str | os.PathLike[str]) -> BloomFilter:
+    """Reads a filter of either form. Raises OSError, and DamageError where it is none."""
     fd = fileio.open_read(path)
     try:
         result, heads = _read_heads(fd, path)
         for head in heads:
-            octets = np.empty(head.nbytes if counters else 0, np.uint8)
+            octets = np.empty(head.nbytes, np.uint8)
             fileio.read_into(fd, octets.data, head.at, path)
             result.filters.append(CountingFilter(head.first_id, head.count, head.functions, head.per_function, octets))
     finally:
@@ -193,79 +193,72 @@ def live_count(path: str | os.PathLike[str]) -> int | None:
     return None if found.legacy else sum(head.count for head in heads)
 
 
-def probe(path: str | os.PathLike[str], ids: Ids) -> npt.NDArray[np.bool_]:
+def probe(path: str | os.PathLike[str], ids: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """`BloomFilter.contains` for a few ids, of which only the counters are read. Raises DamageError, OSError."""
-    result = np.zeros(len(ids), np.bool_)
-    h1, h2 = id_hashes(np.ascontiguousarray(ids, np.int64))
-    octet = bytearray(1)
     fd = fileio.open_read(path)
     try:
-        for head in _read_heads(fd, path)[1]:
-            if not head.per_function:
-                continue
-            member = np.ones(len(ids), np.bool_)
-            for i in range(head.functions):
-                counters = counter_index(h1, h2, i, head.per_function) + i * head.per_function
-                for place in np.flatnonzero(member).tolist():
-                    counter = int(counters[place])
-                    fileio.read_into(fd, memoryview(octet), head.at + counter // 2, path)
-                    member[place] = octet[0] >> (0 if counter & 1 else 4) & 15 != 0  # even counters are the high nibbles
-            result |= member
+        return _probe(fd, path, _read_heads(fd, path)[1], ids)
     finally:
         os.close(fd)
-    return result
 
 
 class FilterFile:
-    """A `bloom_filter` file that is asked about few ids: only the counters concerned are read.
-
-    Raises DamageError where the file is not a filter.
-    """
+    """A `bloom_filter` file that is probed again and again. Raises OSError, and DamageError where the file is not a filter."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
-        self._filter = read_filter(path, counters=False)
+        fd = fileio.open_read(path)
+        try:
+            _, self._heads = _read_heads(fd, path)
+        finally:
+            os.close(fd)
 
     @property
     def count(self) -> int:
         """Ids that it holds."""
-        return sum(one.count for one in self._filter.filters)
+        return sum(head.count for head in self._heads)
 
     def contains(self, ids: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """See BloomFilter.contains. Raises OSError, and DamageError when the file has become shorter."""
-        array = np.ascontiguousarray(ids, np.int64)
-        result = np.zeros(len(array), np.bool_)
-        if not len(array):
-            return result
-        h1, h2 = id_hashes(array)
-        at = BITMAP.size + (0 if self._filter.legacy else HEADER.size)
+        """See `probe`. Raises OSError, and DamageError when the file has become shorter."""
         fd = fileio.open_read(self._path)
         try:
-            for one in self._filter.filters:
-                at += FILTER.size
-                nbytes = (one.functions * one.per_function + 1) // 2
-                if one.per_function:
-                    result |= self._member(fd, one, at, h1, h2)
-                at += nbytes
+            return _probe(fd, self._path, self._heads, ids)
         finally:
             os.close(fd)
-        return result
 
-    def _member(self, fd: int, one: CountingFilter, at: int, h1: _U32, h2: _U32) -> npt.NDArray[np.bool_]:
-        """One byte a function and id, as long as all before it spoke for the id."""
-        left = np.arange(len(h1))
-        octet = bytearray(1)
-        for i in range(one.functions):
-            counter = counter_index(h1[left], h2[left], i, one.per_function) + i * one.per_function
-            octets = np.empty(len(left), np.uint8)
-            for place, offset in enumerate((counter >> 1).tolist()):
-                fileio.read_into(fd, memoryview(octet), at + offset, self._path)
-                octets[place] = octet[0]
-            shift = ((counter & 1) ^ 1).astype(np.uint8) << 2  # even counters are the high nibbles
-            left = left[(octets >> shift) & 15 != 0]
-        result = np.zeros(len(h1), np.bool_)
-        result[left] = True
+
+def _probe(fd: int, path: object, heads: Iterable[_Head], ids: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    array = np.ascontiguousarray(ids, np.int64)
+    result = np.zeros(len(array), np.bool_)
+    if not len(array):
         return result
+    h1, h2 = id_hashes(array)
+    for head in heads:
+        if head.per_function:  # a segment without rows has no counters
+            result |= _member_on_disk(fd, path, head, h1, h2)
+    return result
+
+
+def _member_on_disk(fd: int, path: object, head: _Head, h1: _U32, h2: _U32) -> npt.NDArray[np.bool_]:
+    """One byte a function and id, as long as all before it spoke for the id."""
+    left = np.arange(len(h1))
+    octet = bytearray(1)
+    for i in range(head.functions):
+        counter = counter_index(h1[left], h2[left], i, head.per_function) + i * head.per_function
+        octets = np.empty(len(left), np.uint8)
+        for place, offset in enumerate((counter >> 1).tolist()):
+            fileio.read_into(fd, memoryview(octet), head.at + offset, path)
+            octets[place] = octet[0]
+        left = left[_nibbles(octets, counter) != 0]
+    result = np.zeros(len(h1), np.bool_)
+    result[left] = True
+    return result
+
+
+def _nibbles(octets: npt.NDArray[np.uint8], counter: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """The values of counters in their bytes: even ones are the high nibbles."""
+    found: npt.NDArray[np.uint8] = (octets >> (((counter & 1) ^ 1).astype(np.uint8) << np.uint8(2))) & np.uint8(15)
+    return found
 
 
 def write_new_filter(file: IO[bytes], batches: Iterable[npt.ArrayLike], scratch: IO[bytes]) -> int:
@@ -329,6 +322,5 @@ def _member(one: CountingFilter, h1: _U32, h2: _U32) -> npt.NDArray[np.bool_]:
     result = np.ones(len(h1), np.bool_)
     for i in range(one.functions):
         counter = counter_index(h1, h2, i, one.per_function) + i * one.per_function
-        shift = ((counter & 1) ^ 1).astype(np.uint8) << 2  # even counters are the high nibbles
-        result &= (one.counters[counter >> 1] >> shift) & 15 != 0
+        result &= _nibbles(one.counters[counter >> 1], counter) != 0
     return result

@@ -11,10 +11,11 @@ import pytest
 from support.builder import bag, content, pieces_bag
 from support.real import copy_store, truth
 
-from milvus_offline.milvus1.opening import Store, open_store
+from milvus_offline.milvus1.opening import open_store
 from milvus_offline.milvus1.salvage import collect
 from milvus_offline.milvus1.segment.files import Segment
 from milvus_offline.milvus1.segment.restored import RestoredSegment
+from milvus_offline.milvus1.store import Store
 from milvus_offline.model import Batch
 
 HOLDING = {

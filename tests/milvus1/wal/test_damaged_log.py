@@ -12,7 +12,8 @@ from support.command import call
 from support.real import copy_store
 
 from milvus_offline.milvus1.layout import FileType
-from milvus_offline.milvus1.opening import Store, open_store
+from milvus_offline.milvus1.opening import open_store
+from milvus_offline.milvus1.store import Store
 from milvus_offline.model import Severity
 
 NEW, RAW = FileType.NEW, FileType.RAW

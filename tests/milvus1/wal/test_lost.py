@@ -8,7 +8,8 @@ import pytest
 from support.builder import StoreBuilder, bag, codes, content, join, rows, salvaged
 
 from milvus_offline.milvus1.layout import FileType
-from milvus_offline.milvus1.opening import Store, open_store
+from milvus_offline.milvus1.opening import open_store
+from milvus_offline.milvus1.store import Store
 
 NEW, RAW, TO_DELETE, NEW_MERGE = FileType.NEW, FileType.RAW, FileType.TO_DELETE, FileType.NEW_MERGE
 NOTHING: Counter[tuple[int, bytes]] = Counter()

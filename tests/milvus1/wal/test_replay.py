@@ -14,8 +14,9 @@ import pytest
 from support.builder import StoreBuilder, bag, codes, content, join, rows, salvaged
 
 from milvus_offline.milvus1.layout import WAL_HEADER, FileType
-from milvus_offline.milvus1.opening import Store, open_store
+from milvus_offline.milvus1.opening import open_store
 from milvus_offline.milvus1.salvage import survey
+from milvus_offline.milvus1.store import Store
 from milvus_offline.milvus1.wal import deletes
 from milvus_offline.milvus1.wal import table as logtable
 from milvus_offline.model import Batch, Severity

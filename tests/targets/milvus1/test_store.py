@@ -29,9 +29,10 @@ from milvus_offline.findings import Findings
 from milvus_offline.loading import run_load
 from milvus_offline.manifest import LEDGER
 from milvus_offline.milvus1.catalog.write import MYSQL_SCHEMA, date_of, is_server_path
-from milvus_offline.milvus1.opening import Store, open_store
+from milvus_offline.milvus1.opening import open_store
 from milvus_offline.milvus1.segment.bloom import read_filter
 from milvus_offline.milvus1.segment.files import Segment
+from milvus_offline.milvus1.store import Store
 from milvus_offline.model import Attribute, IndexSpec, Schema, Severity, SourceCollection, SourcePartition, VectorType
 from milvus_offline.search.compare import check_searches
 from milvus_offline.sources.milvus1 import open_store_source
@@ -538,7 +539,7 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     create(many(8), tmp_path / "store")
     command = [sys.executable, "-m", "milvus_offline", "load", str(tmp_path / "store"), f"milvus1:{tmp_path / 'new'}", "-q"]
     run = subprocess.Popen([*command, "--jobs", "1"])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not list((tmp_path / "new").rglob("*.rv")) and time.monotonic() < deadline and run.poll() is None:
         time.sleep(0.002)
     run.send_signal(signal.SIGKILL)
