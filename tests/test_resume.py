@@ -162,13 +162,13 @@ def interrupted(store: Path, out: Path, *options: str, stop: int = signal.SIGINT
     command = [sys.executable, "-c", code, "export", str(store), str(out), "-q", *options]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     ledger = out / LEDGER
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not ledger.exists() or ledger.read_bytes().count(b"\n") < 2:
         assert child.poll() is None, child.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(child.pid, stop)
-    output, errors = child.communicate(timeout=60)
+    output, errors = child.communicate(timeout=120)
     return subprocess.CompletedProcess(command, child.returncode, output, errors)
 
 
@@ -329,6 +329,7 @@ def test_two_runs_in_one_folder(options: list[str], store: Path, tmp_path: Path)
     expected = reference(store, tmp_path)
     out = tmp_path / "out"
     reading, writing = os.pipe()
+    resuming, going = os.pipe()
     pid = os.fork()
     if pid == 0:
         add = hdf5.Checksums.add
@@ -339,13 +340,14 @@ def test_two_runs_in_one_folder(options: list[str], store: Path, tmp_path: Path)
             if not waited:
                 waited = True
                 os.write(writing, b"x")
-                time.sleep(1.5)
+                os.read(resuming, 1)
             add(self, batch)
 
         hdf5.Checksums.add = paused  # type: ignore[method-assign]
         os._exit(call("export", store, out, "-q", "--jobs", "1").code)
     os.read(reading, 1)
     done = call("export", store, out, "-q", *options)
+    os.write(going, b"x")
     assert (done.code, "another run is writing here" in done.err) == (2, True)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert files(out) == expected
@@ -357,7 +359,7 @@ def test_workers_end_with_a_killed_parent(store: Path, tmp_path: Path) -> None:
         "import milvus_offline.targets.hdf5 as h\n"
         f"h.TASK_BYTES = {TASK_BYTES}\n"
         "add = h.Checksums.add\n"
-        "def slow(self, batch): os.write(1, b'%d\\n' % os.getpid()); time.sleep(30); add(self, batch)\n"
+        "def slow(self, batch): os.write(1, b'%d\\n' % os.getpid()); time.sleep(600); add(self, batch)\n"
         "h.Checksums.add = slow\n"
         "from milvus_offline.cli import main\n"
         "main(sys.argv[1:])\n"
@@ -369,7 +371,7 @@ def test_workers_end_with_a_killed_parent(store: Path, tmp_path: Path) -> None:
     worker = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
             os.kill(worker, 0)

@@ -50,7 +50,7 @@ def _emulator(scheme: str, port: int, folder: Path) -> tuple[list[str], dict[str
 
 
 def _wait(port: int) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while True:
         try:
             return socket.create_connection(("127.0.0.1", port), 1).close()

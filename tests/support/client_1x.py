@@ -46,7 +46,7 @@ def _make(folder: Path, python: Path) -> str:
         made = subprocess.run(command, capture_output=True, text=True, timeout=600)
         if made.returncode:
             return f"pip install {' '.join(words)}: {made.stderr[-500:]}"
-    tried = subprocess.run([str(python), "-c", "import milvus"], capture_output=True, text=True, timeout=60)
+    tried = subprocess.run([str(python), "-c", "import milvus"], capture_output=True, text=True, timeout=120)
     return tried.stderr[-500:] if tried.returncode else ""
 
 
@@ -80,7 +80,7 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=120)
 
 
 # The program ---------------------------------------------------------------------------------------------------------

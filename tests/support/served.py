@@ -42,7 +42,7 @@ class Served:
         """Exit code and what was said on stderr."""
         if self.process.poll() is None:
             os.kill(self.process.pid, how)
-        _, said = self.process.communicate(timeout=30)
+        _, said = self.process.communicate(timeout=120)
         return self.process.returncode, said
 
     def __enter__(self) -> Served:
@@ -68,7 +68,7 @@ class Raw:
         asked, answered = METHODS[method]
         data = messages()[asked](**fields).SerializeToString() if request is None else request
         call = self._channel.unary_unary(SERVICE + method, None, messages()[answered].FromString)
-        return call(data, timeout=60, metadata=self._metadata)
+        return call(data, timeout=120, metadata=self._metadata)
 
     def status(self, method: str, request: Any = None, **fields: Any) -> tuple[int, str]:
         """Error code and reason."""
