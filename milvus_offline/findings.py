@@ -252,9 +252,9 @@ SECTIONS = (
             ),
             Code(
                 "log-unknown",
-                (WARNING,),
-                "The catalog holds no collection at all, and the log holds rows: everything was dropped, or the catalog is new "
-                "and empty.",
+                (INFO, WARNING),
+                "The catalog holds no collection at all, and the log holds rows. Everything was dropped; a warning where the "
+                "folders of these collections are still there, so that the catalog must be new and empty.",
                 "`--catalog` names the right one, `--no-catalog` reads the log alone, `--salvage dropped` exports the rows.",
             ),
             Code(

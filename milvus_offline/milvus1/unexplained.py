@@ -8,8 +8,9 @@ in both directions:
 - folders of tables that are not in `Tables`, with complete segments that no row of `TableFiles` lists. A dropped collection's
   rows stay, as TO_DELETE, as long as its folders (§3.5); without rows a crash in the middle of a flush or a merge leaves one
   segment, and then the collection must have been dropped. In no real store seen is there such a folder.
-- records in the log, when the catalog holds no row of a table or file at all: it is new and empty, or everything was dropped. A
-  server leaves this behind only where it holds no live row, and then the user who asks for rows has to know it.
+- records in the log, when the catalog holds no row of a table or file at all. A healthy server leaves that where everything was
+  dropped; the folder of each collection goes within the moment in which its rows go, and `tables/` stays (§3.5). So where a
+  folder of a logged name is still here, or `tables/` never was, the catalog is new and empty.
 - complete segments of live tables that no row lists. A crash leaves these too, but their rows are then in other segments or in
   the log (§3.2, §11.4). So they count if they are newer than all that the catalog knows and have rows of their own, or if not
   one of their rows is anywhere else, or if they were live for sure (deletes were applied to them, or an index was built) and
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .. import fileio
 from ..errors import DamageError
 from ..findings import Findings
 from ..model import Finding, Piece, Schema, Severity
@@ -59,7 +61,7 @@ def count(n: int, noun: str) -> str:
 
 def headline(findings: Iterable[Finding]) -> str | None:
     """One sentence for the first line of a report when the catalog is not that of these files, or not all of it."""
-    found = [f for f in findings if f.code in FOREIGN]
+    found = [f for f in findings if f.code in FOREIGN and f.severity is not Severity.INFO]
     if not found:
         return None
     rows = count(sum(f.rows or 0 for f in found), "row")
@@ -143,18 +145,21 @@ class Unexplained:
                 )
 
     def _log(self, findings: Findings) -> None:
-        """Records of collections that a catalog without a single row cannot know."""
-        found = [x for x in self.salvage if x.kind == "dropped"]
-        if found:
-            names = sorted({x.collection for x in found})
-            findings.warning(
-                "log-unknown",
-                "wal",
-                f"the catalog knows no collection at all, and the log holds rows of {count(len(names), 'collection')}: "
-                f"{', '.join(map(printable, names[:_NAMED]))}{', …' * (len(names) > _NAMED)}. They were all dropped, or the "
-                "catalog is new and empty",
-                sum(x.rows.rows for x in found),
-            )
+        """Records of collections that a catalog without a single row does not know: they were dropped, or it is a new one."""
+        logged = [x for x in self.salvage if x.kind == "dropped"]
+        if not logged:
+            return
+        folders, why = set(self.disk.tables()), "their folders are still here, which a drop removes"
+        if not any(map(self.disk.has_tables, self.disk.roots)) and not fileio.is_remote(self.disk.roots[0]):
+            folders, why = {x.collection for x in logged}, "it never had one, for there is no folder tables/"
+        there = [x for x in logged if x.collection in folders]
+        names = sorted({x.collection for x in there or logged})
+        named = f"{', '.join(map(printable, names[:_NAMED]))}{', …' * (len(names) > _NAMED)}"
+        text = f"the catalog knows no collection at all, and the log holds rows of {count(len(names), 'collection')}: {named}. "
+        text += f"The catalog is new and empty: {why}" if there else "Nothing else is left of them, as after a drop"
+        severity = Severity.WARNING if there else Severity.INFO
+        rows = sum(x.rows.rows for x in there or logged)
+        findings.add(severity, "log-unknown", "wal", f"{text}. --salvage dropped exports the rows apart", rows)
 
     def _owners(self, known: set[str], findings: Findings) -> None:
         """Live partitions of a collection that is not in the catalog, but whose folder is there: a drop removes one without

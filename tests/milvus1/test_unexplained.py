@@ -16,6 +16,7 @@ from milvus_offline.milvus1.layout import FileType
 from milvus_offline.milvus1.opening import open_store
 from milvus_offline.milvus1.salvage import collect
 from milvus_offline.milvus1.unexplained import headline
+from milvus_offline.model import Severity
 
 NEW, RAW, TO_DELETE, NEW_MERGE = FileType.NEW, FileType.RAW, FileType.TO_DELETE, FileType.NEW_MERGE
 
@@ -98,14 +99,27 @@ def test_a_catalog_without_tables_beside_no_folders_is_only_empty(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["crash_wal", "crash_tags", "crash_wal_partial", "crash_wal_v081"])
-def test_a_new_empty_catalog_of_a_log(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folders", ["kept", "lost"])
+def test_a_new_empty_catalog_of_a_log(name: str, folders: str, tmp_path: Path) -> None:
     root = copy_store(name, tmp_path)
     sql(root, "DELETE FROM TableFiles", "DELETE FROM Tables")
-    found = {f.code: f.rows for f in open_store(root).findings}
-    assert found["log-unknown"]
+    if folders == "lost":
+        shutil.rmtree(root / "db/tables", ignore_errors=True)  # git knows no empty folders
+    found = {f.code: f for f in open_store(root).findings}
+    assert found["log-unknown"].severity is Severity.WARNING and found["log-unknown"].rows
     result = call("export", root, tmp_path / "out")
     assert result.code == 3
     assert "in the log are not in it" in " ".join(call("inspect", root).out.split()[:40])
+
+
+def test_a_log_of_which_everything_was_dropped_is_no_reason_to_worry(tmp_path: Path) -> None:
+    """A restarted server removes the last rows of dropped collections with their folders, and leaves their records (§3.5)."""
+    b = StoreBuilder(tmp_path / "s")
+    b.wal.insert("gone", rows(1, 2, 3))
+    root = b.write()
+    assert [(f.code, f.severity, f.rows) for f in open_store(root).findings] == [("log-unknown", Severity.INFO, 3)]
+    result = call("inspect", root)
+    assert result.code == 0 and "not that of these files" not in result.out
 
 
 def test_unfinished_segments_of_unknown_tables_are_nothing(b: StoreBuilder) -> None:

@@ -399,10 +399,13 @@ class Server:
         """Physical deletion (§3.5), of those first that were put aside first: a segment's sources before the segment."""
         aside = [f for f in self._aside if f in self.files]
         self._aside = aside + [f for f in self.files if f.type == TO_DELETE and not any(f is a for a in aside)]
-        for file in self._aside[: self.rng.randrange(len(self._aside) + 1)]:
+        removed = self._aside[: self.rng.randrange(len(self._aside) + 1)]
+        for file in removed:
             self.files.remove(file)
             if not any(f.segment_id == file.segment_id for f in self.files):
                 self.folders.pop((file.table_id, file.segment_id), None)
+        gone = {f.table_id for f in removed} - {f.table_id for f in self.files}
+        self.folders = {k: s for k, s in self.folders.items() if k[0] not in gone}  # with what crashes have left there
         for table in [t for t in self.tables if t.state and not any(f.table_id == t.table_id for f in self.files)]:
             self.tables.remove(table)
         self.tick("cleaned up")
