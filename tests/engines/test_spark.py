@@ -52,8 +52,9 @@ def test_the_reader_gives_the_truth_of_every_store() -> None:
 
 
 def test_sparks_workers_read_the_truth_of_every_store(spark: Any) -> None:
-    from milvus_offline.engines.spark import MilvusOffline
     from pyspark.sql.functions import lit
+
+    from milvus_offline.engines.spark import MilvusOffline
 
     spark.dataSource.register(MilvusOffline)
     frames: dict[str, Any] = {}  # one job for each type of vectors
