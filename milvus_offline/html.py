@@ -18,6 +18,7 @@ from .guard import explained, keep_out
 from .names import printable
 from .report import KINDS
 from .text import PLACES, Group, Places, count, duration, grouped, named, size
+from .verdict import reach
 
 _PLACES, _OPEN_PARTITIONS, _TITLED_SEGMENTS, _MAPS, _FEW = 200, 12, 2000, 60, 12
 """Places of a kind of finding that are listed; partitions of a collection that are not folded; segments that have titles;
@@ -61,7 +62,7 @@ def render(
         _verdict(told, document, verified),
         _numbers(document["totals"], _is_store(document)),
         _where(document),
-        _next(document["next"]),
+        _next(document["next"] if verified is None else [s for s in document["next"] if not re.search(_VERIFIED, s)]),
         _timeline(document["timeline"]),
         _findings(findings, places),
         _salvage(document["salvage"]),
@@ -83,7 +84,8 @@ def _verdict(told: Mapping[str, str], document: Mapping[str, Any], verified: Map
     head, dot, rest = told["text"].partition(". ")
     sentences = [s for s in document["story"] if s not in told["text"]]
     if verified is not None:
-        sentences = [verified["summary"] + ".", *sentences]
+        summary = [verified["summary"] + "."] if verified["summary"] not in told["text"] else []
+        sentences = [*summary, *([reach(verified["checked"])] if "checked" in verified else []), *sentences]
     note = ""
     if verified is None and _is_store(document):
         note = "<p class=note>The catalog and the headers of the files were read, not every row: verify reads them all.</p>"
@@ -91,7 +93,7 @@ def _verdict(told: Mapping[str, str], document: Mapping[str, Any], verified: Map
     counted = f"<p><a href='#findings'>{_text(rest)}</a></p>" if rest else ""
     return (
         f"<section class='verdict {told['level']}{long}'><h1>{_text(head + (dot and '.'))}</h1>{counted}"
-        + "".join(f"<p>{_text(s)}</p>" for s in sentences)
+        + "".join(f"<p>{re.sub(_OPTION, _code, _text(s))}</p>" for s in sentences)
         + f"{note}</section>"
     )
 
@@ -104,10 +106,12 @@ def _numbers(totals: Mapping[str, int], is_store: bool) -> str:
         ("lost_rows", "rows lost"),
         ("export_bytes", "size of an export"),
         ("collections", f"{_noun('collections', totals)}, {partitions}"),
-        ("segments", f"{_noun('segments', totals)}, {size(totals['bytes'])} on disk"),
+        ("segments", f"{_noun('segments', totals)}, {size(totals['bytes'])} of data"),
     ]
     if not is_store:
+        numbers[0] = ("rows", _noun("rows", totals))
         numbers[1] = ("doubtful_rows", "rows in doubt")
+        numbers[3] = ("export_bytes", "of ids and vectors")
         numbers[4] = ("collections", _noun("collections", totals))
         numbers[5] = ("partitions", _noun("partitions", totals))
 
@@ -234,6 +238,8 @@ def _percent(at: datetime, first: datetime, last: datetime) -> float:
 def _lasted(span: timedelta) -> str:
     if span >= timedelta(days=2):
         return f"{span.days:,} days"
+    if span < timedelta(seconds=0.1):
+        return f"{span / timedelta(milliseconds=1):.0f} ms"
     return duration(span.total_seconds()) if span >= timedelta(seconds=2) else f"{span.total_seconds():.1f} s"
 
 
@@ -265,6 +271,8 @@ def _from_to(first: datetime, last: datetime) -> str:
 
 # What to do -------------------------------------------------------------------------------------------------------------
 
+_VERIFIED = r"^milvus-offline verify (?!.*--against)"
+"""The step that has been done when a page of verify is made."""
 _STEPS = (
     (r"explain ", "what the worst finding means"),
     (r"verify .*--against", "compare the export with the source"),
@@ -282,8 +290,7 @@ def _next(steps: Sequence[str]) -> str:
     lines = []
     for step in steps:
         label = next((label for pattern, label in _STEPS if re.search(pattern, step)), "")
-        words = " ".join(f"<span>{_text(word)}</span>" for word in step.split(" "))
-        lines.append(f"<li><span>{label}</span><code>{words}</code>")
+        lines.append(f"<li><span>{label}</span>{_code(_text(step))}")
     return f"<h2>Next</h2><ul class=next>{''.join(lines)}</ul>"
 
 
@@ -467,4 +474,13 @@ def _text(value: Any) -> str:
 
 def _marked(text: str) -> str:
     """A text of ours, in which `this` is code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))
+    return re.sub(r"`([^`]+)`", _code, _text(text))
+
+
+_OPTION = r"(?<![\w-])(--[a-z][\w-]*)"
+
+
+def _code(found: re.Match[str] | str) -> str:
+    """What is typed, escaped already: lines end between its words, not at the hyphens of an option."""
+    words = (found if isinstance(found, str) else found[1]).split(" ")
+    return f"<code>{' '.join(f'<span>{word}</span>' for word in words)}</code>"

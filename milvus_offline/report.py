@@ -193,20 +193,22 @@ def story(store: Store) -> list[str]:
     wal_rows = sum(c.wal_rows for c in store.collections)
     again = min(wal_rows, sum(f.rows or 0 for f in store.findings if f.code == "rows-from-log"))
     if wal_rows > again:
-        verb = "is" if wal_rows - again == 1 else "are"
-        lines.append(
-            f"{count(wal_rows - again, 'acknowledged row')} {verb} only in the write-ahead log; an export includes them."
-        )
+        lines.append(_in_log(wal_rows - again, "acknowledged row", "", "only"))
     if again:
-        verb = "is" if again == 1 else "are"
-        lines.append(f"{count(again, 'row')} of damaged segments {verb} still in the write-ahead log; an export includes them.")
+        lines.append(_in_log(again, "row", " of damaged segments", "still"))
     if not lines and not needs_attention(store.findings):
         lines.append("Nothing points to a crash: all rows that are live were flushed.")
     unseen = sum(s.rows.rows for s in store.replay.salvage if s.kind == "unseen") if store.replay else 0
     if unseen:
-        text = "were acknowledged and logged, but no server would show them; --salvage unseen exports them."
+        was, them = ("was", "it") if unseen == 1 else ("were", "them")
+        text = f"{was} acknowledged and logged, but no server would show {them}; --salvage unseen exports {them}."
         lines.append(f"{count(unseen, 'more row')} {text}")
     return lines
+
+
+def _in_log(rows: int, noun: str, of: str, how: str) -> str:
+    are, them = ("is", "it") if rows == 1 else ("are", "them")
+    return f"{count(rows, noun)}{of} {are} {how} in the write-ahead log; an export includes {them}."
 
 
 _WORTH_SALVAGING = ("unseen", "orphans")

@@ -60,6 +60,15 @@ def verdict(rows: int, findings: Sequence[Finding], done: str, *, log_rows: int 
     return {"level": level, "text": text}
 
 
+def reach(checked: Mapping[str, int]) -> str:
+    """What the silence of verify proves, and what not."""
+    return (
+        f"Of {count(checked['rows'], 'row')} read, bloom filters confirm the ids of {checked['ids_in_bloom_filters']:,}, index "
+        f"files the vectors of {checked['vectors_in_index_files']:,}, and the log those of {checked['vectors_in_log']:,}. "
+        f"Nothing confirms the vectors of {checked['rows_on_nothing']:,}: a flipped bit in these cannot be seen."
+    )
+
+
 def explained_code(code: int) -> str:
     """What an exit code that is not 0 means, for the screen."""
     return {

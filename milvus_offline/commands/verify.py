@@ -11,7 +11,6 @@ import click
 
 from .. import fileio
 from ..guard import check_file
-from ..model import Finding, Severity
 from .command import Command, OutFile, SourceOrTarget, SourcePath, is_target
 from .common import bucket_costs, is_typed, open_given, print_json, progress, say_costs, several, source_words, write_lost_ids
 from .log import set_up_log
@@ -19,7 +18,7 @@ from .options import cluster_option, file_options, lost_ids_option, output_optio
 
 if TYPE_CHECKING:
     from ..findings import Findings
-    from ..model import Source
+    from ..model import Finding, Source
     from ..text import Places
 
     _Verified: TypeAlias = tuple[dict[str, Any], Places, dict[str, Any]]
@@ -178,6 +177,7 @@ def _verify_target(path: str, asked: _Asked, about: dict[str, Any], **o: Any) ->
 def _verify_export(path: str, asked: _Asked, **o: Any) -> _Verified:
     from ..checking import check_export
     from ..errors import MilvusOfflineError, UsageError
+    from ..model import Severity
     from ..report import source_document, unread_document
     from ..sources.export import open_export
     from ..text import Places, count
@@ -287,32 +287,23 @@ def _document(path: str, kind: str, rows: int, findings: Sequence[Finding], summ
 
 
 def _show(screen: Any, document: dict[str, Any], places: Places, *, verbose: bool) -> None:
-    from ..verdict import end
+    from ..verdict import end, reach
 
     told = document["verdict"]
     screen.verdict(told["level"], told["text"])
     if document["summary"] not in told["text"]:
         screen.say(document["summary"])
     if "checked" in document:
-        screen.say(_reach(document["checked"]))
+        screen.say(reach(document["checked"]))
     if document["findings"]:
         screen.say()
         screen.findings(document["findings"], places, verbose=verbose)
         end(screen, told, document["exit_code"])
 
 
-def _reach(checked: dict[str, int]) -> str:
-    """What silence proves, and what not."""
-    from ..text import count
-
-    return (
-        f"Of {count(checked['rows'], 'row')} read, bloom filters confirm the ids of {checked['ids_in_bloom_filters']:,}, index "
-        f"files the vectors of {checked['vectors_in_index_files']:,}, and the log those of {checked['vectors_in_log']:,}. "
-        f"Nothing confirms the vectors of {checked['rows_on_nothing']:,}: a flipped bit in these cannot be seen."
-    )
-
-
 def _exit_code(findings: Sequence[Finding]) -> int:
     """4 when something is not as it must be; 3 when state was ambiguous."""
+    from ..model import Severity
+
     severities = {f.severity for f in findings}
     return 4 if Severity.ERROR in severities else 3 if Severity.WARNING in severities else 0

@@ -149,6 +149,19 @@ def test_the_page_of_verify_tells_its_findings(tmp_path: Path) -> None:
     assert {k: v for k, v in found.items() if k.startswith("finding.")} == truth
 
 
+def test_the_page_of_verify_says_what_it_proves_and_nothing_twice(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c")
+    b.wal.insert("c", rows(1))
+    document = call("verify", b.write(), "--json", "--html", tmp_path / "v.html").json
+    text = (tmp_path / "v.html").read_text(encoding="utf-8")
+    assert text.count(document["summary"]) == 1
+    assert "Nothing confirms the vectors of " in text
+    assert "1 acknowledged row is only in the write-ahead log; an export includes it." in text
+    steps = re.sub("<.*?>", "", text[text.index("<h2>Next") : text.index("<h2>The life")])
+    assert f"verify {tmp_path}" not in steps and "--against" in steps
+
+
 def test_the_page_of_an_export_that_cannot_be_read(tmp_path: Path) -> None:
     call("export", STORES / "crash_tags" / "store", tmp_path / "out", "-q")
     text = (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")
