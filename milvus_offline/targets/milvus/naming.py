@@ -13,15 +13,17 @@ from .terms import LoadOptions, Notes, PartitionPlan, TargetFacts
 
 MAX_NAME = 255
 
-_ESCAPE = re.compile(r"_x([0-9a-f]+)_")
+_EMPTY = "_x_"
+_ESCAPE = re.compile(rf"_x([0-9a-f]+)_|\A{_EMPTY}\Z")
 
 
 def sanitize(name: str, *, hyphens: bool = False) -> str:
-    """A name of letters, digits and `_`: other characters become `_x` + code point in hex + `_`; `restore` undoes it.
+    """A name of letters, digits and `_`: other characters become `_x` + code point in hex + `_`, the empty name `_x_`;
+    `restore` undoes it.
 
     Too long names are cut and end in a digest; those stand in the collection's description.
     """
-    name = _ESCAPE.sub(lambda m: f"_x5f_{m[0][1:]}", name)
+    name = _ESCAPE.sub(lambda m: f"_x5f_{m[0][1:]}", name) or _EMPTY
     name = re.sub(r"[^A-Za-z0-9_-]|^-" if hyphens else r"[^A-Za-z0-9_]", lambda m: f"_x{ord(m[0]):x}_", name)
     if len(name) > MAX_NAME:
         name = f"{name[: MAX_NAME - 17]}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -36,7 +38,7 @@ def sanitize_collection(name: str) -> str:
 
 def restore(name: str) -> str:
     """What `sanitize` made a name from (if it was not cut)."""
-    return _ESCAPE.sub(lambda m: chr(int(m[1], 16)), name)
+    return _ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else "", name)
 
 
 def _allowed(name: str, kind: str, facts: TargetFacts) -> str | None:

@@ -178,7 +178,7 @@ def check_names(
         if sanitize and not _NAME.fullmatch(new):
             new = names[old] = sanitize_collection(new)
         if not _NAME.fullmatch(new):
-            wrong.append(f"collection {printable(new)!r}: expected 1..255 letters, digits and _, no digit first (--rename)")
+            wrong.append(f"collection {printable(new)!r}: expected 1..255 letters, digits and _, no digit first")
         if len(collection.partitions) > MAX_PARTITIONS:
             wrong.append(f"collection {new!r}: {len(collection.partitions)} partitions, at most {MAX_PARTITIONS}")
         faults = {p.name: fault for p in collection.partitions if (fault := _tag_fault(p.name))} if not sanitize else {}
@@ -214,7 +214,8 @@ def tags_of(collection: SourceCollection, name: str, *, sanitize: bool, quotes: 
 
 def _refuse(wrong: Sequence[str]) -> None:
     if wrong:
-        raise UsageError("Milvus 1.x does not accept these names:\n  " + "\n  ".join(wrong))
+        what = "Milvus 1.x does not accept these names; --rename OLD=NEW and --rename-map FILE give others:"
+        raise UsageError("\n  ".join([what, *wrong]))
 
 
 def _tag_fault(tag: str) -> str | None:
@@ -224,5 +225,5 @@ def _tag_fault(tag: str) -> str | None:
     if tag.strip(BLANKS) != tag:
         return "the server cuts blanks off both ends"
     if not 1 <= size <= 255:
-        return f"{size} bytes, expected 1..255"
+        return f"it has {size} bytes, and the server takes 1..255"
     return None
