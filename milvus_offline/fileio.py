@@ -16,12 +16,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, BinaryIO, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from .errors import DamageError, MilvusOfflineError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")
 """Whether the fast system calls are used; tests switch this off to exercise the portable way."""
@@ -114,6 +114,8 @@ def open_binary(path: str | os.PathLike[str]) -> BinaryIO:
 
 def read_array(path: str | os.PathLike[str], dtype: npt.DTypeLike, count: int, offset: int) -> npt.NDArray[Any]:
     """Up to `count` values from byte `offset` of a file on, fewer where it ends before: [n]. Raises OSError."""
+    import numpy as np  # every command loads this module, also for its help
+
     fd = open_read(path)
     try:
         kind = np.dtype(dtype)

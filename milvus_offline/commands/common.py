@@ -14,14 +14,14 @@ from click.core import ParameterSource
 from ..errors import StoreError, UsageError
 from ..fileio import unreadable
 from ..guard import keep_out
-from ..model import Finding, Source
-from ..transfer import Progress, Silent
 from .log import begin_log_file, log_store, logging_asked
 from .options import FILE_OPTIONS, STORE_OPTIONS, setting
 
 if TYPE_CHECKING:
+    from ..model import Finding, Source
     from ..sources import SourceOptions
     from ..text import Screen
+    from ..transfer import Progress
 
 
 def bucket_costs() -> dict[str, Any]:
@@ -203,6 +203,7 @@ _INDENTED = 1 << 20
 def progress(quiet: bool) -> Progress:
     """How this run shows how far it is: nothing beside the lines of --verbose."""
     from ..progress import STATS_SECONDS, Bar, Lines
+    from ..transfer import Silent
 
     every = setting("stats")
     if setting("json_progress"):

@@ -7,15 +7,13 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import TargetError, UsageError
 from ..fileio import absolute, as_path, is_remote
 from ..guard import check_file, free_space, keep_out
-from ..model import Source
-from ..selection import SelectedSource, Selection
 from .command import Command, OutFolder, SourcePath, choice
 from .common import (
     bucket_costs,
@@ -31,6 +29,10 @@ from .common import (
 )
 from .log import set_up_log
 from .options import cluster_option, file_options, lost_ids_option, output_options, selection_options, store_options
+
+if TYPE_CHECKING:
+    from ..model import Source
+    from ..selection import Selection
 
 
 @click.command(
@@ -97,6 +99,7 @@ def command(  # many: one for each option
     One HDF5 file per partition with the datasets `embeddings` and `ids`, and a manifest.json. STORE may also be a Faiss index,
     HDF5 files, or an earlier export. Each of several STOREs gets a folder of its own in OUT.
     """
+    from ..selection import Selection
     from ..targets import open_export
 
     set_up_log(verbose)
@@ -155,6 +158,7 @@ def _export(
 ) -> tuple[dict[str, Any], Any]:
     """The document of one export, and what shows it on a screen."""
     from ..exporting import run_export
+    from ..selection import SelectedSource
     from ..targets import open_export
     from ..text import amount, count, needs_attention, size
     from ..verdict import attention_sums, end, places_of, verdict

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..model import Source
 from ..names import printable
-from ..selection import SelectedSource, Selection
 from .command import Command, SourcePath, Target, choice
 from .common import is_chosen, is_typed, print_json, progress, source_options
 from .log import set_up_log
@@ -29,6 +27,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..loading import LoadReport
+    from ..model import Source
     from ..targets import Estimate
     from ..text import Places, Screen
 
@@ -198,6 +197,7 @@ def command(  # many: one for each option
     (a running Milvus 0.10 or 1.x).
     """
     from ..loading import run_load
+    from ..selection import SelectedSource, Selection
     from ..targets import open_target
     from ..verdict import attention_sums, places_of
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..guard import keep_out, missing_folder
-from ..model import Source
 from ..names import printable
 from .options import keep, setting
 
 if TYPE_CHECKING:
     from ..milvus1.store import Store
+    from ..model import Source
 
 _WAITING = "waiting log file"
 

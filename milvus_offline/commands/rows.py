@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import fileio
-from ..selection import SelectedSource, Selection
 from .command import Command, OutFile, SourcePath
 from .common import open_given, print_json, say_left_out
 from .log import set_up_log
@@ -60,6 +59,7 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     from ..findings import Findings
     from ..guard import check_file, keep_out
     from ..look import absent_ids, document, ids_file_of, look_at, look_up, read_ids, show_rows, write_npy
+    from ..selection import SelectedSource, Selection
     from ..sources import KINDS, kind_of
     from ..text import Screen, count, needs_attention
     from ..watch import around_damage

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..findings import Findings
-from ..model import Finding, Severity, Source
 from ..names import printable
 from .command import Command, SourcePath, choice
 from .common import is_typed, print_json, progress
@@ -20,6 +18,7 @@ from .options import output_options
 
 if TYPE_CHECKING:
     from ..milvusdm import DmTask
+    from ..model import Source
 
 
 @click.command(
@@ -47,6 +46,7 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
 
     Rows go to a server of Milvus 0.10-1.x when the file's milvus_version is below 2, else to one of 2.x or 3.x.
     """
+    from ..findings import Findings
     from ..milvusdm import open_task, parse_version, read_task
     from ..text import needs_attention
 
@@ -85,6 +85,7 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
 
 def _told(document: dict[str, Any], kind: str, code: int) -> tuple[dict[str, str], dict[str, int]]:
     """The verdict, and how many rows are lost, restored or in doubt."""
+    from ..model import Finding, Severity
     from ..verdict import attention_sums, verdict
 
     findings = [Finding(Severity(f["severity"]), f["code"], f["where"], f["message"], f["rows"]) for f in document["findings"]]

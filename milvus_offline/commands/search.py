@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..selection import Selection
 from .command import Command, SourcePath
 from .common import open_given, print_json, say_left_out
 from .log import set_up_log
@@ -89,6 +88,7 @@ def command(  # many: one for each option
 def _collection(source: Source, name: str | None, partitions: tuple[str, ...]) -> SourceCollection:
     from ..errors import UsageError
     from ..names import printable
+    from ..selection import Selection
 
     if name is None and len(source.collections) != 1:
         names = ", ".join(printable(c.schema.name) for c in source.collections[:20])

@@ -89,13 +89,13 @@ KINDS: Mapping[str, Kind] = {
 def kind_of(path: str | os.PathLike[str]) -> str:
     """The name of a kind of `KINDS`, from the first bytes of a file and the names in a folder.
 
-    Raises UsageError where nothing is, where a file is known not to be a source, where an export was not finished, and where a
-    store lies beside files of another kind.
+    Raises StoreError where nothing is that can be read, UsageError where a file is known not to be a source, where an export
+    was not finished, and where a store lies beside files of another kind.
     """
     root = as_path(path)
     list_once(root)
     if reason := unreadable(root):
-        raise UsageError(reason)
+        raise StoreError(reason)
     if root.is_dir():
         return _kind_of_folder(root)
     with open_binary(root) as f:

@@ -169,7 +169,12 @@ READ: list[Wrong] = [
 NEIGHBOURS: list[Wrong] = [
     ("inspect stor", FAILED, ("no such file or folder", "did you mean", "/store?")),
     ("inspect store2/db", FAILED, ("not even", "store2 is there")),
-    ("load nowhere x.db", USAGE, ("no such file or folder", "check the name")),
+    ("load nowhere x.db", FAILED, ("no such file or folder", "check the name")),
+    ("load nowhere milvus1:new", FAILED, ("no such file or folder", "check the name")),
+    ("rows nowhere", FAILED, ("no such file or folder",)),
+    ("search nowhere --id 1", FAILED, ("no such file or folder",)),
+    ("serve nowhere", FAILED, ("no such file or folder",)),
+    ("verify export --against nowhere", FAILED, ("no such file or folder",)),
     ("inspect s3://", USAGE, ("s3:// names no bucket: did you mean s3://BUCKET/FOLDER?",)),
     ("verify s3://", USAGE, ("did you mean s3://BUCKET/FOLDER?",)),
     ("rows gs://", USAGE, ("did you mean gs://BUCKET/FOLDER?",)),
