@@ -165,9 +165,9 @@ def _export(
 
     own = {k: o.pop(k) for k in _OWN}
     given = open_given(path, **o)
-    if own["lost_ids"] and given.kind != "milvus1":
-        raise UsageError("--lost-ids goes with a store")
     if own["lost_ids"]:
+        if given.kind != "milvus1":
+            raise UsageError("--lost-ids goes with a store")
         check_file(own["lost_ids"], "write the lost ids")
         keep_out(own["lost_ids"], given.describe())
     opened = SelectedSource(given, chosen)
@@ -183,9 +183,8 @@ def _export(
         progress=progress(silent),
         cluster=own["cluster"],
     )
-    told = verdict(
-        report.rows, report.findings, f"{'was' if report.rows == 1 else 'were'} exported", log_rows=_log_rows(opened)
-    )
+    done = f"{'was' if report.rows == 1 else 'were'} exported"
+    told = verdict(report.rows, report.findings, done, log_rows=_log_rows(opened))
     code = 3 if needs_attention(report.findings) else 0
     document = {
         **report.to_json(),
