@@ -515,7 +515,7 @@ def test_terminals_of_any_encoding(encoding: str, tmp_path: Path) -> None:
         (["inspect", "nowhere"], 1),
         (["verify", "nowhere"], 1),
         (["export", "nowhere", "out"], 1),
-        (["load", "nowhere", "x.db"], 2),
+        (["load", "nowhere", "x.db"], 1),
         (["inspect"], 2),
         (["inspect", "--wrong"], 2),
         (["export", "STORE", "out", "-c", "unknown"], 2),
