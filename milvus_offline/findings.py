@@ -424,8 +424,9 @@ SECTIONS = (
             ),
             Code(
                 "wal-missing",
-                (WARNING,),
-                "The catalog lists unflushed rows, and there is no log.",
+                (INFO, WARNING),
+                "There is no log. A warning where the catalog lists unflushed rows; an info where the server only had a log once: "
+                "if it was stopped in order, nothing is missing.",
                 "If the log is in another place, name it with `--wal DIR`.",
             ),
             Code(

@@ -141,6 +141,15 @@ def test_insert_not_flushed_without_log(b: StoreBuilder) -> None:
     assert codes(open_store(b.root)) == []
 
 
+def test_a_store_that_was_copied_without_its_log(b: StoreBuilder) -> None:
+    """After an orderly stop all rows are in segments (§3.2), but nothing tells that it was one."""
+    b.segment("c", rows(1))
+    b.tables[0]["flush_lsn"] = 1234
+    b.wal_folder = None
+    found = open_store(b.write()).findings
+    assert [(f.code, f.severity) for f in found] == [("wal-missing", Severity.INFO)]
+
+
 def test_flush_torn_while_writing(b: StoreBuilder) -> None:
     """Files of a flush that never ended are no evidence, in whatever state: the log has the rows."""
     batch = rows(range(6))
