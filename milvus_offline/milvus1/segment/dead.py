@@ -40,9 +40,13 @@ class DeadRows:
     def spread(self, count: int) -> npt.NDArray[np.int64]:
         """Up to `count` of the offsets, from all over the segment."""
         places = np.flatnonzero(self._bits)
-        chosen = places[np.unique(np.linspace(0, len(places) - 1, count).astype(np.int64))] if len(places) else places
-        first = [(octet & -octet).bit_length() - 1 for octet in self._bits[chosen].tolist()]
-        return chosen * 8 + np.array(first, np.int64)
+        if not len(places):
+            return places
+        octets = places[_evenly(len(places), count)]
+        bits = np.unpackbits(self._bits[octets], bitorder="little").reshape(-1, 8)
+        rows = (octets[:, None] * 8 + np.arange(8))[bits.view(np.bool_)]
+        chosen: npt.NDArray[np.int64] = rows[_evenly(len(rows), count)]
+        return chosen
 
     def __len__(self) -> int:
         if "_bits" not in self.__dict__:
@@ -81,3 +85,8 @@ class DeadRows:
                 return 8 * low + int(np.flatnonzero(~dead)[number])
             number -= live
         return self.rows
+
+
+def _evenly(n: int, count: int) -> npt.NDArray[np.int64]:
+    """Up to `count` of the numbers 0..n-1, the first and the last among them."""
+    return np.unique(np.linspace(0, n - 1, count).astype(np.int64))

@@ -194,3 +194,15 @@ def test_a_list_that_names_rows_which_nothing_has_deleted(logged: bool, tmp_path
     found = open_store(b.write()).findings
     told = [(f.code, f.rows) for f in found if f.severity.value == "warning"]
     assert told == ([] if logged else [("deleted-docs-damaged", 2)])
+
+
+@pytest.mark.parametrize("entry", range(4))
+def test_one_wrong_entry_of_a_short_list_of_a_real_store(entry: int, tmp_path: Path) -> None:
+    """Its deletions stand side by side, as those of rows that were inserted together do."""
+    root = copy_store("deletes_cleaned", tmp_path)
+    shutil.rmtree(root / "wal")  # its deletes are there, too
+    path = next(p for p in sorted(root.rglob("deleted_docs")) if p.stat().st_size == 8 + 4 * 4)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<i", data, 8 + 4 * entry, 700)
+    path.write_bytes(data)
+    assert "deleted-docs-damaged" in codes(open_store(root))
