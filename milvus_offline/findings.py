@@ -425,7 +425,7 @@ SECTIONS = (
             Code(
                 "wal-missing",
                 (INFO, WARNING),
-                "There is no log. A warning where the catalog lists unflushed rows; an info where the server only had a log once: "
+                "There is no log. A warning where the catalog lists unflushed rows, an info where the server had a log before: "
                 "if it was stopped in order, nothing is missing.",
                 "If the log is in another place, name it with `--wal DIR`.",
             ),

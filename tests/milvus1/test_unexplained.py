@@ -240,15 +240,19 @@ def test_a_partition_of_a_dropped_collection_whose_files_are_not_put_aside(b: St
     ]
 
 
-def test_a_partition_whose_rows_were_logged_under_another_tag(b: StoreBuilder) -> None:
+@pytest.mark.parametrize(("tag", "whole"), [("p3", True), ("p3", False), ("elsewhere", True)])
+def test_a_partition_whose_rows_were_logged_under_another_tag(tag: str, whole: bool, b: StoreBuilder) -> None:
+    """One byte differs, or all of the log is here, so that the partition's own record would be."""
+    if not whole:
+        b.wal.next_file()
     table = b.partition("c", "p1")
     b.segment(table["table_id"], rows(1, 2))
     table["flush_lsn"] = b.tables[0]["flush_lsn"] = b.wal.insert("c", rows(1, 2), "p1")
     root = b.write()
     assert codes(open_store(root)) == []
-    sql(root, "UPDATE Tables SET partition_tag = 'p3' WHERE partition_tag = 'p1'")
+    sql(root, f"UPDATE Tables SET partition_tag = '{tag}' WHERE partition_tag = 'p1'")
     found = open_store(root).findings
-    assert [(f.code, f.where) for f in found] == [("catalog-value", "c/p3")]
+    assert [(f.code, f.where) for f in found] == [("catalog-value", f"c/{tag}")]
 
 
 def test_rows_that_a_client_put_into_another_partition_later(b: StoreBuilder) -> None:

@@ -43,9 +43,11 @@ def read_log(
             in_memory = "the server was stopped with rows in memory that only its write-ahead log holds, and no log was found"
             text = f"{in_memory}: {link}" if link and opened.selection.has_unflushed else link or in_memory
             findings.warning("wal-missing", where, f"{text}. Name its folder with --wal")
-        elif opened.catalog.knows_the_log and any(t.flush_lsn for t in opened.catalog.tables):  # a server without one has 0 (§5.8)
-            text = "the server had a write-ahead log, and none was found. Nothing is missing if the server was stopped in order; "
-            text += "after a crash the last rows and deletions are only in the log"
+        elif opened.catalog.knows_the_log and any(t.flush_lsn for t in opened.catalog.tables):  # without a log it is 0 (§5.8)
+            text = (
+                "the server had a write-ahead log, and none was found. Nothing is missing if the server was stopped in order;"
+            )
+            text += " after a crash the last rows and deletions are only in the log"
             findings.info("wal-missing", where, text)
         return log, None
     from .replay import Replayer

@@ -100,24 +100,29 @@ class Strangers:
     def find_renamed(
         self, members: Mapping[str, Sequence[LoggedTable]], segments: Mapping[str, list[Segment]], findings: Findings
     ) -> None:
-        """Partitions of which the log has no record, but has one under a tag that differs in a byte, and its rows are in their
-        segments. No server renames a partition: its tag in the catalog is damaged."""
+        """Partitions of which the log has no record, but has one under an unknown tag, and its rows are in their segments.
+
+        No server renames a partition: its tag in the catalog is damaged, if all of the log is here, or one byte differs. (A
+        server that ran without its log in between, or a client that sent the same rows to a dropped partition, leaves the
+        other ones.)"""
+        whole = bool(self._log.files) and self._log.files[0].number == 0
         for (collection, tag), (record, schema) in self._first.items():
-            silent = {t.partition: t for t in members[collection][1:] if not t.inserted and not t.old_rows}
-            name = one_byte_off(tag, silent)
-            if name is None:
+            silent = [t for t in members[collection][1:] if not t.inserted and not t.old_rows and segments.get(t.table_id)]
+            near = one_byte_off(tag, [t.partition for t in silent])
+            if not (asked := [t for t in silent if whole or t.partition == near]):
                 continue
-            table, spans = silent[name], SpanBuilder()
+            spans = SpanBuilder()
             spans.add(record)
             rows = LogRows("wal", schema, self._log.files, spans.build(), record.rows, np.empty(0, ID))
-            logged = next(rows.batches(), None)
-            if logged is None or not segments.get(table.table_id):
+            if (logged := next(rows.batches(), None)) is None:
                 continue
-            stored = np.sort(hashes_with_ids(segments[table.table_id], np.unique(logged.ids)))
-            if among(row_hashes(logged.ids, logged.vectors), stored).any():
-                findings.warning(
-                    "catalog-value",
-                    table.place,
-                    f"the log has no record of this partition, but its rows were logged under the tag {printable(tag)!r}, "
-                    "which differs in one byte: the catalog is damaged. The rows come under the tag of the catalog",
-                )
+            for table in asked:
+                stored = np.sort(hashes_with_ids(segments[table.table_id], np.unique(logged.ids)))
+                if among(row_hashes(logged.ids, logged.vectors), stored).any():
+                    findings.warning(
+                        "catalog-value",
+                        table.place,
+                        "the log has no record of this partition, but its rows were logged under the tag "
+                        f"{printable(tag)!r}: the catalog is damaged. The rows come under the tag of the catalog",
+                    )
+                    break
