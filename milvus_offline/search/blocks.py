@@ -13,6 +13,7 @@ import errno
 import os
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -34,6 +35,8 @@ BLOCK_BYTES = 32 << 20
 """Vectors that one thread takes at a time."""
 BATCH_BYTES = 4 << 20
 
+_MOST_MAPPED = 8192
+"""Linux gives a process 65,530 maps."""
 _POPULATE_READ = 22
 _UNREADABLE = (errno.EFAULT, errno.EIO, getattr(errno, "EHWPOISON", errno.EIO))
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -65,14 +68,15 @@ class Block:
     tiles: Callable[[int], Iterator[Tile]]
 
 
-@dataclass
+@dataclass(eq=False)
 class Files:
     """The files of one segment, opened once for all threads and requests: maps, and which rows are dead.
 
-    Raises DamageError where a file is shorter than it was when the store was opened.
+    `used` is told whenever a map is asked for. Raises DamageError where a file is shorter than when the store was opened.
     """
 
     segment: Segment
+    used: Callable[[Files], None]
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
     _populated: set[int] = field(default_factory=set, repr=False)
@@ -81,18 +85,29 @@ class Files:
     def vectors(self) -> Array:
         """All stored vectors, a memory map [stored, width]."""
         s = self.segment
-        return cast(Array, self._once("vectors", lambda: self._map(s.raw_path, s.schema.row_bytes, lambda: s.vectors)))
+        return self._mapped("vectors", lambda: self._map(s.raw_path, s.schema.row_bytes, lambda: s.vectors))
 
     @property
     def ids(self) -> npt.NDArray[np.int64]:
         """The ids of all stored rows, a memory map [stored]."""
         s = self.segment
-        return cast(Array, self._once("ids", lambda: self._map(s.ids_path, ID.itemsize, lambda: s.ids)))
+        return self._mapped("ids", lambda: self._map(s.ids_path, ID.itemsize, lambda: s.ids))
 
     @property
     def dead(self) -> DeadRows | None:
         """The rows that are not live; None when all are."""
         return cast("DeadRows | None", self._once("dead", self.segment.dead_rows))
+
+    def unmap(self) -> None:
+        """Closes the files as soon as nobody looks at them any more; the next who asks opens them again."""
+        with self._lock:
+            self._kept = {name: kept for name, kept in self._kept.items() if name == "dead"}
+            self._populated.clear()
+
+    def _mapped(self, name: str, make: Callable[[], Array]) -> Array:
+        found = cast(Array, self._once(name, make))
+        self.used(self)
+        return found
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         with self._lock:
@@ -185,11 +200,25 @@ class _explained:
             raise DamageError(self.path, f"cannot be read: {error.strerror}") from error
 
 
+def _most_mapped() -> int:
+    """Segments that are mapped at a time: each of their two maps keeps a file open, and a process may have 1,024 open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _MOST_MAPPED
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MOST_MAPPED if allowed < 0 else max(1, min(allowed // 4, _MOST_MAPPED))
+
+
 class Opened:
-    """Files of segments, kept for the next search of the same store. What is pickled is empty again."""
+    """Files of segments, kept for the next search of the same store, as many as this process may have open. What is pickled is
+    empty again."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], Files] = {}
+        self._mapped: OrderedDict[Files, None] = OrderedDict()
+        """The one that was used longest ago is the first."""
+        self._most = _most_mapped()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Opened], tuple[()]]:
@@ -200,8 +229,16 @@ class Opened:
             key = segment.raw_path, segment.id
             found = self._files.get(key)
             if found is None or found.segment is not segment:
-                found = self._files[key] = Files(segment)
+                found = self._files[key] = Files(segment, self._used)
             return found
+
+    def _used(self, files: Files) -> None:
+        with self._lock:
+            self._mapped[files] = None
+            self._mapped.move_to_end(files)
+            surplus = [self._mapped.popitem(last=False)[0] for _ in range(len(self._mapped) - self._most)]
+        for other in surplus:
+            other.unmap()
 
 
 def in_place(piece: Piece) -> TypeGuard[Segment]:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ _QUERIES = 256
 _PENDING = 1 << 15
 """Candidates that a thread collects at least before it sorts them into the result."""
 _EXACT_BYTES = 8 << 20
+_LOOK_SECONDS = 0.5
 _NO_ROW = np.iinfo(np.int64).max
 _NONE = np.empty(0, np.int64)
 
@@ -101,7 +102,7 @@ def search(  # many: a query, and what its caller lends: threads, open files
     result = _Nearest(len(array), k)
     if k and len(array):
         scan = _Scan(name, array, result, blocks, stopped)
-        _run(scan.work, min(jobs or default_jobs(), len(blocks)), pool, len(array) >= DIRECT)
+        _run(scan, min(jobs or default_jobs(), len(blocks)), pool, len(array) >= DIRECT)
     numbers = np.searchsorted(np.array(firsts, np.int64), result.rows, "right").astype(np.int32) - 1
     made = kernel(name, array[:1]) if len(array) else None
     with np.errstate(all="ignore"):
@@ -113,16 +114,20 @@ def search(  # many: a query, and what its caller lends: threads, open files
     return Hits(result.ids, distances, numbers, tuple(p.name for p in partitions))
 
 
-def _run(work: Callable[[], None], jobs: int, pool: Executor | None, multiplies: bool) -> None:
-    """`work`, which may multiply matrices, in several threads; raises what one of them raised."""
+def _run(scan: _Scan, jobs: int, pool: Executor | None, multiplies: bool) -> None:
+    """A scan, which may multiply matrices, in several threads; raises what one of them raised. Ctrl-C ends it soon."""
     own = None if pool else ThreadPoolExecutor(jobs)
     try:
-        futures = [(pool or own).submit(_alone, work, multiplies) for _ in range(jobs)]  # type: ignore[union-attr]
-        errors = [e for f in futures if (e := f.exception())]
+        futures = [(pool or own).submit(_alone, scan.work, multiplies) for _ in range(jobs)]  # type: ignore[union-attr]
+        while wait(
+            futures, _LOOK_SECONDS
+        ).not_done:  # a wait without an end would sleep on where another thread gets the signal
+            pass
     finally:
+        scan.end()
         if own:
             own.shutdown()
-    if errors:
+    if errors := [e for f in futures if (e := f.exception())]:
         raise errors[0]
 
 
@@ -199,7 +204,7 @@ class _Scan:
         self._metric, self._queries, self._result, self._stopped = metric, queries, result, stopped
         self._blocks: Iterator[Block] = iter(blocks)
         self._lock = threading.Lock()
-        self._failed = False
+        self._ended = False
         row_bytes = queries.shape[1] * queries.itemsize
         together = min(len(queries), _QUERIES)
         tile = _ONE_TILE_BYTES if len(queries) == 1 and metric == "L2" else _TILE_BYTES
@@ -209,7 +214,11 @@ class _Scan:
         with self._lock:
             if self._stopped():
                 raise Cancelled
-            return None if self._failed else next(self._blocks, None)
+            return None if self._ended else next(self._blocks, None)
+
+    def end(self) -> None:
+        """Nobody wants the result any more, or all of it is there."""
+        self._ended = True
 
     def work(self) -> None:
         """Takes blocks until there are no more."""
@@ -221,12 +230,14 @@ class _Scan:
                 while (block := self._next()) is not None:
                     limit = self._result.limit()
                     for tile in block.tiles(self._rows):
+                        if self._ended or self._stopped():
+                            break
                         for at, made in kernels:
                             self._look(tile, made, at, limit[at : at + _QUERIES], collected)
                     collected.sort_in()
                 collected.sort_in(everything=True)
         except BaseException:
-            self._failed = True
+            self.end()
             raise
 
     def _look(self, tile: Tile, made: Kernel, at: int, limit: Floats, collected: _Collected) -> None:

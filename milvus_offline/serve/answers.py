@@ -63,7 +63,7 @@ class _Served:
     collection: Collection
     engine: int
     index_params: str
-    opened: Opened = field(default_factory=Opened)
+    opened: Opened
     filters: Filters = field(default_factory=Filters)
 
     def partition(self, tag: str) -> Partition | None:
@@ -97,8 +97,9 @@ class Answers:
         self._pool = pool
         self._searches = threading.BoundedSemaphore(settings.searches)
         tables = {c.table.table_id: c.table for c in store.selection.collections}
+        opened = Opened()
         self._served = {
-            c.name: _Served(c, int(tables[c.name].engine_type), _parameters_text(c))
+            c.name: _Served(c, int(tables[c.name].engine_type), _parameters_text(c), opened)
             for c in store.collections
             if names is None or c.name in names
         }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support.builder import StoreBuilder, rows
+from support.command import spawn
 from support.nearest import assert_nearest, near
 from support.real import STORES
 
@@ -179,6 +183,47 @@ def test_a_file_that_is_cut_after_the_store_was_opened_is_an_error_not_the_end(
         f.truncate(path.stat().st_size // 2)
     with pytest.raises(DamageError, match="cut"):
         collection.search(rows(5, dim=64).vectors, 5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
+@pytest.mark.parametrize("words", [["search", "-k", "40"], ["rows"]])
+def test_a_store_may_have_more_segments_than_a_process_may_have_open_files(tmp_path: Path, words: list[str]) -> None:
+    import resource
+
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c")
+    for n in range(80):
+        b.segment("c", rows(n))
+    found = spawn(words[0], b.write(), "-c", "c", "--id", 0, "--id", 79, "--json", *words[1:], preexec_fn=few)
+    assert (found.code, found.err) == (0, "")
+    if words[0] == "search":
+        assert [len({h["id"] for h in hits}) for hits in found.json["results"]] == [40, 40]
+
+
+class Endless:
+    """A piece that is read on and on, for a minute, and in whose midst Ctrl-C comes."""
+
+    id, rows = "endless", 1 << 40
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+    def batches(self, max_bytes: int = 0, start: int = 0) -> Any:
+        end = time.monotonic() + 60
+        signal.raise_signal(signal.SIGINT)
+        while time.monotonic() < end:
+            yield Batch(np.arange(3), np.ones((3, 4), np.float32))
+        self.is_over = True
+
+
+def test_ctrl_c_does_not_wait_for_the_end_of_a_search() -> None:
+    endless = Endless()
+    with pytest.raises(KeyboardInterrupt):
+        search(Schema("c", 4, VectorType.FLOAT, "L2"), [SourcePartition("_default", [endless])], np.zeros((1, 4)), 1)
+    assert not endless.is_over
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -448,6 +449,20 @@ def test_nothing_is_left_behind(folder: Path, tmp_path: Path, how: int) -> None:
     assert fingerprint(folder) == before
     members = subprocess.run(["ps", "-o", "pid=", "-s", str(served.process.pid)], capture_output=True, text=True).stdout
     assert members.split() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
+def test_many_collections_take_no_more_files_than_a_process_may_have_open(tmp_path: Path) -> None:
+    import resource
+
+    b = StoreBuilder(tmp_path / "store")
+    for n in range(60):
+        b.collection(f"c{n}")
+        b.segment(f"c{n}", rows(n))
+    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (96, 96))
+    with Served(b.write(), preexec_fn=few) as served, Raw(served.address) as raw:
+        for n in range(60):
+            assert raw.status("Search", collection_name=f"c{n}", topk=1, query_record_array=Q) == (0, "OK")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals to one thread are sent by a call of Linux")
