@@ -221,8 +221,12 @@ class Endless:
 
 def test_ctrl_c_does_not_wait_for_the_end_of_a_search() -> None:
     endless = Endless()
-    with pytest.raises(KeyboardInterrupt):
-        search(Schema("c", 4, VectorType.FLOAT, "L2"), [SourcePartition("_default", [endless])], np.zeros((1, 4)), 1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            search(Schema("c", 4, VectorType.FLOAT, "L2"), [SourcePartition("_default", [endless])], np.zeros((1, 4)), 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not endless.is_over
 
 
