@@ -151,7 +151,7 @@ class Answers:
         return {"collection_row_count": self._of(request.collection_name).collection.rows}
 
     def ShowCollections(self, request: Any) -> Answer:
-        return {"collection_names": list(self._served)}
+        return {"collection_names": [_text(name) for name in self._served]}
 
     def ShowCollectionInfo(self, request: Any) -> Answer:
         served = self._of(request.collection_name)

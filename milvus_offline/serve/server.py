@@ -10,7 +10,7 @@ import hmac
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,32 +107,30 @@ class Server:
 
         def handle(raw: bytes, context: Any) -> bytes:
             began = time.monotonic()
-            code, words = Code.SUCCESS, "OK"
-            answer: Answer = {}
-            if not self._may(context):
-                context.abort(grpc.StatusCode.UNAUTHENTICATED, "expected metadata 'authorization: Bearer TOKEN' with the token")
+            code, words, reply = Code.SUCCESS, "OK", b""
+            broken_off: tuple[str, str] | None = None
             try:
-                answer = self._answer(method, request_class, raw, context)
+                self._require_token(context)
+                reply = _reply(reply_class, answered, code, words, self._answer(method, request_class, raw, context))
             except Refused as e:
                 code, words = e.code, e.reason
-            except BadParameters:
-                context.abort(grpc.StatusCode.UNKNOWN, "Unexpected error in RPC handling")
-            except Cancelled:
-                context.abort(grpc.StatusCode.CANCELLED, "the client has gone")
+            except tuple(_BROKEN_OFF) as e:
+                broken_off = _BROKEN_OFF[type(e)]
             except MemoryError:
                 code, words = Code.UNEXPECTED_ERROR, "out of memory"
             except (MilvusOfflineError, OSError) as e:
                 code, words = Code.UNEXPECTED_ERROR, str(e)
                 _log.warning("%s: %s", method, printable(e))
-            except _BadMessage:
-                context.abort(grpc.StatusCode.INTERNAL, "the request is no message of this method")
             except Exception:  # whatever it is, the next request is answered
                 code, words = Code.UNEXPECTED_ERROR, f"{method} failed; the log of milvus-offline serve says why"
                 _log.exception("%s failed", method)
             finally:
                 milliseconds = (time.monotonic() - began) * 1000
-                _log.info("%s %s %s %d %.1f ms", context.peer(), method, len(raw), code, milliseconds)
-            return _reply(reply_class, answered, code, words, answer)
+                ended = broken_off[0] if broken_off else int(code)
+                _log.info("%s %s %s %s %.1f ms", context.peer(), method, len(raw), ended, milliseconds)
+            if broken_off:
+                context.abort(grpc.StatusCode[broken_off[0]], broken_off[1])
+            return reply or _reply(reply_class, answered, code, words, {})
 
         return grpc.unary_unary_rpc_method_handler(handle, request_deserializer=None, response_serializer=None)
 
@@ -149,16 +147,30 @@ class Server:
             return getattr(self._answers, method)(request, _gone(context))  # type: ignore[no-any-return]
         return getattr(self._answers, method)(request)  # type: ignore[no-any-return]
 
-    def _may(self, context: Any) -> bool:
+    def _require_token(self, context: Any) -> None:
         token = self._access.token
         if token is None:
-            return True
+            return
         given = next((str(v) for k, v in context.invocation_metadata() if k == "authorization"), "")
-        return hmac.compare_digest(given.removeprefix("Bearer ").encode(), token.encode())
+        if not hmac.compare_digest(given.removeprefix("Bearer ").encode(), token.encode()):
+            raise _NoToken
+
+
+class _NoToken(Exception):
+    """A client that does not know the token."""
 
 
 class _BadMessage(Exception):
     """Bytes that protobuf does not take for the message."""
+
+
+_BROKEN_OFF: Mapping[type[Exception], tuple[str, str]] = {
+    _NoToken: ("UNAUTHENTICATED", "expected metadata 'authorization: Bearer TOKEN' with the token"),
+    _BadMessage: ("INTERNAL", "the request is no message of this method"),
+    BadParameters: ("UNKNOWN", "Unexpected error in RPC handling"),
+    Cancelled: ("CANCELLED", "the client has gone"),
+}
+"""Calls that end with a state of gRPC, and have no reply."""
 
 
 def _gone(context: Any) -> Callable[[], bool]:
