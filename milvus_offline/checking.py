@@ -27,7 +27,7 @@ from .manifest import (
     schema_of,
 )
 from .milvus1.copies import hashes_of
-from .milvus1.verify import Checked, check_store, weigh
+from .milvus1.verify import Checked, Told, check_store, weigh
 from .model import NOWHERE, Batch, Piece, Schema, Source, SourcePartition
 from .names import printable
 from .sources.export import file_pieces
@@ -146,9 +146,9 @@ def _checked(tasks: Sequence[CheckFile], progress: Progress, cluster: str | None
     if cluster is None:
         for task in tasks:
             progress.now(task.part.where)
-            count = _Count(progress.advance)
-            yield task, task.run(count.advance)
-            progress.advance(task.rows - count.rows, task.bytes - count.bytes)  # headers, and what is damaged
+            told = Told(progress.advance)
+            yield task, task.run(told.advance)
+            told.rest(task.rows, task.bytes)
         return
     from .cluster import DaskCluster
 
@@ -157,20 +157,6 @@ def _checked(tasks: Sequence[CheckFile], progress: Progress, cluster: str | None
         workers.probe_files(there)
         found = workers.in_order(tasks, progress)
     yield from zip(tasks, found, strict=True)
-
-
-@dataclass
-class _Count:
-    """What was told of one file, to tell the rest when it is done."""
-
-    tell: Advance
-    rows: int = 0
-    bytes: int = 0
-
-    def advance(self, rows: int, nbytes: int) -> None:
-        self.rows += rows
-        self.bytes += nbytes
-        self.tell(rows, nbytes)
 
 
 @dataclass
@@ -307,7 +293,7 @@ def _compare(  # many: an export in three forms, the source, and where it is tol
             _compare_schemas(collection.schema, other, result)
     for part in parts:
         progress.now(part.where)
-        count = _Count(lambda rows, nbytes: progress.advance(0, nbytes))
+        told = Told(lambda rows, nbytes: progress.advance(0, nbytes))
         partition = theirs.pop((part.collection, part.partition), None)
         if partition is None:
             rows = sum(f["rows"] for f in part.files)
@@ -317,12 +303,12 @@ def _compare(  # many: an export in three forms, the source, and where it is tol
                 pieces = [p for f in part.files for p in file_pieces(str(out / f["path"]), part.schema, f["rows"])]
                 ours = SourcePartition(part.partition, pieces)
                 names = sorted(_attributes(part.schema) & _attributes(schemas[part.collection]))
-                if not _same_order(ours, partition, names, count.advance):
+                if not _same_order(ours, partition, names, told.advance):
                     _compare_sets(part.where, ours, partition, names, result)
                 result.rows += sum(f["rows"] for f in part.files if f.get("linked"))
             except (DamageError, OSError) as e:
                 result.differs("file-unreadable", part.where, str(e))
-        progress.advance(0, sum(f["bytes"] for f in part.files) - count.bytes)
+        told.rest(0, sum(f["bytes"] for f in part.files))
     left_out = {f"{c}/{p}": partition.rows for (c, p), partition in theirs.items()}
     if selected and left_out:
         text = f"{len(left_out)} partitions of the source were not selected for this export"

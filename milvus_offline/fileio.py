@@ -3,7 +3,7 @@
 What a source is read through takes URLs of buckets, too (`buckets/`): `as_path`, `open_read`, `read_into`, `open_binary`,
 `size_of`, `scan`, `status`, `warm`, and the methods of the paths that `as_path` gives.
 
-Linux and macOS have `preadv`/`pwritev`; elsewhere (or with POSITIONED = False) a seek and a read under a lock do the same.
+Linux and macOS have `preadv` and `pwrite`; elsewhere (or with POSITIONED = False) a seek and a read under a lock do the same.
 """
 
 from __future__ import annotations

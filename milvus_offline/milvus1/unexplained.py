@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ from ..errors import DamageError
 from ..findings import Findings
 from ..model import Finding, Piece, Schema, Severity
 from ..names import printable
+from ..text import count
 from .catalog.rows import Catalog, TableRow
 from .copies import among, by_ids, hashes_among, hashes_of, ids_alone, live_ids, newest_of
 from .disk import Disk
@@ -52,11 +53,6 @@ _CHUNK_BYTES = 1 << 20
 _NAMED = 5
 FOREIGN = ("table-missing", "folder-unknown", "log-unknown", "catalog-older", "segment-unknown")
 """Codes of the findings that speak against the catalog as a whole."""
-
-
-def count(n: int, noun: str) -> str:
-    """`1 row`, `2,000 rows`."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def headline(findings: Iterable[Finding]) -> str | None:
@@ -257,9 +253,7 @@ class Unexplained:
 
 
 def _with_deleted(piece: Piece) -> Piece:
-    if not isinstance(piece, Segment) or not piece.deleted:
-        return piece
-    return replace(piece, deleted_path=None, deleted=0, wal_deleted=None).recounted()
+    return piece.undeleted if isinstance(piece, Segment) and piece.deleted else piece
 
 
 def _ids(piece: Piece) -> Iterator[Ids]:

@@ -83,10 +83,10 @@ class CheckSegment:
         `findings`, and what the watch saw."""
         notes = Findings()
         with watching() as met:
-            told = _Told(advance)
+            told = Told(advance)
             bloom = _bloom(self.segment, self.where, notes) if isinstance(self.segment, Segment) else None
             rows, id_sum = _read_rows(self.where, self.segment, bloom, notes, told.advance)
-            told.rest(self.segment)
+            told.rest(self.rows, self.bytes)
         compared = 0
         if isinstance(self.segment, Segment):
             with watching():  # what is met by reading again was said
@@ -188,8 +188,9 @@ def _compare_deletes(  # many: a segment, and what its store says of it
         _compare_counts(catalog, segment, table_id, rows, notes)
 
 
-class _Told:
-    """Tells the progress of one segment, and in the end that all of it was looked at, deleted rows too."""
+class Told:
+    """Tells the progress of one thing that is read, and in the end that all of it was looked at: deleted rows, headers, and
+    what is damaged."""
 
     def __init__(self, tell: Advance) -> None:
         self._tell = tell
@@ -200,8 +201,9 @@ class _Told:
         self._bytes += nbytes
         self._tell(rows, nbytes)
 
-    def rest(self, segment: Segment | RawFile) -> None:
-        self._tell(segment.rows - self._rows, segment.bytes - self._bytes)
+    def rest(self, rows: int, nbytes: int) -> None:
+        """All of it has so many rows and bytes."""
+        self._tell(rows - self._rows, nbytes - self._bytes)
 
 
 def weigh(store: Store, sample: float) -> tuple[int, int]:

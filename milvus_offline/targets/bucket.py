@@ -36,7 +36,7 @@ class BucketLedger(Ledger):
         self._written += 1
 
     def begin(self, key: Mapping[str, Any]) -> None:
-        """Writes what the run is, which `open_ledger` reads."""
+        """Writes what the run is, which `begin_export` reads."""
         self._put({"format": FORMAT, "version": 1, "key": dict(key)})
 
     def close(self) -> None: ...

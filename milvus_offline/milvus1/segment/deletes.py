@@ -96,7 +96,7 @@ def _count_deleted(segment: Segment, witness: Witness, note: Note) -> Segment:
     offsets = dead.offsets()
     changed = len(np.setxor1d(offsets, listed.dead.offsets()))
     rows = changed + rest
-    path = Path(segment.ids_path).with_name("deleted_docs")
+    path = Path(segment.ids_path).with_name(DELETED_DOCS)
     if listed.wrong:
         text = f"{path}: {'; '.join(text for _, text in listed.wrong)}. {outcome}"
         note(Severity.WARNING, listed.wrong[0][0], text, rows or None)

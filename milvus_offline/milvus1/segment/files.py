@@ -185,8 +185,9 @@ class Segment:
 
     @property
     def undeleted(self) -> Segment:
-        """The same segment with all stored rows live."""
-        return replace(self, deleted_path=None, deletes=None, wal_deleted=None, deleted=0)
+        """The same segment with all stored rows live, but for those whose vectors are lost."""
+        lost = 0 if self.absent is None else len(self.absent)
+        return replace(self, deleted_path=None, deletes=None, wal_deleted=None, deleted=0, lost_live=lost)
 
     @property
     def deleted_rows(self) -> int:

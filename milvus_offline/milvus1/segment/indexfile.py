@@ -4,8 +4,8 @@ An index file covers all rows of its segment, deleted ones too, and numbers them
 stores the vectors themselves, a lost `.rv` can be put together again:
 
     stored = read_index_file(path, rows=rows_of_the_uid_file)
-    out = np.memmap(target, stored.dtype, "w+", shape=(stored.rows, stored.width))
-    stored.restore(out)
+    for offsets, vectors in stored.batches():
+        out[offsets] = vectors
 
 | since | change                                                                                        |
 |-------|-----------------------------------------------------------------------------------------------|
@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import DamageError, UsageError
 from ...faissfile import Cursor, Index, Rows, UnknownKind, milvus_metric, read_index, rows_of, single_run
@@ -112,21 +111,6 @@ class StoredVectors(VectorShape):
             if limit is not None and len(offsets) and not (0 <= int(offsets.min()) <= int(offsets.max()) < limit):
                 raise DamageError(self.path, f"a row offset outside of the {limit} rows of the segment")
             yield offsets, vectors
-
-    def restore(self, out: Array) -> npt.NDArray[np.bool_]:
-        """Puts every vector into its row of `out` [rows + lost, width], and says which rows came (bool [rows + lost]).
-
-        Raises DamageError, also when an offset comes twice.
-        """
-        came = np.zeros(len(out), np.bool_)
-        count = 0
-        for offsets, vectors in self.batches():
-            out[offsets] = vectors
-            came[offsets] = True
-            count += len(offsets)
-        if np.count_nonzero(came) != count:
-            raise DamageError(self.path, f"{count} rows with only {np.count_nonzero(came)} different row offsets")
-        return came
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -310,7 +310,7 @@ def _note_longer(this: Payload, rows: int, note: Note) -> None:
     )
 
 
-def _agreed_rows(raw: Payload, ids: Payload, row_bytes: int, note: Any) -> tuple[int, int]:
+def _agreed_rows(raw: Payload, ids: Payload, row_bytes: int, note: Note) -> tuple[int, int]:
     """Rows that `.rv` and `.uid` hold. Where a header contradicts the other file but the size does not, the size counts."""
     units = {raw.path: row_bytes, ids.path: ID.itemsize}
     rows = {}

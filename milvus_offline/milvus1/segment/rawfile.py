@@ -2,7 +2,7 @@
 
 A raw file is an index file (`indexfile.py`) of type 1 whose part `IVF` is a Faiss IDMap over a flat index; the ids inside
 are the user's. Nothing can be deleted by id in these versions, so all rows of a raw file are live. An index file (type 3 in
-the catalog) holds the same rows once more; which files of a store count is decided in `dated.py`.
+the catalog) holds the same rows once more; which files of a store count is decided in `v05.py`.
 """
 
 from __future__ import annotations
