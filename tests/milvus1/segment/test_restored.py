@@ -97,6 +97,10 @@ def test_a_cut_index_restores_what_it_has(tmp_path: Path) -> None:
     notes = {f.code: f for f in store.findings if "/ix_rnsg/" in f.where}
     assert found < truth("indexed")["ix_rnsg", "_default"]
     assert notes["rows-lost"].rows == truth("indexed")["ix_rnsg", "_default"].total() - found.total() > 0
+    after = dict(indexed_segments(store))["ix_rnsg"]
+    for deleted in (after, after.with_wal_deletes(np.arange(after.stored))):
+        whole = deleted.undeleted
+        assert pieces_bag([whole]).total() == whole.rows == after.stored - len(after.absent) > 0
 
 
 def test_deletes_apply_to_restored_rows_and_vectors_keep_the_order_of_ids(tmp_path: Path) -> None:
