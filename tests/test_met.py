@@ -232,6 +232,6 @@ def test_tables_not_copied(tmp_path: Path) -> None:
 
 def test_a_password_in_the_address_of_a_catalog_is_not_repeated(tmp_path: Path) -> None:
     root = copy_store("flat_basic", tmp_path)
-    for address in ("sqlite:///u:s3cret@h", "mysql:/u:s3cret@h/db", "milvus1://u:s3cret@h"):
+    for address, code in (("sqlite:///u:s3cret@h", 1), ("mysql:/u:s3cret@h/db", 2), ("milvus1://u:s3cret@h", 2)):
         done = call("inspect", root, "--catalog", address)
-        assert done.code in (1, 2) and "s3cret" not in done.out + done.err
+        assert done.code == code and "s3cret" not in done.out + done.err

@@ -150,7 +150,8 @@ def test_is_refused_in_words(name: str, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as h:
         write(h)
     done = call("export", tmp_path / "a.h5", tmp_path / "out")
-    assert (done.code in (1, 2), text in done.err) == (True, True), done.err
+    options = ("--ids auto", "which dataset holds", "with --follow-external")  # with one of them it can be read
+    assert (done.code, text in done.err) == (2 if any(o in done.err for o in options) else 1, True), done.err
     assert done.err.startswith(f"milvus-offline: {tmp_path / 'a.h5'}") and "damaged" not in done.err
     assert not (tmp_path / "out").exists()
 
