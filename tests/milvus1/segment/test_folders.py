@@ -98,7 +98,7 @@ def test_pipes_and_devices_in_place_of_files(root: Path) -> None:
         path.unlink(missing_ok=True)
         os.mkfifo(path)
     assert content(open_store(root)) == {("c", "_default"): bag(rows(range(1, 201)))}
-    assert call("verify", root).code in (0, 3, 4)
+    assert call("verify", root).code == 0
 
 
 def test_a_segment_named_like_its_files_is_what_a_writer_makes(tmp_path: Path) -> None:
