@@ -8,10 +8,15 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import click
 import pytest
 
+from milvus_offline.cli import COMMANDS, cli
+from milvus_offline.commands.command import variable_of
 from milvus_offline.findings import CODES, Findings
+from milvus_offline.milvus1.catalog.database import PASSWORD_VARIABLE
 from milvus_offline.model import Severity
+from milvus_offline.sources import KINDS
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -112,6 +117,22 @@ def test_the_helpers_of_the_tests_are_listed() -> None:
     folder = ROOT / "tests" / "support"
     listed = re.findall(r"\w+", ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or "")
     assert {p.stem for p in folder.glob("*.py")} - {"__init__"} - set(listed) == set()
+
+
+def test_every_environment_variable_in_the_documents_is_one() -> None:
+    context = click.Context(cli)
+    options = [
+        p for name in COMMANDS for p in getattr(cli.get_command(context, name), "params", ()) if isinstance(p, click.Option)
+    ]
+    known = {variable_of(option) for option in options} | {PASSWORD_VARIABLE}
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    named = {v for page in pages for v in re.findall(r"\bMILVUS_OFFLINE_[A-Z_]+\b", page.read_text(encoding="utf-8"))}
+    assert "MILVUS_OFFLINE_JOBS" in named and named - known == set()
+
+
+def test_every_kind_of_source_is_in_its_table() -> None:
+    table = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8").partition("## Kinds")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == set(KINDS)
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:

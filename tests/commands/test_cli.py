@@ -100,7 +100,7 @@ def test_the_help_of_each_command_loads_nothing_heavy() -> None:
     assert not loaded & _HEAVY
 
 
-_HEAVY = {"numpy", "h5py", "sqlalchemy", "pymilvus", "faiss", "tqdm", "yaml", "sqlite3", "asyncio", "pyarrow"}
+_HEAVY = {"numpy", "h5py", "sqlalchemy", "pymilvus", "faiss", "yaml", "sqlite3", "asyncio", "pyarrow"}
 
 
 def _loaded_and_seconds(code: str, times: int = 3) -> tuple[set[str], float]:

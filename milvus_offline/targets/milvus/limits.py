@@ -4,7 +4,7 @@
 |---|---|---|---|---|
 | smallest float dimension | 1 | 2 | 2 | 2 |
 | `-` in partition names (never first) | no | from 2.4.19 on | yes | yes |
-| description of a collection | 60,000 bytes | same | same | 1,024 bytes (from 2.6.19 on) |
+| description of a collection | 60,000 bytes | same | same | 1,024 bytes (a server refuses more from 2.6.19 on) |
 | a collection with aliases can be dropped | yes | no | no | no |
 
 In all: 1,024 partitions of a collection, 16 shards, 65,536 partitions x shards of all collections together, dimension 32,768.
