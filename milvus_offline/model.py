@@ -133,6 +133,9 @@ class Batch(NamedTuple):
     attributes: Mapping[str, Array] = {}
     lost: Places = NOWHERE
 
+    def __repr__(self) -> str:
+        return f"<Batch of {len(self.ids):,} rows: vectors {self.vectors.dtype} {list(self.vectors.shape)}>"
+
     @property
     def span(self) -> int:
         """Rows, those that are left out as well."""
