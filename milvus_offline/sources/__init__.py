@@ -5,6 +5,7 @@ A new kind is one module with `open_source(path, options)` that returns a model.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from ..errors import DamageError, StoreError, UsageError
-from ..fileio import as_path, closed, is_remote, list_once, open_binary, scan, unreadable
+from ..fileio import as_path, closed, is_remote, list_once, read_start, scan, unreadable
 from ..manifest import LEDGER, is_export
 from ..model import Source
 from ..present import seen_anew
@@ -98,8 +99,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
         raise StoreError(reason)
     if root.is_dir():
         return _kind_of_folder(root)
-    with open_binary(root) as f:
-        head = f.read(512)
+    head, _, refused = read_start(root, 512)
     for name, kind in KINDS.items():
         if kind.magic and head.startswith(kind.magic):
             return name
@@ -107,6 +107,8 @@ def kind_of(path: str | os.PathLike[str]) -> str:
         # a user block may come first; if it is damaged, its own reader says so
         if root.name.lower().endswith(kind.suffixes or "\0") and not head.startswith(b"version https://git-lfs"):
             return name
+    if refused:
+        raise DamageError(root, f"cannot be read: {os.strerror(errno.EIO)}", offset=refused[0][0])
     from .others import refuse_file
 
     refuse_file(root, head)

@@ -25,7 +25,7 @@ _PACKED = {
     b"Rar!\x1a\x07": "rar",
 }
 _DUMP = (b"-- MySQL dump", b"-- MariaDB dump", b"/*M!999999")
-_OF_A_STORE = (".rv", ".uid", ".wal", ".ra", "deleted_docs", "bloom_filter", "mxlog.meta")
+_OF_A_STORE = (".rv", ".uid", ".wal", ".ra", "deleted_docs", "bloom_filter", "mxlog.meta", ".sqlite-wal", ".sqlite-shm")
 _COUNTED = ("vecs", ".fbin", ".u8bin", ".i8bin")
 _WHOLE = "name the folder of the store (the one with db/ in it)"
 _READ = "a store, an export, HDF5, Parquet, .npy, .npz, .fvecs/.bvecs/.ivecs, a Faiss index"
@@ -99,7 +99,12 @@ def refuse_file(path: Path, head: bytes) -> None:
     faiss = head[:1] in (b"I", b"N") and head[:4].isalnum()
     milvus = len(head) > 4 and head[1:4] == b"\0\0\0" and (1 <= head[0] <= 16 or head[0] in (100, 101))
     if not (faiss or milvus or name.endswith((".index", ".faiss"))):
-        raise UsageError(f"{path}: not a source: it begins with {head[:8]!r}; read are {_READ}")
+        raise UsageError(f"{path}: not a source: it begins with {_begin(head[:8])}; read are {_READ}")
+
+
+def _begin(head: bytes) -> str:
+    """The first bytes of a file for a person: a text, or numbers in hexadecimal."""
+    return repr(head.decode()) if head.isascii() and head.decode().isprintable() else f"the bytes {head.hex(' ')}"
 
 
 def _database(path: Path) -> str:

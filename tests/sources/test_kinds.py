@@ -16,6 +16,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from support.badsectors import refusing
 from support.builder import StoreBuilder
 from support.command import call, exported
 from support.foreign import rows_of
@@ -39,6 +40,13 @@ def same(path: Path, right: Any, ids: Any, **options: Any) -> Source:
     (piece,) = source.collections[0].partitions[0].pieces
     assert np.concatenate([b.ids.copy() for b in piece.batches(200, start=7)]).tolist() == list(ids)[7:]
     return source
+
+
+def test_a_file_of_which_the_disk_refuses_the_beginning_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.bin"
+    path.write_bytes(bytes(range(1, 256)) * 40)
+    with refusing({path: [(0, 512)]}), pytest.raises(DamageError, match=r"vectors\.bin at byte 0: cannot be read"):
+        kind_of(path)
 
 
 # Arrays ---------------------------------------------------------------------------------------------------------------
