@@ -227,15 +227,31 @@ def _sentence(error: click.ClickException) -> str:
         is_needed = "are needed" if len(needed) > 1 else "is missing"
         return f"{' and '.join(needed)} {is_needed}: milvus-offline {name} {usage}"
     if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option):
-        return f"{max(error.param.opts, key=len)}: {_value_refused(error.param.type, error.message)}"
+        option = max(error.param.opts, key=len)
+        several = error.param.multiple and "," in error.message
+        hint = f": each one has an option of its own, as in {option} 1 {option} 2" if several else ""
+        return f"{option}: {_value_refused(error.param.type, error.message)}{hint}"
     if isinstance(error, click.BadParameter):
         return error.message
     if isinstance(error, click.BadOptionUsage) and error.message.endswith("requires an argument."):
         return f"{error.option_name} needs a value behind it, as {error.option_name} VALUE"
     text = error.format_message()
-    if "--help" in text or not name or "did you mean" in text:
+    if context is not None and (found := re.match(r"Got unexpected extra arguments? \((.*)\)", text, re.S)):
+        return f"{found[1]}: {_one_too_many(context, found[1])}"
+    if not name or any(way in text for way in ("milvus-offline ", "--help", "did you mean")):
         return text
     return f"{text.rstrip('.')}: milvus-offline {name} --help"
+
+
+def _one_too_many(context: click.Context, words: str) -> str:
+    """What to do about words behind the last argument that a command takes."""
+    usage = " ".join(context.command.collect_usage_pieces(context))
+    options = [p for p in context.command.params if isinstance(p, click.Option) and p.multiple]
+    typed = [p for p in options if context.params.get(str(p.name))]
+    ids = [p for p in options if "--id" in p.opts and words.split()[0].isdecimal()]
+    first = words.split()[0]
+    hint = f"; did you mean {max((ids or typed)[0].opts, key=len)} {first}?" if ids or typed else ""
+    return f"one word too many; the command is milvus-offline {context.info_name} {usage}{hint}"
 
 
 def _value_refused(kind: click.ParamType[Any], message: str) -> str:

@@ -125,13 +125,42 @@ class Command(click.Command):
                 if command and command.name == other and any(option in (*p.opts, *p.secondary_opts) for p in command.params):
                     others.append(other)  # an alias has the name of what it stands for
         name = str(ctx.info_name)
+        word = option.lstrip("-").lower()
+        for argument in (p for p in self.params if isinstance(p, click.Argument)):
+            if word in (argument.name, *_ARGUMENTS.get(str(argument.name), ())):
+                typed = f"{argument.make_metavar(ctx).strip('[].')} is typed without {option}"
+                return f"{typed}: milvus-offline {name} {' '.join(self.collect_usage_pieces(ctx))}"
         if others:
             return f"{option} does not go with {name}, but with {' and '.join(others[:3])}: milvus-offline {others[0]} --help"
+        meant = next((p for p in self.params if word in _OTHER_WORDS.get(str(p.name), ())), None)
+        if meant is not None:
+            record = meant.get_help_record(ctx)
+            return f"{name} has no option {option}: did you mean {_one_line(record[0]) if record else meant.opts[0]}?"
         from difflib import get_close_matches
 
-        near = get_close_matches(option, own, 3, 0.6)
+        near = get_close_matches(option, own, 3, 0.65)
         hint = f"did you mean {' or '.join(near)}?" if near else f"milvus-offline {name} --help lists all"
         return f"{name} has no option {option}: {hint}"
+
+
+_ARGUMENTS = {
+    "out": ("o", "output", "out-dir", "output-dir", "dest", "destination", "target", "to", "dir"),
+    "target": ("t", "dest", "destination", "to", "uri", "url", "host", "out", "output", "o"),
+    "path": ("i", "s", "input", "source", "src", "store", "from", "data", "dir", "file"),
+    "paths": ("i", "s", "input", "source", "src", "store", "from", "data", "dir", "file", "path"),
+    "task": ("f", "file", "task"),
+}
+"""Options of other programs for what is an argument here, by its name."""
+_OTHER_WORDS = {
+    "listen": ("port", "host", "bind", "address"),
+    "verbose": ("log-level", "debug"),
+    "overwrite": ("force", "f"),
+    "limit": ("limit", "head", "count"),
+    "k": ("top-k", "topk", "limit", "nearest"),
+    "jobs": ("j", "threads", "workers", "processes", "parallel"),
+    "ask_token": ("password", "user", "username", "u"),
+}
+"""What other programs call an option, by its name."""
 
 
 def _folded(command: str, width: int) -> list[str]:
@@ -194,12 +223,15 @@ class SourceOrTarget(SourcePath):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(os.fspath(value))
-        return text if is_target(text) else super().convert(value, param, ctx)
+        if is_target(text):
+            return text if "://" in text else text.rstrip(os.sep)
+        return super().convert(value, param, ctx)
 
 
 def is_target(text: str) -> bool:
     """Whether a path means a target of load, and no store, export or file."""
-    return text.startswith(("http://", "https://", "tcp://", "milvus1:")) or (text.endswith(".db") and os.path.isdir(text))
+    folder = text.rstrip(os.sep)
+    return text.startswith(("http://", "https://", "tcp://", "milvus1:")) or (folder.endswith(".db") and os.path.isdir(folder))
 
 
 class OutFolder(click.Path):
@@ -272,8 +304,8 @@ class Target(click.Path):
         text = str(os.fspath(value))
         if text.startswith("milvus1:") and not text.startswith("milvus1://"):
             return "milvus1:" + os.path.expanduser(text.removeprefix("milvus1:"))
-        if text.endswith(".db") and "://" not in text:
-            return os.path.expanduser(text)
+        if text.rstrip(os.sep).endswith(".db") and "://" not in text:  # the shell completes a folder with a slash
+            return os.path.expanduser(text).rstrip(os.sep)
         if text.startswith(("http://", "https://", "milvus1://")):
             return text
         from ..targets import SCHEMES

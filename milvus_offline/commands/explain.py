@@ -10,6 +10,9 @@ from .command import Command
 from .common import print_json
 from .options import output_options
 
+_SEVERITIES = ("info", "warn", "warning", "error")
+_MEANING = "info: nothing is missing; WARN: what came out may be wrong or incomplete; ERROR: rows are lost."
+
 
 class _Code(click.ParamType[str]):
     """The code of a finding; the shell completes it."""
@@ -29,6 +32,13 @@ class _Code(click.ParamType[str]):
         from ..findings import CODES
 
         code = str(value).strip().rstrip(":").lower()
+        if code.isdecimal():
+            from ..verdict import explained_code
+
+            meaning = explained_code(int(code)) or "If it is an exit code, milvus-offline --help says what it means."
+            self.fail(f"{code} is no finding. {meaning}", param, ctx)
+        if code in _SEVERITIES:
+            self.fail(f"{value} is how bad a finding is, its code stands beside it. {_MEANING}", param, ctx)
         if code not in CODES:
             near = difflib.get_close_matches(code, CODES, 3, 0.5) or [c for c in CODES if code in c][:3]
             hint = f"did you mean {' or '.join(near)}?" if near else "without a code explain lists all of them"
@@ -72,5 +82,5 @@ def command(codes: tuple[str, ...], as_json: bool, quiet: bool, verbose: int) ->
             if listed and not codes:
                 screen.say()
         if codes:
-            screen.say("info: nothing is missing; WARN: what came out may be wrong or incomplete; ERROR: rows are lost.", "dim")
+            screen.say(_MEANING, "dim")
     return 0

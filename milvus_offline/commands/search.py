@@ -106,7 +106,7 @@ def _load(path: str) -> Array:
     from ..fileio import unreadable
 
     if reason := unreadable(path):
-        raise UsageError(reason)
+        raise UsageError(f"--query names a .npy file of vectors; {reason}")
     try:
         loaded: Array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:  # what NumPy says would have a person load what may run any code

@@ -249,8 +249,15 @@ def load_catalog(location: Location, given: str | os.PathLike[str] | None) -> Ca
             if re.match(r"sqlite(\+\w+)?:///", text):
                 there = Path(text.split(":///", 1)[-1])
                 if not there.exists():  # what was meant for a server may hold a password
-                    raise StoreError(f"{without_password(text)}: there is no such file")
+                    raise StoreError(
+                        f"{without_password(text)}: there is no such file: name the file itself, without sqlite://"
+                    )
                 return database.read_sqlite(there)
+            if text.startswith("sqlite:"):
+                raise UsageError(
+                    "sqlite://… is what a server's configuration says of the meta.sqlite in db/: leave --catalog out, or name "
+                    "that file itself"
+                )
             return database.read_mysql(database.parse_mysql_url(text))  # its refusals repeat nothing, a password may be in it
         path, dumped = fileio.as_path(text), None
         if not path.exists() and "#" in text:

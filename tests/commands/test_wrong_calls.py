@@ -18,6 +18,7 @@ import pytest
 from support.builder import StoreBuilder, rows
 from support.command import call, fingerprint
 
+from milvus_offline.commands.command import SourceOrTarget, Target
 from milvus_offline.errors import TargetError
 
 USAGE, FAILED = 2, 1
@@ -40,6 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unfinished.mkdir()
     (unfinished / ".milvus-offline-ledger.jsonl").write_text("{}\n")
     (root / "notes.txt").write_text("hello")
+    (root / "notes.db").write_text("hello")
+    (root / "meta.sqlite-wal").write_bytes(b"7\x7f\x06\x82\x00-\xe2\x18")
     (root / "empty").mkdir()
     (root / "empty.h5").write_bytes(b"")
     np.save(root / "x.npy", np.zeros((2, 4), "f4"))
@@ -214,6 +217,24 @@ NEIGHBOURS: list[Wrong] = [
     ("find store", USAGE, ("did you mean rows",)),
     ("INSPECT store", USAGE, ("did you mean inspect",)),
     ("verify milvus1://127.0.0.1:CLOSED --against store", FAILED, ("nothing listens",)),
+    ("inspect meta.sqlite-wal", USAGE, ("a single file of a store", "name the folder of the store")),
+    ("export --out out store", USAGE, ("OUT is typed without --out: milvus-offline export [OPTIONS] STORE... OUT",)),
+    ("export store -o out", USAGE, ("OUT is typed without -o",)),
+    ("load store --target x.db", USAGE, ("TARGET is typed without --target",)),
+    ("serve --store store", USAGE, ("STORE is typed without --store",)),
+    ("serve store --port 19530", USAGE, ("did you mean --listen HOST:PORT?",)),
+    ("export store out --force", USAGE, ("did you mean --overwrite?",)),
+    ("search store --id 1 --top-k 3", USAGE, ("did you mean -k N?",)),
+    ("load store http://", USAGE, ("the name of the server is missing: http://HOST:19530",)),
+    ("rows store --id 1,2", USAGE, ("as in --id 1 --id 2",)),
+    ("rows store 42", USAGE, ("42: one word too many", "did you mean --id 42?")),
+    ("rows store -c a b", USAGE, ("b: one word too many", "did you mean --collection b?")),
+    ("run task.yaml more", USAGE, ("more: one word too many", "milvus-offline run [OPTIONS] TASK.yaml")),
+    ("search store --query 0.1,0.2", USAGE, ("--query names a .npy file of vectors",)),
+    ("explain 3", USAGE, ("3 is no finding", "rows are lost, or in doubt")),
+    ("explain WARN", USAGE, ("how bad a finding is",)),
+    ("inspect store --catalog sqlite://:@:/", USAGE, ("leave --catalog out",)),
+    ("load store notes.db", FAILED, ("is a file, and Milvus Lite 3 keeps a folder",)),
 ]
 COMMANDS: list[Wrong] = [
     ("verfy store", USAGE, ("did you mean verify",)),
@@ -409,6 +430,12 @@ def test_a_home_behind_milvus1_is_a_home(world: Path, tmp_path: Path, monkeypatc
     assert call("load", "store", "milvus1:~/new", "-q").code == 0
     assert (tmp_path / "new" / "db").is_dir() and not (world / "~").exists()
     assert not os.path.exists("~")
+
+
+def test_the_slash_that_a_shell_puts_behind_a_folder_is_no_part_of_the_name(tmp_path: Path) -> None:
+    (tmp_path / "x.db").mkdir()
+    assert Target().convert(f"{tmp_path}/x.db/", None, None) == f"{tmp_path}/x.db"
+    assert SourceOrTarget().convert(f"{tmp_path}/x.db/", None, None) == f"{tmp_path}/x.db"
 
 
 def test_patience_holds_while_connecting(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class Connection:
                 host = parts.netloc.rpartition("@")[2]
                 raise UsageError(f"{parts.scheme}://{host}: expected a port from 1 to 65535 after the host") from e
             if parts.scheme not in ("http", "https", "tcp") or not parts.hostname:
-                raise UsageError(f"{self.name}: a target is http(s)://host:port, or a path ending in .db for Milvus Lite")
+                raise UsageError(f"{self.name}: the name of the server is missing: http://HOST:19530")
             if parts.username or parts.password:
                 raise UsageError(
                     "the target's address holds a user or a password, which other users of this machine can see: "
@@ -135,7 +135,7 @@ def lite_version() -> tuple[int, ...]:
 
 def check_lite_path(path: Path) -> None:
     if path.is_file():
-        raise TargetError(f"{path}: is a file: written by Milvus Lite 2.x, which this version cannot open. Choose another name")
+        raise TargetError(f"{path}: is a file, and Milvus Lite 3 keeps a folder (older ones kept files): choose another name")
     if importlib.util.find_spec("milvus_lite") is None:
         raise MissingPackageError(f"{path}: Milvus Lite", "milvus-lite", "lite", exit_code=1)
     if (version := lite_version()) and version < LITE_SINCE:
