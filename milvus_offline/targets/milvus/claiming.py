@@ -3,23 +3,30 @@
 Of two that create a collection at once a server keeps the first, and refuses or passes over the second: the mark in the
 description of the id field tells whose it is. An empty collection that was there before cannot be marked so. For as long as it
 is filled, an alias whose name is the mark names it: each load adds its own first and then looks for those of others, so that of
-two that begin at once at least one sees the other. A killed load leaves its alias behind, for `--resume`.
+two that begin at once at least one sees the other. A killed load leaves its alias behind, for `--resume`; a load that begins
+anew in the same state folder takes it away.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+from collections.abc import Collection
+from pathlib import Path
 
 from ...errors import TargetError
 from .client import CLAIM, Client
 from .terms import CollectionPlan
 
 
-def claim(client: Client, plan: CollectionPlan) -> None:
+def claim(client: Client, plan: CollectionPlan, ended: Collection[str] = ()) -> None:
     """Drops the collection if it is to be made anew, and creates what is missing of it.
 
-    Raises TargetError where another load has created it, or is filling it.
+    `ended` are aliases of loads that will not go on. Raises TargetError where another load has created it, or is filling it.
     """
+    if ended and client.has(plan.name):
+        for alias in set(ended).intersection(client.claims(plan.name)):
+            client.drop_alias(alias)
     if plan.action == "recreate" and client.has(plan.name):
         for alias in client.claims(plan.name):  # of killed loads
             client.drop_alias(alias)
@@ -55,7 +62,8 @@ def hold(client: Client, plan: CollectionPlan) -> None:
         client.switch_alias(mine, plan.name)
     if others := [a for a in client.claims(plan.name) if a != mine]:
         release(client, plan)
-        why = f"is being filled by another load, as the alias {others[0]!r} says (drop it if that load was killed for good)"
+        free = f"{client.connection.python}.drop_alias({others[0]!r})"
+        why = f"is being filled by another load, as an alias says; if that load was killed for good, free it in Python: {free}"
         raise _taken(client, plan, why)
 
 
@@ -64,6 +72,14 @@ def release(client: Client, plan: CollectionPlan) -> None:
     if plan.action == "reuse" and plan.mark:
         with contextlib.suppress(TargetError):
             client.drop_alias(_alias(plan))
+
+
+def claims_of(path: Path) -> frozenset[str]:
+    """The aliases of the load whose plan was kept at `path`; none where there is no such plan."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        marks = [str(c["mark"]) for c in json.loads(path.read_text(encoding="utf-8"))["collections"]]
+        return frozenset(CLAIM + mark.rpartition(" ")[2] for mark in marks if mark)
+    return frozenset()
 
 
 def _alias(plan: CollectionPlan) -> str:

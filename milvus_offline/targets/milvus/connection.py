@@ -75,6 +75,12 @@ class Connection:
         return self._address + (f"/{self.database}" if self.database else "")
 
     @property
+    def python(self) -> str:
+        """The call that connects with pymilvus; a token is named, not shown."""
+        token = ", token=TOKEN" if self.token else ""
+        return f"MilvusClient({self.uri!r}{token}{f', db_name={self.database!r}' if self.database else ''})"
+
+    @property
     def _address(self) -> str:
         parts = urlsplit(self.uri)
         return f"{parts.scheme}://{self._host}{f':{parts.port}' if parts.port else ''}"

@@ -10,9 +10,6 @@ from .terms import CollectionPlan
 
 def lines_of(plan: CollectionPlan, connection: Connection) -> tuple[str, ...]:
     """They connect, load the collection, show rows and search; a token is named, not shown."""
-    given = (", token=TOKEN" if connection.token else "") + (
-        f", db_name={connection.database!r}" if connection.database else ""
-    )
     vector = f"[[0.0] * {plan.dimension}]" if plan.vector_type is VectorType.FLOAT else f"[bytes({plan.dimension // 8})]"
     params = SEARCH_PARAMS.get(plan.index.type if plan.index else "", {})
     kind = plan.index.type if plan.index else "FLAT"
@@ -20,7 +17,7 @@ def lines_of(plan: CollectionPlan, connection: Connection) -> tuple[str, ...]:
     return (
         *([] if kind in EXACT else [how]),
         "from pymilvus import MilvusClient",
-        f"client = MilvusClient({connection.uri!r}{given})",
+        f"client = {connection.python}",
         f"client.load_collection({plan.name!r})",
         f"client.query({plan.name!r}, filter='', limit=3)",
         f"client.search({plan.name!r}, data={vector}, anns_field={plan.vector_field!r}, limit=10, "

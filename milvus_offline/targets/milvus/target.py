@@ -11,7 +11,6 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from ...watch import Watch, watching
 from .. import Estimate, LoadTarget
 from ..columnar import CHUNK_BYTES
 from .bulk import check_importable
-from .claiming import claim, hold, release
+from .claiming import claim, claims_of, hold, release
 from .client import Client
 from .connection import Connection, lite_facts, lite_to_be
 from .estimate import estimate, import_hint
@@ -49,6 +48,7 @@ from .tasks import (
     messages_of,
 )
 from .terms import CollectionPlan, Plan, TargetFacts, plan_from_json, plan_to_json
+from .together import together
 from .verify import compare_counts, compare_rows, count_partitions
 
 if TYPE_CHECKING:
@@ -56,8 +56,6 @@ if TYPE_CHECKING:
 
 _MANY_PARTITIONS = 1000
 """Partitions times shards from which on the target is asked how many it has room for."""
-_PARALLEL = 8
-"""Collections that are flushed, indexed and verified at the same time: the server lets a client wait seconds for each."""
 
 
 @dataclass
@@ -89,6 +87,8 @@ class MilvusTarget(LoadTarget):
         self._client: Client | None = None
         self._plan: Plan
         self._dropped: list[Any] = []
+        self._ended: frozenset[str] = frozenset()
+        """Aliases of loads that will not go on."""
         self._jobs: list[_Job] = []
         self._skipped: list[_Job] = []
 
@@ -232,6 +232,7 @@ class MilvusTarget(LoadTarget):
             marked = ("create", "recreate", "reuse")
             new = [replace(c, mark=mark) if c.action in marked else c for c in self._plan.collections]
             self._plan = replace(self._plan, collections=tuple(new))
+        self._ended = claims_of(folder / "plan.json")  # that load is over, as its ledger is ours now
         for number, positions in enumerate(self._dropped):
             np.save(folder / f"{number}.dropped.npy", positions)
         write_text(folder / "plan.json", json.dumps(plan_to_json(self._plan), indent=1))
@@ -302,7 +303,7 @@ class MilvusTarget(LoadTarget):
         if known is None:
             for partition in plan.dropped_partitions:
                 client.drop_partition(plan.name, partition)
-            claim(client, plan)
+            claim(client, plan, self._ended)
             known = {"identity": client.identity(plan.name), "before": {}, "baseline": {}}
             if plan.action == "append":
                 known["before"] = self._count_before(job)
@@ -433,8 +434,8 @@ class MilvusTarget(LoadTarget):
             notes.info("alias-switched", alias, f"the alias now names {job.plan.name!r}")
 
     def _for_each(self, call: Callable[[_Job], Any]) -> list[Any]:
-        with ThreadPoolExecutor(_PARALLEL) as pool:
-            return list(pool.map(call, self._jobs))
+        """For several collections at the same time: the server lets a client wait seconds for each."""
+        return list(together(call, self._jobs))
 
     def _index_and_load(self, job: _Job) -> Findings:
         client, plan = self.client, job.plan

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,12 @@ from ...model import Array, Finding, Severity
 from .client import Client
 from .tasks import CollectionJob, LoadTask, same_rows
 from .terms import PartitionPlan
+from .together import together
 
 UNSHOWN = 2**63 - 1
 """The largest id: a server (2.3.5) stores and counts its row, but no query shows it."""
 SAMPLE_TASKS = 8
 SAMPLE_ROWS = 32
-_PARALLEL = 8
-"""Queries at the same time: most of each is waiting for the server's clock."""
 READ_ROWS = 8000
 READ_BYTES = 4 << 20
 KEYS_A_PAGE = 1000
@@ -44,8 +42,7 @@ def count_partitions(client: Client, job: CollectionJob) -> dict[str, int]:
         return client.count(plan.name, [p.target])
 
     chosen = _counted(job)
-    with ThreadPoolExecutor(_PARALLEL) as pool:
-        return dict(zip((p.source for p in chosen), pool.map(count, chosen), strict=True))
+    return dict(zip((p.source for p in chosen), together(count, chosen), strict=True))
 
 
 def _counted(job: CollectionJob) -> list[PartitionPlan]:
@@ -113,12 +110,11 @@ def compare_rows(client: Client, job: CollectionJob, results: Mapping[str, Mappi
 
     bad: dict[str, list[int]] = {}
     checked: dict[str, int] = {}
-    with ThreadPoolExecutor(_PARALLEL) as pool:
-        for partition, n, wrong in pool.map(compare, chosen):
-            checked[partition] = checked.get(partition, 0) + n
-            job.checked += n
-            if wrong:
-                bad.setdefault(partition, []).extend(wrong)
+    for partition, n, wrong in together(compare, chosen):
+        checked[partition] = checked.get(partition, 0) + n
+        job.checked += n
+        if wrong:
+            bad.setdefault(partition, []).extend(wrong)
     return [
         _differs(
             job,

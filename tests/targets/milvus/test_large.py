@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
+import signal
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pymilvus.grpc_gen import milvus_pb2
 from support.array_source import ArraySource, floats
+from support.milvus_proxy import milvus_proxy
 from support.milvus_server import shared_milvus
 
 from milvus_offline import loading
@@ -235,6 +240,26 @@ def test_an_import_is_suggested_where_it_saves_minutes(gigabytes: float, network
     assert hint is None or "8 min 20 s, as files that the server imports about 6 min 40 s: --import-to" in hint.message
 
 
+def test_ctrl_c_does_not_wait_until_the_server_has_loaded_a_collection(
+    server: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, interrupts = time.monotonic() + 60, iter([signal.SIGINT])
+
+    def loading(answer: bytes) -> Any:
+        for number in interrupts:
+            signal.raise_signal(number)
+        return milvus_pb2.GetLoadingProgressResponse(progress=0 if time.monotonic() < end else 100)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
+    try:
+        with milvus_proxy(server, "2.3.5") as proxy, pytest.raises(KeyboardInterrupt):
+            monkeypatch.setattr(proxy, "_change_GetLoadingProgress", loading, raising=False)
+            load(many_tags(name, 2), proxy.uri, tmp_path / "state")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() < end
+
+
 # Two loads at once ----------------------------------------------------------------------------------------------------
 
 
@@ -278,7 +303,7 @@ def test_of_two_loads_that_fill_an_empty_collection_at_once_one_is_refused(
     monkeypatch.setattr(Client, "insert", meanwhile)
     report = load(source, server, tmp_path / "mine", verify="full")
     assert (report.exit_code, report.rows) == (0, 50)
-    assert "is being filled by another load, as the alias 'milvus_offline_loading_" in str(other[0])
+    assert "is being filled by another load, as an alias says" in str(other[0])
     with Client(Connection(server)) as client:
         assert client.claims(name) == []
 
@@ -292,10 +317,29 @@ def test_an_interrupted_load_keeps_others_out_of_an_empty_collection_until_it_go
         patched.setattr(Client, "insert", unlucky)
         patched.setattr(MilvusTarget, "close", lambda self: None)  # as after kill -9
         load(source, server, tmp_path / "mine")
-    with pytest.raises(TargetError, match="drop it if that load was killed for good"):
+    with pytest.raises(TargetError) as refused:
         load(source, server, tmp_path / "other")
     assert load(source, server, tmp_path / "mine", resume=True, verify="full").exit_code == 0
     assert load(source, server, tmp_path / "again", mode="overwrite", verify="full").exit_code == 0
+    said = re.search(
+        rf"killed for good, free it in Python: MilvusClient\('{server}'\)\.drop_alias\('milvus_offline_loading_\w+'\)",
+        str(refused.value),
+    )
+    assert said
+
+
+def test_a_load_that_begins_anew_takes_away_what_a_killed_one_left(
+    server: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ArraySource({name: {"_default": [(np.arange(50), floats(50, 8))]}})
+    load(ArraySource({name: {"_default": []}}), server, tmp_path / "empty", verify="none", load=False)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Client, "insert", unlucky)
+        patched.setattr(MilvusTarget, "close", lambda self: None)  # as after kill -9
+        load(source, server, tmp_path / "mine")
+    assert load(source, server, tmp_path / "mine", verify="none", load=False).rows == 50
+    with Client(Connection(server)) as client:
+        assert client.claims(name) == []
 
 
 def unlucky(*_: Any) -> Any:
