@@ -271,8 +271,8 @@ def seen_files(source: Source) -> list[str]:
     found: dict[str, None] = {}
     for partition in (p for c in source.collections for p in c.partitions):
         for piece in (*partition.pieces[:1], *partition.pieces[-1:]):
-            paths = getattr(piece, "paths", None) or [f.path for f in getattr(piece, "files", ())]
-            found.update(dict.fromkeys(str(p) for p in paths))
+            paths = getattr(piece, "paths", ())
+            found.update(dict.fromkeys(paths))
     return list(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -91,9 +92,21 @@ def build_manifest(
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any], *, durable: bool = True) -> None:
-    """Writes the manifest into an export's folder, as a whole, with a checksum of its own."""
-    text = json.dumps({**manifest, CHECKSUM: checksum_of(manifest)}, indent=1)
-    fileio.write_text(folder / MANIFEST, text + "\n", durable=durable)
+    """Writes the manifest into an export's folder, as a whole."""
+    fileio.write_text(folder / MANIFEST, as_text(manifest), durable=durable)
+
+
+def as_text(manifest: Mapping[str, Any]) -> str:
+    """What stands in the file: the manifest with a checksum of its own."""
+    return json.dumps({**manifest, CHECKSUM: checksum_of(manifest)}, indent=1) + "\n"
+
+
+def paths_in(manifest: Mapping[str, Any]) -> set[str]:
+    """The files that a manifest lists, relative to the export's folder; none where it only looks like one."""
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        parts = [p for c in manifest.get("collections", []) for p in c.get("partitions", [])] + manifest.get("salvage", [])
+        return {str(f[key]) for p in parts for f in p.get("files", []) for key in ("path", "ids_path") if key in f}
+    return set()
 
 
 def checksum_of(manifest: Mapping[str, Any]) -> str:

@@ -138,7 +138,7 @@ def timeline(store: Store) -> list[dict[str, Any]]:
     from .milvus1.layout import FileType
 
     events: list[tuple[int, str, int]] = [(t.created_on, "created", 0) for t in store.catalog.tables]
-    names = {
+    names: dict[int, str] = {
         FileType.TO_DELETE: "put aside",
         FileType.NEW: "unfinished",
         FileType.NEW_MERGE: "unfinished",
@@ -146,7 +146,7 @@ def timeline(store: Store) -> list[dict[str, Any]]:
         FileType.INDEX: "indexed",
     }
     for row in store.catalog.files:
-        event = names.get(row.file_type, "flushed")  # type: ignore[call-overload]
+        event = names.get(row.file_type, "flushed")
         events.append((row.updated_time if event == "put aside" else row.created_on, event, row.known_rows or 0))
     dated = sorted(e for e in events if _FIRST_YEAR <= e[0] < _LAST_YEAR)
     if not dated:

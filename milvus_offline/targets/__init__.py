@@ -114,8 +114,8 @@ class LoadPlan(Generic[C]):
 
 
 class LoadTarget(ABC):
-    """Where a load goes. `load.run_load` calls, in this order, `claim`, `plan` (or `recall` when an interrupted load goes on),
-    `remember`, `begin`, the tasks, `flush`, `finish`, `prove`, and in any case `close`.
+    """Where a load goes. `loading.run_load` calls, in this order, `claim`, `plan` (or `recall` when an interrupted load goes
+    on), `remember`, `begin`, the tasks, `flush`, `finish`, `prove`, and in any case `close`.
 
     Every method may raise UsageError and TargetError; before `begin` nothing is created or changed in the target.
     """

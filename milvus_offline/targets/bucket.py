@@ -15,7 +15,7 @@ from typing import Any
 from ..buckets import Bucket
 from ..errors import DamageError, UsageError
 from ..ledger import FORMAT, Ledger, require_same
-from ..manifest import LEDGER, MANIFEST
+from ..manifest import LEDGER, MANIFEST, as_text, paths_in
 
 
 class BucketLedger(Ledger):
@@ -72,7 +72,7 @@ def begin_export(out: Path, key: Mapping[str, Any], *, overwrite: bool, resume: 
 
 def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
     """Puts the manifest beside the files."""
-    Bucket(out).put(out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    Bucket(out).put(out / MANIFEST, as_text(manifest).encode())
 
 
 def _read(bucket: Bucket, path: Path) -> dict[str, Any] | None:
@@ -87,10 +87,7 @@ def _remove(
     bucket: Bucket, out: Path, manifest: dict[str, Any] | None, earlier: list[dict[str, Any]], pieces: list[str]
 ) -> None:
     """Removes an earlier export's own objects, the manifest first."""
-    paths: set[str] = set()
-    with contextlib.suppress(KeyError, TypeError, AttributeError):  # one that only looks like ours
-        parts = [p for c in (manifest or {}).get("collections", []) for p in c.get("partitions", [])]
-        paths |= {str(f[key]) for p in parts for f in p.get("files", []) for key in ("path", "ids_path") if key in f}
+    paths = paths_in(manifest or {})
     with contextlib.suppress(KeyError, TypeError, ValueError, IndexError):
         paths |= {path for path, _ in earlier[0]["key"]["files"]}
     own = [out / p for p in sorted(paths) if ".." not in p.split("/") and not p.startswith("/")]

@@ -14,7 +14,7 @@ from .. import fileio
 from ..errors import MilvusOfflineError, TargetError, UsageError
 from ..guard import explained, keep_out
 from ..ledger import Ledger
-from ..manifest import LEDGER, MANIFEST, read_manifest, write_manifest
+from ..manifest import LEDGER, MANIFEST, paths_in, read_manifest, write_manifest
 from ..model import Source
 
 SALVAGE = "salvage"
@@ -126,11 +126,7 @@ def _our_manifest(out: Path) -> dict[str, Any] | None:
 
 
 def _remove_export(out: Path) -> None:
-    paths: set[str] = set()
-    with contextlib.suppress(KeyError, TypeError, AttributeError):  # a manifest that only looks like one
-        manifest = _our_manifest(out) or {}
-        parts = [p for c in manifest.get("collections", []) for p in c.get("partitions", [])] + manifest.get("salvage", [])
-        paths |= {str(f[key]) for p in parts for f in p.get("files", []) for key in ("path", "ids_path") if key in f}
+    paths = paths_in(_our_manifest(out) or {})
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         head = json.loads((out / LEDGER).read_text().split("\n", 1)[0])
         paths |= {str(path) for path, _ in head["key"]["files"]}

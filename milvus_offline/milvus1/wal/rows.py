@@ -49,6 +49,11 @@ class LogRows:
         """Bytes of vectors and ids of the live rows."""
         return self.rows * (self.schema.row_bytes + ID.itemsize)
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that its rows are read from."""
+        return tuple(f.path for f in self.files)
+
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """Rows in the log's order; see model.Piece."""
         dead = None
