@@ -168,7 +168,7 @@ class Watch:
         rows: dict[str, Ranges] = {}
         for path, file in self._files.items():
             if file.unreadable:
-                places.setdefault(file.where, []).append(f"{path}: the disk refuses {named(union(file.unreadable))}")
+                places.setdefault(file.where, []).append(f"{path}: the disk refuses {in_words(union(file.unreadable))}")
                 rows.setdefault(file.where, []).extend(file.lost)
         for where, texts in places.items():
             code = "wal-unreadable" if all(p.endswith(".wal") for p in self._paths(where)) else "segment-unreadable"
@@ -197,7 +197,7 @@ class Watch:
         return notes
 
 
-def named(places: Ranges) -> str:
+def in_words(places: Ranges) -> str:
     """Byte ranges in words."""
     names = [f"bytes {a} to {b - 1}" for a, b in places[:_NAMED]]
     if more := places[_NAMED:]:

@@ -19,7 +19,7 @@ from ..findings import Findings
 from ..model import Finding, Schema
 from ..names import printable, without_password
 from ..present import seen_anew
-from ..watch import named, union, watching
+from ..watch import in_words, union, watching
 from .aside import PutAside
 from .catalog.check import contradictions
 from .catalog.rows import Catalog, Generation, TableRow
@@ -181,7 +181,7 @@ class Opening:
         if not places:
             return self
         findings = Findings(self.findings)
-        texts = [f"{path}: {named(found)}" for path, found in sorted(places.items())[:_NAMED]]
+        texts = [f"{path}: {in_words(found)}" for path, found in sorted(places.items())[:_NAMED]]
         more = f"; and {len(places) - _NAMED} more files" if len(places) > _NAMED else ""
         findings.warning(
             "disk-refuses",

@@ -5,6 +5,7 @@ A kind of file gives a `File` for each path; what is common to all kinds is done
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,8 +141,6 @@ def _collection(name: str, files: Sequence[File], metric: str | None, has_ids: b
 
 def find_files(root: Path, suffixes: tuple[str, ...], depth: int = 4) -> Iterator[Path]:
     """The files of such names in a folder and below it, in order; the path itself when it is a file."""
-    import os
-
     if not root.is_dir():
         yield root
         return

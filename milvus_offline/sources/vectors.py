@@ -29,7 +29,7 @@ _DISTANCES = {
 
 
 @dataclass(frozen=True)
-class Kind:
+class VectorKind:
     """`width`: elements of a vector as Milvus has it. `findings`: what is to be said of how it was decided."""
 
     vector_type: VectorType
@@ -44,7 +44,7 @@ def metric_of_distance(distance: str | None) -> str | None:
 
 def vector_kind(  # many: what a file says of its array, and what the user says
     path: str, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], options: SourceOptions, metric: str | None, usual: bool
-) -> Kind:
+) -> VectorKind:
     """What `name` of a file holds. `metric` is what is known of it, `usual`: the file is in MilvusDM's layout.
 
     Raises DamageError for what cannot be vectors, UsageError where --vector-type contradicts it.
@@ -76,16 +76,16 @@ def vector_kind(  # many: what a file says of its array, and what the user says
     elif wanted == "binary":
         raise UsageError(f"{where}: --vector-type binary: expected uint8 with eight dimensions each, found {dtype}")
     if binary:
-        return Kind(VectorType.BINARY, int(shape[1]), said)
+        return VectorKind(VectorType.BINARY, int(shape[1]), said)
     if (change := converts(dtype)) is not None:
         said.info("converted", where, change, rows)
     if options.beyond == "inf" and dtype.kind == "f" and dtype.itemsize > 4:
         text = "numbers beyond float32's range are read as infinity, as --beyond-float32 says"
         said.warning("beyond-float32", where, text)
-    return Kind(VectorType.FLOAT, int(shape[1]), said)
+    return VectorKind(VectorType.FLOAT, int(shape[1]), said)
 
 
-def _strings(path: str, where: str, rows: int, dtype: np.dtype[Any], options: SourceOptions) -> Kind:
+def _strings(path: str, where: str, rows: int, dtype: np.dtype[Any], options: SourceOptions) -> VectorKind:
     """MilvusDM writes binary vectors so that it read from several segments, or from one with deletions."""
     if options.vector_type == "float":
         raise UsageError(f"{where}: --vector-type float: these are strings of {dtype.itemsize} bytes, which are bits")
@@ -96,7 +96,7 @@ def _strings(path: str, where: str, rows: int, dtype: np.dtype[Any], options: So
     text = (
         f"strings of {width} bytes, as MilvusDM writes binary vectors, are read as {wanted * 8} bits, with their trailing zeros"
     )
-    return Kind(VectorType.BINARY, wanted, _converted(where, text, rows))
+    return VectorKind(VectorType.BINARY, wanted, _converted(where, text, rows))
 
 
 def _converted(where: str, text: str, rows: int) -> Findings:
@@ -105,13 +105,13 @@ def _converted(where: str, text: str, rows: int) -> Findings:
     return said
 
 
-def _bools(path: str, name: str, rows: int, width: int, wanted: str | None) -> Kind:
+def _bools(path: str, name: str, rows: int, width: int, wanted: str | None) -> VectorKind:
     if wanted == "float":
         text = "true and false become the numbers 1 and 0"
-        return Kind(VectorType.FLOAT, int(width), _converted(f"{path}: {name}", text, rows))
+        return VectorKind(VectorType.FLOAT, int(width), _converted(f"{path}: {name}", text, rows))
     if width % 8:
         raise UsageError(
             f"{path}: {name}: {width} bits a vector; Milvus takes a multiple of 8. As numbers 1 and 0: --vector-type float"
         )
     text = f"{width} values true and false become {width} bits, the first one the highest bit of the first byte"
-    return Kind(VectorType.BINARY, int(width) // 8, _converted(f"{path}: {name}", text, rows))
+    return VectorKind(VectorType.BINARY, int(width) // 8, _converted(f"{path}: {name}", text, rows))

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 from ... import fileio
 from ...errors import StoreError
-from ...watch import named
+from ...watch import in_words
 
 if TYPE_CHECKING:
     import sqlite3
@@ -72,7 +72,7 @@ def make_copy(path: Path, copy: Path, suffixes: tuple[str, ...]) -> str:
             continue
         try:
             if lost := fileio.copy_file(original, copy.with_name(copy.name + suffix)):
-                refused.append(f"the disk refuses {named(lost)} of {original.name}")
+                refused.append(f"the disk refuses {in_words(lost)} of {original.name}")
         except OSError as e:
             if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or e.filename == str(copy.with_name(copy.name + suffix)):
                 raise _no_room(e) from e

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from ... import fileio
 from ...errors import DamageError
 from ...model import Finding, Severity
-from ...watch import named, union, watching
+from ...watch import in_words, union, watching
 from ..layout import BLOOM_FILTER, DELETED_DOCS, OFFSET
 from .dead import DeadRows
 from .files import ArrayInFile, Segment, read_columns, read_header
@@ -153,7 +153,7 @@ def _read_entries(segment: Segment, path: str, listed: _Listed, witness: Witness
             last = int(entries[-1]) if len(entries) else -1
     if came < listed.entries:
         listed.lost += listed.entries - came
-        text = f"the disk refuses {named(union(met.places(path)))}"
+        text = f"the disk refuses {in_words(union(met.places(path)))}"
         listed.wrong.append(("deleted-docs-unreadable", text))
     listed.repeats = came - outside - len(listed.dead)
     blank = zeros if zeros >= _MANY or (zeros > 1 and not witness.may_repeat) else 0

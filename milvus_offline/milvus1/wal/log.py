@@ -23,7 +23,7 @@ from ...errors import DamageError
 from ...fileio import Ranges
 from ...findings import Findings
 from ...model import Finding, Schema, Severity, VectorType
-from ...watch import named, union
+from ...watch import in_words, union
 from ..layout import ID, WAL_HEADER, WAL_META, WAL_META_STRUCT, WAL_SUFFIX
 
 WINDOW = 1 << 18
@@ -290,7 +290,7 @@ class Walk:
             self._note(Severity.ERROR, "wal-unreadable", file, str(e))
         finally:
             if reader.refused:
-                text = f"the disk refuses {named(union(reader.refused))}; copy it with ddrescue, and try again with the copy"
+                text = f"the disk refuses {in_words(union(reader.refused))}; copy it with ddrescue, and try again with the copy"
                 self._note(Severity.ERROR, "wal-unreadable", file, text)
             reader.close()
 

@@ -13,7 +13,7 @@ from ... import fileio
 from ...errors import DamageError
 from ...fileio import Ranges
 from ...model import BATCH_BYTES, NOWHERE, Array, Batch, Places, Schema, buffer
-from ...watch import named, union, watch
+from ...watch import in_words, union, watch
 from ..layout import ID
 from ..segment.dead import DeadRows
 from ..segment.files import rows_in, runs_of
@@ -209,7 +209,7 @@ class _Payload:
         path = reader.file.path
         if self._watch is None:
             if self._run is not None and reader.refused:
-                raise DamageError(path, f"the disk refuses {named(union(reader.refused))}")
+                raise DamageError(path, f"the disk refuses {in_words(union(reader.refused))}")
             return
         if self._run is not None:
             size = record.end - record.start
