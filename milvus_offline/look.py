@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -12,13 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import UsageError
+from .errors import DamageError, UsageError
 from .guard import explained
+from .milvus1.salvage import everything
 from .milvus1.segment.files import Segment
+from .milvus1.store import Store
 from .milvus1.wal.rows import LogRows
-from .model import Array, Batch, Piece, Schema, SourceCollection, VectorType
+from .model import Array, Batch, Piece, Schema, Source, SourceCollection, SourcePartition, VectorType
 from .names import printable
 from .search import find_rows
+from .selection import Selection
 from .text import Screen, count, named
 
 Ids = npt.NDArray[np.int64]
@@ -139,7 +143,31 @@ def components(vector: Array) -> list[Any]:
     return [float(str(x)) if math.isfinite(x) else None for x in vector]
 
 
-def document(path: str, looks: Sequence[Look], ids: Ids | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class NotLive:
+    """Ids of rows that are in the files and not live. `kind` is what --salvage calls them."""
+
+    kind: str
+    collection: str
+    partition: str
+    ids: Sequence[int]
+
+
+def look_elsewhere(source: Source, chosen: Selection, ids: Sequence[int]) -> list[NotLive]:
+    """Where ids that no live row has are still in a store: deleted rows, and all else that can be salvaged and read."""
+    store: Store | None = getattr(source, "store", None)
+    found: dict[tuple[str, str, str], set[int]] = {}
+    for salvaged in everything(store) if store is not None and ids else ():
+        name, partition = salvaged.schema.name, salvaged.partition
+        if chosen.takes(name, partition):
+            with contextlib.suppress(DamageError, OSError):
+                there = find_rows(salvaged.schema, [SourcePartition(partition, salvaged.pieces)], ids).ids
+                if len(there):
+                    found.setdefault((salvaged.kind, name, partition), set()).update(there.tolist())
+    return [NotLive(*place, sorted(there)) for place, there in found.items()]
+
+
+def document(path: str, looks: Sequence[Look], ids: Ids | None, elsewhere: Sequence[NotLive] = ()) -> dict[str, Any]:
     """What `rows --json` prints."""
     result: dict[str, Any] = {"format": "milvus-offline-rows", "version": 1, "path": path}
     result["collections"] = [
@@ -164,6 +192,9 @@ def document(path: str, looks: Sequence[Look], ids: Ids | None) -> dict[str, Any
     ]
     if ids is not None:
         result["missing"] = missing(looks, ids)
+        result["not_live"] = [
+            {"id": i, "collection": e.collection, "partition": e.partition, "salvage": e.kind} for e in elsewhere for i in e.ids
+        ]
     return result
 
 
@@ -186,14 +217,22 @@ def write_npy(path: str, looks: Sequence[Look]) -> None:
             np.save(f, array)
 
 
-def absent_ids(looks: Sequence[Look], ids: Ids) -> str:
-    """The sentence on ids that no live row has; nothing where each has one."""
+def absent_ids(looks: Sequence[Look], ids: Ids, elsewhere: Sequence[NotLive] = ()) -> list[str]:
+    """The sentences on ids that no live row has; nothing where each has one."""
     absent = missing(looks, ids)
-    some = ", ".join(map(str, absent[:20])) + (", …" if len(absent) > 20 else "")
-    return f"No live row has the id{'s' if len(absent) > 1 else ''} {some}" if absent else ""
+    lines = [f"No live row has the id{'s' if len(absent) > 1 else ''} {_some(absent)}"] if absent else []
+    return lines + [
+        f"Not live, but still there: {_some(e.ids)} in {named(e.collection)}/{named(e.partition)}; an export with --salvage "
+        f"{e.kind} brings such rows apart from the live ones"
+        for e in elsewhere
+    ]
 
 
-def show_rows(screen: Screen, looks: Sequence[Look], ids: Ids | None) -> None:
+def _some(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids[:20])) + (", …" if len(ids) > 20 else "")
+
+
+def show_rows(screen: Screen, looks: Sequence[Look], ids: Ids | None, elsewhere: Sequence[NotLive] = ()) -> None:
     """Rows for a person, in lines that the screen has room for."""
     shown = [look for look in looks if ids is None or look.rows]
     for number, look in enumerate(shown):
@@ -207,10 +246,11 @@ def show_rows(screen: Screen, looks: Sequence[Look], ids: Ids | None) -> None:
         screen.parts([(named(schema.name), "bold"), (facts, "")])
         if look.rows:
             _show_table(screen, look.rows, "bits" if kind else "norm")
-    if ids is not None and (told := absent_ids(looks, ids)):
+    if ids is not None and (told := absent_ids(looks, ids, elsewhere)):
         if shown:
             screen.say()
-        screen.say(told)
+        for line in told:
+            screen.say(line)
 
 
 def _how_many(look: Look) -> str:

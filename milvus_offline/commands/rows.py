@@ -15,7 +15,9 @@ from .log import set_up_log
 from .options import file_options, output_options, selection_options, store_options
 
 if TYPE_CHECKING:
-    from ..look import Look
+    from ..findings import Findings
+    from ..look import Ids, Look
+    from ..model import Source
 
 
 @click.command(
@@ -51,18 +53,15 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
 
     SOURCE is a store, an export, HDF5 files or a Faiss index. Each row is shown with its id, its partition, where it comes
     from (a segment, the write-ahead log, a file), the first and last components of its vector, and the vector's length.
-    Ids are found by the segments' bloom filters and id files; vectors are read of the rows that are shown only.
+    Ids are found by the segments' bloom filters and id files; vectors are read of the rows that are shown only. Ids that no
+    live row has are looked for in all that --salvage of an export brings.
     """
-    from functools import partial
-
     from ..errors import UsageError
-    from ..findings import Findings
     from ..guard import check_file, keep_out
-    from ..look import absent_ids, document, ids_file_of, look_at, look_up, read_ids, show_rows, write_npy
+    from ..look import absent_ids, document, ids_file_of, look_elsewhere, missing, read_ids, show_rows, write_npy
     from ..selection import SelectedSource, Selection
     from ..sources import KINDS, kind_of
     from ..text import Screen, count, needs_attention
-    from ..watch import around_damage
 
     set_up_log(verbose)
     if as_csv + as_json + bool(npy) > 1:
@@ -71,7 +70,7 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     chosen = Selection(o.pop("collection"), o.pop("partition"), o.pop("exclude"))
     wanted = read_ids(ids, ids_path)
     if wanted is not None and deleted:
-        raise UsageError("--deleted shows the first deleted rows; ids are looked for among the live ones only")
+        raise UsageError("--deleted shows the first deleted rows; ids are looked for everywhere without it: leave it out")
     given = open_given(path, **o)
     if deleted and (kind := kind_of(path)) != "milvus1":
         raise UsageError(f"--deleted only goes with a store: in {KINDS[kind].what} no row is marked as deleted")
@@ -80,6 +79,33 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
             check_file(file, "write rows")
             keep_out(file, given.describe())
     source = SelectedSource(given, chosen)
+    looks, met = _looks(source, wanted, limit, deleted)
+    elsewhere = look_elsewhere(given, chosen, missing(looks, wanted)) if wanted is not None else []
+    if npy:
+        write_npy(npy, looks)
+    elif as_csv:
+        _print_csv(looks)
+    elif as_json:
+        print_json(document(str(fileio.absolute(fileio.as_path(path))), looks, wanted, elsewhere))
+    if npy and not quiet:
+        click.echo(f"{count(sum(len(look.rows) for look in looks), 'vector')}: {npy}")
+    elif not quiet and not as_csv and not as_json:
+        show_rows(Screen(), looks, wanted, elsewhere)
+    if (npy or as_csv) and not quiet and wanted is not None:
+        for line in absent_ids(looks, wanted, elsewhere):
+            click.echo(line, err=True)
+    say_left_out(met)
+    return 3 if needs_attention((*source.findings, *met)) else 0
+
+
+def _looks(source: Source, wanted: Ids | None, limit: int, deleted: bool) -> tuple[list[Look], Findings]:
+    """What is shown of each collection, and what cannot be read of it."""
+    from functools import partial
+
+    from ..findings import Findings
+    from ..look import look_at, look_up
+    from ..watch import around_damage
+
     looks: list[Look] = []
     met = Findings()
     for collection in source.collections:
@@ -88,20 +114,7 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
         )
         looks.append(look)
         met += left_out
-    if npy:
-        write_npy(npy, looks)
-    elif as_csv:
-        _print_csv(looks)
-    elif as_json:
-        print_json(document(str(fileio.absolute(fileio.as_path(path))), looks, wanted))
-    if npy and not quiet:
-        click.echo(f"{count(sum(len(look.rows) for look in looks), 'vector')}: {npy}")
-    elif not quiet and not as_csv and not as_json:
-        show_rows(Screen(), looks, wanted)
-    if (npy or as_csv) and not quiet and wanted is not None and (told := absent_ids(looks, wanted)):
-        click.echo(told, err=True)
-    say_left_out(met)
-    return 3 if needs_attention((*source.findings, *met)) else 0
+    return looks, met
 
 
 def _print_csv(looks: list[Look]) -> None:

@@ -90,21 +90,40 @@ def collect(store: Store, kinds: Sequence[str]) -> tuple[list[Salvaged], Finding
     """What is to be salvaged of the given kinds, and findings about it. Raises UsageError for an unknown kind."""
     wanted = parse_kinds(kinds)
     notes = Findings()
-    result: list[Salvaged] = []
-    for found in store.replay.salvage if store.replay else ():
-        rows = found.rows
-        if found.kind in wanted and rows.rows:
-            result.append(Salvaged(found.kind, _schema(store, rows.schema), found.partition, [rows], found.reason))
+    result = [s for s in _of_log(store) if s.kind in wanted]
     result += _segments(store, wanted, notes)
     if "deleted" in wanted:
-        for collection_ in store.collections:
-            for part in collection_.partitions:
-                pieces = [DeletedRows(s) for s in part.segments if isinstance(s, Segment) and s.deleted]
-                if pieces:
-                    result.append(
-                        Salvaged("deleted", collection_.schema, part.name, pieces, "deleted, not yet removed from disk")
-                    )
+        result += _deleted(store)
     return _put_together(result), notes
+
+
+def everything(store: Store) -> Iterator[Salvaged]:
+    """All that `collect` chooses from, without reading any rows: copies of live rows, and of each other, come as well. What
+    cannot be opened is left out."""
+    yield from _of_log(store)
+    places = _places(store)
+    for leftover in _leftovers(store):
+        segment = _open(store, leftover, Findings())
+        if segment is not None and segment.rows:
+            collection, partition = places.get(leftover.table_id, (leftover.table_id, DEFAULT_PARTITION))
+            schema = replace(segment.schema, name=collection)
+            yield Salvaged(leftover.kind, schema, partition, [segment], leftover.reason)
+    yield from _deleted(store)
+
+
+def _of_log(store: Store) -> Iterator[Salvaged]:
+    for found in store.replay.salvage if store.replay else ():
+        if found.rows.rows:
+            schema = _schema(store, found.rows.schema)
+            yield Salvaged(found.kind, schema, found.partition, [found.rows], found.reason)
+
+
+def _deleted(store: Store) -> Iterator[Salvaged]:
+    for collection in store.collections:
+        for part in collection.partitions:
+            pieces = [DeletedRows(s) for s in part.segments if isinstance(s, Segment) and s.deleted]
+            if pieces:
+                yield Salvaged("deleted", collection.schema, part.name, pieces, "deleted, not yet removed from disk")
 
 
 def _put_together(items: Iterable[Salvaged]) -> list[Salvaged]:

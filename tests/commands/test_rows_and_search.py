@@ -64,6 +64,33 @@ def test_rows_as_json_holds_whole_vectors_and_says_which_ids_are_missing(store: 
     assert "No live row has the id 77" in call("rows", store, "--id", "77").out
 
 
+def test_ids_that_no_live_row_has_are_looked_for_everywhere(tmp_path: Path) -> None:
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c")
+    red = b.partition("c", "red")["table_id"]
+    b.segment("c", rows(1, 2, 3), deleted=[1])
+    b.folder(red, "1500000000000000000", rows(4, 5))  # no catalog row describes it
+    b.wal.insert("c", rows(6), acknowledge=False)
+    store = b.write()
+    before = fingerprint(store)
+    ids = [word for i in (1, 2, 4, 6, 7) for word in ("--id", str(i))]
+    found = call("rows", store, *ids, "--json").json
+    assert (found["missing"], [r["id"] for r in found["collections"][0]["rows"]]) == ([2, 4, 6, 7], [1])
+    assert {(e["id"], e["partition"], e["salvage"]) for e in found["not_live"]} == {
+        (2, "_default", "deleted"),
+        (4, "red", "orphans"),
+        (6, "_default", "unacknowledged"),
+    }
+    said = " ".join(call("rows", store, *ids).out.split())
+    assert "No live row has the ids 2, 4, 6, 7 Not live, but still there: " in said
+    assert "4 in c/red; an export with --salvage orphans brings such rows" in said
+    assert call("rows", store, *ids, "-p", "red", "--json").json["not_live"] == [
+        {"id": 4, "collection": "c", "partition": "red", "salvage": "orphans"}
+    ]
+    assert fingerprint(store) == before
+    assert call("rows", tmp_path / "s", "--id", "1").out.count("live") == 0
+
+
 def test_rows_shows_deleted_ones_on_request(store: Path) -> None:
     (row,) = call("rows", store, "-c", "c", "--deleted", "--json").json["collections"][0]["rows"]
     assert (row["id"], row["deleted"]) == (2, True)
