@@ -73,6 +73,17 @@ class DeadRows:
         bits = np.unpackbits(self._bits[low : (last + 7) >> 3], bitorder="little")
         return bits[first - 8 * low : last - 8 * low].view(np.bool_)
 
+    def right_before(self, row: int) -> int:
+        """How many rows right before this one are dead, without a live one between."""
+        first = row
+        while first:
+            low = max(0, first - _CHUNK)
+            live = np.flatnonzero(~self.window(low, first))
+            if len(live):
+                return row - (low + int(live[-1]) + 1)
+            first = low
+        return row
+
     def row_of_live(self, number: int) -> int:
         """Offset of the `number`-th live row (counted from 0); `rows` when there are not so many."""
         block = 1 << 15

@@ -245,6 +245,7 @@ def read_columns(
     compacted: list[Array] = []
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(_ArrayReader(c, where)) for c in columns]
+        skipped = dead.right_before(first) if dead is not None else 0
         while first < stored:
             count = min(step, stored - first)
             alive = None
@@ -253,7 +254,8 @@ def read_columns(
                 if gone.any():
                     alive = np.flatnonzero(~gone)
             if alive is None or len(alive):
-                lost = [reader.read(whole[:count], first) for reader, whole in zip(readers, buffers, strict=True)]
+                lost = [reader.read(whole[:count], first, skipped) for reader, whole in zip(readers, buffers, strict=True)]
+                skipped = 0
                 places = NOWHERE
                 if any(map(len, lost)):
                     alive = np.arange(count) if alive is None else alive
@@ -268,6 +270,8 @@ def read_columns(
                     for whole, dense in zip(buffers, compacted, strict=True):
                         np.take(whole, alive, axis=0, out=dense[: len(alive)], mode="clip")
                     yield [d[: len(alive)] for d in compacted], places
+            else:
+                skipped += count
             first += count
 
 
@@ -278,7 +282,7 @@ class _ArrayReader:
         self._column, self._where = column, where
         self._watch = watch()
         self._finder: Finder | None = None
-        self._read_last: tuple[Array, int] | None = None
+        self._read_last: tuple[Array, int, int] | None = None
         """Bytes that the finder has not seen yet: it looks when their reader is done with them, which has them in the cache."""
         self._places: Ranges = []
 
@@ -301,8 +305,9 @@ class _ArrayReader:
             self._finder.look(*self._read_last)
         self._read_last = None
 
-    def read(self, rows: Array, first: int) -> Places:
-        """Fills `rows`, those from the row `first` on; which of them lie in places that cannot be read."""
+    def read(self, rows: Array, first: int, skipped: int = 0) -> Places:
+        """Fills `rows`, those from the row `first` on, before which so many were `skipped`; which of them lie in places that
+        cannot be read."""
         column = self._column
         octets = rows.reshape(-1).view(np.uint8)
         at = LENGTH.size + first * column.row_bytes
@@ -312,7 +317,7 @@ class _ArrayReader:
         self._look()
         self._places = fileio.read_around(self._fd, octets.data, at, column.path)
         if not self._places:
-            self._read_last = octets, at
+            self._read_last = octets, at, skipped * column.row_bytes + (LENGTH.size if skipped == first else 0)
             return NOWHERE
         return rows_in(self._places, at, column.row_bytes)
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import fileio
+from ...errors import DamageError
 from ...fileio import SECTOR
 from ...model import buffer
 from ...watch import OPEN, LostBlocks, Run, Watch
@@ -45,7 +46,7 @@ def lost_blocks(path: str | os.PathLike[str], rows: int, row_bytes: int, *, valu
         for at in range(LENGTH.size, end, step):
             part = space[: min(step, end - at)]
             fileio.read_into(fd, part.data, at, path)
-            finder.look(part, at)
+            finder.look(part, at, LENGTH.size if at == LENGTH.size else 0)
     finally:
         os.close(fd)
     finder.close()
@@ -76,13 +77,15 @@ class Finder:
         self._watch, self._where, self._path = watch, where, path
         self._row_bytes, self._value, self._rows_each = row_bytes, value_bytes, rows_each
         self._end = -1
+        self._unread = 0
         self._tail: Run | None = None
         """A run that goes up to `_end`."""
         self._before = b""
         """The last bytes before `_end`."""
 
-    def look(self, octets: Octets, offset: int) -> None:
-        """The next piece, uint8 [n], which begins at byte `offset` of the file.
+    def look(self, octets: Octets, offset: int, unread: int = 0) -> None:
+        """The next piece, uint8 [n], which begins at byte `offset` of the file. So many bytes right before it nobody looks at:
+        those of deleted rows, and the header.
 
         Costs some microseconds: one word a sector is looked at, and only where that is blank, all of it.
         """
@@ -90,6 +93,7 @@ class Finder:
             return
         if offset != self._end:
             self._break()
+        self._unread = unread
         lead = -offset % SECTOR
         whole = max(0, (len(octets) - lead) // SECTOR)
         end = offset + len(octets)
@@ -179,15 +183,42 @@ class Finder:
 
     def _run(self, octets: Octets, offset: int, first: int, last: int, fill: int) -> Run:
         start, end, row_bytes = offset + first, offset + last, self._row_bytes
+        inside_start = int(first % row_bytes != 0)
         if first:
             sharp_start = int(start % SECTOR == 0 and _differs(octets[max(0, first - self._value) : first], fill))
         elif self._before and self._end == offset:
             sharp_start = int(start % SECTOR == 0 and _differs(np.frombuffer(self._before, np.uint8), fill))
+        elif self._unread:
+            sharp_start, inside_start = self._in_front(start, fill)
         else:
             sharp_start = int(start % SECTOR == 0) if self._bounds[0] else OPEN
         sharp_end = OPEN if last == len(octets) else int(_differs(octets[last : last + self._value], fill))
         rows = ((last - 1) // row_bytes - first // row_bytes + 1) * self._rows_each
-        return Run(start, end, rows, fill, sharp_start, sharp_end, int(first % row_bytes != 0), int(last % row_bytes != 0))
+        return Run(start, end, rows, fill, sharp_start, sharp_end, inside_start, int(last % row_bytes != 0))
+
+    def _in_front(self, start: int, fill: int) -> tuple[int, int]:
+        """`sharp_start` and `inside_start` of a run that begins with its piece, from what stands unread in front of it."""
+        floor, first = start - self._unread, start
+        try:
+            fd = fileio.open_read(self._path)
+            try:
+                while first > floor:
+                    octets = np.empty(min(_CHUNK, first - floor), np.uint8)
+                    fileio.read_into(fd, octets.data, first - len(octets), self._path)
+                    others = np.flatnonzero(octets != fill)
+                    first -= len(octets) - (int(others[-1]) + 1 if len(others) else 0)
+                    if len(others):
+                        break
+            finally:
+                os.close(fd)
+        except (DamageError, OSError):
+            return OPEN, 0
+        if not first:
+            return 1, 1  # where rows follow, the header is not blank (§4.1)
+        if first in (floor, *range(LENGTH.size + 1)):
+            return OPEN, 0
+        sector = -(-first // SECTOR) * SECTOR
+        return int(sector <= start and sector - first < self._value), int((sector - LENGTH.size) % self._row_bytes != 0)
 
 
 def _is_blank(part: bytes) -> bool:

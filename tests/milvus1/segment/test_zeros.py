@@ -112,6 +112,29 @@ def test_what_lies_behind_the_rows_does_not_count(tmp_path: Path) -> None:
     assert lost_blocks(path, 128, 512) is None
 
 
+def test_a_file_of_zeros_alone_has_lost_its_header_too(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.rv", numbers(100, 100))
+    blank(path, 0, 100)
+    assert lost_blocks(path, 100, 400) == LostBlocks(79, 100, 8)
+
+
+@pytest.mark.parametrize("deleted", [20, 250])
+@pytest.mark.parametrize(("sector", "lost"), [(4, True), (0, False)])
+def test_blocks_that_begin_in_deleted_rows(deleted: int, sector: int, lost: bool, tmp_path: Path) -> None:
+    """Nobody reads those at the beginning, but they tell whether a disk or a client made the zeros that go on behind them."""
+    b = StoreBuilder(tmp_path / "s")
+    b.collection("c", dim=100)
+    values = numbers(1000, 100)
+    if not sector:
+        values[5:] = 0
+    made = b.segment("c", Batch(np.arange(1, 1001), values), deleted=range(deleted))
+    if sector:
+        blank(made.raw, sector, 1000)
+    done = call("export", b.write(), tmp_path / "out", "--json")
+    assert done.code == (3 if lost else 0)
+    assert [f["code"] for f in json.loads(done.out)["findings"]] == ["blocks-lost"] * lost
+
+
 @pytest.mark.parametrize("suffix", [".rv", ".uid"])
 def test_verify_tells(suffix: str, tmp_path: Path) -> None:
     b = StoreBuilder(tmp_path / "s")
