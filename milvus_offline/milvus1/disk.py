@@ -20,12 +20,12 @@ class Disk:
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = roots
         self._tables: list[str] | None = None
-        self._segments: dict[str, list[tuple[Path, Set[str]]]] = {}
+        self._segments: dict[str, list[tuple[Path, Set[str] | None]]] = {}
 
     def tables(self) -> list[str]:
         """Names of all table folders, sorted. Raises StoreError without the permission to look."""
         if self._tables is None:
-            self._tables = sorted({e.name for root in self.roots for e in _scan(root / TABLES) if e.is_dir()})
+            self._tables = sorted({e.name for root in self.roots for e in _scan(root / TABLES) if _is_folder(e)})
         return self._tables
 
     def has_tables(self, root: Path) -> bool:
@@ -34,19 +34,19 @@ class Disk:
 
     def segments(self, table_id: str) -> Set[str]:
         """Names of the segment folders of a table, under all roots (files in their place too)."""
-        found = self._listed(table_id)
-        return found[0][1] if len(found) == 1 else frozenset().union(*(names for _, names in found))
+        found = [names for _, names in self._listed(table_id) if names is not None]
+        return found[0] if len(found) == 1 else frozenset().union(*found)
 
     def places(self, table_id: str, segment_id: str) -> list[Path]:
-        """The folders of a segment: one of each root that has it."""
-        return [folder / segment_id for folder, names in self._listed(table_id) if segment_id in names]
+        """The folders of a segment: one of each root that has it, or whose disk refuses to say what it has."""
+        return [f / segment_id for f, names in self._listed(table_id) if names is None or segment_id in names]
 
     def local_folder(self, table_id: str) -> tuple[str, Set[str]] | None:
         """A table's folder and the names in it, where it is under one root, which is no bucket."""
-        found = [x for x in self._listed(table_id) if x[1]]
+        found = [(folder, names) for folder, names in self._listed(table_id) if names]
         return (str(found[0][0]), found[0][1]) if len(found) == 1 and not fileio.is_remote(found[0][0]) else None
 
-    def _listed(self, table_id: str) -> list[tuple[Path, Set[str]]]:
+    def _listed(self, table_id: str) -> list[tuple[Path, Set[str] | None]]:
         if table_id not in self._segments:
             folders = [root / TABLES / table_id for root in self.roots]
             self._segments[table_id] = [(folder, _names(folder)) for folder in folders]
@@ -111,10 +111,23 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
     return []
 
 
-def _names(folder: Path) -> Set[str]:
+def _names(folder: Path) -> Set[str] | None:
+    """What is in a folder; None where the disk refuses to list it, which whoever opens something in it says."""
     with _permitted(folder):
-        return frozenset(fileio.names_in(folder))
+        try:
+            return frozenset(fileio.names_in(folder))
+        except OSError as e:
+            if not isinstance(e, (FileNotFoundError, NotADirectoryError, PermissionError)) and not fileio.is_remote(folder):
+                return None
+            raise
     return frozenset()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle, a place that the disk refuses
+        return False
 
 
 @contextlib.contextmanager

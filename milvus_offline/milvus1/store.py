@@ -306,6 +306,17 @@ def _pandas() -> Any:
     return pandas
 
 
+def _size_and_time(path: str) -> str:
+    """Of a file, or what the disk says that refuses even these. Raises OSError where there is none."""
+    try:
+        status = fileio.status(path)
+    except OSError as e:
+        if isinstance(e, FileNotFoundError) or fileio.is_remote(path):
+            raise
+        return str(e.errno)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def _kept(batch: Batch) -> Batch:
     """A batch of its own, which the next one does not overwrite."""
     return Batch(batch.ids.copy(), batch.vectors.copy(), {k: v.copy() for k, v in batch.attributes.items()})
@@ -374,12 +385,10 @@ class Store(Mapping[str, Collection]):
                 for segment in partition.segments:
                     digest.update(f"{segment.id} {segment.rows} {segment.deleted}".encode())
                     for path in segment.paths:
-                        status = fileio.status(path)
-                        digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+                        digest.update(_size_and_time(path).encode())
                 for rows in partition.log:
                     for file in rows.files:
-                        status = fileio.status(file.path)
-                        digest.update(f"{file.number} {status.st_size} {status.st_mtime_ns}".encode())
+                        digest.update(f"{file.number} {_size_and_time(file.path)}".encode())
                     digest.update(rows.spans.tobytes() + rows.dead.tobytes() + rows.first.to_bytes(8, "little"))
         return digest.hexdigest()
 

@@ -47,10 +47,10 @@ class Folder(NamedTuple):
 def list_folder(path: Path) -> Folder | None:
     """Lists the files of a segment folder; None when there is none. Raises DamageError when it cannot be listed or is a file.
 
-    Folders, pipes and links to nowhere in place of a file count as missing.
+    Folders, pipes and links to nowhere in place of a file count as missing; what cannot be asked is said when it is opened.
     """
     try:
-        names = sorted(e.name for e in fileio.scan(path) if e.is_file())
+        names = sorted(e.name for e in fileio.scan(path) if _may_be_file(e))
     except FileNotFoundError:
         return None
     except NotADirectoryError:
@@ -65,6 +65,13 @@ def list_folder(path: Path) -> Folder | None:
         by_suffix.get(name[name.rfind(".") :] if "." in name else "", others).append(name)
     raw, ids, attributes = (tuple(by_suffix[s]) for s in (RAW_SUFFIX, IDS_SUFFIX, ATTRIBUTE_SUFFIX))
     return Folder(path, raw, ids, attributes, tuple(others), foreign)
+
+
+def _may_be_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return True
 
 
 _OTHERS = re.compile(f"{DELETED_DOCS}|{BLOOM_FILTER}|temp_del|temp_bloom|[0-9]+")

@@ -125,3 +125,20 @@ def test_a_damaged_bloom_filter_says_nothing_against_ids(root: Path, tmp_path: P
         data[80:] = bytes(len(data) - 80)
         (folder / "bloom_filter").write_bytes(data)
     assert call("export", root, tmp_path / "out").code == 0
+
+
+@pytest.mark.parametrize("place", ["c", "c/*", "c/*/*.rv", "c/*/*.uid", "c/*/deleted_docs"])
+def test_what_cannot_be_looked_into_costs_its_own_rows_only(place: str, tmp_path: Path) -> None:
+    """A link that leads in a circle is refused by the system as a damaged folder is by a disk; the other collection comes."""
+    b = StoreBuilder(tmp_path / "s")
+    for name in ("c", "d"):
+        b.collection(name)
+        b.segment(name, rows(1, 2, 3), deleted=[0], bloom=True)
+    path = next((b.write() / "db/tables").glob(place))
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.symlink_to(path.name)
+    done = call("export", b.root, tmp_path / "out", "--json")
+    found = {f["code"] for f in json.loads(done.out)["findings"]}
+    deletes = place.endswith("deleted_docs")
+    assert (done.code, found) == (3, {"deleted-docs-unreadable" if deletes else "segment-unreadable"})
+    assert json.loads(done.out)["rows"] == (4 if deletes else 2)
