@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import socket
 import stat
 import threading
 import time
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from ..errors import MissingPackageError, StoreError
 
@@ -36,6 +39,9 @@ HEAD = 64
 _IN_FLIGHT = 32
 _ATTEMPTS = 6
 """Of one request, on top of what the SDK tries by itself."""
+
+_CONNECTS = 3
+_CONNECT_SECONDS = 10
 
 T = TypeVar("T")
 
@@ -147,7 +153,7 @@ def _file_system(scheme: str) -> Any:
         logging.getLogger(name).addHandler(logging.NullHandler())
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme == "s3":
-        options["config_kwargs"] = {"retries": {"mode": "standard", "max_attempts": 4}, "connect_timeout": 10}
+        options["config_kwargs"] = {"retries": {"mode": "standard", "max_attempts": 4}, "connect_timeout": _CONNECT_SECONDS}
     try:
         made = fsspec.filesystem(scheme, **options)
     except ImportError as e:
@@ -159,7 +165,27 @@ def _file_system(scheme: str) -> Any:
     if scheme == "s3":
         made.connect()
         made.s3.meta.events.register("before-send.s3", _count_sent)
+    else:
+        client = getattr(made, "service_client", None)
+        _reach(scheme, str(getattr(client, "url", "") or getattr(made, "base", "")))
     return made
+
+
+def _reach(scheme: str, address: str) -> None:
+    """Raises StoreError where nobody listens at a URL: Google's and Azure's SDKs ask for minutes before they say so."""
+    where = urlsplit(address)
+    if not where.hostname or set(getproxies()) - {"no"}:  # a proxy may reach what this machine does not
+        return
+    port = where.port or (443 if where.scheme == "https" else 80)
+    for attempt in range(_CONNECTS):
+        try:
+            socket.create_connection((where.hostname, port), timeout=_CONNECT_SECONDS).close()
+            return
+        except OSError as e:
+            if attempt == _CONNECTS - 1:
+                why = e.strerror or str(e)
+                raise StoreError(f"{scheme}://: cannot reach the object store at {where.hostname}:{port}: {why}") from e
+            time.sleep(0.5)
 
 
 def _count_sent(request: Any, **_: Any) -> None:

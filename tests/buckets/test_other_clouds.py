@@ -137,3 +137,18 @@ def test_what_keeps_clients_away_is_told_in_each_clouds_words() -> None:
     for url, words in (("az://b", "AZURE_STORAGE_CONNECTION_STRING"), ("gs://b", "GOOGLE_APPLICATION_CREDENTIALS")):
         told = explain(ValueError("no credentials"), url)
         assert told.startswith(f"{url}: no credentials were found: give them") and words in told
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_an_address_that_nobody_listens_at_is_said(scheme: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    buckets.forget()
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    _, client = _emulator(scheme, 9, tmp_path)
+    for name, value in client.items():
+        monkeypatch.setenv(name, value)
+    done = call("inspect", f"{scheme}://{BUCKET}/x")
+    assert done.code == 1
+    assert f"{scheme}://: cannot reach the object store at 127.0.0.1:9: Connection refused" in done.err
+    buckets.forget()
