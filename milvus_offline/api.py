@@ -21,12 +21,13 @@ from .exporting import ExportReport, run_export
 from .findings import Findings
 from .loading import LoadReport, run_load
 from .milvus1.store import Store
-from .model import Severity, Source
+from .model import Source
 from .present import seen_anew
 from .progress import Shown, State
 from .selection import SelectedSource, Selection
 from .sources import kind_of, open_source
 from .sources.milvus1 import StoreSource
+from .text import verified_code
 from .transfer import Progress
 
 Given = str | os.PathLike[str] | Store | Source
@@ -45,8 +46,7 @@ class VerifyReport:
     @property
     def exit_code(self) -> int:
         """4 when something is not as it must be, 3 when state was ambiguous, else 0."""
-        severities = {f.severity for f in self.findings}
-        return 4 if Severity.ERROR in severities else 3 if Severity.WARNING in severities else 0
+        return verified_code(self.findings)
 
 
 @seen_anew()

@@ -138,6 +138,12 @@ def needs_attention(findings: Iterable[Finding]) -> bool:
     return any(f.severity is not Severity.INFO for f in findings)
 
 
+def verified_code(findings: Iterable[Finding]) -> int:
+    """The exit code of a verification: 4 when something is not as it must be, 3 when state was ambiguous, else 0."""
+    severities = {f.severity for f in findings}
+    return 4 if Severity.ERROR in severities else 3 if Severity.WARNING in severities else 0
+
+
 def finding_lines(findings: Iterable[Mapping[str, Any]], places: Places | None = None, *, verbose: bool = False) -> list[str]:
     """Findings for a person as plain lines, grouped by code."""
     buffer = io.StringIO()

@@ -69,6 +69,12 @@ def reach(checked: Mapping[str, int]) -> str:
     )
 
 
+def headed(told: Mapping[str, str], head: str) -> dict[str, str]:
+    """The verdict with something before it that must not be overlooked."""
+    text = told["text"]
+    return {**told, "text": f"{head}: {text[0].lower()}{text[1:]}"}
+
+
 def explained_code(code: int) -> str:
     """What an exit code that is not 0 means, for the screen."""
     return {

@@ -332,7 +332,7 @@ def _renamed(source: Source, o: dict[str, Any], typed: set[str]) -> Source:
 def load_verdict(report: LoadReport) -> dict[str, str]:
     """The verdict of a load in one line, see verdict.verdict."""
     from ..text import count
-    from ..verdict import verdict
+    from ..verdict import headed, verdict
 
     what = "staged for an import" if report.staged else "loaded"
     done = f"{'would be' if report.dry_run else 'was' if report.rows == 1 else 'were'} {what}"
@@ -342,7 +342,7 @@ def load_verdict(report: LoadReport) -> dict[str, str]:
         nothing = f"Nothing {done.replace('were', 'was')}: {count(there, 'collection')} left alone, as the target has {them}"
         told["text"] = told["text"].replace("There are no live rows", nothing, 1)
     if report.exit_code == 4:
-        told["text"] = f"VERIFICATION FOUND DIFFERENCES: {told['text'][0].lower()}{told['text'][1:]}"
+        told = headed(told, "VERIFICATION FOUND DIFFERENCES")
     return told
 
 

@@ -86,14 +86,14 @@ def command(task: str | None, yaml_file: str | None, as_json: bool, quiet: bool,
 def _told(document: dict[str, Any], kind: str, code: int) -> tuple[dict[str, str], dict[str, int]]:
     """The verdict, and how many rows are lost, restored or in doubt."""
     from ..model import Finding, Severity
-    from ..verdict import attention_sums, verdict
+    from ..verdict import attention_sums, headed, verdict
 
     findings = [Finding(Severity(f["severity"]), f["code"], f["where"], f["message"], f["rows"]) for f in document["findings"]]
     done = "exported" if kind == "M2H" else "loaded"
     form = "would be" if document["dry_run"] else "was" if document["rows"] == 1 else "were"
     told = verdict(document["rows"], findings, f"{form} {done}")
     if code == 4:
-        told["text"] = f"VERIFICATION FOUND DIFFERENCES: {told['text'][0].lower()}{told['text'][1:]}"
+        told = headed(told, "VERIFICATION FOUND DIFFERENCES")
     return told, attention_sums(findings)
 
 

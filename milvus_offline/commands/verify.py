@@ -180,7 +180,7 @@ def _verify_export(path: str, asked: _Asked, **o: Any) -> _Verified:
     from ..model import Severity
     from ..report import source_document, unread_document
     from ..sources.export import open_export
-    from ..text import Places, count
+    from ..text import Places, count, verified_code
     from ..verdict import places_of
 
     if asked.sample != 1.0:
@@ -199,7 +199,7 @@ def _verify_export(path: str, asked: _Asked, **o: Any) -> _Verified:
     # what the source itself cannot give is missing in both, which is no difference
     lacking = [*(f for f in source.findings if f.severity is not Severity.INFO), *result.lacking] if source else []
     document = _document(path, "export", result.rows, [*result.findings, *lacking], summary)
-    if lacking and _exit_code(result.findings) != 4:  # 3 where the source is not whole, 4 where the two differ
+    if lacking and verified_code(result.findings) != 4:  # 3 where the source is not whole, 4 where the two differ
         document["exit_code"] = 3
         document["verdict"]["text"] = f"No difference found, but the source itself is not whole: {summary}."
     document |= {"files": result.files, "against": asked.against}
@@ -264,14 +264,15 @@ def _verify_store(path: str, asked: _Asked, **o: Any) -> _Verified:
 
 
 def _document(path: str, kind: str, rows: int, findings: Sequence[Finding], summary: str) -> dict[str, Any]:
-    from ..verdict import attention_sums, verdict
+    from ..text import verified_code
+    from ..verdict import attention_sums, headed, verdict
 
-    code = _exit_code(findings)
+    code = verified_code(findings)
     told = verdict(rows, findings, "were read")
     if code == 0:
         told["text"] = f"No difference found: {summary}."
     elif code == 4:
-        told["text"] = f"DIFFERENCES FOUND: {told['text'][0].lower()}{told['text'][1:]}"
+        told = headed(told, "DIFFERENCES FOUND")
     return {
         "format": "milvus-offline-verify",
         "version": 1,
@@ -299,11 +300,3 @@ def _show(screen: Any, document: dict[str, Any], places: Places, *, verbose: boo
         screen.say()
         screen.findings(document["findings"], places, verbose=verbose)
         end(screen, told, document["exit_code"])
-
-
-def _exit_code(findings: Sequence[Finding]) -> int:
-    """4 when something is not as it must be; 3 when state was ambiguous."""
-    from ..model import Severity
-
-    severities = {f.severity for f in findings}
-    return 4 if Severity.ERROR in severities else 3 if Severity.WARNING in severities else 0
