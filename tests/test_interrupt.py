@@ -9,7 +9,7 @@ BEGIN = "import os, signal, sys\nfrom milvus_offline import cli\n"
 
 
 def run(body: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", BEGIN + body], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", BEGIN + body], capture_output=True, text=True, timeout=600)
 
 
 def test_the_first_one_is_one_sentence_without_the_end_of_the_interpreter() -> None:

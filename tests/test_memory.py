@@ -64,7 +64,7 @@ RUNNER = (
 def peak(*arguments: object) -> int:
     """Peak memory in bytes of `milvus-offline ARGUMENTS`, which must end well and print nothing."""
     command = [sys.executable, "-c", RUNNER, *map(str, arguments)]
-    return int(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=300).stdout) * 1024
+    return int(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=600).stdout) * 1024
 
 
 @pytest.fixture(autouse=True)

@@ -430,7 +430,7 @@ def as_nobody(*arguments: object) -> Outcome:
     )
     warm = STORES / "partitions" / "store"
     command = [sys.executable, "-c", code, str(warm), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
@@ -537,7 +537,7 @@ def test_file_too_large(tmp_path: Path) -> None:
         "os.execv(sys.executable, [sys.executable, '-m', 'milvus_offline', *sys.argv[1:]])"
     )
     command = [sys.executable, "-c", limited, "export", store, tmp_path / "out"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     done = Outcome(ended.returncode, ended.stdout, ended.stderr)
     refused(done, 1, "cannot", os.strerror(errno.EFBIG))
     done = spawn("export", store, tmp_path / "out", "--resume")

@@ -45,7 +45,7 @@ def call(*arguments: object) -> Outcome:
 def spawn(*arguments: object, **options: Any) -> Outcome:
     """`milvus-offline ARGUMENTS` in a process of its own."""
     command = [sys.executable, "-m", "milvus_offline", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 

@@ -62,5 +62,5 @@ def powerless(*arguments: object, **options: object) -> Outcome:
             pytest.skip("UNREADABLE FILES WERE NOT TESTED: root needs setpriv to be refused anything")
         drop = "-dac_override,-dac_read_search"
         command = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}", *command]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, **options)  # type: ignore[call-overload]
     return Outcome(done.returncode, done.stdout, done.stderr)
