@@ -246,7 +246,7 @@ class Answers:
         parameters = rules.parse_parameters(request.extra_params)
         served = self._check_search(request, len(request.query_record_array), parameters)
         queries = _queries(request, served.collection)
-        chosen = self._chosen(served, request.partition_tag_array)
+        chosen = self._chosen(served, request.partition_tag_array, stopped)
         return _answer_of(self._hits(_Question(served, chosen, queries, request.topk, parameters, stopped)))
 
     def SearchByID(self, request: Any, stopped: Callable[[], bool] = lambda: False) -> Answer:
@@ -254,7 +254,7 @@ class Answers:
         ids = _asked_ids(request)
         served = self._check_search(request, len(ids), parameters)
         vectors, present = self._vectors(served, served.collection.partitions, ids)
-        chosen = self._chosen(served, request.partition_tag_array)
+        chosen = self._chosen(served, request.partition_tag_array, stopped)
         hits = self._hits(_Question(served, chosen, vectors, request.topk, parameters, stopped))
         k = hits.ids.shape[1]
         found, distances = np.full((len(ids), k), -1, np.int64), np.full((len(ids), k), LARGEST, np.float32)
@@ -267,7 +267,7 @@ class Answers:
         served = self._check_search(asked, len(asked.query_record_array), parameters)
         queries = _queries(asked, served.collection)
         numbers = request.file_id_array
-        chosen = self._files(served, numbers) if numbers else self._chosen(served, asked.partition_tag_array)
+        chosen = self._files(served, numbers) if numbers else self._chosen(served, asked.partition_tag_array, stopped)
         return _answer_of(self._hits(_Question(served, chosen, queries, asked.topk, parameters, stopped)))
 
     def _check_search(self, request: Any, queries: int, parameters: Mapping[str, Any]) -> _Served:
@@ -280,17 +280,16 @@ class Answers:
         rules.check_parameters(parameters, served.engine, request.topk)
         return served
 
-    def _chosen(self, served: _Served, tags: Sequence[str]) -> Sequence[Partition]:
+    def _chosen(self, served: _Served, tags: Sequence[str], stopped: Callable[[], bool] = lambda: False) -> Sequence[Partition]:
         """The partitions that a search's tags mean: all without tags."""
+        partitions = served.collection.partitions
         if not tags:
-            return served.collection.partitions
+            return partitions
         trimmed = [t.strip(BLANKS) for t in tags]
-        found = [
-            p
-            for p in served.collection.partitions
-            if (p.name == DEFAULT_PARTITION and p.name in trimmed)
-            or (p.name != DEFAULT_PARTITION and any(rules.matches(_text(p.name), t) for t in trimmed))
-        ]
+        meant = rules.meant([_text(p.name) for p in partitions if p.name != DEFAULT_PARTITION], trimmed, stopped)
+        if DEFAULT_PARTITION in trimmed:  # no expression means it
+            meant.add(DEFAULT_PARTITION)
+        found = [p for p in partitions if _text(p.name) in meant]
         if not found:
             raise Refused(Code.UNEXPECTED_ERROR, "The specified partition does not exist")
         return found

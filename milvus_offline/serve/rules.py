@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
 from ..milvus1.layout import EngineType
+from ..search.exact import Cancelled
 from ..targets.milvus1.names import BLANKS
 
 MAX_TOPK = 16384
@@ -171,22 +172,50 @@ def check_parameters(parameters: Mapping[str, Any], engine: int, topk: int) -> N
 
 
 _MOST_REPEATS = 3
+_MOST_COMPARISONS = 10_000_000
+"""Tags held against expressions in one request: some seconds."""
 
 
-def matches(tag: str, pattern: str) -> bool:
-    """Whether a partition's tag is meant by one of a search: the tag itself, or a regular expression for all of it.
+def _expression(pattern: str) -> re.Pattern[str] | None:
+    """A search's tag as a regular expression; None where it means no other tag than itself.
 
     An expression that could run for ever (more than three repetitions, a repeated group) matches nothing.
     """
-    if tag == pattern:
-        return True
+    if not re.search(r"[\\^$.|?*+(\[{]", pattern):
+        return None
     plain = re.sub(r"\\.|\[(?:\\.|[^\]])*\]", "x", pattern, flags=re.S)
     if len(re.findall(r"[*+{]", plain)) > _MOST_REPEATS or re.search(r"\)[*+{]", plain):
-        return False
+        return None
     try:
-        return re.fullmatch(pattern, tag) is not None
+        return re.compile(pattern)
     except (re.error, RecursionError, OverflowError):
-        return False
+        return None
+
+
+def meant(tags: Sequence[str], patterns: Iterable[str], stopped: Callable[[], bool] = lambda: False) -> set[str]:
+    """Those of the partitions' `tags` that a search's tags mean: a tag itself, or a regular expression for all of it.
+
+    Raises Cancelled as soon as `stopped` says so.
+    """
+    asked = dict.fromkeys(patterns)
+    found = set(tags).intersection(asked)
+    left = [tag for tag in tags if tag not in found]
+    compared = 0
+    for pattern in asked:
+        if not left:
+            break
+        expression = _expression(pattern)
+        compared += len(left) if expression else 1
+        if compared > _MOST_COMPARISONS:
+            raise Refused(
+                Code.UNEXPECTED_ERROR, f"{len(asked)} partition tags are too many patterns for {len(tags)} partitions"
+            )
+        if stopped():
+            raise Cancelled
+        if expression:
+            found.update(tag for tag in left if expression.fullmatch(tag))
+            left = [tag for tag in left if tag not in found]
+    return found
 
 
 # Names of indexes --------------------------------------------------------------------------------------------------------

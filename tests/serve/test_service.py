@@ -27,6 +27,8 @@ from support.command import call, fingerprint
 from support.served import Raw, Served
 
 from milvus_offline.milvus1.layout import EngineType
+from milvus_offline.search.exact import Cancelled
+from milvus_offline.serve import rules
 from milvus_offline.targets.milvus1.proto import METHODS, hits_bytes, ids_bytes, messages, records_bytes, vectors_of
 
 pytestmark = pytest.mark.server
@@ -313,6 +315,17 @@ def test_rows_of_a_search_may_be_ragged_when_their_sum_fits(raw: Raw) -> None:
     even = floats([1, 2, 3, 4], [5, 6, 7, 8])
     answers = [raw("Search", collection_name="c", topk=3, query_record_array=q).SerializeToString() for q in (ragged, even)]
     assert answers[0] == answers[1]
+
+
+def test_tags_of_a_search_mean_themselves_or_are_patterns_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    tags = [f"2020.{n}" for n in range(5000)]
+    assert rules.meant(tags, tags) == set(tags)
+    assert rules.meant(["a.b", "axb", "(", "c+"], ["a.b", "(", "[", ".*.*.*.*"]) == {"a.b", "axb", "("}
+    with pytest.raises(Cancelled):
+        rules.meant(tags, ["x.*"], lambda: True)
+    monkeypatch.setattr(rules, "_MOST_COMPARISONS", 20_000)
+    with pytest.raises(rules.Refused, match="6 partition tags are too many patterns for 5000 partitions"):
+        rules.meant(tags, [f"x{n}.*" for n in range(6)])
 
 
 # Hostile clients ------------------------------------------------------------------------------------------------------
