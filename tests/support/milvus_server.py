@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -149,6 +151,11 @@ def shared_milvus(tmp_path_factory: Any) -> Shared:
         return Shared(shared_server(folder, owner), folder / "data" / "data")
     except Unavailable as e:
         absent(f"NO MILVUS SERVER, so nothing is known about loading into one: {e}")
+
+
+def own_name(test: str) -> str:
+    """A collection's name that no other test on the shared server has: `test` is the test's name, with its parameters."""
+    return re.sub(r"\W", "_", f"t{zlib.crc32(test.encode()):08x}_{test}", flags=re.ASCII)[:60]
 
 
 # The program ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from pymilvus import MilvusClient
 from support.command import call
 from support.milvus1_standin import Standin
-from support.milvus_server import shared_milvus
+from support.milvus_server import own_name, shared_milvus
 from support.real import STORES
 from support.served import Served
 
@@ -32,12 +32,17 @@ def target(request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pyt
     yield shared_milvus(tmp_path_factory).uri
 
 
-def changed(target: str, change: Any) -> None:
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    return own_name(request.node.name)
+
+
+def changed(target: str, name: str, change: Any) -> None:
     client = MilvusClient(target, dedicated=True)
     try:
-        client.load_collection("v_parts")
+        client.load_collection(name)
         change(client)
-        client.flush("v_parts")
+        client.flush(name)
     finally:
         client.close()
         if target.endswith(".db"):
@@ -47,10 +52,10 @@ def changed(target: str, change: Any) -> None:
 
 
 @pytest.mark.server
-def test_a_target_is_held_against_its_source(target: str) -> None:
-    words = ["-c", "parts", "--rename", "parts=v_parts", "--names", "sanitize", "--duplicates", "last", "--mode", "overwrite"]
+def test_a_target_is_held_against_its_source(target: str, name: str) -> None:
+    words = ["-c", "parts", "--rename", f"parts={name}", "--names", "sanitize", "--duplicates", "last", "--mode", "overwrite"]
     assert call("load", STORE, target, *words, "--yes").code == 0
-    check = ["verify", target, "--against", STORE, "--rename", "parts=v_parts", "--json"]
+    check = ["verify", target, "--against", STORE, "--rename", f"parts={name}", "--json"]
     whole = call(*check)
     # the other collections were not loaded, and rows with equal ids were left out of the server
     assert {f["code"] for f in whole.json["findings"] if f["where"].startswith("parts")} <= {"verify-count", "verify-rows"}
@@ -60,10 +65,10 @@ def test_a_target_is_held_against_its_source(target: str) -> None:
 
 @pytest.mark.server
 @pytest.mark.parametrize("harm", ["none", "deleted", "other", "partition"])
-def test_differences_are_found(target: str, harm: str, tmp_path: Path) -> None:
+def test_differences_are_found(target: str, name: str, harm: str, tmp_path: Path) -> None:
     import h5py
 
-    folder = tmp_path / "v_parts"
+    folder = tmp_path / name
     folder.mkdir()
     vectors = np.random.default_rng(3).standard_normal((300, 8)).astype("<f4")
     for tag, part in (("None", slice(0, 200)), ("p", slice(200, 300))):
@@ -73,15 +78,15 @@ def test_differences_are_found(target: str, harm: str, tmp_path: Path) -> None:
 
     def change(client: MilvusClient) -> None:
         if harm == "deleted":
-            client.delete("v_parts", filter="id in [7]")
+            client.delete(name, filter="id in [7]")
         elif harm == "other":
-            client.delete("v_parts", filter="id in [7]")
-            client.insert("v_parts", [{"id": 7, "vector": vectors[8].tolist()}])
+            client.delete(name, filter="id in [7]")
+            client.insert(name, [{"id": 7, "vector": vectors[8].tolist()}])
         elif harm == "partition":
-            client.release_collection("v_parts")
-            client.drop_partition("v_parts", "p")
+            client.release_collection(name)
+            client.drop_partition(name, "p")
 
-    changed(target, change)
+    changed(target, name, change)
     outcome = call("verify", target, "--against", folder, "--json")
     found = outcome.json
     expected = {

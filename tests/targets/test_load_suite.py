@@ -6,6 +6,7 @@ parts run on them with fewer interruptions.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import types
@@ -20,7 +21,7 @@ import pytest
 from support.array_source import ArraySource, floats
 from support.examples import examples
 from support.milvus1_standin import Standin
-from support.milvus_server import shared_milvus
+from support.milvus_server import own_name, shared_milvus
 
 from milvus_offline import targets
 from milvus_offline.errors import MilvusOfflineError, UsageError
@@ -32,7 +33,8 @@ from milvus_offline.targets import SCHEMES, defaults_of, open_target, scheme_of
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("own_state")]
 
 Held = dict[tuple[str, str], Counter[tuple[int, bytes]]]
-NAME = "suite"
+NAME = own_name(f"suite {os.environ.get('PYTEST_XDIST_WORKER', '')}")
+"""Workers share the server."""
 
 
 @dataclass

@@ -19,7 +19,7 @@ from support.builder import StoreBuilder, rows
 from support.command import call
 from support.daskcluster import Cluster, cluster
 from support.milvus_proxy import MilvusProxy, milvus_proxy
-from support.milvus_server import S3_BUCKET, MilvusServer, shared_milvus
+from support.milvus_server import S3_BUCKET, MilvusServer, own_name, shared_milvus
 
 from milvus_offline import buckets
 from milvus_offline.errors import MilvusOfflineError, TargetError, UsageError
@@ -88,7 +88,7 @@ def test_a_killed_import_is_followed_and_not_started_again(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    name = f"c{abs(hash(request.node.name)):x}"[:20]
+    name = own_name(request.node.name)
     starts = 0
     real_start = bulk.Importer.start
     service_start = {s: s.start for s in (imports.GrpcImports, imports.RestImports)}

@@ -17,7 +17,7 @@ import pytest
 from pymilvus.grpc_gen import milvus_pb2
 from support.array_source import ArraySource, floats
 from support.milvus_proxy import milvus_proxy
-from support.milvus_server import shared_milvus
+from support.milvus_server import own_name, shared_milvus
 
 from milvus_offline import loading
 from milvus_offline.commands.load import report_lines
@@ -27,7 +27,6 @@ from milvus_offline.targets import Estimate, open_target
 from milvus_offline.targets.milvus import estimate as estimates
 from milvus_offline.targets.milvus.client import Client
 from milvus_offline.targets.milvus.connection import Connection
-from milvus_offline.targets.milvus.naming import sanitize
 from milvus_offline.targets.milvus.refusals import Busy
 from milvus_offline.targets.milvus.target import MilvusTarget
 from milvus_offline.targets.milvus.wire import Layout
@@ -42,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    return "t" + sanitize(request.node.name)[:60]
+    return own_name(request.node.name)
 
 
 def load(of: Any, address: str, state: Path, **options: Any) -> LoadReport:

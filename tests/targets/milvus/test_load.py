@@ -63,7 +63,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """A collection's name that no other test uses."""
-    return "t" + sanitize(request.node.name)[:60]
+    return own_name(request.node.name)
 
 
 def load(source: Any, target: str, state: Path, verify: Any = "full", resume: bool = False, **options: Any) -> LoadReport:

@@ -15,7 +15,7 @@ from pymilvus.grpc_gen import milvus_pb2
 from support.array_source import ArraySource, floats
 from support.milvus_proxy import milvus_proxy
 from support.milvus_proxy import refusal as busy
-from support.milvus_server import shared_milvus
+from support.milvus_server import own_name, shared_milvus
 
 from milvus_offline.commands.load import load_verdict
 from milvus_offline.errors import TargetError, UsageError
@@ -25,7 +25,7 @@ from milvus_offline.targets import open_target
 from milvus_offline.targets.milvus.client import Client
 from milvus_offline.targets.milvus.connection import Connection
 from milvus_offline.targets.milvus.limits import server_facts
-from milvus_offline.targets.milvus.naming import restore, sanitize
+from milvus_offline.targets.milvus.naming import restore
 from milvus_offline.targets.milvus.plan import make_plan
 from milvus_offline.targets.milvus.refusals import TooLarge, refusal
 from milvus_offline.targets.milvus.terms import Existing, LoadOptions, Plan
@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    return "t" + sanitize(request.node.name)[:60]
+    return own_name(request.node.name)
 
 
 def source(name: str, rows: int = 20, seed: int = 0, first: int = 0, dim: int = 8) -> ArraySource:
