@@ -22,7 +22,7 @@ import pytest
 from pymilvus import MilvusClient
 from support.absent import absent
 from support.array_source import ArraySource, bits, floats
-from support.milvus_server import MilvusServer, Unavailable, shared_milvus
+from support.milvus_server import MilvusServer, Unavailable, own_name, shared_milvus
 from support.real import STORES, copy_store, truth
 from support.tables import catalog_of
 
