@@ -452,7 +452,7 @@ def _about(document: Mapping[str, Any], command: str, at: datetime) -> str:
     else:
         about += [("Written by", f"Milvus {store['version'] or '(unknown)'}"), ("Catalog", store["catalog"])]
     if store["wal"]:
-        about.append(("Write-ahead log", f"{store['wal']['path']}: {store['wal']['rows']:,} unflushed rows"))
+        about.append(("Write-ahead log", f"{store['wal']['path']}: {count(store['wal']['rows'], 'unflushed row')}"))
     made = document["made"]
     about.append(("Made by", f"{made['by']}, {command} {' '.join(made['options'])}".strip()))
     about.append(("Made at", _moment(at)))

@@ -80,9 +80,11 @@ def _inspect(path: str, read: bool, quiet: bool, o: dict[str, Any]) -> tuple[dic
     from ..sources.milvus1 import StoreSource
     from ..verdict import places_of
 
+    asked = o["lossy"]
     if as_path(path).is_file() and kind_of(path) == "faiss":
         o["lossy"] = True  # what is approximate is said, not refused
     source = open_given(path, **o)
+    o["lossy"] = asked or any(f.code == "faiss-lossy" for f in source.findings)
     if read:
         from ..watch import findings_of
 

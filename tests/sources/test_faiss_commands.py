@@ -44,6 +44,7 @@ def test_inspect_says_what_an_index_is(capsys: pytest.CaptureFixture[str]) -> No
     (collection,) = document["collections"]
     assert (document["store"]["kind"], collection["dimension"], collection["index"]["type"]) == ("faiss", 8, "IVF_FLAT")
     assert collection["rows"] == 60
+    assert document["next"] and not any("--lossy" in step for step in document["next"])  # nothing is approximate
 
 
 @pytest.mark.parametrize("option", [["--first-id", "3"], ["--lossy"], ["--follow-ondisk"], ["--ids", "x.npy"]])

@@ -389,8 +389,12 @@ def _differences(schema: Schema, existing: Existing, auto_id: bool, options: Loa
 
 def _judge_rows(scan: Scan, where: str, auto_id: bool, options: LoadOptions, facts: TargetFacts, notes: Notes) -> int:
     """Speaks of duplicates and of vectors that are not finite; returns how many loaded rows share their id with another."""
+    from ...text import count
+
     if scan.nonfinite_rows:
-        some = f"{scan.nonfinite_rows} rows hold NaN or Inf (ids {_list(scan.nonfinite_examples, scan.nonfinite_rows)})"
+        hold, ids = ("holds", "id") if scan.nonfinite_rows == 1 else ("hold", "ids")
+        examples = _list(scan.nonfinite_examples, scan.nonfinite_rows)
+        some = f"{count(scan.nonfinite_rows, 'row')} {hold} NaN or Inf ({ids} {examples})"
         if options.nonfinite == "error":
             notes.refuse(f"{where}: {some}: --nonfinite skip leaves them out")
         else:
@@ -401,7 +405,8 @@ def _judge_rows(scan: Scan, where: str, auto_id: bool, options: LoadOptions, fac
     if auto_id or not scan.duplicate_rows:
         return 0
     examples = _list(scan.duplicate_examples, scan.duplicate_ids)
-    some = f"{scan.duplicate_rows} rows repeat an id ({scan.duplicate_ids} ids: {examples})"
+    repeat = "repeats" if scan.duplicate_rows == 1 else "repeat"
+    some = f"{count(scan.duplicate_rows, 'row')} {repeat} an id ({count(scan.duplicate_ids, 'id')}: {examples})"
     if options.duplicates == "error":
         notes.refuse(f"{where}: {some}: choose --duplicates first, last or keep")
     elif options.duplicates == "keep" and not facts.collapses:
@@ -409,7 +414,7 @@ def _judge_rows(scan: Scan, where: str, auto_id: bool, options: LoadOptions, fac
         notes.say(Severity.INFO, "duplicates-kept", where, text, scan.duplicate_rows)
         return scan.duplicate_rows
     elif options.duplicates == "keep":
-        text = f"{some}: Milvus Lite holds one row for each id, the last one (choose with --duplicates)"
+        text = f"{some}: Milvus Lite holds one row for each id, the last one (load --duplicates chooses)"
         notes.say(Severity.ERROR, "duplicates-collapsed", where, text, scan.duplicate_rows)
     else:
         text = f"{some}: the {options.duplicates} of each is loaded"

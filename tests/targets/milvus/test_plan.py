@@ -51,7 +51,7 @@ def test_a_server_holds_all_rows_of_an_id() -> None:
 
 
 def test_rows_of_an_id_can_be_an_error() -> None:
-    with pytest.raises(UsageError, match=r"1 rows repeat an id .*choose --duplicates"):
+    with pytest.raises(UsageError, match=r"1 row repeats an id \(1 id: 2\): choose --duplicates"):
         planned([1, 2, 2], duplicates="error")
 
 
