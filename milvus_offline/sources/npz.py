@@ -65,6 +65,28 @@ class PackedColumn(InFile):
             yield read
 
 
+@dataclass(frozen=True)
+class StoredColumn(InFile):
+    """An array that is stored as it is, read as `plain`. After its last row, it is held against the checksum of the archive, as
+    numpy does."""
+
+    plain: Column
+    rows: int
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Read]:
+        with self.plain.open() as plain:
+
+            def read(row: int, out: Array) -> None:
+                plain(row, out)
+                if row + len(out) == self.rows:
+                    with _damage(self.path), zipfile.ZipFile(self.path) as archive, archive.open(self.name + ".npy") as member:
+                        while member.read(1 << 20):
+                            pass
+
+            yield read
+
+
 def _short(path: str, name: str) -> int:
     raise DamageError(path, f"{name}: the array ends before its last row")
 
@@ -124,6 +146,8 @@ def _column(  # many: what the header of an array says, field by field
     offset = info.header_offset + _LOCAL.size + name_bytes + extra_bytes + at
     if offset + nbytes > os.path.getsize(path):
         raise DamageError(path, f"{name}: needs {nbytes} bytes, the file ends before", offset=offset)
+    rows = shape[0] if shape else 0
+    plain: Column = FileColumn(name, dtype.str, items, ((path, offset, nbytes),))
     if striped:
-        return StripedColumn(name, dtype.str, items, path, offset, shape[0])
-    return FileColumn(name, dtype.str, items, ((path, offset, nbytes),))
+        plain = StripedColumn(name, dtype.str, items, path, offset, rows)
+    return StoredColumn(name, dtype.str, items, path, plain, rows)

@@ -35,7 +35,7 @@ class ParquetColumn(InFile):
     def open(self) -> Iterator[Read]:
         pq = _pyarrow(self.path)
         with contextlib.ExitStack() as stack, damage(self.path):
-            file = stack.enter_context(pq.ParquetFile(self.path))
+            file = stack.enter_context(pq.ParquetFile(self.path, page_checksum_verification=True))
             groups = np.cumsum([0, *(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups))])
             step = max(1, min(_BATCH, _BATCH_BYTES // max(1, self.items * np.dtype(self.dtype).itemsize)))
             batches: Iterator[Any] = iter(())
@@ -131,7 +131,7 @@ def open_source(path: str | os.PathLike[str], options: SourceOptions) -> FilesSo
 def _columns(path: str, options: SourceOptions) -> dict[str, Table]:
     pq = _pyarrow(path)
     result: dict[str, Table] = {}
-    with damage(path), pq.ParquetFile(path) as file:
+    with damage(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         rows = file.metadata.num_rows
         for field in file.schema_arrow:
             found = _type(file, field, options)

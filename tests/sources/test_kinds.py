@@ -102,6 +102,39 @@ def test_arrays_that_are_stored_column_by_column(dtype: str, tmp_path: Path, mon
         open_source(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("n", [60, 4000])
+@pytest.mark.parametrize(("save", "order"), [(np.savez, "C"), (np.savez, "F"), (np.savez_compressed, "C")])
+def test_a_flipped_bit_in_an_npz_is_seen_by_its_checksum(save: Callable[..., None], order: Any, n: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    save(path, vectors=np.array(floats(n), order=order), ids=np.arange(n))
+    assert call("export", path, tmp_path / "whole").code == 0
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    done = call("export", path, tmp_path / "out")
+    assert done.code == 1 and "a.npz: cannot be read as a zip archive" in done.err
+
+
+def test_an_array_behind_the_array_of_an_npy_file(tmp_path: Path) -> None:
+    with (tmp_path / "a.npy").open("wb") as f:
+        np.save(f, floats())
+        np.save(f, floats())
+    done = call("export", tmp_path / "a.npy", tmp_path / "out")
+    assert done.code == 3 and "2048 bytes after these, perhaps another array, are not read" in " ".join(done.out.split())
+
+
+def test_a_flipped_bit_in_a_parquet_file_with_checksums(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"id": np.arange(60), "vec": list(floats())})
+    pq.write_table(table, tmp_path / "a.parquet", write_page_checksum=True, compression="none", use_dictionary=False)
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    data[1000] ^= 1
+    (tmp_path / "a.parquet").write_bytes(data)
+    assert call("export", tmp_path / "a.parquet", tmp_path / "out").code == 1
+
+
 @pytest.mark.parametrize("save", ["npy", "npz"])
 @pytest.mark.parametrize(
     "array",
