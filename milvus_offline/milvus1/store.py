@@ -16,6 +16,7 @@ from ..errors import MissingPackageError
 from ..findings import Findings
 from ..model import BATCH_BYTES, Batch, Finding, Piece, Schema, Vectors
 from ..names import printable
+from ..text import count
 from .catalog.rows import Catalog
 from .disk import Disk
 from .layout import ID
@@ -145,7 +146,7 @@ class Partition:
         return head + _table(["where", "rows", "deleted"], kept)
 
     def __repr__(self) -> str:
-        return f"<Partition {self.name!r}: {self.rows:,} rows>"
+        return f"<Partition {self.name!r}: {count(self.rows, 'row')}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,7 +280,7 @@ class Collection(Mapping[str, Partition]):
 
     def __repr__(self) -> str:
         s = self.schema
-        return f"<Collection {s.name!r}: {s.vector_type.value} {s.dimension}, {s.metric_type}, {self.rows:,} rows>"
+        return f"<Collection {s.name!r}: {s.vector_type.value} {s.dimension}, {s.metric_type}, {count(self.rows, 'row')}>"
 
 
 class UnknownName(KeyError):
@@ -407,6 +408,6 @@ class Store(Mapping[str, Collection]):
         return head + _table(["collection", "rows", "partitions", "vectors", "metric"], rows)
 
     def __repr__(self) -> str:
-        lines = [f"<Store {str(self.path)!r}: {len(self)} collection{'' if len(self) == 1 else 's'}, {self.rows:,} rows>"]
+        lines = [f"<Store {str(self.path)!r}: {count(len(self), 'collection')}, {count(self.rows, 'row')}>"]
         lines += [f"  {c!r}" for c in self.collections]
         return "\n".join(lines)
