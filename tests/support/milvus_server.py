@@ -113,7 +113,8 @@ class MilvusServer:
 
 
 def shared_server(folder: Path, owner: int) -> str:
-    """The URI of one server for all test workers: the first to ask starts it, it ends with the process `owner`."""
+    """The URI of one server for all test workers: the first to ask starts it, it ends with the process `owner`. Its lease is
+    long, so that it outlives a machine that stands still for a while; where it ends all the same, it is started again."""
     import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ def shared_server(folder: Path, owner: int) -> str:
         known = folder / "uri"
         if not known.exists():
             try:
-                known.write_text(MilvusServer(folder / "data", watch=owner).uri)
+                known.write_text(MilvusServer(folder / "data", "common.session.ttl=120", watch=owner).uri)
             except Unavailable as e:
                 known.write_text(f"unavailable: {e}")
         uri = known.read_text()
@@ -199,6 +200,8 @@ def main() -> int:
     server = start()
     print("ok", port, *([s3_listener.getsockname()[1]] if s3_listener else []), flush=True)
     while watch and Path(f"/proc/{watch}").exists():
+        if server.server_proc and server.server_proc.poll() is not None:
+            server = start()
         time.sleep(0.5)
     for line in sys.stdin:
         word = line.strip()
