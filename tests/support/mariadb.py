@@ -61,12 +61,12 @@ class MariaDB:
         self.execute(f"DROP DATABASE IF EXISTS `{database}`", f"CREATE DATABASE `{database}` CHARACTER SET {charset}")
         client = [_program("mariadb", "mysql"), f"--socket={self.socket}", "--user=root", database]
         with open(dump, "rb") as file:
-            subprocess.run(client, stdin=file, check=True, capture_output=True, timeout=120)
+            subprocess.run(client, stdin=file, check=True, capture_output=True, timeout=600)
 
     def dump(self, database: str, *flags: str) -> bytes:
         """What `mariadb-dump` writes; give `--databases` among the flags to have it name the database."""
         program = [_program("mariadb-dump", "mysqldump"), f"--socket={self.socket}", "--user=root"]
-        return subprocess.run([*program, *flags, database], check=True, capture_output=True, timeout=120).stdout
+        return subprocess.run([*program, *flags, database], check=True, capture_output=True, timeout=600).stdout
 
     def rows(self, database: str, tables: Iterable[str] = ("Tables", "TableFiles", "Environment", "Fields")) -> Any:
         """All rows as the server tells them: table -> list of dicts by column name, in the order of their ids."""
@@ -100,7 +100,7 @@ class MariaDB:
 
     def stop(self) -> None:
         self.process.kill()  # its folder is thrown away
-        self.process.wait(timeout=120)
+        self.process.wait(timeout=600)
 
 
 def start_mariadb(folder: Path) -> MariaDB:
@@ -122,7 +122,7 @@ def start_mariadb(folder: Path) -> MariaDB:
         ],
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=600,
     )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
