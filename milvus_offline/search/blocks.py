@@ -15,9 +15,10 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, Protocol, TypeGuard, cast
+from weakref import WeakMethod
 
 import numpy as np
 import numpy.typing as npt
@@ -66,17 +67,20 @@ class Block:
     """What one thread takes at a time. `tiles(rows)` gives it in tiles of at most so many rows."""
 
     tiles: Callable[[int], Iterator[Tile]]
+    opened: Opened | None = None
+    """Who counts the open files; lives as long as this does."""
 
 
 @dataclass(eq=False)
 class Files:
     """The files of one segment, opened once for all threads and requests: maps, and which rows are dead.
 
-    `used` is told whenever a map is asked for. Raises DamageError where a file is shorter than when the store was opened.
+    `used` is told whenever a map is asked for; it is weak, so that no circle keeps the files open. Raises DamageError where a
+    file is shorter than when the store was opened.
     """
 
     segment: Segment
-    used: Callable[[Files], None]
+    used: WeakMethod[Callable[[Files], None]]
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
     _populated: set[int] = field(default_factory=set, repr=False)
@@ -106,7 +110,8 @@ class Files:
 
     def _mapped(self, name: str, make: Callable[[], Array]) -> Array:
         found = cast(Array, self._once(name, make))
-        self.used(self)
+        if (used := self.used()) is not None:
+            used(self)
         return found
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -229,7 +234,7 @@ class Opened:
             key = segment.raw_path, segment.id
             found = self._files.get(key)
             if found is None or found.segment is not segment:
-                found = self._files[key] = Files(segment, self._used)
+                found = self._files[key] = Files(segment, WeakMethod(self._used))
             return found
 
     def _used(self, files: Files) -> None:
@@ -264,7 +269,7 @@ def blocks_of(partitions: Sequence[Named], opened: Opened, noted: Watch | None =
         firsts.append(base)
         for piece in partition.pieces:
             if noted is None and in_place(piece):
-                blocks += opened.files(piece).blocks(base)
+                blocks += (replace(b, opened=opened) for b in opened.files(piece).blocks(base))
                 base += piece.stored
             else:
                 blocks.append(Block(partial(_batches, piece, base, noted)))
