@@ -12,5 +12,5 @@ if [ "${1:-}" = quick ]; then
     shift
     "$bin/pytest" -n 2 -q -m "not slow and not server" "$@"
 else
-    "$bin/pytest" -n 3 -q "$@"  # many tests wait for servers
+    "$bin/pytest" -n 4 -q "$@"  # many tests wait for servers
 fi
