@@ -148,7 +148,7 @@ _ARGUMENTS = {
     "target": ("t", "dest", "destination", "to", "uri", "url", "host", "out", "output", "o"),
     "path": ("i", "s", "input", "source", "src", "store", "from", "data", "dir", "file"),
     "paths": ("i", "s", "input", "source", "src", "store", "from", "data", "dir", "file", "path"),
-    "task": ("f", "file", "task"),
+    "task": ("f", "file"),
 }
 """Options of other programs for what is an argument here, by its name."""
 _OTHER_WORDS = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
+from ..turns import wait_for_signal
 from .command import Command, SourcePath
 from .common import open_given, print_json
 from .log import set_up_log
@@ -17,7 +17,6 @@ from .options import output_options, store_options
 
 HEALTH_PORT = 19121
 """Where Milvus 1.x has its HTTP interface."""
-_LOOK_SECONDS = 0.5
 
 
 @click.command(
@@ -151,19 +150,13 @@ def _serve(  # many: one for each option
             sys.stdout.flush()
             if not _is_loopback(listen) and access.token is None and access.certificate is None:
                 click.echo("Everybody who reaches this address can read all rows: see --tls-cert and --token-file", err=True)
-            _wait()
+            wait_for_signal()
     except KeyboardInterrupt:
         if not address:
             raise
         if not quiet:
             click.echo("stopped", err=True)
     return 0
-
-
-def _wait() -> NoReturn:
-    """Until a signal ends it. One wait without an end would sleep on where the kernel gives the signal to another thread."""
-    while True:
-        time.sleep(_LOOK_SECONDS)
 
 
 def _say(state: dict[str, Any], address: str, healthy: str | None, incomplete: bool, index_bytes: int) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..model import Array, Schema, VectorType
+from ..turns import wait_for
 from ..watch import watch
 from .blocks import Block, Named, Opened, Tile, blocks_of
 from .metrics import DIRECT, Floats, Ints, Kernel, Scores, check_metric, default_metric, kernel
@@ -33,7 +34,6 @@ _QUERIES = 256
 _PENDING = 1 << 15
 """Candidates that a thread collects at least before it sorts them into the result."""
 _EXACT_BYTES = 8 << 20
-_LOOK_SECONDS = 0.5
 _NO_ROW = np.iinfo(np.int64).max
 _NONE = np.empty(0, np.int64)
 
@@ -119,10 +119,7 @@ def _run(scan: _Scan, jobs: int, pool: Executor | None, multiplies: bool) -> Non
     own = None if pool else ThreadPoolExecutor(jobs)
     try:
         futures = [(pool or own).submit(_alone, scan.work, multiplies) for _ in range(jobs)]  # type: ignore[union-attr]
-        while wait(
-            futures, _LOOK_SECONDS
-        ).not_done:  # a wait without an end would sleep on where another thread gets the signal
-            pass
+        wait_for(futures)
     finally:
         scan.end()
         if own:

@@ -35,6 +35,15 @@ pytestmark = pytest.mark.server
 LARGEST = float(np.finfo(np.float32).max)
 
 
+def changed(root: Path, statement: str) -> Path:
+    """The store after a change of its catalog."""
+    database = sqlite3.connect(root / "db" / "meta.sqlite")
+    with database:
+        database.execute(statement)
+    database.close()
+    return root
+
+
 def build(folder: Path) -> StoreBuilder:
     """Float rows with an index in two partitions and the log, binary rows, an empty collection."""
     b = StoreBuilder(folder)
@@ -272,10 +281,7 @@ def test_a_tag_that_is_no_utf8_is_shown_and_found(tmp_path: Path) -> None:
     b.collection("c")
     b.partition("c", "p", table_id="1111111111111111111")
     b.segment("1111111111111111111", rows(3))
-    root = b.write()
-    with sqlite3.connect(root / "db" / "meta.sqlite") as database:
-        database.execute("UPDATE Tables SET partition_tag = CAST(X'67FF' AS TEXT) WHERE partition_tag = 'p'")
-    database.close()
+    root = changed(b.write(), "UPDATE Tables SET partition_tag = CAST(X'67FF' AS TEXT) WHERE partition_tag = 'p'")
     with Served(root) as served, Raw(served.address) as raw:
         shown = raw("ShowPartitions", collection_name="c").partition_tag_array[1]
         assert shown.startswith("g")
@@ -285,19 +291,15 @@ def test_a_tag_that_is_no_utf8_is_shown_and_found(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_utf8_hides_no_other_collection(tmp_path: Path) -> None:
-    root = build(tmp_path / "store").write()
-    with sqlite3.connect(root / "db" / "meta.sqlite") as database:
-        database.execute("UPDATE Tables SET table_id = CAST(X'67FF' AS TEXT) WHERE table_id = 'empty'")
-    database.close()
+    root = changed(
+        build(tmp_path / "store").write(), "UPDATE Tables SET table_id = CAST(X'67FF' AS TEXT) WHERE table_id = 'empty'"
+    )
     with Served(root) as served, Raw(served.address) as raw:
         assert sorted(raw("ShowCollections").collection_names) == ["annoy", "bits", "c", "g?", "hnsw", "ivf", "nsg"]
 
 
 def test_a_damaged_catalogs_index_is_none(tmp_path: Path) -> None:
-    root = build(tmp_path / "store").write()
-    with sqlite3.connect(root / "db" / "meta.sqlite") as database:
-        database.execute("UPDATE Tables SET engine_type = 99 WHERE table_id = 'ivf'")
-    database.close()
+    root = changed(build(tmp_path / "store").write(), "UPDATE Tables SET engine_type = 99 WHERE table_id = 'ivf'")
     with Served(root) as served, Raw(served.address) as raw:
         assert raw("DescribeIndex", collection_name="ivf").index_type == EngineType.FAISS_IDMAP
         assert raw.status("Search", collection_name="ivf", topk=1, query_record_array=Q) == (0, "OK")

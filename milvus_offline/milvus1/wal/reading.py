@@ -44,10 +44,8 @@ def read_log(
             text = f"{in_memory}: {link}" if link and opened.selection.has_unflushed else link or in_memory
             findings.warning("wal-missing", where, f"{text}. Name its folder with --wal")
         elif opened.catalog.knows_the_log and any(t.flush_lsn for t in opened.catalog.tables):  # without a log it is 0 (§5.8)
-            text = (
-                "the server had a write-ahead log, and none was found. Nothing is missing if the server was stopped in order;"
-            )
-            text += " after a crash the last rows and deletions are only in the log"
+            stopped = "Nothing is missing if the server was stopped in order; after a crash the last rows and deletions are"
+            text = f"the server had a write-ahead log, and none was found. {stopped} only in the log"
             findings.info("wal-missing", where, text)
         return log, None
     from .replay import Replayer

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from ...turns import wait_for
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _PARALLEL = 8
 """Most of each call is waiting for the server's clock."""
-_LOOK_SECONDS = 0.5
 
 
 def together(call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -23,8 +24,7 @@ def together(call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     pool = ThreadPoolExecutor(_PARALLEL)
     try:
         for future in [pool.submit(call, item) for item in items]:
-            while not wait([future], _LOOK_SECONDS).done:
-                pass  # one wait without an end would sleep on where another thread gets the signal
+            wait_for([future])
             yield future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
