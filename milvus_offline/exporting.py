@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .model import Finding, Source
 from .targets import ExportTarget
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from .cluster import DaskCluster
 
 
-@dataclass(frozen=True)
-class ExportReport:
+class ExportReport(NamedTuple):
     """What an export did."""
 
     rows: int

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ class LoadReport:
             "version": 1,
             "target": dict(self.plan.target),
             "plan": [c.to_json() for c in self.plan.collections],
-            "estimate": asdict(self.plan.estimate) if self.plan.estimate else None,
+            "estimate": self.plan.estimate._asdict() if self.plan.estimate else None,
             "state": str(self.state) if self.state else None,
             "rows": self.rows,
             "rows_now": self.rows_now,

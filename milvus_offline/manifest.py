@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,7 @@ IDS = "ids"
 _MAX_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
-class OutFile:
+class OutFile(NamedTuple):
     """One file of an export. `path` is relative to the export's folder."""
 
     path: str

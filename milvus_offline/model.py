@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -67,8 +67,7 @@ class IndexSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Attribute:
+class Attribute(NamedTuple):
     """A scalar field of a hybrid collection (Milvus 0.9-1.0)."""
 
     name: str
@@ -167,8 +166,7 @@ class Piece(Protocol):
         """All rows in a stable order from the `start`-th on; a batch holds at most `max_bytes` of vectors (at least a row)."""
 
 
-@dataclass(frozen=True)
-class SourcePartition:
+class SourcePartition(NamedTuple):
     """One partition as a source offers it."""
 
     name: str
@@ -197,8 +195,7 @@ SalvageKind = Literal["unseen", "unacknowledged", "orphans", "unfinished", "to-d
 """What each means: `milvus1.salvage.KINDS`."""
 
 
-@dataclass(frozen=True)
-class Salvaged:
+class Salvaged(NamedTuple):
     """Rows that a server never shows, salvaged on request; they are always kept apart from live ones."""
 
     kind: SalvageKind
@@ -224,8 +221,7 @@ class Severity(str, Enum):
     ERROR = "error"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """Something a person should know, as data. `code` is a stable slug; `rows` the number of rows concerned, if known."""
 
     severity: Severity
@@ -235,7 +231,7 @@ class Finding:
     rows: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "severity": self.severity.value}
+        return {**self._asdict(), "severity": self.severity.value}
 
 
 class Source(Protocol):

@@ -43,7 +43,7 @@ class RenamedSource:
 
     def _renamed(self, collection: SourceCollection) -> SourceCollection:
         name = collection.schema.name
-        partitions = [replace(p, name=self._names.get(f"{name}/{p.name}", p.name)) for p in collection.partitions]
+        partitions = [p._replace(name=self._names.get(f"{name}/{p.name}", p.name)) for p in collection.partitions]
         twice = [n for n, many in Counter(p.name for p in partitions).items() if many > 1]
         if twice:
             raise UsageError(f"--rename-map: two partitions of {printable(name)} would be called {printable(twice[0])}")

@@ -11,9 +11,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from .model import Finding, Severity
 from .names import printable
@@ -74,8 +74,7 @@ def named(name: str) -> str:
 # Findings ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(NamedTuple):
     """How the places in findings are called: folders of the store left out, a table of the catalog by its partition's name."""
 
     roots: Sequence[str] = ()
@@ -111,8 +110,7 @@ def _help(code: str) -> str:
     return CODES[code].help.replace("`", "") if code in CODES else ""
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Findings of one code and severity."""
 
     severity: str

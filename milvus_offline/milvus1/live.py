@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..findings import Findings
@@ -53,8 +52,7 @@ class LiveCollection(NamedTuple):
     partitions: tuple[LivePartition, ...]
 
 
-@dataclass(frozen=True)
-class LiveSet:
+class LiveSet(NamedTuple):
     """The live collections with their segments, and what lies around beside them."""
 
     collections: list[LiveCollection]

@@ -121,7 +121,7 @@ class Opening:
         return replace(
             self,
             segments=choices.exchanged(segments),
-            live=replace(self.live, leftovers=choices.leftovers()),
+            live=self.live._replace(leftovers=choices.leftovers()),
             damage=choices.damage,
             findings=(*self.findings, *choices.findings),
         )

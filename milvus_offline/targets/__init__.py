@@ -12,9 +12,9 @@ import importlib
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError
 from ..ledger import Ledger
@@ -76,8 +76,7 @@ class PlannedCollection(Protocol):
 C = TypeVar("C", bound=PlannedCollection, covariant=True)
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """What a load will take, without indexes. `network`: bytes a second to the target, None where it was not measured.
     `storing`: bytes a second that a target of its kind stored elsewhere. No times: too little is loaded for them to help."""
 
@@ -95,7 +94,7 @@ class Estimate:
 
     def held_to(self, rate: float) -> Estimate:
         """The same at `rate` bytes a second at most."""
-        return replace(self, seconds=max(self.seconds or 0, self.bytes / rate), limit=rate)
+        return self._replace(seconds=max(self.seconds or 0, self.bytes / rate), limit=rate)
 
 
 @dataclass(frozen=True)
@@ -223,8 +222,7 @@ class TargetOptions(Protocol):
         """The target at `address`: a LoadTarget, or for files an ExportTarget. Nothing is created yet."""
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A kind of target: how a person writes it, how it is recognised, and (module, class) of its options below this package."""
 
     example: str

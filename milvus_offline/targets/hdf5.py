@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .. import fileio
 from ..errors import TargetError, UsageError
@@ -49,8 +49,7 @@ TASK_BYTES = 128 << 20
 """Vectors per task: what is lost at most when a run is killed, and the grain of parallel work."""
 
 
-@dataclass(frozen=True)
-class WriteFrame:
+class WriteFrame(NamedTuple):
     """Makes a reserved file an HDF5 file, before, while or after its rows are written."""
 
     id: str
@@ -66,8 +65,7 @@ class WriteFrame:
         return {"parts": []}
 
 
-@dataclass(frozen=True)
-class WriteRows:
+class WriteRows(NamedTuple):
     """Copies some slices to their places in a reserved file."""
 
     id: str
@@ -146,8 +144,7 @@ class _Writer:
         self._at += len(data)
 
 
-@dataclass(frozen=True)
-class WriteCompressed:
+class WriteCompressed(NamedTuple):
     """Writes one whole compressed file."""
 
     id: str
@@ -275,7 +272,7 @@ class Hdf5Export:
             )
             self.ledger.add({_SHARING: {"share": share}})
         if self.ledger.done[_SHARING]["share"]:
-            self._files = [(replace(f, aligned=f.path in whole), groups) for f, groups in self._files]
+            self._files = [(f._replace(aligned=f.path in whole), groups) for f, groups in self._files]
 
     def _tasks(self, file: OutFile, groups: list[list[Slice]]) -> Iterator[Task]:
         """Creates the file as far as needed and gives the tasks that fill it."""

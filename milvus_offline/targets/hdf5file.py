@@ -12,9 +12,8 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +32,7 @@ CHUNK_BYTES = 1 << 20
 FRAME_SUFFIX = ".frame"
 
 
-@dataclass(frozen=True)
-class Dataset:
+class Dataset(NamedTuple):
     """One dataset of a file. `dtype` is a numpy dtype string, little endian."""
 
     name: str
@@ -57,8 +55,7 @@ def datasets_of(file: OutFile) -> list[Dataset]:
     ]
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a dataset without compression lies: row r begins at byte `offset` + r * `row_bytes`."""
 
     offset: int
@@ -128,7 +125,7 @@ def is_reserved(path: Path, file: OutFile) -> bool:
 
 def close_gaps(path: Path, file: OutFile, runs: Sequence[tuple[int, int]]) -> None:
     """Replaces a file of which only some `runs` of rows (first, number) were written by one that holds these alone."""
-    shorter = replace(file, rows=sum(rows for _, rows in runs))
+    shorter = file._replace(rows=sum(rows for _, rows in runs))
     beside = path.with_name(path.name + FRAME_SUFFIX)
     try:
         reserve(beside, shorter)

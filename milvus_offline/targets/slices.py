@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,7 @@ from ..errors import DamageError
 from ..model import BATCH_BYTES, NOWHERE, Array, Batch, Piece, Places, Schema
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """Rows start..start+rows-1 of a piece."""
 
     piece: Piece

@@ -66,15 +66,13 @@ class Record(NamedTuple):
         return Kind.DELETE if not self.data_bytes else Kind.ENTITY if self.attributes else Kind.INSERT
 
 
-@dataclass(frozen=True)
-class LogFile:
+class LogFile(NamedTuple):
     number: int
     path: str
     size: int
 
 
-@dataclass(frozen=True)
-class Log:
+class Log(NamedTuple):
     """The log's folder: its files in order, and what `mxlog.meta` says was acknowledged (None: nothing trustworthy)."""
 
     folder: Path

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +18,7 @@ from .table import LoggedTable, without
 from .unrecorded import stored_hashes
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What becomes of the lost rows of an account: `taken` for certain, `differing` ones, whose ids segments have with other
     vectors, `namesake` ones of a dropped table of that name, and `open` ones, of which nothing tells whether they ever were
     this table's. Row numbers of `table.old_log_rows()`."""

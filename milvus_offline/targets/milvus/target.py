@@ -144,7 +144,7 @@ class MilvusTarget(LoadTarget):
         verify = "none" if part or self.staged else self.options.verify
         imported, parts = self._bucket is not None, part[1] if part else 1
         made = estimate(self._client, plans, row_bytes, verify, message, imported=imported, parts=parts)
-        return replace(made, seconds=None) if self.staged else made  # a server is not met
+        return made._replace(seconds=None) if self.staged else made  # a server is not met
 
     def _count_replaced(self, c: SourceCollection, plan: CollectionPlan, facts: TargetFacts, notes: Findings) -> CollectionPlan:
         """Appending to Milvus Lite: rows of the target whose ids come again go, and that is said before it happens."""

@@ -559,7 +559,7 @@ def test_a_source_that_changes_meanwhile(tmp_path: Path) -> None:
         def collections(self) -> list[SourceCollection]:
             (c,) = super().collections
             (piece,) = c.partitions[0].pieces
-            return [replace(c, partitions=[replace(c.partitions[0], pieces=[Promises(piece)])])]
+            return [replace(c, partitions=[c.partitions[0]._replace(pieces=[Promises(piece)])])]
 
     class Promises:
         def __init__(self, piece: Any) -> None:
