@@ -26,8 +26,8 @@ from make_store import make_store
 import milvus_offline
 
 _RUNNER = (
-    "import re, sys; from milvus_offline.cli import run; code = run(sys.argv[1:]);"
-    "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]); sys.exit(code)"
+    "import atexit, re; from milvus_offline.__main__ import main;"
+    "atexit.register(lambda: print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])); main()"
 )
 """Prints its own peak memory: what `wait4` says of a child includes the memory of the parent that it was forked from."""
 
