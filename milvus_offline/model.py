@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -221,7 +221,8 @@ class Severity(str, Enum):
     ERROR = "error"
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True)
+class Finding:
     """Something a person should know, as data. `code` is a stable slug; `rows` the number of rows concerned, if known."""
 
     severity: Severity
@@ -231,7 +232,7 @@ class Finding(NamedTuple):
     rows: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {**self._asdict(), "severity": self.severity.value}
+        return {**asdict(self), "severity": self.severity.value}
 
 
 class Source(Protocol):

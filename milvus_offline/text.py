@@ -11,7 +11,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
 from itertools import pairwise
 from typing import IO, Any, NamedTuple
 
@@ -78,7 +77,7 @@ class Places(NamedTuple):
     """How the places in findings are called: folders of the store left out, a table of the catalog by its partition's name."""
 
     roots: Sequence[str] = ()
-    tables: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, str] = {}
 
     def short(self, where: str) -> str:
         """`where` of a finding as `collection/partition`, or a path relative to the store."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 
 from .. import fileio
@@ -209,7 +209,7 @@ class Choices:
                 )
                 yield Finding(Severity.WARNING, "segment-contained", finding.where, text, segment.rows if segment else None)
             else:
-                yield finding._replace(rows=segment.rows) if segment is not None else finding
+                yield replace(finding, rows=segment.rows) if segment is not None else finding
 
     def _folder(self, table_id: str, segment_id: str) -> Folder | None:
         with contextlib.suppress(DamageError):

@@ -12,7 +12,7 @@ A healthy server at rest never has a live segment without a folder, so nothing h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from ..errors import DamageError
@@ -87,7 +87,7 @@ class RunningCopy:
         if left:
             result, left = self._merged(left, result, notes)
         for _, finding in left:
-            notes.append(finding._replace(message=finding.message + self._way()))
+            notes.append(replace(finding, message=finding.message + self._way()))
         return result
 
     # The catalog is the newer one ----------------------------------------------------------------------------------------

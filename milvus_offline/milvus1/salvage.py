@@ -234,7 +234,7 @@ def _open(store: Store, leftover: Leftover, notes: Findings) -> Segment | RawFil
             from .v05 import open_leftover
 
             raw_file, found = open_leftover(leftover, _schema_of_table(store, leftover.table_id), store.disk.roots)
-            notes += [f._replace(severity=Severity.INFO) for f in found]
+            notes += [replace(f, severity=Severity.INFO) for f in found]
             return raw_file
         folder = store.disk.folder(leftover.table_id, leftover.segment_id)
         if folder is None or not folder.raw or not folder.ids:
@@ -272,7 +272,7 @@ def _open(store: Store, leftover: Leftover, notes: Findings) -> Segment | RawFil
     except (DamageError, UsageError, OSError) as e:
         notes.append(_note("salvage-unreadable", leftover, str(e)))
         return None
-    notes += [f._replace(severity=Severity.INFO) for f in found]
+    notes += [replace(f, severity=Severity.INFO) for f in found]
     return segment
 
 

@@ -97,7 +97,7 @@ def made_good(damage: Mapping[str, Findings], replay: Replay | None) -> Iterator
     for table_id, lost in damage.items():
         recovered = sum(r.rows for r in replay.rows.get(table_id, []) if r.id == "wal-flushed") if replay else 0
         whole = all(f.rows is not None for f in lost) and 0 < sum(f.rows or 0 for f in lost) <= recovered
-        yield Findings(f._replace(severity=Severity.WARNING) for f in lost) if whole else lost
+        yield Findings(replace(f, severity=Severity.WARNING) for f in lost) if whole else lost
 
 
 # Folders beside the live segments that the log may have to explain (§3.6, §17) ----------------------------------------------
