@@ -133,13 +133,16 @@ class Client:
     def facts(self, names: Sequence[str]) -> TargetFacts:
         """What the target can do, and which of `names` it has."""
         there = set(self.call("list collections", self.pymilvus.list_collections))
-        existing = {n: self.existing(n) for n in names if n in there}
         if self.kind == "lite":
-            return replace(lite_facts(), version=self.version, existing=existing)
-        return server_facts(self.kind, self.version, existing, aliases=self.aliases(there, names))
+            return replace(lite_facts(), version=self.version, existing={n: self.existing(n) for n in names if n in there})
+        aliases = self.aliases(there, names)
+        there.update(n for n in names if aliases.get(n) == n and aliases.pop(n))  # made since the list was
+        existing = {n: self.existing(n) for n in names if n in there}
+        return server_facts(self.kind, self.version, existing, aliases=aliases)
 
     def aliases(self, there: Collection[str], names: Sequence[str]) -> dict[str, str]:
-        """Alias -> collection, of those in `names` that are aliases and of those of collections in `names`."""
+        """Alias -> collection, of those in `names` that are aliases and of those of collections in `names`; a collection that
+        is not `there` names itself."""
         found = {}
         for name in names:
             if name not in there and _NAME.fullmatch(name) and self.has(name):  # a server finds a collection by its alias, too

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pymilvus import MilvusClient
 from pymilvus.grpc_gen import milvus_pb2
 from support.array_source import ArraySource, floats
 from support.milvus_proxy import milvus_proxy
@@ -352,6 +353,23 @@ def test_parts_that_run_at_once_fill_one_collection(server: str, tmp_path: Path,
     assert sum(d.rows for d in done) == 320, done
     _, notes = run_compare(source, open_target(server, verify="full"))
     assert not notes
+
+
+def test_a_collection_that_another_part_makes_while_one_looks_around_is_no_alias(
+    server: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, reports = many_tags(name, 2, 10), []
+    listed = MilvusClient.list_collections
+
+    def first_part_meanwhile(client: MilvusClient, *arguments: Any) -> Any:
+        found = listed(client, *arguments)
+        monkeypatch.undo()
+        reports.append(load(source, server, tmp_path / "1", part=(1, 2), message_mib=0.001))
+        return found
+
+    monkeypatch.setattr(MilvusClient, "list_collections", first_part_meanwhile)
+    reports.append(load(source, server, tmp_path / "2", part=(2, 2), message_mib=0.001))
+    assert [r.exit_code for r in reports] == [0, 0] and sum(r.rows for r in reports) == 20
 
 
 @pytest.mark.parametrize("where", ["lite", "server"])
