@@ -3,6 +3,7 @@
     id: int64 · vector: fixed_size_list<float32>[dimension], or fixed_size_binary[dimension / 8] · one column per attribute ·
     `partition`: utf8, where it was asked for
 
+An attribute has the column of its name, with `_` behind it where another column has that (`attribute_columns`).
 The schema's metadata tell what the collection is: `milvus.collection`, `milvus.metric_type`, `milvus.dimension`, `milvus.index`
 (JSON), `milvus.auto_id`, as far as it is known.
 """
@@ -33,6 +34,24 @@ def _arrow() -> Any:
     return pyarrow
 
 
+def attribute_columns(schema: Schema) -> list[str]:
+    """The column of each attribute: its name, with as many `_` behind it as tell it from all columns before it, `id`, `vector`
+    and `partition` among them; as in SQL, capitals do not tell names apart."""
+    taken, columns = {"id", "vector", PARTITION}, []
+    for attribute in schema.attributes:
+        name = _text(attribute.name)
+        while name.casefold() in taken:
+            name += "_"
+        taken.add(name.casefold())
+        columns.append(name)
+    return columns
+
+
+def _text(name: str) -> str:
+    """A damaged name may be no text."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def arrow_schema(schema: Schema, *, partition: bool = False) -> Any:
     """The pyarrow.Schema of a collection's rows; `partition` adds the column with the partition's name."""
     pa = _arrow()
@@ -40,7 +59,8 @@ def arrow_schema(schema: Schema, *, partition: bool = False) -> Any:
     element = pa.field("item", pa.float32(), nullable=False)
     vector = pa.list_(element, schema.dimension) if float_vector else pa.binary(schema.row_bytes)
     fields = [pa.field("id", pa.int64(), nullable=False), pa.field("vector", vector, nullable=False)]
-    fields += [pa.field(a.name, pa.from_numpy_dtype(np.dtype(a.dtype)), nullable=False) for a in schema.attributes]
+    for name, attribute in zip(attribute_columns(schema), schema.attributes, strict=True):
+        fields.append(pa.field(name, pa.from_numpy_dtype(np.dtype(attribute.dtype)), nullable=False))
     if partition:
         fields.append(pa.field(PARTITION, pa.utf8(), nullable=False))
     known = {
@@ -99,7 +119,7 @@ def record_batch(batch: Batch, schema: Schema, made: Any, partition: str | None 
     n = len(batch.ids)
     flat = np.ascontiguousarray(batch.vectors).reshape(-1)
     if schema.vector_type is VectorType.FLOAT:
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=made.field("vector").type)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=made.field(1).type)
     else:
         vectors = pa.FixedSizeBinaryArray.from_buffers(pa.binary(schema.row_bytes), n, [None, pa.py_buffer(flat)])
     columns = [pa.array(np.ascontiguousarray(batch.ids)), vectors]
@@ -107,6 +127,5 @@ def record_batch(batch: Batch, schema: Schema, made: Any, partition: str | None 
         values = batch.attributes.get(a.name)
         columns.append(pa.array(np.zeros(n, a.dtype) if values is None else np.ascontiguousarray(values)))
     if len(made) > len(columns):
-        text = (partition or "").encode("utf-8", "backslashreplace").decode()  # a damaged name may be no text
-        columns.append(pa.repeat(pa.scalar(text, pa.utf8()), n))
+        columns.append(pa.repeat(pa.scalar(_text(partition or ""), pa.utf8()), n))
     return pa.RecordBatch.from_arrays(columns, schema=made)

@@ -87,6 +87,26 @@ def test_a_partitions_name_is_its_own_also_where_it_is_no_text(tmp_path: Path) -
     assert Counter(names) == {"tab\tx": 2, "g\\udcff": 2}
 
 
+def test_attributes_have_columns_of_their_own_whatever_their_names(tmp_path: Path) -> None:
+    names = ["id", "Vector", "partition", "age", "AGE", "age_"]
+    builder = StoreBuilder(tmp_path / "store", version="1.0.0")
+    builder.collection("c")
+    for name in names:
+        builder.field("c", name, FieldType.INT32)
+    values = {name: np.arange(3, dtype="<i4") + 10 * n for n, name in enumerate(names, 1)}
+    builder.segment("c", rows(1, 2, 3), attributes=values)
+    collection = open_store(builder.write())["c"]
+    columns = ["id_", "Vector_", "partition_", "age", "AGE_", "age__"]
+    table, frame = pa.table(collection), collection.to_pandas()
+    assert table.schema.names == [*frame.columns] == ["id", "vector", *columns, "partition"]
+    assert (
+        [table.column(c).to_pylist() for c in columns]
+        == [[*frame[c]] for c in columns]
+        == [v.tolist() for v in values.values()]
+    )
+    assert table.column("id").to_pylist() == [*frame["id"]] == [1, 2, 3]
+
+
 def test_binary_vectors_are_fixed_size_binary(tmp_path: Path) -> None:
     builder = StoreBuilder(tmp_path / "store")
     builder.collection("bits", dim=16, metric="HAMMING")
@@ -132,6 +152,16 @@ def test_batches_are_no_larger_than_asked_and_stay_when_others_are_read(store: P
     assert [b.num_rows for b in batches] == [32, 32, 32, 4, 28]
     ids = [i for b in batches for i in b.column("id").to_pylist()]
     assert ids == [*range(100), *range(200, 203), *range(205, 230)]
+
+
+@pytest.mark.parametrize("batch_rows", [10**9, 1 << 62])
+def test_batches_take_no_more_memory_than_their_rows(batch_rows: int, tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("c")
+    builder.segment("c", rows(1, 2, 3), deleted=[0])
+    builder.wal.insert("c", rows(4, 5))
+    batches = open_store(builder.write())["c"].to_reader(batch_rows=batch_rows)
+    assert [b.column("id").to_pylist() for b in batches] == [[2, 3], [4, 5]]
 
 
 def test_clean_segments_are_read_to_where_arrow_keeps_them(store: Path) -> None:

@@ -107,13 +107,18 @@ class Partition:
         return self.to_reader().read_all()
 
     def to_pandas(self, limit: int | None = None) -> Any:
-        """The live rows (the first `limit` of them) as a pandas.DataFrame: `id`, `vector` (an array a row), attributes.
+        """The live rows (the first `limit` of them) as a pandas.DataFrame: `id`, `vector` (an array a row), attributes
+        (`arrow.attribute_columns`).
 
         Raises UsageError without pandas.
         """
+        from ..arrow import attribute_columns
+
         pandas = _pandas()
         batch = self.read(limit)
-        return pandas.DataFrame({"id": batch.ids, "vector": list(batch.vectors), **batch.attributes})
+        columns = zip(attribute_columns(self.schema), self.schema.attributes, strict=True)
+        attributes = {column: batch.attributes[a.name] for column, a in columns}
+        return pandas.DataFrame({"id": batch.ids, "vector": list(batch.vectors), **attributes})
 
     def __len__(self) -> int:
         return self.rows

@@ -60,7 +60,7 @@ class LogRows:
         if len(self.dead):
             dead = DeadRows(self.inserted)
             dead.add(self.dead)
-        step = max(1, max_bytes // self.schema.row_bytes)
+        step = max(1, min(max_bytes // self.schema.row_bytes, self.rows - start))
         ids = np.empty(step, ID)
         vectors = buffer((step, self.schema.width), self.schema.dtype)
         names = [a.name for a in self.schema.attributes]
