@@ -166,6 +166,12 @@ class Piece(Protocol):
         """All rows in a stable order from the `start`-th on; a batch holds at most `max_bytes` of vectors (at least a row)."""
 
 
+def files_of(piece: Piece) -> Sequence[str]:
+    """The files that a piece is read from, where its `paths` tell."""
+    paths: Sequence[str] = getattr(piece, "paths", ())
+    return paths
+
+
 class SourcePartition(NamedTuple):
     """One partition as a source offers it."""
 

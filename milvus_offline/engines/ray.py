@@ -23,6 +23,7 @@ class MilvusOffline(Datasource):  # type: ignore[misc]
 
     `collection` may be left out where there is only one; `partition` is a name or a glob; `store` are keyword arguments of
     open_store (`catalog`, `wal`, …). Columns: `id`, `vector`, the attributes, `partition` (`milvus_offline.arrow`).
+    `findings` is what was found when it was opened; what is lost or in doubt is logged as a warning, too.
     """
 
     def __init__(
@@ -30,6 +31,8 @@ class MilvusOffline(Datasource):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._table = open_table(path, collection, partition, store)
+        self.findings = self._table.findings
+        self._table.warn()
 
     def get_name(self) -> str:
         return "Milvus1"

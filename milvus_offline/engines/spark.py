@@ -1,7 +1,7 @@
 """Spark (4.0 or later): `spark.read.format("milvus1").option("path", "/mnt/milvus").load()`. Needs `milvus-offline[spark]`.
 
 Register it first: `spark.dataSource.register(MilvusOffline)`. Options: `path`, `collection`, `partition` (a name or a glob),
-`catalog`, `wal`, `parts` (how many tasks, default 64 at most). Every executor must see the store's files.
+`catalog`, `wal`, `parts` (tasks, at most; 64). Every executor must see the store's files. What is lost or in doubt is logged.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..arrow import PARTITION
+from ..arrow import PARTITION, attribute_columns
 from ..errors import UsageError, pip_install
-from ..model import Attribute, VectorType
+from ..model import VectorType
 from .table import Part, Table, open_table
 
 try:
@@ -39,16 +39,17 @@ class MilvusOffline(DataSource):  # type: ignore[misc]
     def schema(self) -> str:
         schema = self._open().schema
         vector = "array<float>" if schema.vector_type is VectorType.FLOAT else "binary"
-        columns = ["id bigint", f"vector {vector}", *map(_column, schema.attributes), f"{PARTITION} string"]
-        return ", ".join(columns)
+        names = (name.replace("`", "``") for name in attribute_columns(schema))
+        attributes = [f"`{name}` {_TYPES[a.dtype]}" for name, a in zip(names, schema.attributes, strict=True)]
+        return ", ".join(["id bigint", f"vector {vector}", *attributes, f"{PARTITION} string"])
 
     def reader(self, schema: Any) -> DataSourceReader:
-        return _SparkReader(self._open(), int(self.options.get("parts", "64")))
-
-
-def _column(attribute: Attribute) -> str:
-    name = attribute.name.replace("`", "``")
-    return f"`{name}` {_TYPES[attribute.dtype]}"
+        parts = self.options.get("parts", "64")
+        if not parts.isdecimal() or not int(parts):
+            raise UsageError(f"milvus1: parts: expected a number of tasks, 1 or more, found {parts!r}")
+        table = self._open()
+        table.warn()
+        return _SparkReader(table, int(parts))
 
 
 class _Partition(InputPartition):  # type: ignore[misc]
@@ -69,8 +70,6 @@ class _SparkReader(DataSourceReader):  # type: ignore[misc]
 
         part: Part = partition.value
         for batch in part.batches():
-            vector = pa.list_(pa.float32()) if part.schema.vector_type is VectorType.FLOAT else pa.binary()
-            columns = [
-                c.cast(vector) if name == "vector" else c for name, c in zip(batch.schema.names, batch.columns, strict=True)
-            ]
-            yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+            ids, vectors, *others = batch.columns
+            vectors = vectors.cast(pa.list_(pa.float32()) if part.schema.vector_type is VectorType.FLOAT else pa.binary())
+            yield pa.RecordBatch.from_arrays([ids, vectors, *others], names=batch.schema.names)

@@ -83,6 +83,15 @@ def test_the_example_of_the_documents_runs(spark: Any, tmp_path: Path, capsys: p
     assert capsys.readouterr().out.strip().endswith("29")
 
 
+@pytest.mark.parametrize("parts", ["", "0", "-1", "many", "1.5"])
+def test_the_number_of_tasks_is_a_number(parts: str) -> None:
+    from milvus_offline.engines.spark import MilvusOffline
+    from milvus_offline.errors import UsageError
+
+    with pytest.raises(UsageError, match=f"parts: expected a number of tasks, 1 or more, found '{parts}'"):
+        MilvusOffline({"path": "nowhere", "parts": parts}).reader(None)
+
+
 def test_a_path_must_be_named() -> None:
     from milvus_offline.engines.spark import MilvusOffline
     from milvus_offline.errors import UsageError
