@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DamageError, MilvusOfflineError, MissingPackageError
-from .fileio import as_path
+from .fileio import absolute, as_path
 from .findings import Findings
 from .hashing import Hashes
 from .manifest import (
@@ -63,6 +63,7 @@ def check_export(
     """
     result = ExportCheck()
     progress = progress or Silent()
+    out = out if cluster is None else absolute(out)
     try:
         manifest = read_manifest(out)
         collections = [_Exported(schema_of(c), _list(c["partitions"])) for c in _list(manifest["collections"])]

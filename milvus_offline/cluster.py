@@ -24,8 +24,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import fileio
+from ._version import __version__
 from .errors import MilvusOfflineError, MissingPackageError, TargetError, UsageError
-from .model import Source
+from .guard import explained
+from .model import Source, files_of
 from .text import count
 from .transfer import Advance, Begun, Done, Progress, Result, Task
 
@@ -39,6 +41,8 @@ _ALONE_SECONDS = 60
 """How long a run waits for workers when all are lost."""
 _RETRIES = 2
 _SECONDS = 10
+_GREETING_SECONDS = 30
+_LONGEST_GREETING = 1 << 20
 _SEEN = 1000
 """Files that every worker is asked for."""
 
@@ -88,9 +92,8 @@ class DaskCluster:
 
     def __init__(self, url: str, *, resumable: bool = True) -> None:
         self._again = "what is finished is kept: run it again with --resume" if resumable else "run it again"
-        parts = urlsplit(url)
-        if parts.scheme != "dask" or not parts.hostname or not parts.port:
-            raise UsageError(f"--cluster {url}: expected dask://HOST:PORT, the address of a Dask scheduler")
+        host, port = _place(url)
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             from distributed import Client
         except ImportError:
@@ -99,15 +102,13 @@ class DaskCluster:
         self._giving = threading.Lock()
         self._given: Counter[str] = Counter()
         try:
-            socket.create_connection((parts.hostname, parts.port), _SECONDS).close()  # says at once that nobody is there
-            self._client = Client(f"tcp://{parts.hostname}:{parts.port}", timeout=_SECONDS, set_as_default=False)
+            _require_scheduler(url, host, port)
+            self._client = Client(f"tcp://{address}", timeout=_SECONDS, set_as_default=False)
         except OSError as e:
             raise TargetError(f"{url}: no Dask scheduler answers there ({e})") from e
         if not self._client.scheduler_info(n_workers=-1)["workers"]:
             self._client.close()
-            raise TargetError(
-                f"{url}: the scheduler has no workers: start them with `dask worker {parts.hostname}:{parts.port}`"
-            )
+            raise TargetError(f"{url}: the scheduler has no workers: start them with `dask worker {address}`")
 
     def __enter__(self) -> DaskCluster:
         return self
@@ -117,28 +118,52 @@ class DaskCluster:
             self._client.close(timeout=2)
 
     def probe(self, source: Source, write: Path | None = None) -> None:
-        """Makes sure that every worker sees the files of `source` as they are here, and the folder `write`, which exists.
+        """Makes sure that every worker sees the files of `source` as they are here, and the folder `write`.
 
-        Raises TargetError that names the workers which do not.
+        The folder is there then; when that fails, all is as it was before. Raises TargetError that names the workers which do
+        not see them, or run another version.
         """
         self.probe_files(seen_files(source), write)
 
     def probe_files(self, read: Sequence[str], write: Path | None = None) -> None:
         """The same for some files."""
+        self._require_same_version()
+        with contextlib.nullcontext() if write is None or fileio.is_remote(write) else _made(write):
+            self._probe(read, write)
+
+    def _require_same_version(self) -> None:
+        found = {
+            w: str(v) if isinstance(v, Exception) else f"has {v}" for w, v in self._ask(_version).items() if v != __version__
+        }
+        if found:
+            others = "; ".join(f"worker {worker}: {text}" for worker, text in found.items())
+            raise TargetError(
+                f"{self.url}: not every worker has milvus_offline {__version__}, so nothing was begun: {others}. Install the "
+                "same version on all"
+            )
+
+    def _ask(self, question: Callable[..., Any], *arguments: object) -> dict[str, Any]:
+        """What each worker answers, or the exception that it met."""
+        try:
+            return dict(sorted(self._client.run(question, *arguments, on_error="return").items()))
+        except OSError as e:
+            raise TargetError(f"{self.url}: the scheduler is lost ({e}); run it again") from e
+
+    def _probe(self, read: Sequence[str], write: Path | None) -> None:
         sizes = {path: fileio.status(path).st_size for path in read[:_SEEN]}
         token, probe = secrets.token_hex(8), None
         if write is not None and not fileio.is_remote(write):
             probe = write / f".milvus-offline-probe-{token}"
-            probe.write_text(token)
+            with explained("write to", write):
+                probe.write_text(token)
         try:
-            answers = self._client.run(_look, sizes, None if probe is None else str(probe), token)
-            wrong = [f"worker {worker} on {host}: {text}" for worker, (host, text) in sorted(answers.items()) if text]
-            if probe is not None:
-                for worker, (host, _) in answers.items():
-                    if not wrong and not _answer(str(probe), host).exists():
-                        wrong.append(f"worker {worker} on {host}: a file that it wrote to {write} does not appear here")
-        except ModuleNotFoundError as e:
-            raise TargetError(f"{self.url}: a worker lacks a package: {e}: install the same milvus_offline there") from e
+            wrong = []
+            for worker, answer in self._ask(_look, sizes, None if probe is None else str(probe), token).items():
+                host, text = ("", str(answer)) if isinstance(answer, Exception) else answer
+                if not text and probe is not None and not _answer(str(probe), host).exists():
+                    text = f"a file that it wrote to {write} does not appear here"
+                if text:
+                    wrong.append(f"worker {worker}{f' on {host}' if host else ''}: {text}")
         finally:
             if probe is not None:
                 for path in write.glob(f"{probe.name}*") if write else ():
@@ -266,18 +291,60 @@ class DaskCluster:
             raise
 
 
+def _place(url: str) -> tuple[str, int]:
+    """The host and the port of a scheduler. Raises UsageError."""
+    with contextlib.suppress(ValueError):  # of a port that is no number, say
+        parts = urlsplit(url)
+        if parts.scheme == "dask" and parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    raise UsageError(f"--cluster {url}: expected dask://HOST:PORT, the address of a Dask scheduler")
+
+
+def _require_scheduler(url: str, host: str, port: int) -> None:
+    """Says at once that nobody is there, or somebody else, of whom Dask would wait for an answer.
+
+    A scheduler speaks first: the length of a short message, in eight bytes. Raises OSError, TargetError.
+    """
+    with socket.create_connection((host, port), _SECONDS) as connection, connection.makefile("rb") as said:
+        connection.settimeout(_GREETING_SECONDS)
+        head = b""
+        with contextlib.suppress(TimeoutError):
+            head = said.read(8)
+    if len(head) < 8 or int.from_bytes(head, "little") > _LONGEST_GREETING:
+        raise TargetError(f"{url}: what listens there does not speak as a Dask scheduler: is this the port of its dashboard?")
+
+
 def seen_files(source: Source) -> list[str]:
     """A file or two of each partition: what a machine must see that is to read the source."""
     found: dict[str, None] = {}
     for partition in (p for c in source.collections for p in c.partitions):
         for piece in (*partition.pieces[:1], *partition.pieces[-1:]):
-            paths = getattr(piece, "paths", ())
-            found.update(dict.fromkeys(paths))
+            found.update(dict.fromkeys(files_of(piece)))
     return list(found)
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder is there within; it goes again when what is done there fails, if it was not there before."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        with explained("create", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def _answer(probe: str, host: str) -> Path:
     return Path(f"{probe}-{host}")
+
+
+def _version() -> str:
+    """Runs on a worker."""
+    return __version__
 
 
 def _look(sizes: Mapping[str, int], probe: str | None, token: str) -> tuple[str, str]:
@@ -285,7 +352,7 @@ def _look(sizes: Mapping[str, int], probe: str | None, token: str) -> tuple[str,
     host = f"{socket.gethostname()}-{os.getpid()}"
     for path, size in sizes.items():
         try:
-            found = fileio.status(path).st_size
+            _, found, _ = fileio.read_start(path, 0)
         except (OSError, MilvusOfflineError) as e:
             return host, f"does not see {path} of the source ({getattr(e, 'strerror', None) or e})"
         if found != size:

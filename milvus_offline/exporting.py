@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .guard import keep_out
 from .model import Finding, Source
 from .targets import ExportTarget
 from .transfer import Clock, Progress, execute
@@ -59,9 +60,10 @@ def run_export(
     clock = Clock()
     try:
         with contextlib.nullcontext() if cluster is None else _workers(cluster) as workers:
-            tasks = target.prepare(source, resume=resume)
-            if workers is not None:
+            if workers is not None:  # before anything of an earlier export goes
+                keep_out(target.out, source.describe())
                 workers.probe(source, target.out)
+            tasks = target.prepare(source, resume=resume)
             results = execute(
                 tasks,
                 jobs=jobs,

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.builder import StoreBuilder, rows
 from support.command import call, files, manifest
 from support.daskcluster import Cluster, cluster
 from support.real import STORES
 
+import milvus_offline.cluster
 from milvus_offline.checking import CheckFile
+from milvus_offline.cluster import seen_files
+from milvus_offline.sources import open_source
 from milvus_offline.transfer import Task
 
 pytestmark = pytest.mark.server
@@ -163,12 +169,78 @@ def test_wrong_clusters_are_refused_in_one_sentence(store: Path, tmp_path: Path)
     for url, code, words in (
         ("tcp://127.0.0.1:1", 2, "expected dask://HOST:PORT"),
         ("dask://127.0.0.1", 2, "expected dask://HOST:PORT"),
+        ("dask://127.0.0.1:port", 2, "expected dask://HOST:PORT"),
+        ("dask://[::1:8786", 2, "expected dask://HOST:PORT"),
         ("dask://127.0.0.1:9", 1, "no Dask scheduler answers there"),
+        ("dask://[::1]:9", 1, "no Dask scheduler answers there"),
     ):
         done = call("export", store, tmp_path / "out", "--cluster", url)
         assert (done.code, len(done.err.strip().splitlines())) == (code, 1), done.err
         assert words in done.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_another_service_is_not_taken_for_a_scheduler(
+    says: bytes, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(milvus_offline.cluster, "_GREETING_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        if says:
+            threading.Thread(target=lambda: service.accept()[0].sendall(says), daemon=True).start()
+            monkeypatch.setattr(milvus_offline.cluster, "_GREETING_SECONDS", 60)
+        done = call("export", store, tmp_path / "out", "--cluster", f"dask://127.0.0.1:{service.getsockname()[1]}")
+    assert (done.code, "does not speak as a Dask scheduler: is this the port of its dashboard?" in done.err) == (1, True)
+
+
+def test_workers_of_another_version_are_named(
+    running: Cluster, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(milvus_offline.cluster, "__version__", "99.0")
+    done = call("export", store, tmp_path / "out", "--cluster", running.url)
+    assert done.code == 1 and not (tmp_path / "out").exists()
+    told = r"not every worker has milvus_offline 99.0, so nothing was begun: (worker tcp://127.0.0.1:\d+: has [\d.]+(; )?){3}"
+    assert re.search(told, done.err), done.err
+
+
+def test_a_run_that_does_not_begin_leaves_everything_as_it_was(
+    running: Cluster, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("export", store, tmp_path / "earlier")
+    before = files(tmp_path)
+    with next(store.rglob("*.rv")).open("rb") as raw:  # seen under another path by other processes
+        fd = os.dup2(raw.fileno(), 700)
+    monkeypatch.setattr(milvus_offline.cluster, "seen_files", lambda source: [f"/proc/self/fd/{fd}"])
+    for words in (["earlier", "--overwrite"], ["a/new"]):
+        done = call("export", store, tmp_path / words[0], *words[1:], "--cluster", running.url)
+        assert done.code == 1 and "so nothing was begun" in done.err
+    os.close(fd)
+    inside = call("export", store, store / "db" / "out", "--cluster", running.url)
+    assert inside.code == 2 and "lies inside the source" in inside.err
+    assert files(tmp_path) == before and not (tmp_path / "a").exists() and not (store / "db" / "out").exists()
+
+
+def test_every_kind_of_source_names_files_that_workers_must_see(store: Path, tmp_path: Path) -> None:
+    faiss = pytest.importorskip("faiss")
+    vectors = np.arange(400, dtype="<f4").reshape(100, 4)
+    np.save(tmp_path / "x.npy", vectors)
+    index = faiss.IndexFlatL2(4)
+    index.add(vectors)
+    faiss.write_index(index, str(tmp_path / "x.faiss"))
+    for form in ("hdf5", "npy", "parquet"):
+        call("export", store, tmp_path / form, "--format", form)
+    for name in ("x.npy", "x.faiss", "hdf5", "npy", "parquet"):
+        seen = seen_files(open_source(tmp_path / name))
+        assert seen and all(Path(p).is_relative_to(tmp_path / name) and Path(p).is_file() for p in seen), name
+
+
+def test_a_path_from_here_on_is_the_same_for_workers(
+    running: Cluster, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["export", "store", "out"], ["verify", "out", "--against", "store"], ["verify", "store"]):
+        done = call(*words, "--cluster", running.url)
+        assert done.code == 0, done.err
 
 
 # Deaths: of a worker, of the client, of the scheduler ---------------------------------------------------------------------

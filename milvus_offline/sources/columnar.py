@@ -27,6 +27,10 @@ class NpyPiece:
     ids_path: str
     ids_at: int
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return self.vectors_path, self.ids_path
+
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         width = self.schema.row_bytes
         step = max(1, min(max_bytes // width, self.rows - start))
@@ -56,6 +60,10 @@ class ParquetPiece:
     path: str
     ids: str
     vectors: str
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,)
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         import pyarrow as pa

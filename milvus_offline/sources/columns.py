@@ -256,6 +256,10 @@ class ColumnsPiece:
     """(field, column) of a hybrid collection's attributes."""
     beyond: str = "error"
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,)
+
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         dtype = self.vector_type.dtype
         column = self.vectors

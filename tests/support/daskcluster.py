@@ -72,7 +72,7 @@ class Cluster:
     def restart(self, workers: int) -> None:
         """Another scheduler at the same address, with so many new workers: the old ones end with theirs."""
         for process in (self.scheduler, *self.workers):
-            process.wait(timeout=120)
+            process.wait(timeout=600)
         self.workers = []
         self.start_scheduler()
         self.add_workers(workers)
@@ -80,8 +80,8 @@ class Cluster:
     def _wait(self, workers: int) -> None:
         from distributed import Client
 
-        with Client(f"tcp://127.0.0.1:{self._port}", timeout=120, set_as_default=False) as client:
-            client.wait_for_workers(workers, timeout=120)
+        with Client(f"tcp://127.0.0.1:{self._port}", timeout=600, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=600)
 
     def dies(self, task: str, pid: str | Path = "") -> None:
         """The next task of the class `task` (`module:Class`) that one of the workers runs does its work, and then kills this

@@ -205,6 +205,10 @@ class ChildPiece:
     first_id: int = 0
     id_map: IdMap | None = None
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.child.path,)
+
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """Rows in Faiss' order, in flat memory here. Raises DamageError."""
         dtype, width = self.vector_type.dtype, self.vector_type.width(self.dimension)

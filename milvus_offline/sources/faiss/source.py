@@ -82,6 +82,11 @@ class FaissPiece:
     def rows(self) -> int:
         return self.data.total
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        rows = self.data.rows if isinstance(self.data, Duplicates) else self.data
+        return rows.index_path, rows.path
+
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """Rows in file order, in flat memory. Raises DamageError."""
         for ids, vectors in self.data.batches(max_bytes, start):
