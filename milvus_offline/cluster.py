@@ -278,6 +278,8 @@ class DaskCluster:
         try:
             worker, result = future.result()
             return worker, result
+        except MissingPackageError as e:
+            raise TargetError(f"{self.url}: a worker lacks a package: {e}, on every worker; {self._again}") from e
         except MilvusOfflineError:
             raise
         except Exception as e:

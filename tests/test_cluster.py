@@ -220,6 +220,20 @@ def test_a_run_that_does_not_begin_leaves_everything_as_it_was(
     assert files(tmp_path) == before and not (tmp_path / "a").exists() and not (store / "db" / "out").exists()
 
 
+def test_a_package_that_a_worker_lacks_is_named(running: Cluster, store: Path, tmp_path: Path) -> None:
+    from distributed import Client
+
+    with Client(running.url.replace("dask", "tcp"), set_as_default=False) as client:
+        client.run(lambda: __import__("pyarrow.parquet") and sys.modules.update(hidden=sys.modules["pyarrow"], pyarrow=None))
+        try:
+            done = call("export", store, tmp_path / "out", "--format", "parquet", "--cluster", running.url)
+        finally:
+            client.run(lambda: sys.modules.update(pyarrow=sys.modules.pop("hidden")))
+    assert done.code == 1 and "a worker lacks a package: Parquet needs the package pyarrow: " in done.err
+    again = call("export", store, tmp_path / "out", "--format", "parquet", "--cluster", running.url, "--resume")
+    assert again.code == 0, again.err
+
+
 def test_every_kind_of_source_names_files_that_workers_must_see(store: Path, tmp_path: Path) -> None:
     faiss = pytest.importorskip("faiss")
     vectors = np.arange(400, dtype="<f4").reshape(100, 4)
