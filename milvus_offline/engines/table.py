@@ -114,6 +114,8 @@ def open_table(
     `store` are keyword arguments of open_store. Raises UsageError where `collection` does not name exactly one, and what
     open_source raises.
     """
+    if "salvage" in (store or {}):
+        raise UsageError("salvage: a table has live rows only; milvus-offline export --salvage writes the others apart")
     source = open_source(path, SourceOptions(store=dict(store or {})))
     selected = SelectedSource(source, Selection((collection,) if collection else (), (partition,) if partition else (), ()))
     found = selected.collections

@@ -11,6 +11,7 @@ from support.tables import bag_of_batches
 
 from milvus_offline.engines import table
 from milvus_offline.engines.table import open_table
+from milvus_offline.errors import UsageError
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 3, 7, 1000])
@@ -45,3 +46,11 @@ def test_lost_rows_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     (told,) = caplog.messages
     assert f"{root}: error segment-incomplete: 1 place, 3 rows" in told
     assert [f.code for f in lossy.findings] == ["segment-incomplete"]
+
+
+def test_rows_that_are_not_live_are_no_table(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("c")
+    builder.segment("c", rows(1, 2, 3), deleted=[1])
+    with pytest.raises(UsageError, match="a table has live rows only; milvus-offline export --salvage"):
+        open_table(builder.write(), "c", None, {"salvage": ["deleted"]})
