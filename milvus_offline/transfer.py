@@ -20,6 +20,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from .errors import StoreError
 from .ledger import Ledger
 from .model import Advance as Advance
 from .model import Source
@@ -177,6 +178,10 @@ def execute(  # many: how tasks run is the caller's to choose, each by its name
             if settle is None or time.monotonic() - noted > SETTLE_SECONDS:
                 note()
                 noted = time.monotonic()
+    except StoreError as e:  # a bucket that gives no more; what a disk refuses are findings
+        if ledger is None or not ledger.durable:
+            raise
+        raise StoreError(f"{e}; what is finished is kept, --resume goes on") from e
     finally:
         try:
             if finished and settle:

@@ -214,6 +214,8 @@ class Objects:
         self._small: OrderedDict[str, bytes] = OrderedDict()
         self._small_bytes = 0
         self._heads: dict[str, bytes] = {}
+        self._tags: dict[str, str] = {}
+        """What S3 calls the contents (ETag) of files that take several requests."""
         self._lock = threading.RLock()
         self.pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="bucket")
 
@@ -232,6 +234,7 @@ class Objects:
             self._small.clear()
             self._small_bytes = 0
             self._heads.clear()
+            self._tags.clear()
 
     def mount(self, key: str) -> None:
         """Lists all below `key`, once. Raises StoreError where the bucket is not there or cannot be read."""
@@ -241,8 +244,11 @@ class Objects:
             if not key:
                 raise StoreError(f"{self.scheme}://: the name of a bucket is missing")
             found = self.call(lambda: self.fs.find(key, detail=True), key)
+            bucket, _, rest = key.partition("/")
+            if not found and rest and self.scheme == "s3":  # keys of a server's segments may begin with a slash (FORMAT §1.4)
+                found = self.call(lambda: self.fs.find(bucket, prefix=f"/{rest}/", detail=True), key)
             if not found:  # an empty folder, or no bucket
-                self.call(lambda: self.fs.ls(key.partition("/")[0], detail=False), key)
+                self.call(lambda: self.fs.ls(bucket, detail=False), key)
             for name, info in found.items():
                 if info.get("type") == "file":
                     self._add(self._tree, name, info)
@@ -281,9 +287,13 @@ class Objects:
     def _list(self, key: str) -> dict[str, Item] | None:
         if not key:
             raise StoreError(f"{self.scheme}://: the name of a bucket is missing")
+        fine = MISSING if "/" in key else ()
+        beside = key.rpartition("/")[0] or key
+        if any(place.startswith(f"{beside}/") for place in self._mounted):
+            fine += (PermissionError,)  # who may read a store need not see what lies around it
         try:
-            infos = self.call(lambda: self.fs.ls(key, detail=True), key, missing_is_fine="/" in key)
-        except (FileNotFoundError, NotADirectoryError):
+            infos = self.call(lambda: self.fs.ls(key, detail=True), key, fine=fine)
+        except fine:
             return None
         found = {}
         for info in infos:
@@ -316,11 +326,45 @@ class Objects:
 
     # Contents
 
-    def fetch(self, key: str, start: int, end: int) -> bytes:
-        """Bytes start..end-1 of an object. Raises StoreError when the object store does not give them."""
-        data = cast(bytes, self.call(lambda: self.fs.cat_file(key, start=start, end=end), key))
+    def fetch(self, item: Item, start: int, end: int) -> bytes:
+        """Bytes start..end-1 of an object. Raises StoreError when the object store does not give them, or those of another
+        object than before: parts of two make no file."""
+        url = self.url(item.key)
+        try:
+            data, length, tag = self.call(lambda: self._part(item.key, start, end), item.key, fine=MISSING)
+        except MISSING as e:
+            raise StoreError(f"{url}: this object was removed after it was listed{_AGAIN}") from e
         count(read=len(data))
+        if length != end - start:
+            raise StoreError(
+                f"{url}: expected {end - start} bytes at offset {start}, the answer has {length}: the object has changed since "
+                f"it was listed, or a server in between gives no parts of objects{_AGAIN}"
+            )
+        if item.size > SMALL:
+            with self._lock:
+                if self._tags.setdefault(item.key, tag) != tag:
+                    raise StoreError(f"{url}: this object was replaced while it was read{_AGAIN}")
         return data
+
+    def _part(self, key: str, start: int, end: int) -> tuple[bytes, int, str]:
+        """Bytes start..end-1 of an object, how many they are (nothing is read of more), and the object's ETag, '' where that is
+        not told."""
+        if self.scheme != "s3":
+            data = cast(bytes, self.fs.cat_file(key, start=start, end=end))
+            return data, len(data), ""
+        from fsspec.asyn import sync
+
+        bucket, _, name = key.partition("/")
+
+        async def get() -> tuple[bytes, int, str]:
+            answer = await self.fs._call_s3("get_object", Bucket=bucket, Key=name, Range=f"bytes={start}-{end - 1}")
+            body, length = answer["Body"], int(answer["ContentLength"])
+            try:
+                return await body.read() if length <= end - start else b"", length, str(answer.get("ETag", ""))
+            finally:
+                body.close()
+
+        return cast("tuple[bytes, int, str]", sync(self.fs.loop, get))
 
     def begin(self, item: Item) -> bytes:
         """A small file as a whole, the header of a larger one; both are kept."""
@@ -328,7 +372,7 @@ class Objects:
         with self._lock:
             if item.key in kept:
                 return kept[item.key]
-        data = self.fetch(item.key, 0, min(item.size, SMALL if item.size <= SMALL else HEAD)) if item.size else b""
+        data = self.fetch(item, 0, min(item.size, SMALL if item.size <= SMALL else HEAD)) if item.size else b""
         with self._lock:
             if item.key not in kept:
                 kept[item.key] = data
@@ -344,15 +388,17 @@ class Objects:
         for _ in self.pool.map(self.begin, found):
             pass
 
-    def call(self, request: Callable[[], T], key: str, *, missing_is_fine: bool = False) -> T:
-        """The answer to a request, tried again while the failure may pass. Raises StoreError with what to do."""
+    def call(self, request: Callable[[], T], key: str, *, fine: tuple[type[Exception], ...] = ()) -> T:
+        """The answer to a request, tried again while the failure may pass.
+
+        Raises StoreError with what to do; what is `fine` as it is.
+        """
         for attempt in range(_ATTEMPTS):
-            if self._counts:
-                count(requests=1, retries=attempt > 0)
+            count(requests=int(self._counts), retries=int(attempt > 0))
             try:
                 return request()
             except Exception as e:
-                if missing_is_fine and isinstance(e, (FileNotFoundError, NotADirectoryError)):
+                if isinstance(e, fine) and not _may_pass(e):
                     raise
                 if attempt == _ATTEMPTS - 1 or not _may_pass(e):
                     _opened.pop(self.scheme, None)  # the next call may find other credentials, or another address
@@ -379,7 +425,20 @@ def _may_pass(e: Exception) -> bool:
         return False
     if names & {"TimeoutError", "ConnectionError", "HTTPClientError", "ClientPayloadError", "FSTimeoutError", "HttpError"}:
         return True
+    if names & {"IncompleteReadError", "IncompleteRead", "ResponseParserError"}:
+        return True
     return isinstance(e, OSError) and e.errno in _PASSING
+
+
+MISSING: tuple[type[Exception], ...] = (FileNotFoundError, NotADirectoryError)
+"""What a request for what is not there raises."""
+_AGAIN = ": run this again when nothing writes there"
+
+
+def _code(e: Exception) -> str:
+    """What S3 calls an error; '' where it was none of a server."""
+    response = getattr(e.__cause__ or e, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
 _UNREACHABLE = {
@@ -397,8 +456,13 @@ def explain(e: Exception, url: str) -> str:
     scheme = url.partition("://")[0]
     bucket = url.partition("://")[2].partition("/")[0]
     text = " ".join(str(e).split()) or type(e).__name__
-    if "Credential" in text or "credential" in text or any("Credential" in n for n in names):
+    told = isinstance(e, (PermissionError, FileNotFoundError))  # by a server; its text may hold a name
+    if any("Credential" in n for n in names) or ("credential" in text.lower() and not told):
         return f"{url}: no credentials were found: give them {_CREDENTIALS.get(scheme, 'to the SDK')}"
+    if _code(e) == "InvalidObjectState":
+        return f"{url}: this object lies in an archive class of the object store (Glacier): restore it there first ({text})"
+    if _code(e) in ("InvalidRange", "416"):
+        return f"{url}: this object has become shorter after it was listed{_AGAIN}"
     if isinstance(e, PermissionError):
         return f"{url}: no permission: the credentials are wrong, or do not allow this in the bucket {bucket!r} ({text})"
     if isinstance(e, FileNotFoundError):

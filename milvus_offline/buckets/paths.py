@@ -39,6 +39,11 @@ class BucketPath(_Plain):
         return BucketPath, (str(self),)
 
     @property
+    def parent(self) -> BucketPath:
+        """The folder that holds it; of a bucket itself."""
+        return BucketPath(super().parent) if len(self.parts) > 2 else self
+
+    @property
     def scheme(self) -> str:
         return self.parts[0].removesuffix(":")
 

@@ -75,7 +75,7 @@ class ObjectFile:
         self._run = self._run + 1 if goes_on else 0
         self._end = at + wanted
         if not goes_on and at // BLOCK_BYTES not in self._blocks:
-            return self._store.fetch(self._item.key, at, min(at + wanted, self.size))
+            return self._store.fetch(self._item, at, min(at + wanted, self.size))
         number, within = divmod(at, BLOCK_BYTES)
         for old in [n for n in self._blocks if n < number]:
             self._blocks.pop(old).cancel()
@@ -84,7 +84,7 @@ class ObjectFile:
             if n not in self._blocks:
                 first = n * BLOCK_BYTES
                 end = min(first + BLOCK_BYTES, self.size)
-                self._blocks[n] = self._store.pool.submit(self._store.fetch, self._item.key, first, end)
+                self._blocks[n] = self._store.pool.submit(self._store.fetch, self._item, first, end)
         self._end = at + min(wanted, BLOCK_BYTES - within)
         return memoryview(self._blocks[number].result())[within : within + wanted]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import MilvusOfflineError, StoreError, TargetError
-from .objects import count, explain, objects
+from .objects import MISSING, count, explain, objects
 from .paths import BucketPath
 
 PART_BYTES = 16 << 20
@@ -17,20 +17,29 @@ PART_BYTES = 16 << 20
 
 
 class Bucket:
-    """Objects below a folder of ours. What is asked is asked anew each time. Raises StoreError; no bucket is ever created."""
+    """Objects below a folder of ours. What is asked is asked anew each time. Raises StoreError; no bucket is ever created.
+
+    Whoever may not look at the bucket as a whole may still write below the folder."""
 
     def __init__(self, folder: Path) -> None:
         folder = BucketPath(folder)
         self._store = objects(folder.scheme)
         if not folder.key:
             raise StoreError(f"{folder}: the name of a bucket is missing")
-        self._store.call(lambda: self._store.fs.ls(folder.key.partition("/")[0], detail=False), folder.key)
+        bucket, fs = folder.key.partition("/")[0], self._store.fs
+        look = partial(fs.info, bucket) if folder.scheme == "s3" else partial(fs.ls, bucket, detail=False)
+        try:
+            self._store.call(look, folder.key, fine=(OSError,))
+        except FileNotFoundError as e:
+            raise StoreError(explain(e, str(folder))) from e
+        except OSError:  # what is asked below the folder says why, or succeeds
+            pass
 
     def names(self, folder: Path) -> set[str]:
         """What is directly in a folder; nothing where there is none."""
         key = BucketPath(folder).key
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            found = self._store.call(lambda: self._store.fs.ls(key, detail=False), key, missing_is_fine=True)
+        with contextlib.suppress(*MISSING):
+            found = self._store.call(lambda: self._store.fs.ls(key, detail=False), key, fine=MISSING)
             return {name.rstrip("/").rpartition("/")[2] for name in found if name.strip("/") != key}
         return set()
 
@@ -48,8 +57,8 @@ class Bucket:
     def remove(self, paths: Iterable[Path]) -> None:
         """Removes these objects in their order; those that are not there are gone already."""
         for key in (BucketPath(path).key for path in paths):
-            with contextlib.suppress(FileNotFoundError):
-                self._store.call(partial(self._store.fs.rm_file, key), key, missing_is_fine=True)
+            with contextlib.suppress(*MISSING):
+                self._store.call(partial(self._store.fs.rm_file, key), key, fine=MISSING)
 
 
 class Upload:
@@ -116,7 +125,7 @@ def size_now(url: str) -> int | None:
     """Bytes of an object, asked anew; None where there is none."""
     place = BucketPath(url)
     store = objects(place.scheme)
-    with contextlib.suppress(FileNotFoundError):
-        found = store.call(lambda: store.fs.info(place.key), place.key, missing_is_fine=True)
+    with contextlib.suppress(*MISSING):
+        found = store.call(lambda: store.fs.info(place.key), place.key, fine=MISSING)
         return None if found.get("type") == "directory" else int(found["size"])
     return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..fileio import as_path
+from ..fileio import as_path, is_remote
 from ..guard import check_file
 from .command import Command, OutFile, SourcePath
 from .common import bucket_costs, open_given, print_json, progress, say_costs, several, source_words
@@ -81,7 +81,7 @@ def _inspect(path: str, read: bool, quiet: bool, o: dict[str, Any]) -> tuple[dic
     from ..verdict import places_of
 
     asked = o["lossy"]
-    if as_path(path).is_file() and kind_of(path) == "faiss":
+    if not is_remote(path) and as_path(path).is_file() and kind_of(path) == "faiss":
         o["lossy"] = True  # what is approximate is said, not refused
     source = open_given(path, **o)
     o["lossy"] = asked or any(f.code == "faiss-lossy" for f in source.findings)

@@ -139,10 +139,10 @@ def _verify(path: str, asked: _Asked, *, rename: tuple[str, ...], database: str,
         if asked.cluster:
             raise UsageError(f"--cluster goes with a store or an export; the target {path} is compared on this machine")
         return _verify_target(path, asked, {"rename": rename, "database": database, "token_file": token_file}, **o)
-    if fileio.as_path(path).is_dir() and kind_of(path) == "export":
-        return _verify_export(path, asked, **o)
     if reason := fileio.unreadable(path):
         raise StoreError(reason)
+    if fileio.as_path(path).is_dir() and kind_of(path) == "export":
+        return _verify_export(path, asked, **o)
     return _verify_store(path, asked, **o)
 
 

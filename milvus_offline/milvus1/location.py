@@ -93,6 +93,7 @@ def locate(
     roots = [db]
     if extra := [fileio.as_path(s) for s in secondary]:
         for folder in extra:
+            fileio.list_once(folder)
             if not (folder / TABLES).is_dir():
                 raise UsageError(f"{folder}: expected a secondary root, a folder that holds `tables/`")
         roots += extra
@@ -101,6 +102,7 @@ def locate(
     meta = db / META
     if wal is not None:
         folder = fileio.as_path(wal)
+        fileio.list_once(folder)
         if not folder.is_dir():
             raise UsageError(f"{folder}: --wal must name the folder that holds the .wal files")
         own = _wal_folder(root, config, Findings()) if db.exists() and not _holds_wal(folder) else None
@@ -135,7 +137,8 @@ def _find_db(given: Path, log: Path | None) -> Path:
             raise StoreError(why)
     _refuse_others(given)
     level, found = [given], []
-    for _ in range(_BUCKET_DEPTH if fileio.is_remote(given) else _SEARCH_DEPTH):
+    depth = _BUCKET_DEPTH if fileio.is_remote(given) else _SEARCH_DEPTH
+    for _ in range(depth):
         below: list[Path] = []
         for folder in level:
             try:
@@ -164,7 +167,7 @@ def _find_db(given: Path, log: Path | None) -> Path:
         raise StoreError(f"{given}: a folder inside of the store {around.parent}: name that folder")
     raise StoreError(
         f"{given}: not a Milvus 1.x data folder: expected `db/{META}` or `db/{TABLES}/` in it, its `db/` folder, or at most "
-        f"{_SEARCH_DEPTH} folders below. Name the folder of the server's setting storage.path (often /var/lib/milvus)"
+        f"{depth} folders below. Name the folder of the server's setting storage.path (often /var/lib/milvus)"
     )
 
 

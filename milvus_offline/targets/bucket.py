@@ -80,7 +80,8 @@ def _read(bucket: Bucket, path: Path) -> dict[str, Any] | None:
         document = json.loads(bucket.get(path))
     except ValueError as e:
         raise DamageError(path, f"not JSON: {e}") from e
-    return document if isinstance(document, dict) and document.get("format", FORMAT).startswith("milvus-offline-") else None
+    ours = isinstance(document, dict) and str(document.get("format", FORMAT)).startswith("milvus-offline-")
+    return document if ours else None
 
 
 def _remove(

@@ -35,7 +35,9 @@ def begin_export(
         from . import bucket
 
         keep_out(out, source.describe())
-        return bucket.begin_export(out, key, overwrite=overwrite, resume=resume)
+        ledger = bucket.begin_export(out, key, overwrite=overwrite, resume=resume)
+        ledger.durable = durable
+        return ledger
     begun = _check(out, source, overwrite=overwrite, resume=resume)
     with explained("create", out, resumable=durable):
         out.mkdir(parents=True, exist_ok=True)

@@ -176,6 +176,27 @@ def test_a_server_that_kept_its_segments_in_a_bucket(slash: str, server: S3Serve
         server.client.delete_bucket(Bucket="segments")
 
 
+@pytest.mark.parametrize("where", ["whole", "whole/", "whole/db", "slashed/var/lib/milvus", "slashed//var/lib/milvus"])
+def test_a_store_that_is_a_whole_bucket_or_has_keys_that_begin_with_a_slash(
+    where: str, server: S3Server, tmp_path: Path
+) -> None:
+    buckets.forget()
+    bucket, prefix = where.partition("/")[0], "/var/lib/milvus/" if where[0] == "s" else ""
+    store = STORES / "binary" / "store"
+    keys = {prefix + str(p.relative_to(store)): p for p in store.rglob("*") if p.is_file()}
+    server.client.create_bucket(Bucket=bucket)
+    try:
+        for key, path in keys.items():
+            server.client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
+        done = call("export", f"s3://{where}", tmp_path / "out")
+        assert done.code == 0, done.err
+        assert exported(tmp_path / "out") == truth("binary")
+    finally:
+        for key in keys:
+            server.client.delete_object(Bucket=bucket, Key=key)
+        server.client.delete_bucket(Bucket=bucket)
+
+
 def test_a_store_is_loaded_from_a_bucket(tmp_path: Path) -> None:
     done = call("load", url("partitions"), f"milvus1:{tmp_path / 'again'}")
     assert done.code == 0, done.err
@@ -244,6 +265,76 @@ def test_wrong_credentials_are_said(server: S3Server) -> None:
 def test_an_endpoint_that_nobody_listens_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "cannot reach the object store" in sentence("inspect", url("flat_basic"))
+
+
+def test_the_name_of_a_folder_is_no_reason(server: S3Server) -> None:
+    assert "no bucket 'bakcup'" in sentence("inspect", "s3://bakcup/credentials/milvus")
+    assert "there is no such file or folder" in sentence("inspect", f"s3://{BUCKET}/credentials/milvus")
+
+
+@pytest.fixture
+def large(server: S3Server, tmp_path: Path) -> Iterator[str]:
+    """The key of a file that takes three requests, in the store `odd`."""
+    buckets.forget()
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=1024)
+    builder.segment("faces", rows(range(2500), dim=1024), deleted=[7])
+    server.upload(builder.write(), "odd/")
+    yield next(key for key in server.sizes("odd/") if key.endswith(".rv"))
+    server.before = server.refuse = None
+
+
+def each(server: S3Server, key: str, number: int, do: Any) -> None:
+    """Calls `do` with the `number`-th request for the file at `key`."""
+    seen: list[str] = []
+
+    def before(request: dict[str, Any]) -> None:
+        if request["REQUEST_METHOD"] == "GET" and request["PATH_INFO"].endswith(key):
+            seen.append(key)
+            if len(seen) == number:
+                do(request)
+
+    server.before = before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda data: bytes(len(data)), "was replaced while it was read"),
+        (lambda data: data[:100], "changed since it was listed"),
+        (lambda data: None, "was removed after it was listed"),
+    ],
+)
+def test_an_object_that_changes_while_it_is_read_ends_the_run(
+    change: Any, told: str, large: str, server: S3Server, tmp_path: Path
+) -> None:
+    """Parts of two objects would be rows that nobody ever stored."""
+    changed = change(server.keys(large)[large])
+    put = (lambda _: server.client.put_object(Bucket=BUCKET, Key=large, Body=changed)) if changed else None
+    each(server, large, 3, put or (lambda _: server.client.delete_object(Bucket=BUCKET, Key=large)))
+    done = call("export", f"s3://{BUCKET}/odd", tmp_path / "out", "--jobs", "1")
+    assert done.code == 1 and told in done.err, done.err
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_server_that_gives_more_than_was_asked_for_is_not_believed(large: str, server: S3Server, tmp_path: Path) -> None:
+    each(server, large, 3, lambda request: request.pop("HTTP_RANGE"))
+    assert "gives no parts of objects" in sentence("export", f"s3://{BUCKET}/odd", tmp_path / "out", "--jobs", "1")
+
+
+def test_credentials_that_end_half_way_and_archived_objects_are_said(large: str, server: S3Server, tmp_path: Path) -> None:
+    def end(_: Any) -> None:
+        server.refuse = lambda method, path: path.endswith(large)
+
+    each(server, large, 3, end)
+    command = "export", f"s3://{BUCKET}/odd", tmp_path / "out", "--jobs", "1"
+    told = sentence(*command)
+    assert "no permission" in told and told.endswith("what is finished is kept, --resume goes on")
+    server.refuse_with = "<Code>InvalidObjectState</Code><Message>not valid for the storage class</Message>"
+    assert "archive class" in sentence(*command, "--resume")
+    server.before = server.refuse = None
+    assert call(*command, "--resume").code == 0
+    assert sum(exported(tmp_path / "out")["faces", "_default"].values()) == 2499
 
 
 @pytest.mark.parametrize("name", ["rows.h5", "index.faiss"])

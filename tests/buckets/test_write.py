@@ -28,7 +28,7 @@ def server(running: S3Server) -> Iterator[S3Server]:
     buckets.forget()
     yield running
     running.busy_each = 0
-    running.refuse = None
+    running.refuse = running.before = None
     running.clear()
 
 
@@ -150,6 +150,34 @@ def test_what_cannot_be_written_is_refused_in_one_sentence(server: S3Server, sto
     refused(call("export", store, OUT, "--format", "npy"), "is not empty and holds no export")
     assert server.buckets() == [BUCKET]
     assert list(server.keys()) == ["out/notes.txt"]
+
+
+def only_below(prefix: str, server: S3Server) -> None:
+    """As for a user who may list one folder of the bucket, and not what is around it."""
+    listed: list[str] = [""]
+    server.before = lambda request: listed.append(request["QUERY_STRING"])
+    server.refuse = lambda method, path: path.strip("/") == BUCKET and f"prefix={prefix}" not in listed[-1]
+
+
+def test_whoever_may_use_one_folder_of_a_bucket_only_reads_and_writes_there(server: S3Server, store: Path) -> None:
+    server.upload(store, "cold/milvus/")
+    server.upload(store / "wal", "cold/milvus-wal/")
+    only_below("cold%2Fmilvus", server)
+    there = f"s3://{BUCKET}/cold/milvus"
+    for command in (["inspect"], ["verify"], ["inspect", "--wal", f"{there}-wal"]):
+        done = call(command[0], there, *command[1:])
+        assert done.code == 0, done.err
+    out = f"s3://{BUCKET}/cold/milvus-out"
+    done = call("export", there, out, "--format", "npy")
+    assert done.code == 0, done.err
+    assert call("verify", out, "--against", there).code == 0
+    refused(call("inspect", f"s3://{BUCKET}/hot/milvus"), "no permission", code=1)
+    refused(call("inspect", there, "--wal", f"s3://{BUCKET}/hot/wal"), "hot/wal: no permission", code=1)
+
+
+def test_what_looks_like_a_manifest_and_is_none_is_left_alone(server: S3Server, store: Path) -> None:
+    server.client.put_object(Bucket=BUCKET, Key="out/manifest.json", Body=b'{"format": 5}')
+    refused(call("export", store, OUT, "--format", "npy", "--overwrite"), "holds no export of this tool")
 
 
 def test_an_export_never_goes_into_its_source(server: S3Server) -> None:

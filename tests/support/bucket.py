@@ -28,11 +28,16 @@ class S3Server:
         self.busy_each = 0
         self.refuse: Callable[[str, str], bool] | None = None
         """Which requests (method, path) are answered with 403."""
+        self.refuse_with = "<Code>AccessDenied</Code><Message>Access Denied</Message>"
+        self.before: Callable[[dict[str, Any]], None] | None = None
+        """Called with each request (as WSGI has it) before it is answered; may change it."""
         self._app = app
         self._numbers = itertools.count(1)
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        if self.before is not None:
+            self.before(environ)
         if self.busy_each and next(self._numbers) % self.busy_each == 0:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("503 Slow Down", [("Content-Type", "application/xml")])
@@ -40,7 +45,7 @@ class S3Server:
         if self.refuse is not None and self.refuse(*self.requests[-1]):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("403 Forbidden", [("Content-Type", "application/xml")])
-            return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
+            return [f"<Error>{self.refuse_with}</Error>".encode()]
         return self._app(environ, start_response)
 
     @functools.cached_property
