@@ -63,6 +63,11 @@ def can_share(sources: Iterable[str], folder: Path, wish: Reflink) -> bool:
     if wish == "never":
         return False
     devices = {os.stat(path).st_dev: path for path in sources if not fileio.is_remote(path)}
+    if wish == "always" and not devices:
+        raise TargetError(
+            f"{folder}: nothing of the source can be shared: that takes a segment of at least 1 MiB on a disk, without deleted "
+            "rows and attributes, for an export one that is a whole partition; leave --reflink always out to copy"
+        )
     able = bool(devices) and all(_try(path, folder) for path in devices.values())
     if wish == "always" and not able:
         raise TargetError(

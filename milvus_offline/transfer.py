@@ -169,7 +169,8 @@ def execute(  # many: how tasks run is the caller's to choose, each by its name
         noted = time.monotonic()
         jobs = max(1, min(jobs, len(todo)))
         ahead = len(todo) if settle else UNNOTED_EACH * jobs
-        for done in cluster.run(todo, progress) if cluster and todo else _run(todo, jobs, processes, progress, ahead):
+        running = cluster.run(todo, progress) if cluster and todo else _run(todo, jobs, processes, progress, ahead)
+        for done in running if ledger is None else _kept(running, ledger):
             for task, result in done:
                 results[task.id] = result
                 finished.append(task)
@@ -178,10 +179,6 @@ def execute(  # many: how tasks run is the caller's to choose, each by its name
             if settle is None or time.monotonic() - noted > SETTLE_SECONDS:
                 note()
                 noted = time.monotonic()
-    except StoreError as e:  # a bucket that gives no more; what a disk refuses are findings
-        if ledger is None or not ledger.durable:
-            raise
-        raise StoreError(f"{e}; what is finished is kept, --resume goes on") from e
     finally:
         try:
             if finished and settle:
@@ -190,6 +187,16 @@ def execute(  # many: how tasks run is the caller's to choose, each by its name
         finally:
             progress.close()
     return results
+
+
+def _kept(running: Iterator[Done], ledger: Ledger) -> Iterator[Done]:
+    """The same; where a bucket gives no more (what a disk refuses are findings) the error says that the run can go on."""
+    try:
+        yield from running
+    except StoreError as e:
+        if not ledger.durable:
+            raise
+        raise StoreError(f"{e}; what is finished is kept, --resume goes on") from e
 
 
 WAITING = "waiting for the disk"

@@ -226,6 +226,14 @@ def _log_rows(source: Any) -> int:
     return sum(x.rows for x in pieces if isinstance(x, LogRows))
 
 
+def _shared(source: Source, out: str, folder: Path, own: dict[str, Any]) -> int:
+    """Bytes of an export that take no room, as they are clones."""
+    from ..targets.hdf5 import shared_bytes
+
+    keep_out(out, source.describe())  # it is tried with a file in the folder
+    return shared_bytes(source, folder) if own["file_format"] == "hdf5" and own["reflink"] == "auto" else 0
+
+
 def _room(source: Source, out: str, own: dict[str, Any], silent: bool) -> tuple[int, int | None]:
     """Bytes that the export writes and that are free there; says so on a terminal. Raises TargetError when there is no room."""
     from ..text import size
@@ -239,7 +247,8 @@ def _room(source: Source, out: str, own: dict[str, Any], silent: bool) -> tuple[
         return needed, None
     plain = own["file_format"] != "parquet" and own["compression"] == "none" and not own["link"]
     plain = plain and own["reflink"] != "always"
-    if plain and needed > free and not own["resume"] and not own["overwrite"] and not own["dry_run"]:
+    refuse = plain and needed > free and not own["resume"] and not own["overwrite"] and not own["dry_run"]
+    if refuse and needed - _shared(source, out, there, own) > free:
         raise TargetError(
             f"{out}: the disk is full: the export takes {size(needed)}, {size(free)} are free there: free some space, then run "
             "the same command with --resume; or choose another place"

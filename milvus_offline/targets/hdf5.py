@@ -6,6 +6,7 @@ several threads. Compressed files are written whole, one after the other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -202,6 +203,9 @@ class Options:
     reflink: Reflink = "auto"
 
     def open(self, address: str) -> Hdf5Export:
+        if self.reflink == "always" and (self.link or self.compression != "none"):
+            other = "--link" if self.link else f"--compression {self.compression}"
+            raise UsageError(f"--reflink always and {other} contradict each other: leave one of them out")
         made = Hdf5Export(address, compression=self.compression, overwrite=self.overwrite, link=self.link, sync=self.sync)
         made.reflink = self.reflink
         return made
@@ -391,6 +395,15 @@ def _whole(groups: list[list[Slice]]) -> Segment | None:
     """The segment that a file's rows are, whole and as they lie on the disk."""
     pieces = {id(s.piece): s.piece for g in groups for s in g}
     return whole_segment(next(iter(pieces.values()))) if len(pieces) == 1 else None
+
+
+def shared_bytes(source: Source, folder: Path) -> int:
+    """Bytes of an export of `source` that would be clones, where files in `folder` can share blocks with the store's."""
+    single = (p.pieces[0] for c in source.collections for p in c.partitions if len(p.pieces) == 1)
+    whole = [s for piece in single if (s := whole_segment(piece)) is not None]
+    with contextlib.suppress(OSError):
+        return sum(s.bytes for s in whole) if whole and can_share([s.raw_path for s in whole], folder, "auto") else 0
+    return 0
 
 
 def _extents(groups: list[list[Slice]]) -> list[Extent] | None:

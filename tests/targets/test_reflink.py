@@ -166,3 +166,32 @@ def test_an_export_to_another_volume_is_copied(volume: Path, tmp_path: Path) -> 
     assert "cannot share blocks" in call("export", store, volume / "refused", "--reflink", "always").err
     wrong = call("export", store, tmp_path / "parquet", "--format", "parquet", "--reflink", "always")
     assert wrong.code == 2
+    for other in ("--link", "--compression=gzip"):
+        wrong = call("export", store, volume / "refused", "--reflink", "always", other)
+        assert wrong.code == 2 and "contradict each other" in wrong.err
+
+
+def test_where_no_segment_is_whole_always_says_so(volume: Path) -> None:
+    builder = StoreBuilder(volume / "deleted")
+    builder.collection("faces", dim=512)
+    builder.segment("faces", rows(range(1000), dim=512), deleted=[3])
+    store = builder.write()
+    for command in (["export", store, volume / "nothing"], ["load", store, f"milvus1:{volume / 'nothing-new'}"]):
+        refused = call(*command, "--reflink", "always")
+        assert refused.code == 1 and "nothing of the source can be shared" in refused.err
+
+
+def test_a_full_volume_takes_what_shares_its_blocks(tmp_path: Path) -> None:
+    with xfs(tmp_path, 320) as volume:
+        builder = StoreBuilder(volume / "store")
+        builder.collection("faces", dim=512)
+        builder.segment("faces", rows(range(20_000), dim=512))
+        store = builder.write()
+        with (volume / "fill").open("wb") as f:
+            os.posix_fallocate(f.fileno(), 0, shutil.disk_usage(volume).free - 20 * MIB)
+        assert "the disk is full" in call("export", store, volume / "copied", "--reflink", "never").err
+        for done in (call("export", store, volume / "out"), call("load", store, f"milvus1:{volume / 'new'}")):
+            assert done.code == 0, done.err
+        assert call("verify", volume / "out", "--against", volume / "new").code == 0
+        inside = call("export", store, store / "db" / "out")
+        assert inside.code == 2 and "lies inside the source" in inside.err
