@@ -146,9 +146,8 @@ def execute(  # many: how tasks run is the caller's to choose, each by its name
     After an error or Ctrl-C running tasks are stopped at their next batch, finished ones stay in the ledger.
     """
     progress = progress or Silent()
-    results: dict[str, Result] = dict(ledger.done) if ledger else {}
     known = {t.id for t in tasks}
-    results = {k: v for k, v in results.items() if k in known}
+    results: dict[str, Result] = {k: v for k, v in ledger.done.items() if k in known} if ledger else {}
     todo = [t for t in tasks if t.id not in results]
     progress.start(
         sum(t.rows for t in tasks),

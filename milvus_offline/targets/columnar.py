@@ -228,8 +228,9 @@ class ColumnarExport:
         }
         self.ledger = begin_export(self.out, source, key, overwrite=self.overwrite, resume=resume, durable=self.sync)
         for file, paths, _ in self._chunks:
-            if fileio.sizes([self.out / p for p in paths]) != self.ledger.done.get(file.path, {}).get("sizes"):
-                self.ledger.done.pop(file.path, None)
+            known = self.ledger.done.get(file.path)  # in a bucket each look is a request
+            if known is not None and fileio.sizes([self.out / p for p in paths]) != known.get("sizes"):
+                del self.ledger.done[file.path]
         return [
             WriteChunk(
                 id=file.path,

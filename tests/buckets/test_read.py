@@ -104,6 +104,26 @@ def test_a_folder_is_listed_once(server: S3Server) -> None:
     assert len(listings) <= 2  # the store, and what lies beside it, where a configuration may be
 
 
+def test_a_listing_of_many_pages_is_read_to_its_end(server: S3Server, tmp_path: Path) -> None:
+    buckets.forget()
+    pages: list[str] = []
+
+    def shorten(request: dict[str, Any]) -> None:
+        if "list-type" in request["QUERY_STRING"]:
+            request["QUERY_STRING"] += "&max-keys=5"
+            pages.append(request["QUERY_STRING"])
+
+    server.before = shorten
+    try:
+        done = call("export", url("partitions"), tmp_path / "out")
+        assert done.code == 0 and len(pages) > 5, done.err
+        server.refuse = lambda method, path: "continuation-token" in pages[-1]
+        assert "no permission" in sentence("inspect", url("partitions"))
+    finally:
+        server.before = server.refuse = None
+    assert exported(tmp_path / "out") == truth("partitions")
+
+
 def test_large_files_are_read_by_a_few_ranged_requests(server: S3Server, tmp_path: Path) -> None:
     buckets.forget()
     builder = StoreBuilder(tmp_path / "store")

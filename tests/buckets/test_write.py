@@ -52,6 +52,7 @@ def without_manifest(found: dict[str, bytes]) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("form", ["npy", "parquet"])
 def test_the_objects_are_the_files_of_a_disk(form: str, server: S3Server, store: Path, tmp_path: Path) -> None:
+    server.requests.clear()
     done = call("export", store, OUT, "--format", form, "--json")
     assert done.code == 0, done.err
     call("export", store, tmp_path / "plain", "--format", form)
@@ -59,6 +60,10 @@ def test_the_objects_are_the_files_of_a_disk(form: str, server: S3Server, store:
     assert without_manifest(there) == without_manifest(here)
     written, plain = json.loads(there["manifest.json"]), json.loads(here["manifest.json"])
     assert (written["collections"], written["checksum"]) == (plain["collections"], checksum_of(written))
+    looks = [path for method, path in server.requests if method == "HEAD" and path.strip("/") != BUCKET]
+    assert sorted(looks) == sorted(f"/{BUCKET}/out/{name}" for name in without_manifest(there)), (
+        "one for each, when it is there"
+    )
     assert done.json["out"] == OUT
     assert done.json["bucket"]["bytes_written"] >= sum(map(len, without_manifest(there).values()))
 
