@@ -14,7 +14,7 @@ from ._version import __version__
 from .manifest import describe_schema
 from .model import Finding, Severity, Source
 from .names import printable
-from .text import Places, Screen, count, named, needs_attention, size
+from .text import Places, Screen, count, named, needs_attention, size, widest
 from .verdict import RESTORED, attention_sums, end, verdict
 
 if TYPE_CHECKING:
@@ -404,7 +404,7 @@ def _show_collections(screen: Screen, collections: Sequence[Mapping[str, Any]], 
     else:
         head = [f"{'partition':<16}", f"{'rows':>13}", f"{'data':>10}"]
     tables = [[_partition_cells(p, is_store) for p in c["partitions"]] for c in collections]
-    among = [row for rows in tables for row in rows]
+    among = widest([row for rows in tables for row in rows])
     for number, (c, rows) in enumerate(zip(collections, tables, strict=True)):
         index = c["index"]["type"] + (f" {_params(c['index']['params'])}" if c["index"]["params"] else "")
         ids = {True: "automatic ids", False: "ids by the user", None: "id mode unknown"}[c["auto_id"]]

@@ -70,6 +70,13 @@ def named(name: str) -> str:
     return repr(text) if not text or text != text.strip() or "  " in text or text[0] in "'\"" else text
 
 
+def widest(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """One row with the widest cell of each column (none of no rows): as wide as all of them, and measured once."""
+    from rich.cells import cell_len
+
+    return [[max(column, key=cell_len) for column in zip(*rows, strict=True)]] if rows else []
+
+
 # Findings ---------------------------------------------------------------------------------------------------------------
 
 
@@ -218,7 +225,8 @@ class Screen:
     ) -> None:
         """Aligned columns: the first is a name, which is cut where the line would be too long; the others are numbers.
 
-        Where the table is a part of a longer one, `among` is all of that one's rows, and only the first part is `headed`.
+        Where the table is a part of a longer one, `among` is that one's rows (or their `widest`), and only the first part is
+        `headed`.
         Blanks around a heading make its column so wide at least, where there is room for them.
         """
         from rich.cells import cell_len

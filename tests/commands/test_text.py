@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.builder import StoreBuilder
 from support.command import call, fingerprint, spawn
 from support.damaged import NAMES, damaged_store, strange_store
 from support.real import STORES
@@ -126,6 +127,26 @@ def test_many_places_are_summed_up() -> None:
     lines = finding_lines(findings)
     assert lines[1].split() == ["WARN", "flush-unrecorded:", "9", "places,", "9", "rows"]
     assert lines[-1].strip() == "in c/p0, c/p1, c/p2, c/p3, and 5 more"
+
+
+def test_many_collections_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: four times as many take four times as much."""
+    from rich import cells
+
+    measure, counts = cells.cell_len, []
+
+    def counted(text: str, *more: Any) -> int:
+        counts[-1] += 1
+        return measure(text, *more)
+
+    monkeypatch.setattr(cells, "cell_len", counted)
+    for number in (10, 40):
+        builder = StoreBuilder(tmp_path / str(number))
+        for n in range(number):
+            builder.collection(f"faces_{n}")
+        counts.append(0)
+        assert call("inspect", builder.write()).code == 0
+    assert 0 < counts[1] < 5 * counts[0]
 
 
 def test_what_to_do_next_follows_from_what_was_found(store: Path) -> None:
