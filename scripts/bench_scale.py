@@ -146,7 +146,7 @@ def measure_segments(folder: Path, sizes: list[int], partitions: int = 1) -> Fig
 def show(title: str, unit: str, figures: Figures, svg: Path | None) -> str:
     """The table, and with `svg` the chart beside it."""
     rows = [
-        (name, f"{size:,.0f}", s.seconds, s.cpu, f"{s.mib:.0f} MiB", s.seconds / size * 1e6)
+        (name, f"{size:,.12g}", s.seconds, s.cpu, f"{s.mib:.0f} MiB", s.seconds / size * 1e6)
         for name, line in figures.items()
         for size, s in line
     ]
@@ -155,7 +155,8 @@ def show(title: str, unit: str, figures: Figures, svg: Path | None) -> str:
         svg.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"\W+", "-", title.lower()).strip("-")
         (svg / f"{name}.svg").write_text(line_chart(title, unit, "seconds", lines, log=True))
-    return f"### {title}\n\n" + table(["command", unit, "seconds", "of the processor", "memory", f"µs per {unit[:-1]}"], rows)
+    head = ["command", unit, "seconds", "of the processor", "memory", f"µs per {unit.removesuffix('s')}"]
+    return f"### {title}\n\n" + table(head, rows)
 
 
 def main() -> None:

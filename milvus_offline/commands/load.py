@@ -12,7 +12,7 @@ import click
 from ..errors import UsageError
 from ..names import printable
 from .command import Command, SourcePath, Target, choice
-from .common import is_chosen, is_typed, print_json, progress, source_options
+from .common import bucket_costs, is_chosen, is_typed, print_json, progress, say_costs, source_options
 from .log import set_up_log
 from .options import (
     ID_FILES,
@@ -221,7 +221,7 @@ def command(  # many: one for each option
     )
     told = load_verdict(report)
     if as_json:
-        print_json({**report.to_json(), **attention_sums(report.findings), "verdict": told})
+        print_json({**report.to_json(), **attention_sums(report.findings), **bucket_costs(), "verdict": told})
     elif not quiet:
         _show(report, told, places_of(source), verbose > 0)
     elif report.exit_code:
@@ -354,6 +354,7 @@ def _show(report: LoadReport, told: dict[str, str], places: Places, verbose: boo
     screen.verdict(told["level"], told["text"])
     for line in report_lines(report, with_findings=False):
         screen.say(line, hang=13 if line.startswith("  ") else 2)  # under the collection's name
+    say_costs(screen, bucket_costs())
     if report.findings:
         screen.say()
         screen.findings([f.to_json() for f in report.findings], places, verbose=verbose)

@@ -10,7 +10,7 @@ import click
 
 from .. import fileio
 from .command import Command, OutFile, SourcePath
-from .common import open_given, print_json, say_left_out
+from .common import bucket_costs, open_given, print_json, say_costs, say_left_out
 from .log import set_up_log
 from .options import file_options, output_options, selection_options, store_options
 
@@ -86,11 +86,14 @@ def command(path: str, limit: int, as_csv: bool, npy: str | None, as_json: bool,
     elif as_csv:
         _print_csv(looks)
     elif as_json:
-        print_json(document(str(fileio.absolute(fileio.as_path(path))), looks, wanted, elsewhere))
+        where = str(fileio.absolute(fileio.as_path(path)))
+        print_json({**document(where, looks, wanted, elsewhere), **bucket_costs()})
     if npy and not quiet:
         click.echo(f"{count(sum(len(look.rows) for look in looks), 'vector')}: {npy}")
     elif not quiet and not as_csv and not as_json:
-        show_rows(Screen(), looks, wanted, elsewhere)
+        screen = Screen()
+        show_rows(screen, looks, wanted, elsewhere)
+        say_costs(screen, bucket_costs())
     if (npy or as_csv) and not quiet and wanted is not None:
         for line in absent_ids(looks, wanted, elsewhere):
             click.echo(line, err=True)

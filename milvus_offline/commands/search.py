@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .command import Command, SourcePath
-from .common import open_given, print_json, say_left_out
+from .common import bucket_costs, open_given, print_json, say_costs, say_left_out
 from .log import set_up_log
 from .options import file_options, output_options, store_options
 
@@ -78,9 +78,11 @@ def command(  # many: one for each option
     queries, met = (given, Findings()) if given is not None else around_damage(lambda: _vectors_of(whole, row_ids))
     hits, left_out = around_damage(lambda: search(chosen.schema, chosen.partitions, queries, k, metric=metric, jobs=jobs))
     if as_json:
-        print_json(search_document(chosen.schema.name, metric, hits))
+        print_json({**search_document(chosen.schema.name, metric, hits), **bucket_costs()})
     elif not quiet:
-        show_hits(Screen(), hits, list(row_ids))
+        screen = Screen()
+        show_hits(screen, hits, list(row_ids))
+        say_costs(screen, bucket_costs())
     say_left_out(left_out or met)
     return 3 if needs_attention((*source.findings, *met, *left_out)) else 0
 

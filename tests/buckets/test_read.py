@@ -217,9 +217,18 @@ def test_a_store_that_is_a_whole_bucket_or_has_keys_that_begin_with_a_slash(
         server.client.delete_bucket(Bucket=bucket)
 
 
+@pytest.mark.parametrize("command", [["rows", "-n", "1"], ["search", "-c", "books", "--id", str(1 << 62)], ["inspect"], ["verify"]])
+def test_what_it_costs_is_in_every_report(command: list[str]) -> None:
+    buckets.forget()
+    given = [command[0], url("flat_basic"), *command[1:]]
+    assert "\nObject store: " in call(*given).out
+    assert call(*given, "--json").json["bucket"]["bytes_read"] > 0
+
+
 def test_a_store_is_loaded_from_a_bucket(tmp_path: Path) -> None:
     done = call("load", url("partitions"), f"milvus1:{tmp_path / 'again'}")
     assert done.code == 0, done.err
+    assert "\nObject store: " in done.out
     call("export", tmp_path / "again", tmp_path / "out")
     assert exported(tmp_path / "out") == truth("partitions")
 
