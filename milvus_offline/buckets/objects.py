@@ -39,6 +39,10 @@ HEAD = 64
 _IN_FLIGHT = 32
 _ATTEMPTS = 6
 """Of one request, on top of what the SDK tries by itself."""
+_PATIENCE_SECONDS = 300
+"""After which a request is not tried again: a server that takes requests and never answers would be waited for for hours."""
+_SDK_ROUNDS = 2
+"""Of the attempts of S3's SDK, which its file system makes."""
 
 _CONNECTS = 3
 _CONNECT_SECONDS = 10
@@ -163,6 +167,7 @@ def _file_system(scheme: str) -> Any:
             f"{scheme}://: no credentials were found: give them {_CREDENTIALS.get(scheme, 'to the SDK')} ({e})"
         ) from e
     if scheme == "s3":
+        made.retries = _SDK_ROUNDS
         made.connect()
         made.s3.meta.events.register("before-send.s3", _count_sent)
     else:
@@ -393,6 +398,7 @@ class Objects:
 
         Raises StoreError with what to do; what is `fine` as it is.
         """
+        begun = time.monotonic()
         for attempt in range(_ATTEMPTS):
             count(requests=int(self._counts), retries=int(attempt > 0))
             try:
@@ -400,7 +406,8 @@ class Objects:
             except Exception as e:
                 if isinstance(e, fine) and not _may_pass(e):
                     raise
-                if attempt == _ATTEMPTS - 1 or not _may_pass(e):
+                waited = time.monotonic() - begun > _PATIENCE_SECONDS
+                if attempt == _ATTEMPTS - 1 or waited or not _may_pass(e):
                     _opened.pop(self.scheme, None)  # the next call may find other credentials, or another address
                     raise StoreError(explain(e, self.url(key))) from e
                 time.sleep(0.1 * 2**attempt)
@@ -421,7 +428,7 @@ _PASSING |= {getattr(errno, "EREMOTEIO", errno.EIO)}
 
 def _may_pass(e: Exception) -> bool:
     names = {c.__name__ for c in type(e).__mro__}
-    if names & {"NoCredentialsError", "EndpointConnectionError", "FileNotFoundError", "PermissionError"}:
+    if names & {"NoCredentialsError", "EndpointConnectionError", "ConnectTimeoutError", "FileNotFoundError", "PermissionError"}:
         return False
     if names & {"TimeoutError", "ConnectionError", "HTTPClientError", "ClientPayloadError", "FSTimeoutError", "HttpError"}:
         return True
@@ -470,4 +477,6 @@ def explain(e: Exception, url: str) -> str:
     if names & _UNREACHABLE:
         where = " (AWS_ENDPOINT_URL names another address than Amazon's)" if scheme == "s3" else ""
         return f"{url}: cannot reach the object store{where}: {text}"
+    if names & {"TimeoutError", "FSTimeoutError"}:
+        return f"{url}: the object store takes requests and does not answer: {text}"
     return f"{url}: unexpected answer of the object store: {text}"

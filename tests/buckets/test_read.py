@@ -18,8 +18,9 @@ from support.command import call, exported, manifest
 from support.real import STORES, truth
 
 from milvus_offline import buckets, fileio
+from milvus_offline.buckets import objects
 from milvus_offline.buckets.reading import BLOCK_BYTES
-from milvus_offline.errors import DamageError
+from milvus_offline.errors import DamageError, StoreError
 
 pytestmark = pytest.mark.server
 
@@ -217,7 +218,9 @@ def test_a_store_that_is_a_whole_bucket_or_has_keys_that_begin_with_a_slash(
         server.client.delete_bucket(Bucket=bucket)
 
 
-@pytest.mark.parametrize("command", [["rows", "-n", "1"], ["search", "-c", "books", "--id", str(1 << 62)], ["inspect"], ["verify"]])
+@pytest.mark.parametrize(
+    "command", [["rows", "-n", "1"], ["search", "-c", "books", "--id", str(1 << 62)], ["inspect"], ["verify"]]
+)
 def test_what_it_costs_is_in_every_report(command: list[str]) -> None:
     buckets.forget()
     given = [command[0], url("flat_basic"), *command[1:]]
@@ -364,6 +367,26 @@ def test_credentials_that_end_half_way_and_archived_objects_are_said(large: str,
     server.before = server.refuse = None
     assert call(*command, "--resume").code == 0
     assert sum(exported(tmp_path / "out")["faces", "_default"].values()) == 2499
+
+
+def test_a_server_that_never_answers_is_not_waited_for_for_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK has waited then, several times."""
+    from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
+
+    buckets.forget()
+    store = objects.objects("s3")
+    asked: list[int] = []
+
+    def silent(error: Exception) -> Any:
+        asked.append(1)
+        raise error
+
+    with pytest.raises(StoreError, match="cannot reach the object store"):
+        store.call(lambda: silent(ConnectTimeoutError(endpoint_url="http://192.0.2.1")), f"{BUCKET}/x")
+    monkeypatch.setattr(objects, "_PATIENCE_SECONDS", -1)
+    with pytest.raises(StoreError, match="takes requests and does not answer"):
+        store.call(lambda: silent(ReadTimeoutError(endpoint_url="http://192.0.2.1")), f"{BUCKET}/x")
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("name", ["rows.h5", "index.faiss"])
