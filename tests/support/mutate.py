@@ -46,8 +46,8 @@ NEVER_SILENT = {"catalog-table-lost", "catalog-of-before", "catalog-segment-lost
 """Recipes whose damage must be told whenever the rows differ."""
 FEW = 32
 """So many changed bytes inside of vectors and ids may go unseen."""
-SECONDS = 20
-"""More than this for one case counts as a hang."""
+SECONDS = 120
+"""More than this for one case counts as a hang: on a busy machine half a second can become twenty."""
 SLACK = 48 << 20
 """Bytes that a reader may take beyond the sizes of the store's files."""
 
@@ -184,7 +184,7 @@ class Bench:
             if _state(mutant.root) != before:
                 result.problems.append("the source was changed")
             if not result.problems and not mutant.bare:
-                with _limited(60):
+                with _limited(SECONDS):
                     result.problems += judge(mutant, store, outcome, result.error)
             elif store is not None and not result.problems:
                 result.problems += _judge_bare(mutant, store)
