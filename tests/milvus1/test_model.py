@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 @settings(
-    max_examples=200,
+    max_examples=100,
     deadline=None,
     derandomize=True,  # the same slice each time: a change is not stopped by what it did not break
     phases=(Phase.explicit, Phase.generate),  # shrinking a history takes minutes; it is told step by step instead
