@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,6 @@ NAMES = sorted(p.parent.name for p in STORES.glob("*/truth.json"))
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3Server]:
     with s3_server() as running:
-        for name in NAMES:
-            running.upload(STORES / name / "store", f"cold/{name}/")
         yield running
 
 
@@ -43,6 +42,29 @@ def environment(server: S3Server) -> Iterator[None]:
         buckets.forget()
         yield
     buckets.forget()
+
+
+@pytest.fixture(scope="module")
+def stored(server: S3Server) -> Callable[[str], None]:
+    """Puts a real store into the bucket, once."""
+
+    def put(name: str) -> None:
+        server.upload(STORES / name / "store", f"cold/{name}/")
+
+    return functools.cache(put)
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest, stored: Callable[[str], None]) -> str:
+    """Each real store, in the bucket."""
+    stored(request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def partitions(stored: Callable[[str], None]) -> str:
+    stored("partitions")
+    return url("partitions")
 
 
 def url(name: str) -> str:
@@ -63,7 +85,6 @@ def local(document: Any, name: str) -> Any:
     return document.replace(url(name), str(STORES / name / "store")) if isinstance(document, str) else document
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_inspect_and_verify_say_the_same_as_on_a_disk(name: str) -> None:
     here = STORES / name / "store"
     there = ["--catalog", str(here / "meta.default.sql")] if catalog(name) else []
@@ -74,7 +95,6 @@ def test_inspect_and_verify_say_the_same_as_on_a_disk(name: str) -> None:
         assert remote.json["bucket"]["requests"] > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_export_equals_the_server(name: str, tmp_path: Path) -> None:
     done = call("export", url(name), tmp_path / "out", "--json", *catalog(name))
     assert done.code == (3 if any(f["severity"] != "info" for f in done.json["findings"]) else 0), done.err
@@ -84,11 +104,11 @@ def test_export_equals_the_server(name: str, tmp_path: Path) -> None:
     assert done.json["bucket"]["retries"] == 0
 
 
-def test_a_busy_server_costs_repeated_requests_only(server: S3Server, tmp_path: Path) -> None:
+def test_a_busy_server_costs_repeated_requests_only(server: S3Server, partitions: str, tmp_path: Path) -> None:
     buckets.forget()
     server.busy_each = 3
     try:
-        done = call("export", url("partitions"), tmp_path / "out", "--json")
+        done = call("export", partitions, tmp_path / "out", "--json")
     finally:
         server.busy_each = 0
     assert done.code == 0, done.err
@@ -97,15 +117,15 @@ def test_a_busy_server_costs_repeated_requests_only(server: S3Server, tmp_path: 
     assert 0 < spent["retries"] <= spent["requests"] // 3
 
 
-def test_a_folder_is_listed_once(server: S3Server) -> None:
+def test_a_folder_is_listed_once(server: S3Server, partitions: str) -> None:
     buckets.forget()
     server.requests.clear()
-    assert call("inspect", url("partitions")).code == 0
+    assert call("inspect", partitions).code == 0
     listings = [path for method, path in server.requests if method == "GET" and path.rstrip("/") == f"/{BUCKET}"]
     assert len(listings) <= 2  # the store, and what lies beside it, where a configuration may be
 
 
-def test_a_listing_of_many_pages_is_read_to_its_end(server: S3Server, tmp_path: Path) -> None:
+def test_a_listing_of_many_pages_is_read_to_its_end(server: S3Server, partitions: str, tmp_path: Path) -> None:
     buckets.forget()
     pages: list[str] = []
 
@@ -116,10 +136,10 @@ def test_a_listing_of_many_pages_is_read_to_its_end(server: S3Server, tmp_path: 
 
     server.before = shorten
     try:
-        done = call("export", url("partitions"), tmp_path / "out")
+        done = call("export", partitions, tmp_path / "out")
         assert done.code == 0 and len(pages) > 5, done.err
         server.refuse = lambda method, path: "continuation-token" in pages[-1]
-        assert "no permission" in sentence("inspect", url("partitions"))
+        assert "no permission" in sentence("inspect", partitions)
     finally:
         server.before = server.refuse = None
     assert exported(tmp_path / "out") == truth("partitions")
@@ -221,15 +241,16 @@ def test_a_store_that_is_a_whole_bucket_or_has_keys_that_begin_with_a_slash(
 @pytest.mark.parametrize(
     "command", [["rows", "-n", "1"], ["search", "-c", "books", "--id", str(1 << 62)], ["inspect"], ["verify"]]
 )
-def test_what_it_costs_is_in_every_report(command: list[str]) -> None:
+def test_what_it_costs_is_in_every_report(command: list[str], stored: Callable[[str], None]) -> None:
+    stored("flat_basic")
     buckets.forget()
     given = [command[0], url("flat_basic"), *command[1:]]
     assert "\nObject store: " in call(*given).out
     assert call(*given, "--json").json["bucket"]["bytes_read"] > 0
 
 
-def test_a_store_is_loaded_from_a_bucket(tmp_path: Path) -> None:
-    done = call("load", url("partitions"), f"milvus1:{tmp_path / 'again'}")
+def test_a_store_is_loaded_from_a_bucket(partitions: str, tmp_path: Path) -> None:
+    done = call("load", partitions, f"milvus1:{tmp_path / 'again'}")
     assert done.code == 0, done.err
     assert "\nObject store: " in done.out
     call("export", tmp_path / "again", tmp_path / "out")
