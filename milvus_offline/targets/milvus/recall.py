@@ -60,19 +60,23 @@ class _Loaded:
 
     @property
     def rows(self) -> int:
+        return self.piece.rows - len(self._left_out)
+
+    @property
+    def _left_out(self) -> npt.NDArray[np.int64]:
+        """The places of the rows left out, in the piece."""
         low, high = np.searchsorted(self.dropped, (self.first, self.first + self.piece.rows))
-        return self.piece.rows - int(high - low)
+        return np.asarray(self.dropped[low:high]) - self.first
 
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
-        place, skip = self.first, start
-        for batch in self.piece.batches(max_bytes):
+        left_out = self._left_out
+        start += int(np.searchsorted(left_out - np.arange(len(left_out)), start, "right"))
+        place = self.first + start
+        for batch in self.piece.batches(max_bytes, start):
             ids, vectors = chosen(batch.ids, batch.vectors, batch.lost, self.dropped, place)
             place += batch.span
-            if skip >= len(ids):
-                skip -= len(ids)
-                continue
-            ids, vectors, skip = ids[skip:], vectors[skip:], 0
-            yield Batch(ids, _unit(vectors) if self.unit else vectors)
+            if len(ids):
+                yield Batch(ids, _unit(vectors) if self.unit else vectors)
 
 
 def _unit(vectors: Array) -> Array:

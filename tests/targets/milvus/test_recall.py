@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from support.milvus_server import shared_milvus
 
 from milvus_offline.findings import Findings
 from milvus_offline.loading import run_compare, run_load
-from milvus_offline.model import IndexSpec
+from milvus_offline.model import Batch, IndexSpec
 from milvus_offline.targets import open_target
-from milvus_offline.targets.milvus.recall import recall
+from milvus_offline.targets.milvus.recall import _Loaded, recall
 
 pytestmark = pytest.mark.server
 
@@ -93,6 +94,28 @@ def test_a_target_with_other_rows_is_not_searched(tmp_path: Path) -> None:
     run_load(more, open_target(lite, mode="append"), state=tmp_path / "2")
     _, notes = run_compare(of, open_target(lite), searches=20)
     assert "searches were not compared" in " ".join(f.message for f in notes)
+
+
+@pytest.mark.parametrize("dropped", [[], [100, 101], [102, 105, 106, 119, 120], list(range(100, 120)), [3, 99, 120]])
+def test_a_row_is_found_without_those_before_it_and_those_left_out(dropped: list[int]) -> None:
+    begun: list[int] = []
+
+    class Begun:
+        id, rows = "a", 20
+
+        def batches(self, max_bytes: int, start: int) -> Iterator[Batch]:
+            begun.append(start)
+            for n in range(start, 20):
+                yield Batch(np.array([n + 100]), floats(1, 8, n))
+
+    kept = [n for n in range(100, 120) if n not in dropped]
+    piece = _Loaded(Begun(), 100, np.array(dropped, np.int64), False)
+    assert piece.rows == len(kept)
+    for start in range(len(kept)):
+        begun.clear()
+        assert [int(b.ids[0]) for b in piece.batches(1, start)] == kept[start:]
+        assert begun == [kept[start] - 100]
+    assert list(piece.batches(1, len(kept))) == []
 
 
 def test_recall_counts_rows_of_equal_distance_as_found() -> None:
