@@ -23,7 +23,7 @@ from pymilvus import MilvusClient
 from support.absent import absent
 from support.array_source import ArraySource, bits, floats
 from support.milvus_server import MilvusServer, Unavailable, own_name, shared_milvus
-from support.real import STORES, copy_store, truth
+from support.real import STORES, truth
 from support.tables import catalog_of
 
 from milvus_offline.errors import TargetError, UsageError
@@ -217,25 +217,25 @@ def test_partitions_otherwise(target: str, tmp_path: Path, name: str, how: str) 
 
 class AllStores:
     """The real stores at once, their collections renamed `store__collection`: one flush and one load for all. Of the
-    collections that a target cannot tell apart only the first is there, as a server takes seconds for each."""
+    collections only those are there that bring a property which none before them has: a server takes seconds for each."""
 
     kind = "milvus1"
     findings = ()
     salvage = ()
 
-    def __init__(self, folder: Path, *, floating_only: bool) -> None:
-        kinds = set()
+    def __init__(self, *, floating_only: bool) -> None:
+        known: set[tuple[Any, ...]] = set()
         self.collections: list[SourceCollection] = []
         self.truth: dict[str, dict[str, Counter[tuple[int, bytes]]]] = {}
         for name in sorted(p.name for p in STORES.iterdir() if (p / "truth.npz").exists()):
-            source = open_store_source(copy_store(name, folder), **catalog_of(name))
+            source = open_store_source(STORES / name / "store", **catalog_of(name))
             for c in source.collections:
                 if floating_only and c.schema.vector_type is VectorType.BINARY:
                     continue
                 rows = {p: rows for (n, p), rows in truth(name).items() if n == c.schema.name}
-                if (kind := _kind(c.schema, rows)) in kinds:
+                if (properties := _properties(c.schema, rows)) <= known:
                     continue
-                kinds.add(kind)
+                known |= properties
                 new = f"{name}__{c.schema.name}"
                 self.collections.append(replace(c, schema=replace(c.schema, name=new)))
                 self.truth[new] = rows
@@ -247,15 +247,23 @@ class AllStores:
         return "all"
 
 
-def _kind(schema: Schema, rows: Mapping[str, Counter[tuple[int, bytes]]]) -> tuple[Any, ...]:
+def _properties(schema: Schema, rows: Mapping[str, Counter[tuple[int, bytes]]]) -> set[tuple[Any, ...]]:
     """All that makes a target treat a collection otherwise than another: its shape, and what is special in its ids."""
     ids = Counter(i for bag in rows.values() for i, _ in bag.elements())
-    special = (not ids, max(ids.values(), default=0) > 1, max(ids, default=0) == 2**63 - 1, min(ids, default=0) < 0)
-    return schema.vector_type, schema.metric_type, schema.index.type, len(rows) > 1, special
+    special = {
+        "none": not ids,
+        "repeated": max(ids.values(), default=0) > 1,
+        "largest": max(ids, default=0) == 2**63 - 1,
+        "negative": min(ids, default=0) < 0,
+        "partitions": len(rows) > 1,
+        schema.metric_type: True,
+        schema.index.type: True,
+    }
+    return {(schema.vector_type, what) for what, holds in special.items() if holds}
 
 
 def test_every_kind_of_real_collection(target: str, tmp_path: Path) -> None:
-    source = AllStores(tmp_path / "stores", floating_only=target.endswith(".db"))
+    source = AllStores(floating_only=target.endswith(".db"))
     report = load(source, target, tmp_path / "state", names="sanitize", verify="count")
     assert report.exit_code == 3, report.findings  # repeated ids in Lite; the largest id in a server
     left = {"duplicates-collapsed"} if target.endswith(".db") else {"id-not-shown"}
