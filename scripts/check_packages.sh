@@ -17,7 +17,7 @@ if [ $# = 0 ]; then
 fi
 for python in "$@"; do
     "$python" -m venv "$work/venv"
-    "$work/venv/bin/pip" install -q "$work"/dist/*.whl
+    "$work/venv/bin/pip" install -q --no-compile "$work"/dist/*.whl
     (
         cd "$work"
         "$work/venv/bin/milvus-offline" --version
