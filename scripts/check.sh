@@ -3,8 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${BIN:-.venv/bin}
-unset PYTHONDONTWRITEBYTECODE     # tests start hundreds of processes, and each would compile the package again
-export OMP_WAIT_POLICY=passive    # threads of several tests on the same cores would spin while they wait for each other
+unset PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes, and each would compile the package again
+export OMP_WAIT_POLICY=passive  # threads of several tests on the same cores would spin while they wait for each other
 "$bin/pytest" --collect-only -q >/dev/null 2>&1 &  # compiles the tests once, beside the lint, and not in each worker
 compiled=$!
 "$bin/ruff" check .

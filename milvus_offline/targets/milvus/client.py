@@ -136,9 +136,10 @@ class Client:
         if self.kind == "lite":
             return replace(lite_facts(), version=self.version, existing={n: self.existing(n) for n in names if n in there})
         aliases = self.aliases(there, names)
-        there.update(n for n in names if aliases.get(n) == n and aliases.pop(n))  # made since the list was
+        there |= {name for name, collection in aliases.items() if name == collection}  # made since the list was
         existing = {n: self.existing(n) for n in names if n in there}
-        return server_facts(self.kind, self.version, existing, aliases=aliases)
+        others = {alias: collection for alias, collection in aliases.items() if alias != collection}
+        return server_facts(self.kind, self.version, existing, aliases=others)
 
     def aliases(self, there: Collection[str], names: Sequence[str]) -> dict[str, str]:
         """Alias -> collection, of those in `names` that are aliases and of those of collections in `names`; a collection that
