@@ -15,9 +15,8 @@ from milvus_offline.milvus1.segment.bloom import (
     counter_index,
     filter_shape,
 )
-from milvus_offline.milvus1.segment.idhash import id_hashes
+from milvus_offline.milvus1.segment.idhash import Hashes, id_hashes
 
-_U32 = npt.NDArray[np.uint32]
 _U64 = npt.NDArray[np.uint64]
 
 
@@ -29,17 +28,17 @@ def build_filter(batches: Iterable[npt.ArrayLike], capacity: int, *, legacy: boo
     """
     result = BloomFilter(LEGACY_CAPACITY if legacy else capacity, legacy=legacy)
     limit = result.capacity - 1 if legacy else result.capacity
-    hashes: list[list[tuple[_U32, _U32]]] = [[]]
+    hashes: list[list[Hashes]] = [[]]
     firsts, counts = [0], [0]
     for chunk in chunks(batches):
         if limit <= 0:
             raise ValueError("a bloom filter of capacity 0 cannot take ids")
         unsigned = chunk.view(np.uint64)
         before = np.maximum.accumulate(np.concatenate((np.array([result.max_id], np.uint64), unsigned)))[:-1]
-        h1, h2 = id_hashes(chunk)
+        found = id_hashes(chunk)
         at = 0
         while at < len(chunk):
-            at += _take(unsigned[at:], before[at:], h1[at:], h2[at:], limit, firsts, counts, hashes)
+            at += _take(unsigned[at:], before[at:], found[at:], limit, firsts, counts, hashes)
             if at < len(chunk):
                 firsts.append(int(before[at]) + 1)
                 counts.append(0)
@@ -58,12 +57,11 @@ def build_filter(batches: Iterable[npt.ArrayLike], capacity: int, *, legacy: boo
 def _take(  # many: the state of a loop over millions of ids, as plain arrays
     ids: _U64,
     before: _U64,
-    h1: _U32,
-    h2: _U32,
+    found: Hashes,
     limit: int,
     firsts: list[int],
     counts: list[int],
-    hashes: list[list[tuple[_U32, _U32]]],
+    hashes: list[list[Hashes]],
 ) -> int:
     """Gives ids to the filters until the next one would begin a new filter; returns how many were given.
 
@@ -78,21 +76,21 @@ def _take(  # many: the state of a loop over millions of ids, as plain arrays
     owner = np.searchsorted(np.array(firsts, np.uint64), ids[:n], side="right") - 1 if len(firsts) > 1 else None
     for index in range(len(firsts)):
         mine = slice(0, n) if owner is None else np.flatnonzero(owner == index)
-        part = h1[:n][mine], h2[:n][mine]
-        if len(part[0]):
+        part = found[:n][mine]
+        if len(part):
             hashes[index].append(part)
-            counts[index] += len(part[0])
+            counts[index] += len(part)
     return n
 
 
-def _count(parts: list[tuple[_U32, _U32]], functions: int, per_function: int) -> npt.NDArray[np.uint8]:
+def _count(parts: list[Hashes], functions: int, per_function: int) -> npt.NDArray[np.uint8]:
     """The packed counters, each at most 15, of all hashes; one function after the other, so that its counters stay close."""
     nibbles = np.zeros(functions * per_function + functions * per_function % 2, np.uint8)
     one = np.uint32(1)  # of the counters' own type: thirty times as fast as a plain 1
     for i in range(functions):
         counts = np.zeros(per_function, np.uint32)
-        for h1, h2 in parts:
-            np.add.at(counts, counter_index(h1, h2, i, per_function), one)
+        for part in parts:
+            np.add.at(counts, counter_index(part, i, per_function), one)
         np.minimum(counts, 15, out=counts)
         nibbles[i * per_function : (i + 1) * per_function] = counts
     nibbles[0::2] <<= 4

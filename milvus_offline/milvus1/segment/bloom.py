@@ -14,6 +14,7 @@ import math
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from ... import fileio
 from ...errors import DamageError
-from .idhash import Ids, id_hashes
+from .idhash import Hashes, Ids, id_hashes
 
 MAGIC = 0x00305F6D6F6F6C62
 HEADER = struct.Struct("<QIdQ")
@@ -39,9 +40,10 @@ MAX_FILTERS = 512
 
 _CHUNK = 8192
 """Ids that are hashed at once: the words of a chunk stay in the cache."""
-
-_U64 = npt.NDArray[np.uint64]
-_U32 = npt.NDArray[np.uint32]
+_COUNTED = 1 << 18
+"""Hashes that are counted at once."""
+_THREADS = 2
+"""Functions that are counted at once; sorting, which is most of it, leaves the interpreter to others."""
 
 
 def filter_shape(capacity: int, error_rate: float, index: int) -> tuple[int, int]:
@@ -90,11 +92,11 @@ class BloomFilter:
         array = np.ascontiguousarray(ids, np.int64)
         result = np.zeros(len(array), np.bool_)
         for at in range(0, len(array), _CHUNK):
-            h1, h2 = id_hashes(array[at : at + _CHUNK])
+            hashes = id_hashes(array[at : at + _CHUNK])
             part = result[at : at + _CHUNK]
             for one in self.filters:
                 if one.per_function:  # a segment without rows has no counters
-                    part |= _member(one, h1, h2)
+                    part |= _member(one, hashes)
         return result
 
     def write(self, file: IO[bytes]) -> int:
@@ -232,25 +234,25 @@ def _probe(fd: int, path: object, heads: Iterable[_Head], ids: npt.ArrayLike) ->
     result = np.zeros(len(array), np.bool_)
     if not len(array):
         return result
-    h1, h2 = id_hashes(array)
+    hashes = id_hashes(array)
     for head in heads:
         if head.per_function:  # a segment without rows has no counters
-            result |= _member_on_disk(fd, path, head, h1, h2)
+            result |= _member_on_disk(fd, path, head, hashes)
     return result
 
 
-def _member_on_disk(fd: int, path: object, head: _Head, h1: _U32, h2: _U32) -> npt.NDArray[np.bool_]:
+def _member_on_disk(fd: int, path: object, head: _Head, hashes: Hashes) -> npt.NDArray[np.bool_]:
     """One byte a function and id, as long as all before it spoke for the id."""
-    left = np.arange(len(h1))
+    left = np.arange(len(hashes))
     octet = bytearray(1)
     for i in range(head.functions):
-        counter = counter_index(h1[left], h2[left], i, head.per_function) + i * head.per_function
+        counter = counter_index(hashes[left], i, head.per_function).astype(np.int64) + i * head.per_function
         octets = np.empty(len(left), np.uint8)
         for place, offset in enumerate((counter >> 1).tolist()):
             fileio.read_into(fd, memoryview(octet), head.at + offset, path)
             octets[place] = octet[0]
         left = left[_nibbles(octets, counter) != 0]
-    result = np.zeros(len(h1), np.bool_)
+    result = np.zeros(len(hashes), np.bool_)
     result[left] = True
     return result
 
@@ -267,14 +269,12 @@ def write_new_filter(file: IO[bytes], batches: Iterable[npt.ArrayLike], scratch:
     The ids come in batches (int64 [n]). As many as there are is the capacity, so one filter takes them all, in any order.
     `scratch` is an empty file for reading and writing (8 bytes per id).
     """
-    max_id = 0
-    sizes: list[int] = []
+    max_id = rows = 0
     for chunk in chunks(batches):
         max_id = max(max_id, int(chunk.view(np.uint64).max()))
-        scratch.write(np.stack(id_hashes(chunk)).data)
-        sizes.append(len(chunk))
+        scratch.write(id_hashes(chunk).data)
+        rows += len(chunk)
     scratch.flush()
-    rows = sum(sizes)
     empty = BloomFilter(rows)
     functions, per_function = filter_shape(rows, empty.error_rate, 0)
     nbytes = (functions * per_function + 1) // 2
@@ -282,27 +282,34 @@ def write_new_filter(file: IO[bytes], batches: Iterable[npt.ArrayLike], scratch:
     file.write(BITMAP.pack(max_id, rows + 1, 0))
     file.write(FILTER.pack(0, rows))
     pending = np.empty(0, np.uint8)
-    for i in range(functions):
-        counts = np.concatenate((pending, _count_spilled(scratch, sizes, i, per_function)))
-        even = len(counts) & ~1
-        file.write((counts[0:even:2] << np.uint8(4) | counts[1:even:2]).data)
-        pending = counts[even:]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, functions, _THREADS):  # no more than are written next: each is as large as two bytes an id
+            some = range(first, min(first + _THREADS, functions))
+            for counts in pool.map(lambda i: _count_spilled(scratch.fileno(), rows, i, per_function), some):
+                counts = np.concatenate((pending, counts))
+                even = len(counts) & ~1
+                file.write((counts[0:even:2] << np.uint8(4) | counts[1:even:2]).data)
+                pending = counts[even:]
     file.write((pending << np.uint8(4)).data)
     return HEADER.size + BITMAP.size + FILTER.size + nbytes
 
 
-def _count_spilled(scratch: IO[bytes], sizes: list[int], function: int, per_function: int) -> npt.NDArray[np.uint8]:
+def _count_spilled(fd: int, rows: int, function: int, per_function: int) -> npt.NDArray[np.uint8]:
     """The counters of one function, each at most 15: uint8 [per_function]."""
+    hashes = np.empty(min(rows, _COUNTED), np.uint64)
     wide: type[np.unsignedinteger[Any]]
     for wide in (np.uint8, np.uint32):
         counts = np.zeros(per_function, wide)
-        scratch.seek(0)
-        for size in sizes:
-            h1, h2 = np.frombuffer(scratch.read(8 * size), np.uint32).reshape(2, size)
-            np.add.at(counts, counter_index(h1, h2, function, per_function), wide(1))
-        if int(counts.sum(dtype=np.int64)) == sum(sizes):  # otherwise an id is there so often that its counter went round
+        for first in range(0, rows, _COUNTED):
+            part = hashes[: rows - first]
+            fileio.read_into(fd, part.view(np.uint8).data, 8 * first)
+            at = counter_index(part, function, per_function)
+            at.sort()  # from one end of the counters to the other: they are more than a processor's cache holds
+            np.add.at(counts, at.astype(np.int64), wide(1))
+        if int(counts.sum(dtype=np.int64)) == rows:  # otherwise an id is there so often that its counter went round
             break
-    return np.minimum(counts, 15).astype(np.uint8)
+    np.minimum(counts, 15, out=counts)
+    return counts.astype(np.uint8, copy=False)
 
 
 def chunks(batches: Iterable[npt.ArrayLike]) -> Iterator[Ids]:
@@ -312,15 +319,18 @@ def chunks(batches: Iterable[npt.ArrayLike]) -> Iterator[Ids]:
             yield array[at : at + _CHUNK]
 
 
-def counter_index(h1: _U32, h2: _U32, function: int, per_function: int) -> npt.NDArray[np.int64]:
-    value = h1 + h2 * np.uint32(function)
+def counter_index(hashes: Hashes, function: int, per_function: int) -> npt.NDArray[np.uint32]:
+    """Which of its counters a function takes: the low half of the hash and `function` times the high one, in 32 bits."""
+    value = (hashes >> np.uint64(32)).astype(np.uint32)
+    value *= np.uint32(function)
+    value += hashes.astype(np.uint32)
     value -= value // np.uint32(per_function) * np.uint32(per_function)  # much faster than %
-    return value.astype(np.int64)
+    return value
 
 
-def _member(one: CountingFilter, h1: _U32, h2: _U32) -> npt.NDArray[np.bool_]:
-    result = np.ones(len(h1), np.bool_)
+def _member(one: CountingFilter, hashes: Hashes) -> npt.NDArray[np.bool_]:
+    result = np.ones(len(hashes), np.bool_)
     for i in range(one.functions):
-        counter = counter_index(h1, h2, i, one.per_function) + i * one.per_function
+        counter = counter_index(hashes, i, one.per_function).astype(np.int64) + i * one.per_function
         result &= _nibbles(one.counters[counter >> 1], counter) != 0
     return result

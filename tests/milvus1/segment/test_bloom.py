@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import lzma
 import struct
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 from support.filters import build_filter
 
 from milvus_offline.errors import DamageError
-from milvus_offline.milvus1.segment.bloom import BloomFilter, filter_shape, read_filter
+from milvus_offline.milvus1.segment import bloom as bloom_module
+from milvus_offline.milvus1.segment.bloom import BloomFilter, filter_shape, read_filter, write_new_filter
 from milvus_offline.milvus1.segment.idhash import id_hashes
 
 pytestmark = pytest.mark.slow
@@ -30,6 +32,14 @@ def read_ids(path: Path) -> np.ndarray:
 def content(bloom: BloomFilter) -> bytes:
     file = io.BytesIO()
     assert bloom.write(file) == len(file.getvalue())
+    return file.getvalue()
+
+
+def written(batches: list[np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    with tempfile.TemporaryFile() as scratch:
+        size = write_new_filter(file, batches, scratch)
+    assert size == len(file.getvalue())
     return file.getvalue()
 
 
@@ -107,6 +117,8 @@ def test_the_servers_own_filters(segment: Path) -> None:
     assert bloom.contains(ids)[live].all()
     if not len(deleted):
         assert content(build_filter([ids], len(ids), legacy=bloom.legacy)) == path.read_bytes()
+        if not bloom.legacy:
+            assert written([ids]) == path.read_bytes()
     assert content(bloom) == path.read_bytes()
 
 
@@ -146,12 +158,16 @@ def test_hashes_of_every_length_and_sign() -> None:
     values = [0, 1, -1, 9, 10, -(2**63), 2**63 - 1, 9999, 10000, -9999, -10000, 123456789012345678]
     values += [sign * (10**digits + delta) for sign in (1, -1) for digits in range(19) for delta in (-1, 0, 7)]
     values += [int(v) for v in np.random.default_rng(1).integers(-(2**63), 2**63 - 1, 300)]
-    h1, h2 = id_hashes(np.array(values, np.int64))
-    assert [int(b) << 32 | int(a) for a, b in zip(h1, h2, strict=True)] == [murmur(str(v).encode()) for v in values]
-    for length in (1, 7, 15, 16, 17, 19):  # one length for all
-        same = np.arange(10 ** (length - 1), 10 ** (length - 1) + 5, dtype=np.int64)
-        low, high = id_hashes(same)
-        assert [int(b) << 32 | int(a) for a, b in zip(low, high, strict=True)] == [murmur(str(v).encode()) for v in same]
+    assert id_hashes(np.array(values, np.int64)).tolist() == [murmur(str(v).encode()) for v in values]
+
+
+@pytest.mark.parametrize("step", [1, 3, 999, 10**7 + 1])
+@pytest.mark.parametrize("length", range(2, 20))
+def test_hashes_of_neighbouring_ids(length: int, step: int) -> None:
+    """Runs of ids with the same first letters, which end anywhere; also backwards, below zero and shuffled."""
+    ids = np.arange(60, dtype=np.int64) * min(step, 10 ** (length - 2)) + 10 ** (length - 1) + 10 ** (length - 1) // 7
+    for same in (ids, ids[::-1].copy(), -ids, np.random.default_rng(length).permutation(ids), np.repeat(ids, 20)):
+        assert id_hashes(same).tolist() == [murmur(str(v).encode()) for v in same]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -175,6 +191,34 @@ def test_scaling_follows_the_server(seed: int, batch: int) -> None:
         assert unpacked(mine.counters, len(counters)) == counters
     assert len(bloom.filters) > 1 or seed == 1  # descending ids never begin a new filter
     assert bloom.contains(ids).all()
+
+
+@pytest.mark.parametrize("counted", [7, 64, 1 << 18])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.arange(0),
+        np.arange(1),
+        np.arange(500)[::-1] * 37 - 200,
+        np.random.default_rng(1).integers(-(2**63), 2**63 - 1, 301),
+        np.repeat(np.arange(10**15, 10**15 + 3), 400),  # more often than a byte counts
+        np.repeat([5, 7], [255, 256]),
+        np.full(512, 42),
+    ],
+    ids=lambda ids: f"{len(ids)} ids",
+)
+def test_a_new_filter_is_what_the_server_would_write(ids: np.ndarray, counted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bloom_module, "_COUNTED", counted)
+    raw = written([ids[:5], ids[5:5], ids[5:]])
+    assert raw == content(build_filter([ids], len(ids)))
+    functions, per_function = filter_shape(len(ids), 0.01, 0)
+    found = unpacked(np.frombuffer(raw, np.uint8, offset=68), functions * per_function)
+    expected = np.zeros(functions * per_function, int)
+    for value in ids.tolist():
+        h = murmur(str(value).encode())
+        for i in range(functions):
+            expected[((h & 0xFFFFFFFF) + i * (h >> 32)) % (1 << 32) % per_function + i * per_function] += 1
+    assert found == np.minimum(expected, 15).tolist()
 
 
 def test_counters_saturate() -> None:
