@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 _CHUNK = 1 << 18
+_BLOCK = 1 << 14
+"""Bytes whose bits are counted at once."""
 
 
 class DeadRows:
@@ -75,25 +77,26 @@ class DeadRows:
 
     def right_before(self, row: int) -> int:
         """How many rows right before this one are dead, without a live one between."""
-        first = row
+        first, step = row, 64
         while first:
-            low = max(0, first - _CHUNK)
+            low = max(0, first - step)
             live = np.flatnonzero(~self.window(low, first))
             if len(live):
                 return row - (low + int(live[-1]) + 1)
-            first = low
+            first, step = low, min(2 * step, _CHUNK)
         return row
 
     def row_of_live(self, number: int) -> int:
         """Offset of the `number`-th live row (counted from 0); `rows` when there are not so many."""
-        block = 1 << 15
-        for low in range(0, len(self._bits), block):
-            part = self._bits[low : low + block]
-            rows_here = min(self.rows - 8 * low, 8 * len(part))
-            live = rows_here - int(np.bitwise_count(part).sum(dtype=np.int64))
+        for low in range(0, len(self._bits), _BLOCK):
+            dead = np.bitwise_count(self._bits[low : low + _BLOCK])
+            live = min(self.rows - 8 * low, 8 * len(dead)) - int(dead.sum(dtype=np.int64))
             if number < live:
-                dead = self.window(8 * low, 8 * low + rows_here)
-                return 8 * low + int(np.flatnonzero(~dead)[number])
+                up_to = np.cumsum(8 - dead, dtype=np.int32)  # the last byte may count some too many, behind all rows
+                octet = int(np.searchsorted(up_to, number, side="right"))
+                number -= int(up_to[octet - 1]) if octet else 0
+                first = 8 * (low + octet)
+                return first + int(np.flatnonzero(~self.window(first, first + 8))[number])
             number -= live
         return self.rows
 
