@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -88,11 +89,26 @@ def open_given(path: str, **given: Any) -> Source:
 
     if reason := unreadable(path):
         raise StoreError(reason)
+    _keep_freed_memory()
     opened = open_source(path, source_options(path, **given))
     begin_log_file(opened)
     if logging_asked() and (store := getattr(opened, "store", None)) is not None:
         log_store(store)
     return opened
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def _keep_freed_memory() -> None:
+    """Has the C library keep what arrays free for those to come, where it can: that of GNU gives some hundred KiB back to the
+    system at once otherwise, and each page of the next array costs as much as what is done with it."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, 8 << 20)
+        library.mallopt(_M_TRIM_THRESHOLD, 32 << 20)
 
 
 def source_options(path: str, *, ids: str | None = None, target_metric: str | None = None, **given: Any) -> SourceOptions:
