@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -72,6 +71,8 @@ def _require(what: str, patterns: tuple[str, ...], names: Sequence[str]) -> None
         if not any(matches(pattern, n) for n in names):
             known = sorted(set(names))
             if len(known) > 20:
+                from difflib import get_close_matches
+
                 near = get_close_matches(pattern, known, 5, 0.5)
                 known = [*near, *(n for n in known if n not in near)]
             there = ", ".join(printable(n) for n in known[:20]) + (", …" if len(known) > 20 else "")

@@ -14,7 +14,6 @@ import math
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -269,6 +268,8 @@ def write_new_filter(file: IO[bytes], batches: Iterable[npt.ArrayLike], scratch:
     The ids come in batches (int64 [n]). As many as there are is the capacity, so one filter takes them all, in any order.
     `scratch` is an empty file for reading and writing (8 bytes per id).
     """
+    from concurrent.futures import ThreadPoolExecutor  # every command loads this module
+
     max_id = rows = 0
     for chunk in chunks(batches):
         max_id = max(max_id, int(chunk.view(np.uint64).max()))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import IO, cast
@@ -57,6 +56,8 @@ class Probe:
     folder's own; `others` as in `holds_just`. Raises OSError when no process can be started."""
 
     def __init__(self, folder: str, files: Iterable[str], others: Iterable[str], questions: Sequence[Question]) -> None:
+        import subprocess  # rarely needed
+
         self._names = [name for name, _, _ in questions]
         self._found: dict[str, bool] | None = None
         command = [sys.executable, "-I", "-S", __file__, " ".join(files), " ".join(others)]
