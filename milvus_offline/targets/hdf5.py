@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from .. import fileio
 from ..errors import TargetError, UsageError
 from ..findings import Findings
-from ..guard import explained
+from ..guard import explained, free_space, keep_out
 from ..ledger import Ledger
 from ..manifest import LEDGER, MANIFEST, Checksums, OutFile, build_manifest, checksum_of_parts, columns_of, octets
 from ..milvus1.extents import Extent, extents_of, whole_segment
@@ -259,6 +259,9 @@ class Hdf5Export:
             "link": self.link,
             "task_bytes": TASK_BYTES,
         }
+        if self.reflink == "always" and not resume:  # refuse before anything is created, or an earlier export goes
+            keep_out(self.out, source.describe())
+            self._can_share(free_space(self.out)[0])
         self.ledger = begin_export(self.out, source, key, overwrite=self.overwrite, resume=resume, durable=self.sync)
         with explained("create", self.out, resumable=self.sync):
             self._decide_sharing()
@@ -269,14 +272,14 @@ class Hdf5Export:
         assert self.ledger is not None
         if self.compression != "none" or self.link:
             return
-        whole = {f.path: s for f, groups in self._files if (s := _whole(groups)) is not None}
         if _SHARING not in self.ledger.done:
-            share = (bool(whole) or self.reflink == "always") and can_share(
-                [s.raw_path for s in whole.values()], self.out, self.reflink
-            )
-            self.ledger.add({_SHARING: {"share": share}})
+            self.ledger.add({_SHARING: {"share": self._can_share(self.out)}})
         if self.ledger.done[_SHARING]["share"]:
-            self._files = [(f._replace(aligned=f.path in whole), groups) for f, groups in self._files]
+            self._files = [(f._replace(aligned=_whole(groups) is not None), groups) for f, groups in self._files]
+
+    def _can_share(self, folder: Path) -> bool:
+        paths = [s.raw_path for _, groups in self._files if (s := _whole(groups)) is not None]
+        return (bool(paths) or self.reflink == "always") and can_share(paths, folder, self.reflink)
 
     def _tasks(self, file: OutFile, groups: list[list[Slice]]) -> Iterator[Task]:
         """Creates the file as far as needed and gives the tasks that fill it."""

@@ -112,6 +112,7 @@ def test_where_blocks_cannot_be_shared_always_is_refused(volume: Path, tmp_path:
     refused = call("load", store, f"milvus1:{volume / 'other'}", "--reflink", "always")
     assert refused.code == 1
     assert "cannot share blocks with the store" in refused.err
+    assert not (volume / "other").exists()
 
 
 # Exports -------------------------------------------------------------------------------------------------------------
@@ -164,6 +165,12 @@ def test_an_export_to_another_volume_is_copied(volume: Path, tmp_path: Path) -> 
     assert call("export", store, volume / "copied").code == 0
     assert exported(volume / "copied")["faces", "_default"] == bag(rows(range(1000), dim=512))
     assert "cannot share blocks" in call("export", store, volume / "refused", "--reflink", "always").err
+    assert not (volume / "refused").exists()
+    assert "cannot share blocks" in call("export", store, volume / "copied", "--reflink", "always", "--overwrite").err
+    assert exported(volume / "copied")["faces", "_default"] == bag(rows(range(1000), dim=512))
+    before = (store / "db").stat().st_mtime_ns
+    assert "never written to" in call("export", store, store / "db" / "out", "--reflink", "always").err
+    assert (store / "db").stat().st_mtime_ns == before
     wrong = call("export", store, tmp_path / "parquet", "--format", "parquet", "--reflink", "always")
     assert wrong.code == 2
     for other in ("--link", "--compression=gzip"):

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ... import fileio
 from ...errors import TargetError, UsageError
 from ...findings import Findings
-from ...guard import explained
+from ...guard import explained, free_space
 from ...ledger import Ledger
 from ...manifest import LEDGER
 from ...milvus1.catalog import write as catalog
@@ -202,6 +202,8 @@ class StoreTarget(LoadTarget):
 
     def plan(self, source: Source, folder: Path | None) -> Plan:
         o = self.options
+        if o.reflink == "always" and folder is not None:  # refuse before anything is created
+            self._can_clone(source, free_space(self.path)[0])
         self._settings = [settings_of(c.schema, o.metric, o.index_file_size, o.index) for c in source.collections]
         self._names = check_names(source.collections, o.rename)
         notes = Findings(note for found in self._settings for note in found.findings)
@@ -220,7 +222,7 @@ class StoreTarget(LoadTarget):
         self._ledger = ledger
         with explained("create", self.path):
             if _PLAN not in ledger.done:
-                ledger.add({_PLAN: {"created_on": catalog.microseconds(), "clone": self._can_clone(source)}})
+                ledger.add({_PLAN: {"created_on": catalog.microseconds(), "clone": self._can_clone(source, self.path)}})
             created_on = int(ledger.done[_PLAN]["created_on"])
             self._clone = bool(ledger.done[_PLAN].get("clone"))
             self._tables = list(self._lay_out(source.collections, created_on))
@@ -228,13 +230,13 @@ class StoreTarget(LoadTarget):
                 (self._db / TABLES / table.row.table_id).mkdir(parents=True, exist_ok=True)
             return [task for table in self._tables for task in self._tasks(table)]
 
-    def _can_clone(self, source: Source) -> bool:
+    def _can_clone(self, source: Source, folder: Path) -> bool:
         if self.options.reflink == "never":
             return False
         collections = [c for c in source.collections if not makes_ids(c, self.options.ids)]
         whole = (whole_segment(p) for c in collections for partition in c.partitions for p in partition.pieces)
         paths = [s.raw_path for s in whole if s is not None]
-        return (bool(paths) or self.options.reflink == "always") and can_share(paths, self.path, self.options.reflink)
+        return (bool(paths) or self.options.reflink == "always") and can_share(paths, folder, self.options.reflink)
 
     @property
     def _db(self) -> Path:
