@@ -42,7 +42,7 @@ def _missing(text: str, package: str, extra: str, exit_code: int) -> MissingPack
 
 
 class StoreError(MilvusOfflineError):
-    """The path is not a store, or its catalog cannot be read."""
+    """The path is not a store, its catalog cannot be read, or a bucket does not give or take what is asked of it."""
 
 
 class DamageError(MilvusOfflineError):

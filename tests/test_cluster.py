@@ -177,6 +177,8 @@ def test_wrong_clusters_are_refused_in_one_sentence(store: Path, tmp_path: Path)
         done = call("export", store, tmp_path / "out", "--cluster", url)
         assert (done.code, len(done.err.strip().splitlines())) == (code, 1), done.err
         assert words in done.err
+    done = call("export", store, tmp_path / "out", "--cluster", "dask://127.0.0.1:9", "--jobs", "2")
+    assert done.code == 2 and "--jobs is about this machine" in done.err
     assert not (tmp_path / "out").exists()
 
 

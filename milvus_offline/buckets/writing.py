@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import MilvusOfflineError, StoreError, TargetError
+from ..errors import MilvusOfflineError, StoreError
 from .objects import MISSING, count, explain, objects
 from .paths import BucketPath
 
@@ -62,7 +62,9 @@ class Bucket:
 
 
 class Upload:
-    """A new object that is sent in parts while it is written. It appears when it is closed; after an error it never does."""
+    """A new object that is sent in parts while it is written. It appears when it is closed; after an error it never does.
+
+    Raises StoreError where the bucket refuses something."""
 
     def __init__(self, url: str) -> None:
         place = BucketPath(url)
@@ -77,7 +79,7 @@ class Upload:
         except MilvusOfflineError:
             raise
         except Exception as e:
-            raise TargetError(explain(e, self._url)) from e
+            raise StoreError(explain(e, self._url)) from e
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")

@@ -105,6 +105,8 @@ def command(  # many: one for each option
     set_up_log(verbose)
     if o["resume"] and o["overwrite"]:
         raise UsageError("--resume and --overwrite contradict each other: leave one of them out")
+    if o["cluster"] and is_typed("jobs"):
+        raise UsageError("--jobs is about this machine, --cluster has workers of its own: leave one of them out")
     options = {"overwrite": o["overwrite"], "sync": not o["no_sync"]}
     options |= {name: o[name] for name in ("compression", "link", "reflink") if is_typed(name) or (o[name] and is_chosen(name))}
     open_export(out, o["file_format"], **options)  # refuses what does not go with the format before anything is opened

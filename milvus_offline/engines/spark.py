@@ -19,6 +19,7 @@ try:
 except ImportError as e:
     raise ImportError(f"this module needs pyspark 4.0 or newer: {pip_install('spark')} ({e})") from e
 
+_OPTIONS = ("path", "collection", "partition", "catalog", "wal", "parts")
 _TYPES = {"|i1": "tinyint", "<i2": "smallint", "<i4": "int", "<i8": "bigint", "<f4": "float", "<f8": "double"}
 
 
@@ -30,6 +31,9 @@ class MilvusOffline(DataSource):  # type: ignore[misc]
         return "milvus1"
 
     def _open(self) -> Table:
+        unknown = [name for name in self.options if name.lower() not in _OPTIONS]
+        if unknown:
+            raise UsageError(f"milvus1: there is no option {', '.join(sorted(unknown))}; there are: {', '.join(_OPTIONS)}")
         path = self.options.get("path")
         if not path:
             raise UsageError("milvus1: expected .option('path', …) or .load(path), the folder of the store")

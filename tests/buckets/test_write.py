@@ -93,7 +93,7 @@ def test_an_interrupted_export_goes_on_where_it_stopped(
     server.refuse = lambda method, path: method == "PUT" and "/00002/" in path
     broken = call("export", store, OUT, "--format", "npy", "--jobs", "1")
     assert broken.code == 1
-    assert len(broken.err.strip().splitlines()) == 1
+    assert len(broken.err.strip().splitlines()) == 1 and "--resume goes on" in broken.err
     assert "manifest.json" not in exported(server)
     server.refuse = None
     assert "--resume" in call("export", store, OUT, "--format", "npy").err

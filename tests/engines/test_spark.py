@@ -98,3 +98,11 @@ def test_a_path_must_be_named() -> None:
 
     with pytest.raises(UsageError, match=r"expected \.option"):
         MilvusOffline({}).schema()
+
+
+def test_an_unknown_option_is_named() -> None:
+    from milvus_offline.engines.spark import MilvusOffline
+    from milvus_offline.errors import UsageError
+
+    with pytest.raises(UsageError, match="there is no option colection; there are: path, collection"):
+        MilvusOffline({"path": "nowhere", "colection": "faces"}).schema()
