@@ -103,9 +103,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def _keep_freed_memory() -> None:
     """Has the C library keep what arrays free for those to come, where it can: that of GNU gives some hundred KiB back to the
     system at once otherwise, and each page of the next array costs as much as what is done with it."""
-    import ctypes
+    with contextlib.suppress(ImportError, OSError, AttributeError, TypeError):
+        import ctypes
 
-    with contextlib.suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_THRESHOLD, 8 << 20)
         library.mallopt(_M_TRIM_THRESHOLD, 32 << 20)
