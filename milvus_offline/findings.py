@@ -641,6 +641,14 @@ SECTIONS = (
                 "Look for a complete copy, or for the file that was not copied.",
             ),
             Code(
+                "rows-unreadable",
+                (ERROR,),
+                "Rows of an HDF5 file, an array or a file of vectors cannot be read: the disk refuses their bytes, or a "
+                "compressed chunk is damaged (the message names the places). They are left out, all others are read.",
+                "Look for a complete copy of the file. Where the disk refuses it, copy the disk with ddrescue before it gets "
+                "worse.",
+            ),
+            Code(
                 "rows-look-unwritten",
                 (WARNING,),
                 "The last rows of a file are zeros with the id 0: its writer may have been interrupted.",

@@ -67,6 +67,8 @@ class _File(NamedTuple):
     """Rows, by their number in the segment or log."""
     foreign: list[int]
     """Rows whose ids are another segment's, as often as somebody counted them."""
+    damaged: list[tuple[int, int, str]]
+    """Rows first..last-1 whose bytes can be read and mean nothing, and why."""
 
 
 class LostBlocks(NamedTuple):
@@ -85,7 +87,7 @@ class Watch:
 
     def _file(self, where: str, path: str) -> _File:
         if path not in self._files:
-            self._files[path] = _File(where, [0], [], [], [], [])
+            self._files[path] = _File(where, [0], [], [], [], [], [])
         return self._files[path]
 
     def note_unreadable(self, where: str, path: str, places: Ranges, rows: Ranges) -> None:
@@ -93,6 +95,10 @@ class Watch:
         file = self._file(where, path)
         file.unreadable.extend(places)
         file.lost.extend(rows)
+
+    def note_damaged(self, where: str, path: str, rows: Ranges, reason: str) -> None:
+        """Rows (numbered within `where`) that are left out because what is stored of them means nothing."""
+        self._file(where, path).damaged.extend((first, last, reason) for first, last in rows)
 
     def note_runs(self, where: str, path: str, count: int, kept: Iterable[Run]) -> None:
         """Runs of equal bytes: how many, and those that may be lost blocks."""
@@ -111,7 +117,7 @@ class Watch:
     @property
     def is_incomplete(self) -> bool:
         """Whether rows were left out."""
-        return any(f.lost for f in self._files.values())
+        return any(f.lost or f.damaged for f in self._files.values())
 
     def result(self) -> dict[str, Any]:
         """All of it as JSON values, under one key; nothing when there is nothing."""
@@ -119,10 +125,13 @@ class Watch:
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Takes what another one's `result` gave."""
-        for path, (where, runs, kept, unreadable, lost, *foreign) in result.get("seen", {}).items():
+        for path, (where, runs, kept, unreadable, lost, *more) in result.get("seen", {}).items():
+            foreign, damaged = (*more, [], [])[:2]
             self.note_runs(where, path, runs[0], (Run(*r) for r in kept))
-            self.note_foreign(where, path, max((n for counts in foreign for n in counts), default=0))
+            self.note_foreign(where, path, max(foreign, default=0))
             self.note_unreadable(where, path, [(a, b) for a, b in unreadable], [(a, b) for a, b in lost])
+            for first, last, reason in damaged:
+                self.note_damaged(where, path, [(first, last)], reason)
 
     @classmethod
     def of(cls, results: Iterable[Mapping[str, Any]]) -> Watch:
@@ -172,6 +181,7 @@ class Watch:
                 rows.setdefault(file.where, []).extend(file.lost)
         for where, texts in places.items():
             code = "wal-unreadable" if all(p.endswith(".wal") for p in self._paths(where)) else "segment-unreadable"
+            code = "rows-unreadable" if where in self._files else code  # a file that is no part of a store
             count = sum(b - a for a, b in union(rows[where]))
             text = (
                 f"{'; '.join(texts)}. The rows there are left out, all others are read. Copy the disk with ddrescue before it "
@@ -179,6 +189,13 @@ class Watch:
             )
             notes.error(code, where, text, count)
         for path, file in self._files.items():
+            if file.damaged:
+                lost_rows = union((first, last) for first, last, _ in file.damaged)
+                text = (
+                    f"{path}: {in_words(lost_rows, 'row')} cannot be read: {file.damaged[0][2]}. They are left out, all others "
+                    "are read. Look for a complete copy of the file"
+                )
+                notes.error("rows-unreadable", file.where, text, sum(b - a for a, b in lost_rows))
             lost = self.lost_blocks(path)
             if lost is not None:
                 text = (
@@ -197,11 +214,11 @@ class Watch:
         return notes
 
 
-def in_words(places: Ranges) -> str:
-    """Byte ranges in words."""
-    names = [f"bytes {a} to {b - 1}" for a, b in places[:_NAMED]]
+def in_words(places: Ranges, what: str = "byte") -> str:
+    """Ranges of bytes, or of what else is counted, in words."""
+    names = [f"{what}s {a} to {b - 1}" for a, b in places[:_NAMED]]
     if more := places[_NAMED:]:
-        names.append(f"{len(more)} more places, {sum(b - a for a, b in more)} bytes together, up to byte {more[-1][1] - 1}")
+        names.append(f"{len(more)} more places, {sum(b - a for a, b in more)} {what}s together, up to {what} {more[-1][1] - 1}")
     return ", ".join(names)
 
 

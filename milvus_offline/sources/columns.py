@@ -18,11 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import DamageError, UsageError
-from ..fileio import open_read, read_into
-from ..model import BATCH_BYTES, Array, Batch, VectorType, buffer
+from ..fileio import open_read, read_around, read_into
+from ..milvus1.segment.files import rows_in, runs_of
+from ..model import BATCH_BYTES, NOWHERE, Array, Batch, Places, VectorType, buffer
+from ..watch import watch, watching
 
-Read = Callable[[int, Array], None]
-"""read(row, out): fills `out` (n, items) with rows row..row+n-1 as they are stored."""
+Read = Callable[[int, Array], Places]
+"""read(row, out): fills `out` (n, items) with rows row..row+n-1 as they are stored. Gives the places in `out`, sorted, of rows
+that cannot be read; there are none but while somebody watches, who has been told of them then (`watch.py`)."""
 
 PIECE_BYTES = 256 << 20
 _EXACT_IN = {2: 1 << 11, 4: 1 << 24, 8: 1 << 53}
@@ -75,9 +78,11 @@ class FileColumn:
         fds: dict[str, int] = {}
         lock = threading.Lock()
 
-        def read(row: int, out: Array) -> None:
+        def read(row: int, out: Array) -> Places:
             raw = out.reshape(-1).view(np.uint8).data
-            at = row * self.items * out.dtype.itemsize
+            row_bytes = self.items * out.dtype.itemsize
+            at = begin = row * row_bytes
+            seen, lost = watch(), [NOWHERE]
             while len(raw):
                 n = bisect_right(starts, at) - 1
                 if n >= len(self.extents):
@@ -86,8 +91,14 @@ class FileColumn:
                 part = raw[: length - (at - starts[n])]
                 with lock:
                     fd = fds[path] if path in fds else fds.setdefault(path, open_read(path))
-                read_into(fd, part, offset + at - starts[n], path)
+                if seen is None:
+                    read_into(fd, part, offset + at - starts[n], path)
+                elif places := read_around(fd, part, offset + at - starts[n], path):
+                    start = offset + begin - starts[n]
+                    lost.append(rows_in(places, start, row_bytes))
+                    seen.note_unreadable(path, path, places, runs_of(lost[-1] + row))
                 at, raw = at + len(part), raw[len(part) :]
+            return np.unique(np.concatenate(lost)) if len(lost) > 1 else NOWHERE
 
         try:
             yield read
@@ -124,7 +135,7 @@ class StripedColumn(InFile):
                 read_into(fd, stripes[column].view(np.uint8).data, offset, self.path)
             block, first, last = np.ascontiguousarray(stripes.T), row, row + n
 
-        def read(row: int, out: Array) -> None:
+        def read(row: int, out: Array) -> Places:
             done = 0
             while done < len(out):
                 if not first <= row + done < last:
@@ -132,6 +143,7 @@ class StripedColumn(InFile):
                 n = min(len(out) - done, last - row - done)
                 out[done : done + n] = block[row + done - first :][:n]
                 done += n
+            return NOWHERE
 
         try:
             yield read
@@ -200,11 +212,15 @@ def check_ids(column: Column, rows: int) -> None:
     dtype = np.dtype(column.dtype)
     if dtype.kind == "i" or (dtype.kind == "u" and dtype.itemsize < 8):
         return
-    with column.open() as read:
+    with column.open() as read, watching():  # what cannot be read is told by who reads it to the end
         for first in range(0, rows, _CHECKED_ROWS):
             out = np.empty((min(_CHECKED_ROWS, rows - first), column.items), column.dtype)
-            read(first, out)
-            ids_of(out, column.name, first)
+            ids_of(without(out, read(first, out)), column.name, first)
+
+
+def without(found: Array, lost: Places) -> Array:
+    """The rows of `found` but for those at the places `lost`."""
+    return np.delete(found, lost, axis=0) if len(lost) else found
 
 
 def converts(dtype: np.dtype[Any]) -> str | None:
@@ -278,26 +294,29 @@ class ColumnsPiece:
             for at in range(start, self.rows, step):
                 n = min(step, self.rows - at)
                 row = self.first + at
-                read_vectors(row, raw[:n])
+                lost = [read_vectors(row, raw[:n])]
                 if not direct:
                     to_vectors(raw[:n], vectors[:n], f"{self.path}: {column.name}", row, self.beyond)
-                self._ids(read_ids, row, ids[:n])
+                lost.append(self._ids(read_ids, row, ids[:n]))
                 for field, read in others:
-                    read(row, values[field][:n].reshape(n, 1))
-                yield Batch(ids[:n], vectors[:n], {field: v[:n] for field, v in values.items()})
+                    lost.append(read(row, values[field][:n].reshape(n, 1)))
+                places = np.unique(np.concatenate(lost)) if any(map(len, lost)) else NOWHERE
+                arrays = {field: without(v[:n], places) for field, v in values.items()}
+                yield Batch(without(ids[:n], places), without(vectors[:n], places), arrays, places)
 
-    def _ids(self, read: Read | None, row: int, out: Array) -> None:
+    def _ids(self, read: Read | None, row: int, out: Array) -> Places:
         if self.ids is None or read is None:
             out[...] = np.arange(self.first_id + row, self.first_id + row + len(out))
-        elif np.dtype(self.ids.dtype) == np.int64:
-            read(row, out.reshape(-1, 1))
-        else:
-            found = np.empty((len(out), 1), self.ids.dtype)
-            read(row, found)
-            try:
-                out[...] = ids_of(found, self.ids.name, row)
-            except NotIds as e:
-                raise DamageError(self.path, str(e)) from None
+            return NOWHERE
+        if np.dtype(self.ids.dtype) == np.int64:
+            return read(row, out.reshape(-1, 1))
+        found = np.empty((len(out), 1), self.ids.dtype)
+        lost = read(row, found)
+        try:
+            out[np.delete(np.arange(len(out)), lost)] = ids_of(without(found, lost), self.ids.name, row)
+        except NotIds as e:
+            raise DamageError(self.path, str(e)) from None
+        return lost
 
 
 def cut(ranges: Sequence[tuple[int, int]], row_bytes: int) -> Iterator[tuple[int, int]]:

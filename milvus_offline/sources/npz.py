@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import DamageError, UsageError
-from ..model import Array
+from ..model import NOWHERE, Array, Places
 from .columns import Column, FileColumn, InFile, Read, StripedColumn
 from .files import FilesSource, assemble, find_files
 from .names import Named
@@ -47,7 +47,7 @@ class PackedColumn(InFile):
             stream: IO[bytes] | None = None
             done = 0
 
-            def read(row: int, out: Array) -> None:
+            def read(row: int, out: Array) -> Places:
                 nonlocal stream, done
                 with _damage(self.path):
                     start = self.at + row * self.items * out.dtype.itemsize
@@ -61,6 +61,7 @@ class PackedColumn(InFile):
                         n = len(piece) or _short(self.path, self.name)
                         raw[:n] = piece
                         raw, done = raw[n:], done + n
+                return NOWHERE
 
             yield read
 
@@ -76,13 +77,17 @@ class StoredColumn(InFile):
     @contextlib.contextmanager
     def open(self) -> Iterator[Read]:
         with self.plain.open() as plain:
+            whole = True
 
-            def read(row: int, out: Array) -> None:
-                plain(row, out)
-                if row + len(out) == self.rows:
+            def read(row: int, out: Array) -> Places:
+                nonlocal whole
+                lost = plain(row, out)
+                whole = whole and not len(lost)
+                if row + len(out) == self.rows and whole:
                     with _damage(self.path), zipfile.ZipFile(self.path) as archive, archive.open(self.name + ".npy") as member:
                         while member.read(1 << 20):
                             pass
+                return lost
 
             yield read
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DamageError, MissingPackageError
-from ..model import Array
+from ..model import NOWHERE, Array, Places
 from .columns import InFile, Read
 from .files import FilesSource, assemble, find_files
 from .names import EMBEDDINGS, Named
@@ -41,7 +41,7 @@ class ParquetColumn(InFile):
             batches: Iterator[Any] = iter(())
             rest, at = np.empty((0, self.items), self.dtype), -1
 
-            def read(row: int, out: Array) -> None:
+            def read(row: int, out: Array) -> Places:
                 nonlocal batches, rest, at
                 with damage(self.path):
                     if row != at:
@@ -60,6 +60,7 @@ class ParquetColumn(InFile):
                         n = min(len(rest), len(out) - done)
                         out[done : done + n] = rest[:n]
                         rest, done, at = rest[n:], done + n, at + n
+                return NOWHERE
 
             yield read
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DamageError
-from ..fileio import open_read, read_into
 from ..findings import Findings
-from ..model import Array
+from ..model import Array, Places
 from .columns import Column, FileColumn, InFile, Read
 from .files import File, FilesSource, assemble, find_files
 from .options import SourceOptions
@@ -31,25 +30,25 @@ class VecsColumn(InFile):
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Read]:
-        fd = open_read(self.path)
         each = 4 + self.items * np.dtype(self.dtype).itemsize
+        with FileColumn(self.name, "|u1", each, ((self.path, 0, os.path.getsize(self.path)),)).open() as read_octets:
 
-        def read(row: int, out: Array) -> None:
-            raw = np.empty((len(out), each), np.uint8)
-            read_into(fd, raw.reshape(-1).data, row * each, self.path)
-            said = np.ascontiguousarray(raw[:, :4]).view("<i4")[:, 0]
-            if (said != self.items).any():
-                at = int(np.flatnonzero(said != self.items)[0])
-                where = (row + at) * each
-                raise DamageError(
-                    self.path, f"row {row + at}: expected {self.items} dimensions, found {said[at]}", offset=where
-                )
-            out.view(np.uint8).reshape(len(out), each - 4)[...] = raw[:, 4:]
+            def read(row: int, out: Array) -> Places:
+                raw = np.empty((len(out), each), np.uint8)
+                lost = read_octets(row, raw)
+                said = np.ascontiguousarray(raw[:, :4]).view("<i4")[:, 0]
+                wrong = said != self.items
+                wrong[lost] = False
+                if wrong.any():
+                    at = int(np.flatnonzero(wrong)[0])
+                    where = (row + at) * each
+                    raise DamageError(
+                        self.path, f"row {row + at}: expected {self.items} dimensions, found {said[at]}", offset=where
+                    )
+                out.view(np.uint8).reshape(len(out), each - 4)[...] = raw[:, 4:]
+                return lost
 
-        try:
             yield read
-        finally:
-            os.close(fd)
 
 
 def open_source(path: str | os.PathLike[str], options: SourceOptions) -> FilesSource:

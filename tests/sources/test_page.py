@@ -469,6 +469,7 @@ ROWS: dict[str, Callable[[Path], list[Made]] | str] = {
     "virtual datasets, external storage": elsewhere,
     "a source, a storage or a chunk that is missing": missing,
     "a dataset without any row that was written": never,
+    "a compressed or checksummed chunk that is damaged": "tests/sources/test_damaged_rows.py",
     "zeros with the id 0 at the end": zeros,
     "gzip, szip, LZF": packed_h5,
     "virtual datasets whose sources are named by a pattern, or have no end": pattern,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from ...errors import DamageError, MilvusOfflineError, MissingPackageError, UsageError
 from ...findings import Findings
-from ...model import Array
+from ...model import NOWHERE, Array, Places
 from ...names import printable
+from ...watch import watch
 from ..columns import Column, FileColumn, Read
 from ..files import File
 from ..names import EMBEDDINGS, IDS, Named, choose
@@ -45,7 +46,7 @@ class DatasetColumn:
                 dataset = _readable(open_dataset(h, self.place), path)
                 stored = dataset.id.get_type() if dataset.dtype.kind == "S" else None
 
-            def read(row: int, out: Array) -> None:
+            def read_all(row: int, out: Array) -> None:
                 with damage(path):
                     shape = (len(out), *dataset.shape[1:])
                     if stored is None:
@@ -59,7 +60,32 @@ class DatasetColumn:
                     dataset.id.read(memory, space, texts, stored)  # as stored: not cut at a NUL
                     out[...] = texts.view(np.uint8).reshape(out.shape) if out.dtype == np.uint8 else texts.reshape(out.shape)
 
+            def read(row: int, out: Array) -> Places:
+                try:
+                    read_all(row, out)
+                except DamageError:
+                    if watch() is None or dataset.chunks is None:
+                        raise
+                    return _around_damage(path, dataset.chunks[0], read_all, row, out)
+                return NOWHERE
+
             yield read
+
+
+def _around_damage(path: str, chunk: int, read: Callable[[int, Array], None], row: int, out: Array) -> Places:
+    """Reads rows `row`.. into `out` chunk by chunk; the places of those that cannot be read, of which the watch is told."""
+    lost = [NOWHERE]
+    last = row + len(out)
+    for first in range(row - row % chunk, last, chunk):
+        a, b = max(row, first), min(last, first + chunk)
+        try:
+            read(a, out[a - row : b - row])
+        except DamageError as e:
+            out[a - row : b - row] = np.zeros(1, out.dtype)
+            lost.append(np.arange(a - row, b - row))
+            if (seen := watch()) is not None:
+                seen.note_damaged(path, path, [(a, b)], f"HDF5: {e.__cause__ or e.reason}")
+    return np.concatenate(lost)
 
 
 def look(
@@ -115,7 +141,8 @@ def look(
     result.collection, result.partition = described.get("collection"), described.get("partition")
     result.attributes = tuple(_attribute(name, rows, f, d, t, following) for f, (d, t) in (attributes or {}).items())
     if not holes and not segments and ids is not None and rows > 1:
-        _zeros_at_the_end(result)
+        with contextlib.suppress(DamageError):  # who reads it to the end tells that
+            _zeros_at_the_end(result)
     return result
 
 
