@@ -61,8 +61,11 @@ def told(done: Outcome) -> list[tuple[str, int]]:
 STORAGE = [{"compression": "gzip"}, {"compression": "gzip", "shuffle": True}, {"fletcher32": True}]
 
 
-@pytest.mark.parametrize("options", [[], ["--jobs", "1"], ["--format", "parquet"], ["--compression", "gzip"]])
-@pytest.mark.parametrize("storage", STORAGE, ids=str)
+@pytest.mark.parametrize(
+    ("storage", "options"),
+    [*((s, []) for s in STORAGE), *((STORAGE[0], o) for o in (["--format", "parquet"], ["--compression", "gzip"]))],
+    ids=str,
+)
 @pytest.mark.parametrize(("dataset", "chunks"), [("embeddings", [0]), ("embeddings", [5, 6, 31]), ("ids", [15]), ("ids", [3])])
 def test_a_damaged_chunk_costs_its_own_rows(
     dataset: str, chunks: list[int], storage: dict[str, Any], options: list[str], tmp_path: Path
