@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DamageError
+from ..fileio import status
 from ..findings import Findings
 from ..model import Array, Places
 from .columns import Column, FileColumn, InFile, Read
@@ -31,7 +32,7 @@ class VecsColumn(InFile):
     @contextlib.contextmanager
     def open(self) -> Iterator[Read]:
         each = 4 + self.items * np.dtype(self.dtype).itemsize
-        with FileColumn(self.name, "|u1", each, ((self.path, 0, os.path.getsize(self.path)),)).open() as read_octets:
+        with FileColumn(self.name, "|u1", each, ((self.path, 0, status(self.path).st_size),)).open() as read_octets:
 
             def read(row: int, out: Array) -> Places:
                 raw = np.empty((len(out), each), np.uint8)
