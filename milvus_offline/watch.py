@@ -130,8 +130,7 @@ class Watch:
             self.note_runs(where, path, runs[0], (Run(*r) for r in kept))
             self.note_foreign(where, path, max(foreign, default=0))
             self.note_unreadable(where, path, [(a, b) for a, b in unreadable], [(a, b) for a, b in lost])
-            for first, last, reason in damaged:
-                self.note_damaged(where, path, [(first, last)], reason)
+            self._file(where, path).damaged.extend((first, last, reason) for first, last, reason in damaged)
 
     @classmethod
     def of(cls, results: Iterable[Mapping[str, Any]]) -> Watch:
@@ -195,7 +194,8 @@ class Watch:
                     f"{path}: {in_words(lost_rows, 'row')} cannot be read: {file.damaged[0][2]}. They are left out, all others "
                     "are read. Look for a complete copy of the file"
                 )
-                notes.error("rows-unreadable", file.where, text, sum(b - a for a, b in lost_rows))
+                told = sum(b - a for a, b in union(file.lost))
+                notes.error("rows-unreadable", file.where, text, sum(b - a for a, b in union(lost_rows + file.lost)) - told)
             lost = self.lost_blocks(path)
             if lost is not None:
                 text = (
