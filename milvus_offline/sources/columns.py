@@ -313,7 +313,8 @@ class ColumnsPiece:
         found = np.empty((len(out), 1), self.ids.dtype)
         lost = read(row, found)
         try:
-            out[np.delete(np.arange(len(out)), lost)] = ids_of(without(found, lost), self.ids.name, row)
+            good = np.delete(np.arange(len(out)), lost) if len(lost) else slice(None)
+            out[good] = ids_of(without(found, lost), self.ids.name, row)
         except NotIds as e:
             raise DamageError(self.path, str(e)) from None
         return lost

@@ -14,7 +14,7 @@ from ...errors import DamageError, MilvusOfflineError, MissingPackageError, Usag
 from ...findings import Findings
 from ...model import NOWHERE, Array, Places
 from ...names import printable
-from ...watch import watch
+from ...watch import Watch, watch
 from ..columns import Column, FileColumn, Read
 from ..files import File
 from ..names import EMBEDDINGS, IDS, Named, choose
@@ -64,16 +64,17 @@ class DatasetColumn:
                 try:
                     read_all(row, out)
                 except DamageError:
-                    if watch() is None or dataset.chunks is None:
+                    seen = watch()
+                    if seen is None or dataset.chunks is None:
                         raise
-                    return _around_damage(path, dataset.chunks[0], read_all, row, out)
+                    return _around_damage(seen, path, dataset.chunks[0], read_all, row, out)
                 return NOWHERE
 
             yield read
 
 
-def _around_damage(path: str, chunk: int, read: Callable[[int, Array], None], row: int, out: Array) -> Places:
-    """Reads rows `row`.. into `out` chunk by chunk; the places of those that cannot be read, of which the watch is told."""
+def _around_damage(seen: Watch, path: str, chunk: int, read: Callable[[int, Array], None], row: int, out: Array) -> Places:
+    """Reads rows `row`.. into `out` chunk by chunk; the places of those that cannot be read, of which `seen` is told."""
     lost = [NOWHERE]
     last = row + len(out)
     for first in range(row - row % chunk, last, chunk):
@@ -83,8 +84,7 @@ def _around_damage(path: str, chunk: int, read: Callable[[int, Array], None], ro
         except DamageError as e:
             out[a - row : b - row] = np.zeros(1, out.dtype)
             lost.append(np.arange(a - row, b - row))
-            if (seen := watch()) is not None:
-                seen.note_damaged(path, path, [(a, b)], f"HDF5: {e.__cause__ or e.reason}")
+            seen.note_damaged(path, path, [(a, b)], f"HDF5: {e.__cause__ or e.reason}")
     return np.concatenate(lost)
 
 
