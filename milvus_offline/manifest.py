@@ -218,8 +218,12 @@ class Checksums:
 
     def add(self, columns: Sequence[Array]) -> None:
         """Takes what `columns_of` gives."""
-        for digest, column in zip(self._digests, columns, strict=True):
-            digest.update(octets(column))
+        for number, column in enumerate(columns):
+            self.update(number, octets(column))
+
+    def update(self, column: int, data: memoryview) -> None:
+        """Takes bytes of one column, by its place in `columns_of`."""
+        self._digests[column].update(data)
 
     def result(self) -> dict[str, Any]:
         vectors, ids, *values = (d.hexdigest() for d in self._digests)

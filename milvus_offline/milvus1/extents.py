@@ -101,9 +101,7 @@ _WORTH = 1 << 20
 
 def whole_segment(piece: Piece) -> Segment | None:
     """The segment whose files can stand for this piece as they are; None for any other."""
-    if type(piece) is not Segment or piece.rows != piece.stored or piece.schema.attributes or piece.bytes < _WORTH:
-        return None
-    if is_remote(piece.raw_path):
+    if not isinstance(piece, Segment) or not piece.is_plain or piece.bytes < _WORTH or is_remote(piece.raw_path):
         return None
     for path, unit in ((piece.raw_path, piece.schema.row_bytes), (piece.ids_path, ID.itemsize)):
         found = read_header(path)

@@ -82,41 +82,74 @@ class WriteRows(NamedTuple):
     """Whether the rows are there already, as clones: they are only read, unless some of them cannot be."""
 
     def run(self, advance: Advance) -> Result:
-        sums = Checksums(self.schema.attributes)
-        row = begun = self.first
-        lost = 0
-        vectors = self.places[0]
-        per_write = max(1, fileio.WRITEBACK_BYTES // vectors.row_bytes)
         with explained("write", self.path, resumable=self.durable), watching() as seen:
             fd = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
-            writers = [] if self.there else self._writers(fd, row)
             try:
+                copy = _Copy(self, fd, advance)
                 for piece in self.slices:
-                    for batch in piece.batches():
-                        n = len(batch.ids)
-                        columns = columns_of(batch, self.schema.attributes)
-                        if len(batch.lost) and not writers:  # the later ones move up
-                            writers = self._writers(fd, row)
-                        for writer, values in zip(writers, columns, strict=False):
-                            writer.add(octets(values))
-                        sums.add(columns)
-                        row += n
-                        lost += len(batch.lost)
-                        if row - begun >= per_write:
-                            at = vectors.offset + begun * vectors.row_bytes
-                            if self.durable and writers:
-                                fileio.begin_writeback(fd, at, (row - begun) * vectors.row_bytes)
-                            begun = row
-                        advance(n, batch.vectors.nbytes + batch.ids.nbytes)
-                _require_rows(self.path, row - self.first + lost, self.rows)
-                for writer in writers:
-                    writer.flush()
+                    copy.add(piece)
+                part = copy.end()
             finally:
                 os.close(fd)
-        return {"parts": [{"rows": row - self.first, **sums.result()}], **seen.result()}
+        return {"parts": [part], **seen.result()}
 
-    def _writers(self, fd: int, row: int) -> list[_Writer]:
-        return [_Writer(fd, place.offset + row * place.row_bytes) for place in self.places]
+
+class _Copy:
+    """Copies the rows of one task."""
+
+    def __init__(self, task: WriteRows, fd: int, advance: Advance) -> None:
+        self._task, self._fd, self._advance = task, fd, advance
+        self._attributes = task.schema.attributes
+        self._sums = Checksums(self._attributes)
+        self._ends = [place.offset + task.first * place.row_bytes for place in task.places]
+        """Where the next bytes of each column go."""
+        self._begun = self._ends[0]
+        self._lost = 0
+        self._writers: list[_Writer] = []
+        if not task.there:
+            self._write()
+
+    def _write(self) -> None:
+        self._writers = [_Writer(self._fd, end) for end in self._ends]
+
+    def add(self, piece: Slice) -> None:
+        """All rows of a slice."""
+        if isinstance(piece.piece, Segment) and piece.piece.is_plain:
+            for column, data, lost in piece.piece.columns(piece.start, piece.rows):
+                self._put(column, data, lost)
+            return
+        for batch in piece.batches():
+            for column, values in enumerate(columns_of(batch, self._attributes)):
+                self._put(column, octets(values), len(batch.lost))
+
+    def _put(self, column: int, data: memoryview, lost: int) -> None:
+        """Bytes of one column, of which so many rows are left out."""
+        if lost and not self._writers:  # the later ones move up
+            self._write()
+        if self._writers:
+            self._writers[column].add(data)
+        self._sums.update(column, data)
+        self._ends[column] += len(data)
+        if column == 0:
+            self._lost += lost
+            self._hand_over()
+            row_bytes = self._task.places[0].row_bytes
+            self._advance(len(data) // row_bytes, len(data) // row_bytes * (row_bytes + 8))
+
+    def _hand_over(self) -> None:
+        if self._ends[0] - self._begun >= fileio.WRITEBACK_BYTES:
+            if self._task.durable and self._writers:
+                fileio.begin_writeback(self._fd, self._begun, self._ends[0] - self._begun)
+            self._begun = self._ends[0]
+
+    def end(self) -> dict[str, Any]:
+        """Writes what is gathered; what the manifest says of the rows."""
+        place = self._task.places[0]
+        rows = (self._ends[0] - place.offset) // place.row_bytes - self._task.first
+        _require_rows(self._task.path, rows + self._lost, self._task.rows)
+        for writer in self._writers:
+            writer.flush()
+        return {"rows": rows, **self._sums.result()}
 
 
 class _Writer:

@@ -29,6 +29,7 @@ from .zeros import Finder
 
 _CHUNK = 1 << 18
 """Entries of `deleted_docs` looked at in one go."""
+_IDS_AT_ONCE = 1 << 15
 
 
 class Payload(NamedTuple):
@@ -197,9 +198,53 @@ class Segment:
     def batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """Live rows in file order; see model.Piece. Reads into buffers that every batch reuses."""
         dead = self.dead_rows()
-        if not start and type(self) is Segment and (seen := watch()) is not None:
-            seen.note_foreign(self.where, self.ids_path, foreign_ids(self, dead))
+        if not start:
+            self._note_foreign(dead)
         return self._read(dead, max_bytes, start)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its rows are those of `.rv` and `.uid`, all of them, and nothing else."""
+        return type(self) is Segment and self.rows == self.stored and not self.schema.attributes
+
+    def columns(self, start: int, rows: int, max_bytes: int = BATCH_BYTES) -> Iterator[tuple[int, memoryview, int]]:
+        """The bytes of `rows` rows from the `start`-th on, of a segment that `is_plain`, each column for itself.
+
+        Gives (0, bytes of vectors), at most `max_bytes` or a row of them, and after some of these (1, those of the same rows'
+        ids): views of buffers that are used again. With them comes how many of the rows are left out, for they cannot be read
+        (`Batch.lost`). Costs less than `batches`, where each piece of vectors has its ids. Raises DamageError.
+        """
+        if not start:
+            self._note_foreign(None)
+        width, end = self.schema.row_bytes, start + rows
+        step = max(1, min(max_bytes // width, rows))
+        many = min(rows, max(step, _IDS_AT_ONCE - _IDS_AT_ONCE % step))
+        vectors, ids = buffer((step, width), np.uint8), buffer((many, ID.itemsize), np.uint8)
+        with (
+            _ArrayReader(ArrayInFile(self.raw_path, self.schema.dtype, self.schema.width), self.where) as read_vectors,
+            _ArrayReader(ArrayInFile(self.ids_path, ID, 1), self.where) as read_ids,
+        ):
+            for first in range(start, end, many):
+                count = min(many, end - first)
+                lost = read_ids.read(ids[:count], first)
+                if len(lost):
+                    read_ids.tell(lost + first)
+                for done in range(0, count, step):
+                    part = vectors[: min(step, count - done)]
+                    unread = read_vectors.read(part, first + done)
+                    if len(unread):
+                        read_vectors.tell(unread + first + done)
+                        lost = np.union1d(lost, unread + done)
+                    here = lost[(lost >= done) & (lost < done + len(part))] - done if len(lost) else NOWHERE
+                    if len(here):
+                        part = np.delete(part, here, axis=0)
+                    yield 0, part.reshape(-1).data, len(here)
+                part = np.delete(ids[:count], lost, axis=0) if len(lost) else ids[:count]
+                yield 1, part.reshape(-1).data, len(lost)
+
+    def _note_foreign(self, dead: DeadRows | None) -> None:
+        if type(self) is Segment and (seen := watch()) is not None:
+            seen.note_foreign(self.where, self.ids_path, foreign_ids(self, dead))
 
     def deleted_batches(self, max_bytes: int = BATCH_BYTES, start: int = 0) -> Iterator[Batch]:
         """The same of deleted rows."""
