@@ -152,9 +152,9 @@ def interrupted(store: Path, out: Path, *options: str, stop: int = signal.SIGINT
         "import milvus_offline.targets.hdf5 as h\n"
         "import milvus_offline.transfer as t\n"
         f"h.TASK_BYTES = {TASK_BYTES}; t.SETTLE_SECONDS = 0.0\n"
-        "add = h.Checksums.add\n"
-        "def slow(self, batch): time.sleep(0.15); add(self, batch)\n"
-        "h.Checksums.add = slow\n"
+        "update = h.Checksums.update\n"
+        "def slow(self, column, data): time.sleep(0.15); update(self, column, data)\n"
+        "h.Checksums.update = slow\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from milvus_offline.cli import main\n"
         "main(sys.argv[1:])\n"
@@ -332,18 +332,18 @@ def test_two_runs_in_one_folder(options: list[str], store: Path, tmp_path: Path)
     resuming, going = os.pipe()
     pid = os.fork()
     if pid == 0:
-        add = hdf5.Checksums.add
+        update = hdf5.Checksums.update
         waited = False
 
-        def paused(self: Any, batch: Any) -> None:
+        def paused(self: Any, column: int, data: Any) -> None:
             nonlocal waited
             if not waited:
                 waited = True
                 os.write(writing, b"x")
                 os.read(resuming, 1)
-            add(self, batch)
+            update(self, column, data)
 
-        hdf5.Checksums.add = paused  # type: ignore[method-assign]
+        hdf5.Checksums.update = paused  # type: ignore[method-assign]
         os._exit(call("export", store, out, "-q", "--jobs", "1").code)
     os.read(reading, 1)
     done = call("export", store, out, "-q", *options)
@@ -358,9 +358,9 @@ def test_workers_end_with_a_killed_parent(store: Path, tmp_path: Path) -> None:
         "import os, sys, time\n"
         "import milvus_offline.targets.hdf5 as h\n"
         f"h.TASK_BYTES = {TASK_BYTES}\n"
-        "add = h.Checksums.add\n"
-        "def slow(self, batch): os.write(1, b'%d\\n' % os.getpid()); time.sleep(600); add(self, batch)\n"
-        "h.Checksums.add = slow\n"
+        "update = h.Checksums.update\n"
+        "def slow(self, column, data): os.write(1, b'%d\\n' % os.getpid()); time.sleep(600); update(self, column, data)\n"
+        "h.Checksums.update = slow\n"
         "from milvus_offline.cli import main\n"
         "main(sys.argv[1:])\n"
     )
