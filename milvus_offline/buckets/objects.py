@@ -85,6 +85,8 @@ class Item(NamedTuple):
     size: int
     """-1: a folder."""
     mtime_ns: int = 0
+    tag: str = ""
+    """What S3 calls the contents (ETag)."""
 
     @property
     def is_dir(self) -> bool:
@@ -220,7 +222,7 @@ class Objects:
         self._small_bytes = 0
         self._heads: dict[str, bytes] = {}
         self._tags: dict[str, str] = {}
-        """What S3 calls the contents (ETag) of files that take several requests."""
+        """The ETag with which a file is answered, where that is known to be another than the listing's, or that has none."""
         self._lock = threading.RLock()
         self.pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="bucket")
 
@@ -269,7 +271,7 @@ class Objects:
 
     def _add(self, tree: dict[str, dict[str, Item]], name: str, info: dict[str, Any]) -> None:
         parts = [p for p in name.split("/") if p]
-        item = Item(name, int(info.get("size") or 0), _modified(info))
+        item = Item(name, int(info.get("size") or 0), _modified(info), str(info.get("ETag", "")))
         while len(parts) > 1:
             last = parts.pop()
             folder = "/".join(parts)
@@ -305,7 +307,7 @@ class Objects:
             name = info["name"].rstrip("/")
             if name.strip("/") != key:
                 size = -1 if info["type"] == "directory" else int(info.get("size") or 0)
-                found[name.rpartition("/")[2]] = Item(name, size, _modified(info))
+                found[name.rpartition("/")[2]] = Item(name, size, _modified(info), str(info.get("ETag", "")))
         return found or None
 
     def item(self, key: str) -> Item | None:
@@ -345,11 +347,32 @@ class Objects:
                 f"{url}: expected {end - start} bytes at offset {start}, the answer has {length}: the object has changed since "
                 f"it was listed, or a server in between gives no parts of objects{_AGAIN}"
             )
-        if item.size > SMALL:
-            with self._lock:
-                if self._tags.setdefault(item.key, tag) != tag:
-                    raise StoreError(f"{url}: this object was replaced while it was read{_AGAIN}")
+        if tag:
+            self._require_same(item, tag)
         return data
+
+    def _require_same(self, item: Item, tag: str) -> None:
+        """Raises StoreError when an answer with this ETag is about another object than the one that was listed."""
+        with self._lock:
+            expected = self._tags.get(item.key, item.tag)
+            if tag == expected:
+                return
+            if item.key not in self._tags and (not expected or self._is_listed(item)):
+                self._tags[item.key] = tag  # a server that lists no ETags, or others than it answers with
+                return
+        raise StoreError(f"{self.url(item.key)}: this object was replaced after it was listed{_AGAIN}")
+
+    def _is_listed(self, item: Item) -> bool:
+        """Whether a new listing has the object with the ETag of the old one."""
+        from fsspec.asyn import sync
+
+        bucket, _, name = item.key.partition("/")
+
+        async def get() -> str:
+            answer = await self.fs._call_s3("list_objects_v2", Bucket=bucket, Prefix=name, MaxKeys=1)
+            return next((str(o.get("ETag", "")) for o in answer.get("Contents", ()) if o["Key"] == name), "")
+
+        return self.call(lambda: cast(str, sync(self.fs.loop, get)), item.key) == item.tag
 
     def _part(self, key: str, start: int, end: int) -> tuple[bytes, int, str]:
         """Bytes start..end-1 of an object, how many they are (nothing is read of more), and the object's ETag, '' where that is

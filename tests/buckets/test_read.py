@@ -354,7 +354,7 @@ def each(server: S3Server, key: str, number: int, do: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda data: bytes(len(data)), "was replaced while it was read"),
+        (lambda data: bytes(len(data)), "was replaced after it was listed"),
         (lambda data: data[:100], "changed since it was listed|become shorter"),  # which part is answered first
         (lambda data: None, "was removed after it was listed"),
     ],
@@ -369,6 +369,35 @@ def test_an_object_that_changes_while_it_is_read_ends_the_run(
     done = call("export", f"s3://{BUCKET}/odd", tmp_path / "out", "--jobs", "1")
     assert done.code == 1 and re.search(told, done.err), done.err
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("suffix", [".rv", ".uid", "deleted_docs", "meta.sqlite"])
+def test_an_object_that_was_replaced_after_it_was_listed_ends_the_run(
+    suffix: str, large: str, server: S3Server, tmp_path: Path
+) -> None:
+    """Before anything of it was read, and by one of the same size: a store of two times."""
+    (key,) = (key for key in server.sizes("odd/") if key.endswith(suffix))
+    data = bytearray(server.keys(key)[key])
+    data[-1] ^= 1
+    each(server, key, 1, lambda _: server.client.put_object(Bucket=BUCKET, Key=key, Body=bytes(data)))
+    done = call("export", f"s3://{BUCKET}/odd", tmp_path / "out")
+    assert done.code == 1 and f"{key}: this object was replaced after it was listed" in done.err
+    server.before = None
+    assert call("export", f"s3://{BUCKET}/odd", tmp_path / "out", "--overwrite").code in (0, 3)
+
+
+def test_a_server_may_answer_with_other_etags_than_it_lists(large: str, server: S3Server, tmp_path: Path) -> None:
+    """It is asked once more for each object; what is replaced while it is read is still found."""
+    server.tag = 'W/"{}-of-a-gateway"'
+    try:
+        assert call("export", f"s3://{BUCKET}/odd", tmp_path / "out").code == 0
+        assert sum(exported(tmp_path / "out")["faces", "_default"].values()) == 2499
+        changed = bytes(len(server.keys(large)[large]))
+        each(server, large, 3, lambda _: server.client.put_object(Bucket=BUCKET, Key=large, Body=changed))
+        done = call("export", f"s3://{BUCKET}/odd", tmp_path / "again", "--jobs", "1")
+        assert done.code == 1 and "was replaced after it was listed" in done.err
+    finally:
+        server.tag = '"{}"'
 
 
 def test_a_server_that_gives_more_than_was_asked_for_is_not_believed(large: str, server: S3Server, tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ class S3Server:
         self.refuse_with = "<Code>AccessDenied</Code><Message>Access Denied</Message>"
         self.before: Callable[[dict[str, Any]], None] | None = None
         """Called with each request (as WSGI has it) before it is answered; may change it."""
+        self.tag = '"{}"'
+        """With which ETag objects are answered; listings give their own."""
         self._app = app
         self._numbers = itertools.count(1)
 
@@ -46,7 +48,12 @@ class S3Server:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response("403 Forbidden", [("Content-Type", "application/xml")])
             return [f"<Error>{self.refuse_with}</Error>".encode()]
-        return self._app(environ, start_response)
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            tagged = [(k, self.tag.format(v.strip('"'))) if k.lower() == "etag" else (k, v) for k, v in headers]
+            return start_response(status, tagged, *rest)
+
+        return self._app(environ, start)
 
     @functools.cached_property
     def client(self) -> Any:
