@@ -268,7 +268,7 @@ def source_document(source: Source, options: Sequence[str] = ()) -> dict[str, An
         "format": "milvus-offline-inspect",
         "version": 1,
         "made": {"by": f"milvus_offline {__version__}", "options": list(options)},
-        "verdict": verdict(rows, source.findings, "can be read"),
+        "verdict": verdict(rows, source.findings, "are there"),
         "store": {
             "path": about.get("path"),
             "kind": source.kind,
