@@ -101,7 +101,9 @@ _WORTH = 1 << 20
 
 def whole_segment(piece: Piece) -> Segment | None:
     """The segment whose files can stand for this piece as they are; None for any other."""
-    if not isinstance(piece, Segment) or not piece.is_plain or piece.bytes < _WORTH or is_remote(piece.raw_path):
+    if not isinstance(piece, Segment) or not piece.has_columns or piece.rows != piece.stored:
+        return None
+    if piece.bytes < _WORTH or is_remote(piece.raw_path):
         return None
     for path, unit in ((piece.raw_path, piece.schema.row_bytes), (piece.ids_path, ID.itemsize)):
         found = read_header(path)

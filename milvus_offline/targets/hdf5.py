@@ -114,7 +114,7 @@ class _Copy:
 
     def add(self, piece: Slice) -> None:
         """All rows of a slice."""
-        if isinstance(piece.piece, Segment) and piece.piece.is_plain:
+        if isinstance(piece.piece, Segment) and piece.piece.has_columns:
             for column, data, lost in piece.piece.columns(piece.start, piece.rows):
                 self._put(column, data, lost)
             return

@@ -203,44 +203,60 @@ class Segment:
         return self._read(dead, max_bytes, start)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether its rows are those of `.rv` and `.uid`, all of them, and nothing else."""
-        return type(self) is Segment and self.rows == self.stored and not self.schema.attributes
+    def has_columns(self) -> bool:
+        """Whether `columns` gives its rows: they lie in `.rv` and `.uid`, and have no attributes."""
+        return type(self) is Segment and not self.schema.attributes
 
     def columns(self, start: int, rows: int, max_bytes: int = BATCH_BYTES) -> Iterator[tuple[int, memoryview, int]]:
-        """The bytes of `rows` rows from the `start`-th on, of a segment that `is_plain`, each column for itself.
+        """The bytes of `rows` live rows from the `start`-th on, each column for itself, of a segment that `has_columns`.
 
         Gives (0, bytes of vectors), at most `max_bytes` or a row of them, and after some of these (1, those of the same rows'
         ids): views of buffers that are used again. With them comes how many of the rows are left out, for they cannot be read
         (`Batch.lost`). Costs less than `batches`, where each piece of vectors has its ids. Raises DamageError.
         """
+        dead = self.dead_rows()
         if not start:
-            self._note_foreign(None)
-        width, end = self.schema.row_bytes, start + rows
-        step = max(1, min(max_bytes // width, rows))
-        many = min(rows, max(step, _IDS_AT_ONCE - _IDS_AT_ONCE % step))
-        vectors, ids = buffer((step, width), np.uint8), buffer((many, ID.itemsize), np.uint8)
+            self._note_foreign(dead)
+        first = start if dead is None else dead.row_of_live(start)
+        after = first if dead is None else first - dead.right_before(first)
+        width, rest = self.schema.row_bytes, self.stored - first
+        step = max(1, min(max_bytes // width, rest))
+        many = min(rest, max(step, _IDS_AT_ONCE - _IDS_AT_ONCE % step))
+        vectors, ids = buffer((step, width), np.uint8), buffer((many,), ID)
+        compacted = vectors if dead is None else buffer(vectors.shape, np.uint8)
         with (
-            _ArrayReader(ArrayInFile(self.raw_path, self.schema.dtype, self.schema.width), self.where) as read_vectors,
-            _ArrayReader(ArrayInFile(self.ids_path, ID, 1), self.where) as read_ids,
+            _ArrayReader(ArrayInFile(self.raw_path, self.schema.dtype, self.schema.width), self.where, after) as read_vectors,
+            _ArrayReader(ArrayInFile(self.ids_path, ID, 1), self.where, after) as read_ids,
         ):
-            for first in range(start, end, many):
-                count = min(many, end - first)
-                lost = read_ids.read(ids[:count], first)
-                if len(lost):
+            while rows and first < self.stored:
+                count = min(many, self.stored - first)
+                alive = np.arange(count) if dead is None else np.flatnonzero(~dead.window(first, first + count))
+                alive = alive[:rows]
+                rows -= len(alive)
+                if not rows and len(alive):
+                    count = int(alive[-1]) + 1
+                lost = NOWHERE
+                if len(alive) and len(unread := read_ids.read(ids[:count], first)):
+                    lost = np.intersect1d(alive, unread)
                     read_ids.tell(lost + first)
-                for done in range(0, count, step):
-                    part = vectors[: min(step, count - done)]
-                    unread = read_vectors.read(part, first + done)
-                    if len(unread):
-                        read_vectors.tell(unread + first + done)
-                        lost = np.union1d(lost, unread + done)
-                    here = lost[(lost >= done) & (lost < done + len(part))] - done if len(lost) else NOWHERE
-                    if len(here):
-                        part = np.delete(part, here, axis=0)
-                    yield 0, part.reshape(-1).data, len(here)
-                part = np.delete(ids[:count], lost, axis=0) if len(lost) else ids[:count]
-                yield 1, part.reshape(-1).data, len(lost)
+                for low in range(0, count, step):
+                    high = min(low + step, count)
+                    here = alive[slice(*np.searchsorted(alive, (low, high)))]
+                    if not len(here):
+                        continue
+                    part = vectors[: high - low]
+                    if len(unread := read_vectors.read(part, first + low)):
+                        unread = np.intersect1d(here, unread + low)
+                        read_vectors.tell(unread + first)
+                        lost = np.union1d(lost, unread)
+                    kept = np.setdiff1d(here, lost) if len(lost) else here
+                    if len(kept) < len(part):
+                        part = np.take(part, kept - low, axis=0, out=compacted[: len(kept)], mode="clip")
+                    yield 0, part.reshape(-1).data, len(here) - len(kept)
+                kept = np.setdiff1d(alive, lost) if len(lost) else alive
+                if len(alive):
+                    yield 1, (ids[:count] if len(kept) == count else ids[kept]).view(np.uint8).data, len(lost)
+                first += count
 
     def _note_foreign(self, dead: DeadRows | None) -> None:
         if type(self) is Segment and (seen := watch()) is not None:
@@ -289,8 +305,8 @@ def read_columns(
     buffers = [buffer((step, c.width), c.dtype) for c in columns]
     compacted: list[Array] = []
     with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(_ArrayReader(c, where)) for c in columns]
-        skipped = dead.right_before(first) if dead is not None else 0
+        after = first - dead.right_before(first) if dead is not None else first
+        readers = [stack.enter_context(_ArrayReader(c, where, after)) for c in columns]
         while first < stored:
             count = min(step, stored - first)
             alive = None
@@ -299,8 +315,7 @@ def read_columns(
                 if gone.any():
                     alive = np.flatnonzero(~gone)
             if alive is None or len(alive):
-                lost = [reader.read(whole[:count], first, skipped) for reader, whole in zip(readers, buffers, strict=True)]
-                skipped = 0
+                lost = [reader.read(whole[:count], first) for reader, whole in zip(readers, buffers, strict=True)]
                 places = NOWHERE
                 if any(map(len, lost)):
                     alive = np.arange(count) if alive is None else alive
@@ -315,16 +330,17 @@ def read_columns(
                     for whole, dense in zip(buffers, compacted, strict=True):
                         np.take(whole, alive, axis=0, out=dense[: len(alive)], mode="clip")
                     yield [d[: len(alive)] for d in compacted], places
-            else:
-                skipped += count
             first += count
 
 
 class _ArrayReader:
-    """Reads rows of one column, around unreadable places while somebody watches."""
+    """Reads rows of one column from front to back, around unreadable places while somebody watches.
 
-    def __init__(self, column: ArrayInFile, where: str) -> None:
-        self._column, self._where = column, where
+    `after`: the rows from there up to the first one that is read are skipped, as are those between two reads.
+    """
+
+    def __init__(self, column: ArrayInFile, where: str, after: int = 0) -> None:
+        self._column, self._where, self._next = column, where, after
         self._watch = watch()
         self._finder: Finder | None = None
         self._read_last: tuple[Array, int, int] | None = None
@@ -350,10 +366,10 @@ class _ArrayReader:
             self._finder.look(*self._read_last)
         self._read_last = None
 
-    def read(self, rows: Array, first: int, skipped: int = 0) -> Places:
-        """Fills `rows`, those from the row `first` on, before which so many were `skipped`; which of them lie in places that
-        cannot be read."""
+    def read(self, rows: Array, first: int) -> Places:
+        """Fills `rows`, those from the row `first` on; which of them lie in places that cannot be read."""
         column = self._column
+        skipped, self._next = first - self._next, first + len(rows)
         octets = rows.reshape(-1).view(np.uint8)
         at = LENGTH.size + first * column.row_bytes
         if self._finder is None:
