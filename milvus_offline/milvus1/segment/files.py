@@ -223,39 +223,44 @@ class Segment:
         step = max(1, min(max_bytes // width, rest))
         many = min(rest, max(step, _IDS_AT_ONCE - _IDS_AT_ONCE % step))
         vectors, ids = buffer((step, width), np.uint8), buffer((many,), ID)
-        compacted = vectors if dead is None else buffer(vectors.shape, np.uint8)
+        compacted: Array | None = None
         with (
             _ArrayReader(ArrayInFile(self.raw_path, self.schema.dtype, self.schema.width), self.where, after) as read_vectors,
             _ArrayReader(ArrayInFile(self.ids_path, ID, 1), self.where, after) as read_ids,
         ):
             while rows and first < self.stored:
-                count = min(many, self.stored - first)
-                alive = np.arange(count) if dead is None else np.flatnonzero(~dead.window(first, first + count))
-                alive = alive[:rows]
-                rows -= len(alive)
-                if not rows and len(alive):
+                count = min(many, self.stored - first, rows if dead is None else many)
+                alive = None if dead is None else np.flatnonzero(~dead.window(first, first + count))[:rows]
+                if alive is not None and len(alive) == rows:
                     count = int(alive[-1]) + 1
+                bounds = [*range(0, count, step), count]
+                live = bounds if alive is None else np.searchsorted(alive, bounds).tolist()  # how many before each of them
+                rows -= live[-1]
                 lost = NOWHERE
-                if len(alive) and len(unread := read_ids.read(ids[:count], first)):
+                if live[-1] and len(unread := read_ids.read(ids[:count], first)):
+                    alive = np.arange(count) if alive is None else alive
                     lost = np.intersect1d(alive, unread)
                     read_ids.tell(lost + first)
-                for low in range(0, count, step):
-                    high = min(low + step, count)
-                    here = alive[slice(*np.searchsorted(alive, (low, high)))]
-                    if not len(here):
+                for low, high, a, b in zip(bounds, bounds[1:], live, live[1:], strict=False):
+                    if a == b:
                         continue
-                    part = vectors[: high - low]
+                    part, left_out = vectors[: high - low], 0
                     if len(unread := read_vectors.read(part, first + low)):
-                        unread = np.intersect1d(here, unread + low)
+                        alive = np.arange(count) if alive is None else alive
+                        unread = np.intersect1d(alive[a:b], unread + low)
                         read_vectors.tell(unread + first)
                         lost = np.union1d(lost, unread)
-                    kept = np.setdiff1d(here, lost) if len(lost) else here
-                    if len(kept) < len(part):
+                    if alive is not None and (b - a < len(part) or len(lost)):
+                        kept = np.setdiff1d(alive[a:b], lost) if len(lost) else alive[a:b]
+                        left_out = b - a - len(kept)
+                        compacted = buffer(vectors.shape, np.uint8) if compacted is None else compacted
                         part = np.take(part, kept - low, axis=0, out=compacted[: len(kept)], mode="clip")
-                    yield 0, part.reshape(-1).data, len(here) - len(kept)
-                kept = np.setdiff1d(alive, lost) if len(lost) else alive
-                if len(alive):
-                    yield 1, (ids[:count] if len(kept) == count else ids[kept]).view(np.uint8).data, len(lost)
+                    yield 0, part.reshape(-1).data, left_out
+                if live[-1]:
+                    part = ids[:count]
+                    if alive is not None:
+                        part = part[np.setdiff1d(alive, lost) if len(lost) else alive]
+                    yield 1, part.view(np.uint8).data, len(lost)
                 first += count
 
     def _note_foreign(self, dead: DeadRows | None) -> None:
