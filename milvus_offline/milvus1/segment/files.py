@@ -30,6 +30,7 @@ from .zeros import Finder
 _CHUNK = 1 << 18
 """Entries of `deleted_docs` looked at in one go."""
 _IDS_AT_ONCE = 1 << 15
+"""Ids that `Segment.columns` reads in one go, for several pieces of vectors."""
 
 
 class Payload(NamedTuple):
