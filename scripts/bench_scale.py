@@ -30,7 +30,7 @@ import milvus_offline
 from milvus_offline.milvus1.catalog.rows import FileRow, TableRow
 from milvus_offline.milvus1.catalog.write import write_sqlite
 from milvus_offline.milvus1.layout import LENGTH, FileType
-from milvus_offline.milvus1.segment.files import SegmentWriter
+from milvus_offline.milvus1.segment.writing import SegmentWriter
 
 _RUNNER = (
     "import atexit, re, sys; from milvus_offline.cli import main;"

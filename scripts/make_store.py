@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from support.builder import StoreBuilder
 
 from milvus_offline.milvus1.layout import TABLES, FileType
-from milvus_offline.milvus1.segment.files import SegmentWriter
+from milvus_offline.milvus1.segment.writing import SegmentWriter
 
 _POOL_BYTES = 32 << 20
 _STEP_BYTES = 4 << 20

@@ -17,7 +17,7 @@ from support.command import call, exported, files
 
 import milvus_offline.fileio as fileio
 from milvus_offline.milvus1.layout import TABLES, FileType
-from milvus_offline.milvus1.segment.files import SegmentWriter
+from milvus_offline.milvus1.segment.writing import SegmentWriter
 from milvus_offline.model import Batch
 
 pytestmark = [

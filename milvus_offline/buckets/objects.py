@@ -1,8 +1,7 @@
-"""Object stores through fsspec: their listings, small files, requests that are tried again, costs, errors in words."""
+"""Object stores through fsspec: their listings, small files, requests that are tried again, costs."""
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from ..errors import MissingPackageError, StoreError
+from .failures import AGAIN, CREDENTIALS, MISSING, explain, may_pass
 
 SCHEMES = {
     "s3": ("s3", "s3fs"),
@@ -141,14 +141,6 @@ _TALKATIVE = ("s3fs", "gcsfs", "adlfs", "azure", "fsspec", "aiobotocore")
 """Packages that print tracebacks of failed requests where nobody listens to their log."""
 
 
-_AZURE = "as AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
-_CREDENTIALS = {
-    "s3": "as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in ~/.aws/credentials, or by the machine's role",
-    **dict.fromkeys(("gs", "gcs"), "as GOOGLE_APPLICATION_CREDENTIALS, by gcloud auth, or by the machine's role"),
-    **dict.fromkeys(("az", "abfs", "abfss"), _AZURE),
-}
-
-
 def _file_system(scheme: str) -> Any:
     import fsspec
 
@@ -166,7 +158,7 @@ def _file_system(scheme: str) -> Any:
         raise MissingPackageError(f"{scheme}://", package, extra, exit_code=1) from e
     except (ValueError, OSError) as e:  # adlfs looks for its credentials at once
         raise StoreError(
-            f"{scheme}://: no credentials were found: give them {_CREDENTIALS.get(scheme, 'to the SDK')} ({e})"
+            f"{scheme}://: no credentials were found: give them {CREDENTIALS.get(scheme, 'to the SDK')} ({e})"
         ) from e
     if scheme == "s3":
         made.retries = _SDK_ROUNDS
@@ -340,12 +332,12 @@ class Objects:
         try:
             data, length, tag = self.call(lambda: self._part(item.key, start, end), item.key, fine=MISSING)
         except MISSING as e:
-            raise StoreError(f"{url}: this object was removed after it was listed{_AGAIN}") from e
+            raise StoreError(f"{url}: this object was removed after it was listed{AGAIN}") from e
         count(read=len(data))
         if length != end - start:
             raise StoreError(
                 f"{url}: expected {end - start} bytes at offset {start}, the answer has {length}: the object has changed since "
-                f"it was listed, or a server in between gives no parts of objects{_AGAIN}"
+                f"it was listed, or a server in between gives no parts of objects{AGAIN}"
             )
         if tag:
             self._require_same(item, tag)
@@ -360,7 +352,7 @@ class Objects:
             if item.key not in self._tags and (not expected or self._is_listed(item)):
                 self._tags[item.key] = tag  # a server that lists no ETags, or others than it answers with
                 return
-        raise StoreError(f"{self.url(item.key)}: this object was replaced after it was listed{_AGAIN}")
+        raise StoreError(f"{self.url(item.key)}: this object was replaced after it was listed{AGAIN}")
 
     def _is_listed(self, item: Item) -> bool:
         """Whether a new listing has the object with the ETag of the old one."""
@@ -427,10 +419,10 @@ class Objects:
             try:
                 return request()
             except Exception as e:
-                if isinstance(e, fine) and not _may_pass(e):
+                if isinstance(e, fine) and not may_pass(e):
                     raise
                 waited = time.monotonic() - begun > _PATIENCE_SECONDS
-                if attempt == _ATTEMPTS - 1 or waited or not _may_pass(e):
+                if attempt == _ATTEMPTS - 1 or waited or not may_pass(e):
                     _opened.pop(self.scheme, None)  # the next call may find other credentials, or another address
                     raise StoreError(explain(e, self.url(key))) from e
                 time.sleep(0.1 * 2**attempt)
@@ -443,63 +435,3 @@ def _modified(info: dict[str, Any]) -> int:
         if hasattr(when, "timestamp"):
             return int(when.timestamp() * 1e6) * 1000
     return 0
-
-
-_PASSING = {errno.EBUSY, errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.EPIPE, errno.EAGAIN}
-_PASSING |= {getattr(errno, "EREMOTEIO", errno.EIO)}
-
-
-def _may_pass(e: Exception) -> bool:
-    names = {c.__name__ for c in type(e).__mro__}
-    if names & {"NoCredentialsError", "EndpointConnectionError", "ConnectTimeoutError", "FileNotFoundError", "PermissionError"}:
-        return False
-    if names & {"TimeoutError", "ConnectionError", "HTTPClientError", "ClientPayloadError", "FSTimeoutError", "HttpError"}:
-        return True
-    if names & {"IncompleteReadError", "IncompleteRead", "ResponseParserError"}:
-        return True
-    return isinstance(e, OSError) and e.errno in _PASSING
-
-
-MISSING: tuple[type[Exception], ...] = (FileNotFoundError, NotADirectoryError)
-"""What a request for what is not there raises."""
-_AGAIN = ": run this again when nothing writes there"
-
-
-def _code(e: Exception) -> str:
-    """What S3 calls an error; '' where it was none of a server."""
-    response = getattr(e.__cause__ or e, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-
-
-_UNREACHABLE = {
-    "EndpointConnectionError",
-    "ConnectTimeoutError",
-    "ConnectionError",
-    "ClientConnectorError",
-    "ServiceRequestError",
-}
-
-
-def explain(e: Exception, url: str) -> str:
-    """One sentence that says what is wrong and what helps."""
-    names = {c.__name__ for c in type(e).__mro__}
-    scheme = url.partition("://")[0]
-    bucket = url.partition("://")[2].partition("/")[0]
-    text = " ".join(str(e).split()) or type(e).__name__
-    told = isinstance(e, (PermissionError, FileNotFoundError))  # by a server; its text may hold a name
-    if any("Credential" in n for n in names) or ("credential" in text.lower() and not told):
-        return f"{url}: no credentials were found: give them {_CREDENTIALS.get(scheme, 'to the SDK')}"
-    if _code(e) == "InvalidObjectState":
-        return f"{url}: this object lies in an archive class of the object store (Glacier): restore it there first ({text})"
-    if _code(e) in ("InvalidRange", "416"):
-        return f"{url}: this object has become shorter after it was listed{_AGAIN}"
-    if isinstance(e, PermissionError):
-        return f"{url}: no permission: the credentials are wrong, or do not allow this in the bucket {bucket!r} ({text})"
-    if isinstance(e, FileNotFoundError):
-        return f"{url}: there is no such object, or no bucket {bucket!r} (none is ever created): check the spelling"
-    if names & _UNREACHABLE:
-        where = " (AWS_ENDPOINT_URL names another address than Amazon's)" if scheme == "s3" else ""
-        return f"{url}: cannot reach the object store{where}: {text}"
-    if names & {"TimeoutError", "FSTimeoutError"}:
-        return f"{url}: the object store takes requests and does not answer: {text}"
-    return f"{url}: unexpected answer of the object store: {text}"

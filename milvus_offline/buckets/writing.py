@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import MilvusOfflineError, StoreError
-from .objects import MISSING, count, explain, objects
+from .failures import MISSING, explain
+from .objects import count, objects
 from .paths import BucketPath
 
 PART_BYTES = 16 << 20

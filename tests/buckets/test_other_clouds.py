@@ -130,7 +130,7 @@ def test_what_is_not_there_is_said_in_one_sentence(cloud: tuple[str, Any]) -> No
 
 
 def test_what_keeps_clients_away_is_told_in_each_clouds_words() -> None:
-    from milvus_offline.buckets.objects import explain
+    from milvus_offline.buckets.failures import explain
 
     silent = pytest.importorskip("azure.core.exceptions").ServiceRequestError("Cannot connect to host 127.0.0.1:9")
     assert explain(silent, "az://b/x").startswith("az://b/x: cannot reach the object store: Cannot connect")

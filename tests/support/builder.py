@@ -40,7 +40,7 @@ from milvus_offline.milvus1.layout import (
     MetricType,
 )
 from milvus_offline.milvus1.salvage import collect
-from milvus_offline.milvus1.segment.files import SegmentWriter, write_deleted
+from milvus_offline.milvus1.segment.writing import SegmentWriter, write_deleted
 from milvus_offline.milvus1.store import Store
 from milvus_offline.model import Array, Attribute, Batch
 

@@ -21,7 +21,8 @@ from ...guard import explained
 from ...milvus1.extents import whole_segment
 from ...milvus1.layout import BLOOM_FILTER, DELETED_DOCS, ID, IDS_SUFFIX, LENGTH, RAW_SUFFIX
 from ...milvus1.segment.bloom import write_new_filter
-from ...milvus1.segment.files import Segment, write_deleted
+from ...milvus1.segment.files import Segment
+from ...milvus1.segment.writing import write_deleted
 from ...model import Piece
 from ...sharing import clone_file
 from ...transfer import Advance, Result, Task

@@ -29,7 +29,7 @@ from ...milvus1.catalog.rows import FileRow, TableRow
 from ...milvus1.extents import whole_segment
 from ...milvus1.layout import BLOOM_FILTER, CONFIG, DB, FLAG_AUTO_ID, FLAG_USER_ID, ID, META, TABLES, WAL
 from ...milvus1.segment.bloom import write_new_filter
-from ...milvus1.segment.files import SegmentWriter
+from ...milvus1.segment.writing import SegmentWriter
 from ...model import DEFAULT_PARTITION, Finding, Severity, Source, SourceCollection, SourcePartition
 from ...names import printable
 from ...sharing import can_share

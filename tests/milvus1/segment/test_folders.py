@@ -11,7 +11,7 @@ from support.builder import StoreBuilder, bag, codes, content, rows
 from support.command import call
 
 from milvus_offline.milvus1.opening import open_store
-from milvus_offline.milvus1.segment.files import SegmentWriter
+from milvus_offline.milvus1.segment.writing import SegmentWriter
 
 
 @pytest.fixture
