@@ -299,10 +299,10 @@ def judge(mutant: Mutant, store: Store | None, outcome: Outcome | None, error: s
 
 
 def _judge_bare(mutant: Mutant, store: Store) -> list[str]:
-    """Without a catalog: all live rows of a table that has lost its vectors are told as lost."""
+    """Without a catalog: all live rows of a table that has lost its vectors are told as lost, or as restored."""
     gone = {Path(n).stem for n in mutant.touched if n.endswith(".rv")}
     lost = sum(s.rows for i, s in mutant.base.live.items() if i in gone)
-    told = sum(f.rows or 0 for f in store.findings if f.severity is Severity.ERROR)
+    told = sum(f.rows or 0 for f in store.findings if f.severity is Severity.ERROR or f.code == "vectors-restored")
     return [f"{lost} rows have lost their vectors, {told} are told"] if told < lost else []
 
 
