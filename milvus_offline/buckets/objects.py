@@ -214,7 +214,9 @@ class Objects:
         self._small_bytes = 0
         self._heads: dict[str, bytes] = {}
         self._tags: dict[str, str] = {}
-        """The ETag with which a file is answered, where that is known to be another than the listing's, or that has none."""
+        """The ETag with which a file was answered first, where listings do not tell it."""
+        self._lists_tags = True
+        """Whether this server answers with the ETags that it lists, as S3 does."""
         self._lock = threading.RLock()
         self.pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="bucket")
 
@@ -263,7 +265,7 @@ class Objects:
 
     def _add(self, tree: dict[str, dict[str, Item]], name: str, info: dict[str, Any]) -> None:
         parts = [p for p in name.split("/") if p]
-        item = Item(name, int(info.get("size") or 0), _modified(info), str(info.get("ETag", "")))
+        item = _item(name, info)
         while len(parts) > 1:
             last = parts.pop()
             folder = "/".join(parts)
@@ -298,8 +300,7 @@ class Objects:
         for info in infos:
             name = info["name"].rstrip("/")
             if name.strip("/") != key:
-                size = -1 if info["type"] == "directory" else int(info.get("size") or 0)
-                found[name.rpartition("/")[2]] = Item(name, size, _modified(info), str(info.get("ETag", "")))
+                found[name.rpartition("/")[2]] = _item(name, info)
         return found or None
 
     def item(self, key: str) -> Item | None:
@@ -346,13 +347,11 @@ class Objects:
     def _require_same(self, item: Item, tag: str) -> None:
         """Raises StoreError when an answer with this ETag is about another object than the one that was listed."""
         with self._lock:
-            expected = self._tags.get(item.key, item.tag)
-            if tag == expected:
-                return
-            if item.key not in self._tags and (not expected or self._is_listed(item)):
-                self._tags[item.key] = tag  # a server that lists no ETags, or others than it answers with
-                return
-        raise StoreError(f"{self.url(item.key)}: this object was replaced after it was listed{AGAIN}")
+            if self._lists_tags and item.tag != tag and (not item.tag or self._is_listed(item)):
+                self._lists_tags = False
+            expected = item.tag if self._lists_tags else self._tags.setdefault(item.key, tag)
+        if tag != expected:
+            raise StoreError(f"{self.url(item.key)}: this object was replaced after it was listed{AGAIN}")
 
     def _is_listed(self, item: Item) -> bool:
         """Whether a new listing has the object with the ETag of the old one."""
@@ -427,6 +426,11 @@ class Objects:
                     raise StoreError(explain(e, self.url(key))) from e
                 time.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")
+
+
+def _item(name: str, info: dict[str, Any]) -> Item:
+    size = -1 if info.get("type") == "directory" else int(info.get("size") or 0)
+    return Item(name, size, _modified(info), str(info.get("ETag", "")))
 
 
 def _modified(info: dict[str, Any]) -> int:

@@ -107,9 +107,9 @@ class _Copy:
         self._lost = 0
         self._writers: list[_Writer] = []
         if not task.there:
-            self._write()
+            self._begin_writing()
 
-    def _write(self) -> None:
+    def _begin_writing(self) -> None:
         self._writers = [_Writer(self._fd, end) for end in self._ends]
 
     def add(self, piece: Slice) -> None:
@@ -125,7 +125,7 @@ class _Copy:
     def _put(self, column: int, data: memoryview, lost: int) -> None:
         """Bytes of one column, of which so many rows are left out."""
         if lost and not self._writers:  # the later ones move up
-            self._write()
+            self._begin_writing()
         if self._writers:
             self._writers[column].add(data)
         self._sums.update(column, data)
