@@ -136,7 +136,7 @@ def _remove_export(out: Path) -> None:
     for relative in sorted(paths):
         path = out / relative
         if Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(out)):
-            for suffix in ("", ".part", ".part.frame"):
+            for suffix in ("", ".part", ".part.closed"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             folders |= {p for p in path.parents if out in p.parents}
     (out / MANIFEST).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """HDF5 files as an export writes them, and where in them each dataset lies.
 
-A file without compression is a header of known size with the datasets after it, one after the other. Rows can so be written at
-their places while HDF5 is not even loaded; `write_frame` then has HDF5 write all that is not a row.
+A file without compression is a header of known size with the datasets after it, one after the other, so that rows can be
+written at their places in any order; HDF5 is not even loaded for it (`hdf5frame`). The others are written by HDF5.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ import numpy as np
 
 from .. import fileio
 from .._version import __version__
-from ..errors import MissingPackageError, TargetError
+from ..errors import MissingPackageError
 from ..manifest import EMBEDDINGS, IDS, OutFile, dataset_names
 from ..milvus1.extents import Extent
 from ..milvus1.layout import LENGTH
 from ..milvus1.segment.files import Segment
 from ..names import printable
 from ..sharing import BLOCK, clone_range
+from .hdf5frame import Contiguous, frame
 
 COMPRESSIONS = ("none", "lz4", "zstd", "gzip")
 CHUNK_BYTES = 1 << 20
-FRAME_SUFFIX = ".frame"
+CLOSED_SUFFIX = ".closed"
 
 
 class Dataset(NamedTuple):
@@ -75,18 +76,13 @@ def places_of(file: OutFile) -> list[Place]:
 
 
 def _pad_bytes(at: int) -> int:
-    """Bytes of a dataset at `at` after which the next one begins `LENGTH.size` bytes after a block; larger than what HDF5
-    puts together."""
+    """Bytes from `at` on up to a place `LENGTH.size` bytes after a block; those bytes come along with the clone."""
     gap = (LENGTH.size - at) % BLOCK
-    return gap if gap > _GATHERED else gap + BLOCK
-
-
-_GATHERED = 2048
-_PAD = "pad"
+    return gap if gap >= LENGTH.size else gap + BLOCK
 
 
 def header_bytes(datasets: Sequence[Dataset]) -> int:
-    """Bytes before the first dataset: what HDF5 needs for its headers, and some more."""
+    """Bytes before the first dataset: the frame's head, and some more. An interrupted export counts on them."""
     return -(-(2048 + sum(512 + 4 * len(d.name) for d in datasets)) // 4096) * 4096
 
 
@@ -126,7 +122,7 @@ def is_reserved(path: Path, file: OutFile) -> bool:
 def close_gaps(path: Path, file: OutFile, runs: Sequence[tuple[int, int]]) -> None:
     """Replaces a file of which only some `runs` of rows (first, number) were written by one that holds these alone."""
     shorter = file._replace(rows=sum(rows for _, rows in runs))
-    beside = path.with_name(path.name + FRAME_SUFFIX)
+    beside = path.with_name(path.name + CLOSED_SUFFIX)
     try:
         reserve(beside, shorter)
         with path.open("rb") as old, beside.open("r+b", buffering=0) as new:
@@ -143,54 +139,13 @@ def close_gaps(path: Path, file: OutFile, runs: Sequence[tuple[int, int]]) -> No
 
 
 def write_frame(path: Path, file: OutFile) -> None:
-    """Makes a reserved file an HDF5 file; its rows, which others may be writing meanwhile, are not touched.
-
-    HDF5 writes a file of its own beside it, with holes for the rows, whose header is then copied. Raises TargetError when HDF5
-    would have the rows elsewhere.
-    """
-    import h5py
-
-    datasets, places = datasets_of(file), places_of(file)
-    start, end = header_bytes(datasets), places[-1].offset
-    frame = path.with_name(path.name + FRAME_SUFFIX)
-    try:
-        with h5py.File(frame, "w", meta_block_size=start, locking=False) as h:
-            found, at = [], start
-            for number, dataset in enumerate(datasets):
-                if file.aligned:
-                    _create_contiguous(h, Dataset(f"{_PAD}{number}", (_pad_bytes(at),), "<u1"))
-                found.append(_create_contiguous(h, dataset).id.get_offset())
-                at = places[number].offset + file.rows * dataset.row_bytes
-            describe(h, file)
-            for number in range(len(datasets) if file.aligned else 0):
-                del h[f"{_PAD}{number}"]
-        expected = [p.offset for p in places[:-1]]
-        if file.rows and found != expected:
-            raise TargetError(
-                f"{path}: HDF5 {h5py.version.hdf5_version} puts the datasets at the bytes {found}, expected {expected}: "
-                "install another version of h5py, or choose --compression gzip"
-            )
-        with frame.open("rb") as whole, path.open("r+b") as f:
-            f.write(whole.read(start))
-            for stream in (whole, f):
-                stream.seek(end)
-            f.write(whole.read())
-    finally:
-        frame.unlink(missing_ok=True)
-
-
-def _create_contiguous(h: Any, dataset: Dataset) -> Any:
-    """A dataset that is allocated and never filled."""
-    import h5py
-
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_layout(h5py.h5d.CONTIGUOUS)
-    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    properties.set_obj_track_times(False)  # the same rows give the same bytes
-    space, kind = h5py.h5s.create_simple(dataset.shape), h5py.h5t.py_create(np.dtype(dataset.dtype))
-    h5py.h5d.create(h.id, dataset.name.encode(), kind, space, properties)
-    return h[dataset.name]
+    """Makes a reserved file an HDF5 file; its rows, which others may be writing meanwhile, are not touched."""
+    datasets, (*places, end) = datasets_of(file), places_of(file)
+    columns = [Contiguous(d.name, d.shape, np.dtype(d.dtype), p.offset) for d, p in zip(datasets, places, strict=True)]
+    head, tail = frame(columns, description(file), end.offset)
+    with path.open("r+b", buffering=0) as f:
+        for data, at in ((head.ljust(header_bytes(datasets), b"\0"), 0), (tail, end.offset)):
+            fileio.write_at(f.fileno(), memoryview(data), at)
 
 
 @contextlib.contextmanager
@@ -204,11 +159,8 @@ def create_compressed(
     with _create(path) as (h, check):
         created = []
         for dataset in datasets_of(file):
-            if file.rows:
-                chunks = (rows, *dataset.shape[1:])
-                created.append(h.create_dataset(dataset.name, dataset.shape, dataset.dtype, chunks=chunks, **options))
-            else:
-                created.append(_create_contiguous(h, dataset))
+            how = {"chunks": (rows, *dataset.shape[1:]), **options} if file.rows else {}
+            created.append(h.create_dataset(dataset.name, dataset.shape, dataset.dtype, **how))
         describe(h, file)
         yield created, check
 
