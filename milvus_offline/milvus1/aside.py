@@ -36,7 +36,7 @@ _NEAR = 100
 """So many rows before the moment at which a source was put aside, and after it, one is that of its result."""
 
 
-@dataclass
+@dataclass(eq=False)
 class PutAside:
     """Looks at the tables of one catalog. `segments` are the live ones, `logged` pieces of the log, by table_id."""
 

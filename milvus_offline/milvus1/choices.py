@@ -21,7 +21,7 @@ from .segment.opening import Folder, open_segment
 from .segment.plain import PlainTable
 
 
-@dataclass
+@dataclass(eq=False)
 class Choices:
     """Opens the live segments of one table after the other. What a person should know is in `findings` and `damage` then."""
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import fileio
 from ..errors import StoreError, UsageError
@@ -47,8 +47,7 @@ class Config:
         return uri if uri.startswith("mysql://") else None
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """The folders of one store. `roots` contain `tables/`, the primary one first."""
 
     root: Path

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import fileio
 from ..errors import DamageError, StoreError, UsageError
@@ -76,8 +76,7 @@ def open_store(
     return opening.refused_by_disk(places).store()
 
 
-@dataclass(frozen=True)
-class Opening:
+class Opening(NamedTuple):
     """A store on its way to being open: what the stages before have decided, in their order.
 
     A stage gives a new value with what it adds, and nothing changes what an earlier one decided; `findings` are told, and only
@@ -87,11 +86,11 @@ class Opening:
     disk: Disk
     catalog: Catalog
     findings: tuple[Finding, ...]
-    live: LiveSet = field(default_factory=LiveSet.empty)
-    schemas: Mapping[str, Schema] = field(default_factory=dict)
+    live: LiveSet = LiveSet.empty()
+    schemas: Mapping[str, Schema] = {}
     """By the collection's table_id; what follows is by table_id of each partition."""
-    segments: Mapping[str, list[Segment]] = field(default_factory=dict)
-    damage: Mapping[str, Findings] = field(default_factory=dict)
+    segments: Mapping[str, list[Segment]] = {}
+    damage: Mapping[str, Findings] = {}
     """Errors about segments whose rows the log may still hold."""
     log: Log | None = None
     replay: Replay | None = None
@@ -101,7 +100,7 @@ class Opening:
         """Which segments are live."""
         live = select(self.catalog, self.disk)
         schemas = {c.table.table_id: schema_of(c.table, self.catalog) for c in live.collections}
-        return replace(self, live=live, schemas=schemas, findings=(*self.findings, *live.findings))
+        return self._replace(live=live, schemas=schemas, findings=(*self.findings, *live.findings))
 
     def with_files_of_v05(self) -> Opening:
         """The collections of a store of 0.5 or 0.6, which has neither segments nor a log."""
@@ -109,7 +108,7 @@ class Opening:
 
         findings = Findings(self.findings)
         opened = open_collections(self.catalog, self.live, self.schemas, self.location.roots, findings)
-        return replace(self, collections=opened, findings=tuple(findings))
+        return self._replace(collections=opened, findings=tuple(findings))
 
     def with_segments(self) -> Opening:
         """The live segments, and what stands in for those that are missing."""
@@ -118,8 +117,7 @@ class Opening:
         choices = Choices(self.catalog, self.disk, self.live)
         choices.look_for_tables()
         segments = {p.table.table_id: choices.open(p.table, p.choices, self.schemas[c.table.table_id]) for c, p in partitions}
-        return replace(
-            self,
+        return self._replace(
             segments=choices.exchanged(segments),
             live=self.live._replace(leftovers=choices.leftovers()),
             damage=choices.damage,
@@ -137,7 +135,7 @@ class Opening:
         damage = [f for lost in made_good(self.damage, replay if replay_wal else None) for f in lost]
         if any(f.code == "tables-missing" for f in self.findings):
             damage = [f for f in damage if f.code != "segment-missing"]  # that was told for all of them at once
-        return replace(self, log=log, replay=replay, findings=(*self.findings, *damage, *findings))
+        return self._replace(log=log, replay=replay, findings=(*self.findings, *damage, *findings))
 
     def compared(self) -> Opening:
         """Whether this is the catalog of these files."""
@@ -152,7 +150,7 @@ class Opening:
         named = replay.deleted if replay is not None else {}
         if named or any(f.code in OF_DELETES for f in self.findings):
             findings += self._lists_that_say_too_much(named)
-        return replace(self, findings=(*self.findings, *findings))
+        return self._replace(findings=(*self.findings, *findings))
 
     def _lists_that_say_too_much(self, named: Mapping[str, Ids]) -> Iterator[Finding]:
         """Lists of deletions that neither the catalog nor the bloom filter nor the log explain; `named` are ids by table."""
@@ -174,7 +172,7 @@ class Opening:
             tables = [(p.tag, p.table.table_id) for p in c.partitions]
             parts = [Partition(tag, schema, tuple(segments.get(t, ())), tuple(rows.get(t, ()))) for tag, t in tables]
             opened.append(Collection.of(schema, parts, findings))
-        return replace(self, collections=tuple(opened), findings=(*self.findings, *findings))
+        return self._replace(collections=tuple(opened), findings=(*self.findings, *findings))
 
     def refused_by_disk(self, places: Mapping[str, list[tuple[int, int]]]) -> Opening:
         """Says where a failing disk refused what had to be compared: `places` by file."""
@@ -189,7 +187,7 @@ class Opening:
             f"places that the disk refuses: {'; '.join(texts)}{more}. What could not be compared is used as it is. Copy the "
             "disk with ddrescue before it gets worse, and read the copy",
         )
-        return replace(self, findings=tuple(findings))
+        return self._replace(findings=tuple(findings))
 
     def store(self) -> Store:
         """The open store."""
@@ -308,7 +306,7 @@ def _repair_tags(catalog: Catalog, findings: Findings) -> Catalog:
                 f"{table.owner_table}/{printable(repaired)}",
                 f"the catalog holds this tag encoded twice ({printable(table.partition_tag)!r}); it is repaired",
             )
-            table = replace(table, partition_tag=repaired)
+            table = table._replace(partition_tag=repaired)
         tables.append(table)
     return replace(catalog, tables=tuple(tables))
 
@@ -344,7 +342,7 @@ def schema_of(table: TableRow, catalog: Catalog) -> Schema:
         dimension=table.dimension,
         vector_type=table.vector_type,
         metric_type=table.metric_name,
-        index=table.index,
+        index=table.index_spec,
         index_file_size=table.index_file_size or None,
         auto_id=table.auto_id,
         attributes=attribute_schema(fields),

@@ -72,7 +72,7 @@ def headline(findings: Iterable[Finding]) -> str | None:
     )
 
 
-@dataclass
+@dataclass(eq=False)
 class Unexplained:
     """Compares one catalog with the folders. `segments` are the live ones, `logged` pieces of the log, by table_id."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def _number(body: Mapping[str, Any], key: str) -> int | None:
 
 def _file(root: Path, relative: Path, said: Said | None, options: SourceOptions, findings: Findings) -> File:
     known = said or Said()
-    file = look(root / relative, replace(options, metric=options.metric or known.metric, dimension=known.dimension))
+    file = look(root / relative, options._replace(metric=options.metric or known.metric, dimension=known.dimension))
     parts = relative.with_suffix("").parts
     file.collection = known.collection or (parts[0] if len(parts) > 1 else root.name)
     tag = "/".join(parts[1:]) or parts[0]

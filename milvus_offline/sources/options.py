@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..fileio import status
 
 
-@dataclass(frozen=True)
-class SourceOptions:
+class SourceOptions(NamedTuple):
     """What can be said of a source. `store` and `faiss` are keyword arguments of their own openers."""
 
     collection: str | None = None
@@ -34,8 +32,8 @@ class SourceOptions:
     """What becomes of numbers beyond float32's range: `error` or `inf`."""
     dimension: int | None = None
     """What is known of the dimension elsewhere: strings that lost their trailing zeros are filled up to it."""
-    store: Mapping[str, Any] = field(default_factory=dict)
-    faiss: Mapping[str, Any] = field(default_factory=dict)
+    store: Mapping[str, Any] = {}
+    faiss: Mapping[str, Any] = {}
 
     def described(self) -> str:
         """What distinguishes a source with these options from the same files with others, for its fingerprint."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,7 @@ def _look(path: Path, options: SourceOptions) -> File:
         column, rows = _block(str(path), head, size, _BLOCKS[suffix], findings)
     dtype = np.dtype(column.dtype)
     if suffix in (".bvecs", ".u8bin") and options.vector_type is None:  # numbers by definition
-        options = replace(options, vector_type="float")
+        options = options._replace(vector_type="float")
     kind = vector_kind(str(path), column.name, (rows, column.items), dtype, options, options.metric, usual=False)
     if suffix == ".ivecs":
         findings.info("converted", str(path), "an .ivecs file mostly holds the neighbours of queries, not vectors")

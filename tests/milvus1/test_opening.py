@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 
@@ -11,7 +10,7 @@ from support.builder import StoreBuilder, bag, codes, content, rows
 from support.real import STORES
 
 from milvus_offline.milvus1 import opening
-from milvus_offline.milvus1.opening import Opening, open_store
+from milvus_offline.milvus1.opening import open_store
 
 STAGES = ("selected", "with_segments", "with_log", "compared", "with_collections")
 
@@ -20,9 +19,9 @@ STAGES = ("selected", "with_segments", "with_log", "compared", "with_collections
 def test_each_stage_leaves_alone_what_was_decided_before(name: str) -> None:
     value = opening._begin(STORES / name / "store", None, None, (), None)
     for stage in STAGES:
-        before = {f.name: repr(getattr(value, f.name)) for f in dataclasses.fields(Opening)}
+        before = {name: repr(held) for name, held in value._asdict().items()}
         made = getattr(value, stage)(*([True] if stage in ("with_log", "with_collections") else []))
-        assert {f.name: repr(getattr(value, f.name)) for f in dataclasses.fields(Opening)} == before
+        assert {name: repr(held) for name, held in value._asdict().items()} == before
         assert made.findings[: len(value.findings)] == value.findings
         value = made
     assert content(value.store()) == content(open_store(STORES / name / "store"))

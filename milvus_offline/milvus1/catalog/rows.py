@@ -65,8 +65,7 @@ class Generation(str, Enum):
     SEGMENTED = "0.7-1.1"
 
 
-@dataclass(frozen=True)
-class TableRow:
+class TableRow(NamedTuple):
     """A row of `Tables`: a collection, or a partition when `owner_table` is set."""
 
     id: int
@@ -107,7 +106,7 @@ class TableRow:
         return True if self.flag & FLAG_AUTO_ID else False if self.flag & FLAG_USER_ID else None
 
     @property
-    def index(self) -> IndexSpec:
+    def index_spec(self) -> IndexSpec:
         name = next((n for e, n in INDEX_NAMES.items() if e == self.engine_type), f"UNKNOWN_{self.engine_type}")
         if self.vector_type is VectorType.BINARY and name == "FLAT":
             name = "BIN_FLAT"  # DropIndex resets the last two metrics to 1 (§2.5)
@@ -271,9 +270,9 @@ def _plain_columns(cls: type[Row], columns: Mapping[str, Sequence[Any]]) -> list
     for name, is_number in _COLUMNS[cls]:
         column = columns.get(name)
         if column is None:
-            if name not in _DEFAULTS[cls]:
+            if name not in cls._field_defaults:
                 return None
-            values.append(repeat(_DEFAULTS[cls][name]))
+            values.append(repeat(cls._field_defaults[name]))
             continue
         if set(map(type, column)) != {int if is_number else str}:
             return None
@@ -320,11 +319,6 @@ _COLUMNS: dict[type[Any], tuple[tuple[str, bool], ...]] = {
     for row in (TableRow, FileRow, FieldRow)
 }
 """The columns of each table, and whether they hold numbers."""
-_DEFAULTS: dict[type[Any], dict[str, Any]] = {
-    TableRow: {name: getattr(TableRow, name) for name, _ in _COLUMNS[TableRow] if hasattr(TableRow, name)},
-    FileRow: FileRow._field_defaults,
-    FieldRow: FieldRow._field_defaults,
-}
 
 
 _IN_NO_NAME = re.compile(r"[/\\\x00]")

@@ -52,7 +52,7 @@ def filter_shape(capacity: int, error_rate: float, index: int) -> tuple[int, int
     return functions, math.ceil(capacity * abs(math.log(error)) / (functions * math.log(2) ** 2))
 
 
-@dataclass
+@dataclass(eq=False)
 class CountingFilter:
     """One of the filters: `counters` uint8 [(functions * per_function + 1) // 2] holds two 4-bit counters a byte."""
 
@@ -67,7 +67,7 @@ class CountingFilter:
         return FILTER.size + len(self.counters)
 
 
-@dataclass
+@dataclass(eq=False)
 class BloomFilter:
     """A whole `bloom_filter` file."""
 

@@ -65,7 +65,7 @@ class Note(Protocol):
     def __call__(self, severity: Severity, code: str, message: str, rows: int | None = None) -> None: ...
 
 
-@dataclass
+@dataclass(eq=False)
 class _Listed:
     """What stands in `deleted_docs`, and what is wrong with it: (code, text)."""
 

@@ -35,7 +35,7 @@ def _none() -> Ids:
     return np.empty(0, np.int64)
 
 
-@dataclass
+@dataclass(eq=False)
 class Account:
     """One table's account. Row numbers are those of `table.old_log_rows()`, offsets those of a segment; all sorted.
 
@@ -59,7 +59,7 @@ class Account:
     """(LSN, µs): the record had been logged by then, for a segment made at that time holds rows of it."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Stored:
     """Some rows of live segments, one array entry each: number of the segment, offset in it, id, whether it is live, and the
     place of its id among those that the log knows (-1: it does not)."""

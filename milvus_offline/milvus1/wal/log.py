@@ -213,7 +213,7 @@ def _parse_attributes(
     return names_at, tuple(result)
 
 
-@dataclass
+@dataclass(eq=False)
 class Walk:
     """Walks over the records of a log in order; `findings` tells of gaps and torn places met on the way."""
 

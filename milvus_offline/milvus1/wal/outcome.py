@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from .table import LoggedTable
 
 
-@dataclass
-class LogSalvage:
+class LogSalvage(NamedTuple):
     """Rows in the log that a server never shows."""
 
     kind: SalvageKind
@@ -32,7 +31,7 @@ class LogSalvage:
     reason: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Replay:
     """The outcome: rows to append and segments after deletes, per table_id."""
 
@@ -54,8 +53,7 @@ class Replay:
         return sum(r.rows for found in self.rows.values() for r in found)
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """What of a store is open when its log is read: `schemas` by collection, the rest by table_id.
 
     `segments` are the live ones, `damaged` the errors of tables whose segments have lost rows. `unfinished` are complete
@@ -67,7 +65,7 @@ class Opened:
     selection: LiveSet
     schemas: Mapping[str, Schema]
     segments: Mapping[str, list[Segment]]
-    damaged: Mapping[str, Findings] = field(default_factory=dict)
-    unfinished: Mapping[str, list[Segment]] = field(default_factory=dict)
+    damaged: Mapping[str, Findings] = {}
+    unfinished: Mapping[str, list[Segment]] = {}
     raced: Collection[str] = ()
-    victims: Mapping[str, list[Segment]] = field(default_factory=dict)
+    victims: Mapping[str, list[Segment]] = {}

@@ -123,7 +123,7 @@ def _with_folders(opened: Opened, disk: Disk, findings: Findings) -> Opened:
     for table_id, names in numbers.items():
         if found := list(_complete(table_id, sorted(names), tables[table_id], disk)):
             unfinished[table_id] = found
-    return replace(opened, raced=raced, victims=victims, unfinished=unfinished)
+    return opened._replace(raced=raced, victims=victims, unfinished=unfinished)
 
 
 def _overwritten(catalog: Catalog, disk: Disk, findings: Findings) -> Iterator[FileRow]:

@@ -33,7 +33,7 @@ from .window import Window, check_flush_lsns
 _BLANKS = " \n\r\t"
 
 
-@dataclass
+@dataclass(eq=False)
 class _Extra:
     """Insert records beside the replay, by (kind, collection, partition)."""
 

@@ -16,7 +16,7 @@ from .outcome import LogSalvage, Opened, Replay
 from .table import LoggedTable, without
 
 
-@dataclass
+@dataclass(eq=False)
 class Settlement:
     """Works on the tables of one log before it is replayed. `segments` are changed by table_id, the rest goes to `result`.
 

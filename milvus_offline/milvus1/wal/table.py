@@ -23,7 +23,7 @@ IDS_CHUNK = 1 << 17
 """Ids looked at in one go."""
 
 
-@dataclass
+@dataclass(eq=False)
 class LoggedTable:
     """One table during the replay: its insert and delete records, those that it has flushed apart (`old_`)."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ def look(
         text = f"the file says distance {printable(described['distance'])!r}: the metric is {metric}; --metric names another"
         findings.info("metric-of-file", name, text)
     if options.vector_type is None and described.get("vector_type") in ("float", "binary"):  # an export of ours
-        options = replace(options, vector_type=described["vector_type"])
+        options = options._replace(vector_type=described["vector_type"])
     usual = found.vectors.name == EMBEDDINGS and (found.ids is None or found.ids.name == IDS)
     kind = vector_kind(name, repr(data.name), data.shape, data.dtype, options, metric, usual)
     findings += kind.findings

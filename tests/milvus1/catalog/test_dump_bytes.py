@@ -9,7 +9,6 @@ import gzip
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def write(form: str, folder: Path) -> Path:
 def read(path: Path) -> tuple[list[list[dict[str, Any]]], bool]:
     """Tables, files and the position in the log as plain values; whether something is said of them."""
     catalog = read_given(path)
-    found = [[asdict(r) if is_dataclass(r) else r._asdict() for r in rows] for rows in (catalog.tables, catalog.files)]  # type: ignore
+    found = [[r._asdict() for r in rows] for rows in (catalog.tables, catalog.files)]
     return [*found, [{"global_lsn": catalog.global_lsn}]], any(f.severity is not Severity.INFO for f in catalog.findings)
 
 
