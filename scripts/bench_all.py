@@ -251,6 +251,26 @@ def bucket(page: Page) -> None:
     page.chapter("Out of a bucket", words, table(["way", "seconds", "MiB/s"], rows), bar_chart("Out of a bucket", "s", found))
 
 
+def partitions(page: Page) -> None:
+    sizes = [10, 100, 1000] if page.gib >= 1 else [10, 100]
+    rows, lines = [], dict[str, list[tuple[float, float]]]()
+    for size in sizes:
+        store = many_segments(page.folder / "parts", size, partitions=size)
+        ways = {
+            "cp -r": lambda target, store=store: seconds_of("cp", "-r", str(store), str(target)),
+            "export --no-sync": ours("export", str(store), "OUT", "-q", "--no-sync"),
+            "export": ours("export", str(store), "OUT", "-q"),
+        }
+        found = page.best(ways)
+        rows.append((size, *found.values()))
+        for name, seconds in found.items():
+            lines.setdefault(name, []).append((size, seconds))
+        shutil.rmtree(store)
+    words = "One segment of a few rows in each: what a file of its own costs. `cp -r` copies the store, with a folder for each."
+    head = ["partitions", "cp -r, s", "export --no-sync, s", "export, s"]
+    page.chapter("Partitions", words, table(head, rows), line_chart("Partitions", "partitions", "seconds", lines, log=True))
+
+
 def scale(page: Page) -> None:
     sizes = [1000, 10_000, 100_000] if page.gib >= 1 else [100, 1000]
     found = []
@@ -271,7 +291,7 @@ def scale(page: Page) -> None:
     page.chapter("Scale", words, table(head, found), chart)
 
 
-CHAPTERS = (export, deletes, memory, loads, faiss_index, links, bucket, scale)
+CHAPTERS = (export, deletes, memory, loads, faiss_index, links, bucket, partitions, scale)
 
 
 def machine(folder: Path) -> str:
