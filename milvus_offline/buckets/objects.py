@@ -13,12 +13,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from ..errors import MissingPackageError, StoreError
 from .failures import AGAIN, CREDENTIALS, MISSING, explain, may_pass
+from .ranges import is_listed, read_part, tag_of
 
 SCHEMES = {
     "s3": ("s3", "s3fs"),
@@ -86,7 +87,7 @@ class Item(NamedTuple):
     """-1: a folder."""
     mtime_ns: int = 0
     tag: str = ""
-    """What S3 calls the contents (ETag)."""
+    """What the object store calls the contents, see `ranges`."""
 
     @property
     def is_dir(self) -> bool:
@@ -214,9 +215,9 @@ class Objects:
         self._small_bytes = 0
         self._heads: dict[str, bytes] = {}
         self._tags: dict[str, str] = {}
-        """The ETag with which a file was answered first, where listings do not tell it."""
+        """The tag with which a file was answered first, where listings do not tell it."""
         self._lists_tags = True
-        """Whether this server answers with the ETags that it lists, as S3 does."""
+        """Whether this server answers with the tags that it lists."""
         self._lock = threading.RLock()
         self.pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="bucket")
 
@@ -265,7 +266,7 @@ class Objects:
 
     def _add(self, tree: dict[str, dict[str, Item]], name: str, info: dict[str, Any]) -> None:
         parts = [p for p in name.split("/") if p]
-        item = _item(name, info)
+        item = _item(self.scheme, name, info)
         while len(parts) > 1:
             last = parts.pop()
             folder = "/".join(parts)
@@ -300,7 +301,7 @@ class Objects:
         for info in infos:
             name = info["name"].rstrip("/")
             if name.strip("/") != key:
-                found[name.rpartition("/")[2]] = _item(name, info)
+                found[name.rpartition("/")[2]] = _item(self.scheme, name, info)
         return found or None
 
     def item(self, key: str) -> Item | None:
@@ -331,9 +332,12 @@ class Objects:
         object than before: parts of two make no file."""
         url = self.url(item.key)
         try:
-            data, length, tag = self.call(lambda: self._part(item.key, start, end), item.key, fine=MISSING)
+            data, length, tag = self.call(
+                lambda: read_part(self.scheme, self.fs, item.key, start, end, item.tag), item.key, fine=MISSING
+            )
         except MISSING as e:
-            raise StoreError(f"{url}: this object was removed after it was listed{AGAIN}") from e
+            gone = "removed or replaced" if self.scheme in ("gs", "gcs") else "removed"
+            raise StoreError(f"{url}: this object was {gone} after it was listed{AGAIN}") from e
         count(read=len(data))
         if length != end - start:
             raise StoreError(
@@ -345,7 +349,7 @@ class Objects:
         return data
 
     def _require_same(self, item: Item, tag: str) -> None:
-        """Raises StoreError when an answer with this ETag is about another object than the one that was listed."""
+        """Raises StoreError when an answer with this tag is about another object than the one that was listed."""
         with self._lock:
             if self._lists_tags and item.tag != tag and (not item.tag or self._is_listed(item)):
                 self._lists_tags = False
@@ -354,36 +358,8 @@ class Objects:
             raise StoreError(f"{self.url(item.key)}: this object was replaced after it was listed{AGAIN}")
 
     def _is_listed(self, item: Item) -> bool:
-        """Whether a new listing has the object with the ETag of the old one."""
-        from fsspec.asyn import sync
-
-        bucket, _, name = item.key.partition("/")
-
-        async def get() -> str:
-            answer = await self.fs._call_s3("list_objects_v2", Bucket=bucket, Prefix=name, MaxKeys=1)
-            return next((str(o.get("ETag", "")) for o in answer.get("Contents", ()) if o["Key"] == name), "")
-
-        return self.call(lambda: cast(str, sync(self.fs.loop, get)), item.key) == item.tag
-
-    def _part(self, key: str, start: int, end: int) -> tuple[bytes, int, str]:
-        """Bytes start..end-1 of an object, how many they are (nothing is read of more), and the object's ETag, '' where that is
-        not told."""
-        if self.scheme != "s3":
-            data = cast(bytes, self.fs.cat_file(key, start=start, end=end))
-            return data, len(data), ""
-        from fsspec.asyn import sync
-
-        bucket, _, name = key.partition("/")
-
-        async def get() -> tuple[bytes, int, str]:
-            answer = await self.fs._call_s3("get_object", Bucket=bucket, Key=name, Range=f"bytes={start}-{end - 1}")
-            body, length = answer["Body"], int(answer["ContentLength"])
-            try:
-                return await body.read() if length <= end - start else b"", length, str(answer.get("ETag", ""))
-            finally:
-                body.close()
-
-        return cast("tuple[bytes, int, str]", sync(self.fs.loop, get))
+        """Whether a new listing has the object with the tag of the old one."""
+        return self.call(lambda: is_listed(self.scheme, self.fs, item.key, item.tag), item.key)
 
     def begin(self, item: Item) -> bytes:
         """A small file as a whole, the header of a larger one; both are kept."""
@@ -428,9 +404,9 @@ class Objects:
         raise AssertionError("unreachable")
 
 
-def _item(name: str, info: dict[str, Any]) -> Item:
+def _item(scheme: str, name: str, info: dict[str, Any]) -> Item:
     size = -1 if info.get("type") == "directory" else int(info.get("size") or 0)
-    return Item(name, size, _modified(info), str(info.get("ETag", "")))
+    return Item(name, size, _modified(info), tag_of(scheme, info))
 
 
 def _modified(info: dict[str, Any]) -> int:

@@ -19,6 +19,8 @@ from support.command import call, exported
 from support.real import STORES, truth
 
 from milvus_offline import buckets
+from milvus_offline.buckets.objects import objects
+from milvus_offline.errors import StoreError
 
 pytestmark = pytest.mark.server
 
@@ -151,4 +153,26 @@ def test_an_address_that_nobody_listens_at_is_said(scheme: str, monkeypatch: pyt
     done = call("inspect", f"{scheme}://{BUCKET}/x")
     assert done.code == 1
     assert f"{scheme}://: cannot reach the object store at 127.0.0.1:9: Connection refused" in done.err
+    buckets.forget()
+
+
+def test_an_object_that_was_replaced_after_it_was_listed_ends_the_run(cloud: tuple[str, Any]) -> None:
+    """Azure's ETag says so. Google is asked for the generation that it listed, which the emulator does not know."""
+    scheme, fs = cloud
+    buckets.forget()
+    store = objects(scheme)
+    for name in ("kept", "replaced"):
+        fs.pipe_file(f"{BUCKET}/now/{name}", b"0123456789")
+    store.mount(f"{BUCKET}/now")
+    fs.pipe_file(f"{BUCKET}/now/replaced", b"9876543210")
+    kept, replaced = (store.known(f"{BUCKET}/now/{name}") for name in ("kept", "replaced"))
+    assert kept is not None and replaced is not None
+    assert store.fetch(kept, 2, 6) == b"2345"
+    if scheme == "az":
+        with pytest.raises(StoreError, match=r"now/replaced: this object was replaced after it was listed"):
+            store.fetch(replaced, 2, 6)
+    assert store.fetch(kept, 0, 10) == b"0123456789"
+    fs.rm_file(f"{BUCKET}/now/kept")
+    with pytest.raises(StoreError, match=r"now/kept: this object was removed (or replaced )?after it was listed"):
+        store.fetch(kept, 0, 10)
     buckets.forget()
