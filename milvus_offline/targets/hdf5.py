@@ -155,7 +155,7 @@ class _Copy:
 class _Writer:
     """Writes what it is given from byte `at` on. Small pieces are gathered: a file has one lock, for which all writers wait."""
 
-    _WORTH = 1 << 18
+    _WORTH = 1 << 17
 
     def __init__(self, fd: int, at: int) -> None:
         self._fd, self._at = fd, at

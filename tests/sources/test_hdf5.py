@@ -293,7 +293,7 @@ def test_the_same_rows_give_the_same_bytes(store: Path, tmp_path: Path) -> None:
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
-@pytest.mark.parametrize("sizes", [[1, 1, 1], [5, (1 << 18) - 5, 7], [1 << 18, 3, 1 << 19, 2], [3, 1 << 19], []])
+@pytest.mark.parametrize("sizes", [[1, 1, 1], [5, (1 << 17) - 5, 7], [1 << 17, 3, 1 << 18, 2], [3, 1 << 18], []])
 def test_gathered_writes(sizes: list[int], tmp_path: Path) -> None:
     content = np.random.default_rng(1).bytes(sum(sizes))
     path = tmp_path / "file"
