@@ -19,7 +19,7 @@ from urllib.request import getproxies
 
 from ..errors import MissingPackageError, StoreError
 from .failures import AGAIN, CREDENTIALS, MISSING, explain, may_pass
-from .ranges import is_listed, read_part, tag_of
+from .ranges import GOOGLE, is_listed, read_part, tag_of
 
 SCHEMES = {
     "s3": ("s3", "s3fs"),
@@ -336,7 +336,7 @@ class Objects:
                 lambda: read_part(self.scheme, self.fs, item.key, start, end, item.tag), item.key, fine=MISSING
             )
         except MISSING as e:
-            gone = "removed or replaced" if self.scheme in ("gs", "gcs") else "removed"
+            gone = "removed or replaced" if self.scheme in GOOGLE else "removed"
             raise StoreError(f"{url}: this object was {gone} after it was listed{AGAIN}") from e
         count(read=len(data))
         if length != end - start:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, cast
 
+GOOGLE = ("gs", "gcs")
+
 
 class Part(NamedTuple):
     """What was asked for of an object: bytes, how many they are (nothing is read of more), and the object's ETag, '' where that
@@ -20,7 +22,7 @@ class Part(NamedTuple):
 
 def tag_of(scheme: str, info: dict[str, Any]) -> str:
     """What a listing calls the contents of an object; '' where it says nothing."""
-    found = info.get({"s3": "ETag", "gs": "generation", "gcs": "generation"}.get(scheme, "etag"))
+    found = info.get("ETag" if scheme == "s3" else "generation" if scheme in GOOGLE else "etag")
     return str(found or "").strip('"')
 
 
@@ -28,7 +30,7 @@ def read_part(scheme: str, fs: Any, key: str, start: int, end: int, tag: str) ->
     """Bytes start..end-1 of an object that was listed with this tag. Raises what the SDK raises."""
     if scheme == "s3":
         return _of_s3(fs, key, start, end)
-    if scheme in ("gs", "gcs"):
+    if scheme in GOOGLE:
         return _whole(fs.cat_file(key, start=start, end=end, generation=tag or None))
     return _of_azure(fs, key, start, end)
 
@@ -36,7 +38,7 @@ def read_part(scheme: str, fs: Any, key: str, start: int, end: int, tag: str) ->
 def is_listed(scheme: str, fs: Any, key: str, tag: str) -> bool:
     """Whether a new listing has the object with this tag."""
     if scheme != "s3":
-        return tag_of(scheme, fs.info(key)) == tag
+        return any(tag_of(scheme, info) == tag for info in fs.ls(key, detail=True))
     from fsspec.asyn import sync
 
     bucket, _, name = key.partition("/")

@@ -20,6 +20,7 @@ from support.real import STORES, truth
 
 from milvus_offline import buckets
 from milvus_offline.buckets.objects import objects
+from milvus_offline.buckets.ranges import is_listed
 from milvus_offline.errors import StoreError
 
 pytestmark = pytest.mark.server
@@ -169,6 +170,8 @@ def test_an_object_that_was_replaced_after_it_was_listed_ends_the_run(cloud: tup
     assert kept is not None and replaced is not None
     assert store.fetch(kept, 2, 6) == b"2345"
     if scheme == "az":
+        assert is_listed(scheme, store.fs, kept.key, kept.tag)
+        assert not is_listed(scheme, store.fs, replaced.key, replaced.tag)
         with pytest.raises(StoreError, match=r"now/replaced: this object was replaced after it was listed"):
             store.fetch(replaced, 2, 6)
     assert store.fetch(kept, 0, 10) == b"0123456789"
