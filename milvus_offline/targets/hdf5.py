@@ -291,7 +291,6 @@ class Hdf5Export:
             "compression": self.compression,
             "link": self.link,
             "task_bytes": TASK_BYTES,
-            "layout": 2,  # where in a file its rows lie
         }
         if self.reflink == "always" and not resume:  # refuse before anything is created, or an earlier export goes
             keep_out(self.out, source.describe())

@@ -9,13 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from .. import fileio
 from .._version import __version__
@@ -26,23 +23,11 @@ from ..milvus1.layout import LENGTH
 from ..milvus1.segment.files import Segment
 from ..names import printable
 from ..sharing import BLOCK, clone_range
-from .hdf5frame import Contiguous, frame
+from .hdf5frame import Dataset, frame
 
 COMPRESSIONS = ("none", "lz4", "zstd", "gzip")
 CHUNK_BYTES = 1 << 20
 CLOSED_SUFFIX = ".closed"
-
-
-class Dataset(NamedTuple):
-    """One dataset of a file. `dtype` is a numpy dtype string, little endian."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
 
 def datasets_of(file: OutFile) -> list[Dataset]:
@@ -141,11 +126,12 @@ def close_gaps(path: Path, file: OutFile, runs: Sequence[tuple[int, int]]) -> No
 def write_frame(path: Path, file: OutFile) -> None:
     """Makes a reserved file an HDF5 file; its rows, which others may be writing meanwhile, are not touched."""
     datasets, (*places, end) = datasets_of(file), places_of(file)
-    columns = [Contiguous(d.name, d.shape, np.dtype(d.dtype), p.offset) for d, p in zip(datasets, places, strict=True)]
-    head, tail = frame(columns, description(file), end.offset)
+    head, tail = frame(datasets, [p.offset for p in places], description(file), end.offset)
+    start = header_bytes(datasets)
+    assert len(head) <= start, "rows begin where their file's header is"
     with path.open("r+b", buffering=0) as f:
-        for data, at in ((head.ljust(header_bytes(datasets), b"\0"), 0), (tail, end.offset)):
-            fileio.write_at(f.fileno(), memoryview(data), at)
+        fileio.write_at(f.fileno(), memoryview(head.ljust(start, b"\0")), 0)
+        fileio.write_at(f.fileno(), memoryview(tail), end.offset)
 
 
 @contextlib.contextmanager

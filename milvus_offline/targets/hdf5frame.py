@@ -1,16 +1,16 @@
 """The frame of an HDF5 file with contiguous datasets: all of its bytes that are not a row.
 
-It has the oldest form that the format knows, so that every version of HDF5 reads it: superblock 0, one group with a symbol
-table, a header for each dataset; and behind the rows the texts of the attributes. HDF5 itself can only write a file with holes
-in the place of the rows, out of which the frame is then copied: for a small partition that takes longer than its rows.
-Paragraphs are those of the HDF5 File Format Specification, version 3.0.
+It has the form that HDF5 itself writes unless it is told otherwise: superblock 0, one group with a symbol table, a header for
+each dataset; and behind the rows the texts of the attributes. HDF5 can only write a file with holes in the place of the rows,
+out of which the frame would have to be copied. Paragraphs are those of the HDF5 File Format Specification, version 3.0.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,25 +27,31 @@ _TEXTS_BYTES = 4096
 """The least size of a global heap."""
 
 
-class Contiguous(NamedTuple):
-    """A dataset whose elements lie together, little endian, from byte `at` of the file on."""
+class Dataset(NamedTuple):
+    """One dataset of a file. `dtype` is a numpy dtype string, little endian."""
 
     name: str
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    at: int
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.shape[0] * self.row_bytes
 
 
-def frame(datasets: Sequence[Contiguous], attributes: Mapping[str, str | int | bool], end: int) -> tuple[bytes, bytes]:
+def frame(
+    datasets: Sequence[Dataset], offsets: Sequence[int], attributes: Mapping[str, str | int | bool], end: int
+) -> tuple[bytes, bytes]:
     """The bytes from the file's first one on, and those from the byte `end` on, behind all rows, to the file's last one.
 
-    `attributes` are those of the root group. The datasets have the types of rows: whole or floating numbers.
+    Each dataset begins at its one of `offsets`, and has the type of rows: whole or floating numbers. `attributes` are those of
+    the root group.
     """
-    datasets = sorted(datasets, key=lambda d: d.name.encode())
+    placed = sorted(zip(datasets, offsets, strict=True), key=lambda d: d[0].name.encode())
     texts = _Texts(end)
     described = [_attribute(name, value, texts) for name, value in attributes.items()]
     tail = texts.collection()
@@ -54,15 +60,15 @@ def frame(datasets: Sequence[Contiguous], attributes: Mapping[str, str | int | b
     tree = root + _HEADER_BYTES + 24 + sum(map(len, described))
     heap = tree + _TREE_BYTES
     names = bytearray(8)  # the name of the root
-    offsets = []
-    for dataset in datasets:
-        offsets.append(len(names))
+    named = []
+    for dataset, _ in placed:
+        named.append(len(names))
         names += _padded(dataset.name.encode() + b"\0")
     symbols = heap + _HEAP_BYTES + len(names)
     leaf_k = max(4, (len(datasets) + 1) // 2)  # one node has room for all
-    at = symbols + 8 + 40 * 2 * leaf_k
-    headers = [_dataset(d) for d in datasets]
-    addresses = [at + sum(map(len, headers[:n])) for n in range(len(headers))]
+    first = symbols + 8 + 40 * 2 * leaf_k
+    headers = [_dataset(d, at) for d, at in placed]
+    addresses = accumulate(map(len, headers[:-1]), initial=first)
 
     # II.A, with the root's entry as of III.C
     head = b"\x89HDF\r\n\x1a\n" + struct.pack("<8B2HI", 0, 0, 0, 0, 0, 8, 8, 0, leaf_k, _INTERNAL_K, 0)
@@ -70,13 +76,13 @@ def frame(datasets: Sequence[Contiguous], attributes: Mapping[str, str | int | b
     head += struct.pack("<2Q2I2Q", 0, root, 1, 0, tree, heap)
     head += _object([_message(0x11, struct.pack("<2Q", tree, heap)), *described])
     # III.A.1: a tree of one leaf, between the empty name and the last one
-    keys = struct.pack("<3Q", 0, symbols, offsets[-1])
+    keys = struct.pack("<3Q", 0, symbols, named[-1])
     head += (b"TREE" + struct.pack("<2BH2Q", 0, 0, 1, _UNDEFINED, _UNDEFINED) + keys).ljust(_TREE_BYTES, b"\0")
     # III.D
     head += b"HEAP" + struct.pack("<B3x3Q", 0, len(names), _NO_FREE_BLOCK, heap + _HEAP_BYTES) + names
     # III.B and III.C
-    entries = (struct.pack("<2Q2I16x", name, address, 0, 0) for name, address in zip(offsets, addresses, strict=True))
-    head += (b"SNOD" + struct.pack("<BxH", 1, len(datasets)) + b"".join(entries)).ljust(at - symbols, b"\0")
+    entries = (struct.pack("<2Q2I16x", name, address, 0, 0) for name, address in zip(named, addresses, strict=True))
+    head += (b"SNOD" + struct.pack("<BxH", 1, len(datasets)) + b"".join(entries)).ljust(first - symbols, b"\0")
     return head + b"".join(headers), tail
 
 
@@ -112,15 +118,14 @@ def _message(kind: int, data: bytes, *, constant: bool = False) -> bytes:
     return struct.pack("<HHB3x", kind, len(data), constant) + data
 
 
-def _dataset(dataset: Contiguous) -> bytes:
+def _dataset(dataset: Dataset, at: int) -> bytes:
     """The header of a dataset that is allocated and never filled (IV.A.2.b, d, f, i)."""
-    at = dataset.at if dataset.nbytes else _UNDEFINED
     return _object(
         [
             _message(0x01, _space(dataset.shape, with_maximum=True)),
-            _message(0x03, _number(dataset.dtype), constant=True),
+            _message(0x03, _number(np.dtype(dataset.dtype)), constant=True),
             _message(0x05, struct.pack("<4BI", 2, 1, 1, 1, 0), constant=True),
-            _message(0x08, struct.pack("<2B2Q", 3, 1, at, dataset.nbytes)),
+            _message(0x08, struct.pack("<2B2Q", 3, 1, at if dataset.nbytes else _UNDEFINED, dataset.nbytes)),
         ]
     )
 
@@ -162,11 +167,7 @@ def _attribute(name: str, value: str | int | bool, texts: _Texts) -> bytes:
         kind, data = _number(number.dtype), number.tobytes()
     key, space = name.encode() + b"\0", _space(())
     head = struct.pack("<Bx3H", 1, len(key), len(kind), len(space))
-    return _message(0x0C, head + _joined([key, kind, space, data]))
-
-
-def _joined(parts: Iterable[bytes]) -> bytes:
-    return b"".join(map(_padded, parts))
+    return _message(0x0C, head + b"".join(map(_padded, (key, kind, space, data))))
 
 
 def _padded(data: bytes) -> bytes:
