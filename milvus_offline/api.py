@@ -20,6 +20,7 @@ from .errors import UsageError
 from .exporting import ExportReport, run_export
 from .findings import Findings
 from .loading import LoadReport, run_load
+from .machine import default_jobs
 from .milvus1.store import Store
 from .model import Source
 from .present import seen_anew
@@ -73,8 +74,7 @@ def export(  # many: the options of the command `export`, each by its name
 
     chosen = _selected(_opened(source, salvage), collections, partitions, exclude)
     target = open_export(os.fspath(out), file_format, **options)
-    workers = jobs or min(4, os.cpu_count() or 1)
-    return run_export(chosen, target, jobs=workers, resume=resume, progress=_telling(progress))
+    return run_export(chosen, target, jobs=jobs or default_jobs(), resume=resume, progress=_telling(progress))
 
 
 @seen_anew()
@@ -125,18 +125,13 @@ def verify(
         compared = None if against is None else _opened(against, ())
         result = check_export(fileio.as_path(source), against=compared, progress=shown)
         return VerifyReport(result.rows, Findings([*result.findings, *result.lacking]))
-    from .milvus1.verify import check_store, weigh
+    from .checking import check_source
 
-    opened = source if isinstance(source, Store) else _opened(source, ())
-    store = opened.store if isinstance(opened, StoreSource) else opened
-    if not isinstance(store, Store) or against is not None:
+    opened = StoreSource(source) if isinstance(source, Store) else _opened(source, ())
+    if not isinstance(opened, StoreSource) or against is not None:
         raise UsageError(f"{source}: expected a store, or an export to be compared with a source")
-    if shown is not None:
-        shown.start(*weigh(store, sample), 0, 0)
-    checked, notes = check_store(store, sample=sample, advance=shown.advance if shown else None)
-    if shown is not None:
-        shown.close()
-    return VerifyReport(checked.rows, Findings([*store.findings, *notes]))
+    checked, notes = check_source(opened, sample=sample, progress=shown)
+    return VerifyReport(checked.rows, Findings([*opened.store.findings, *notes]))
 
 
 def _opened(given: Given, salvage: Sequence[str]) -> Source:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from .errors import DamageError, MilvusOfflineError, MissingPackageError
 from .fileio import absolute, as_path
 from .findings import Findings
 from .hashing import Hashes
+from .machine import default_jobs
 from .manifest import (
     EMBEDDINGS,
     IDS,
@@ -35,7 +37,7 @@ from .sources.hdf5 import damage, open_file
 from .sources.milvus1 import StoreSource
 from .targets.folder import SALVAGE
 from .targets.hdf5file import description
-from .transfer import Advance, Progress, Result, Silent
+from .transfer import Advance, Progress, Result, Silent, in_order
 from .watch import watching
 
 
@@ -78,11 +80,12 @@ def check_export(
     progress.start(rows, nbytes * (2 if against else 1), 0, 0)
     try:
         tasks = [CheckFile(e["path"], str(out), p, e) for p in (*parts, *salvaged) for e in p.files]
-        for task, found in _checked(tasks, progress, cluster):
-            result.files += 1
-            result.rows += found["rows"]
-            result.findings += found["findings"]
-            task.part.damaged |= found["damaged"]
+        with closing(_checked(tasks, progress, cluster)) as checked:
+            for task, found in checked:
+                result.files += 1
+                result.rows += found["rows"]
+                result.findings += found["findings"]
+                task.part.damaged |= found["damaged"]
         if against is not None:
             with watching() as met:
                 _compare(out, collections, parts, against, selected, result, progress)
@@ -100,7 +103,8 @@ def check_source(
     progress.start(*weigh(store, sample), 0, 0)
     try:
         if cluster is None:
-            return check_store(store, sample=sample, advance=progress.advance)
+            run = partial(in_order, jobs=default_jobs(), progress=progress)
+            return check_store(store, sample=sample, advance=progress.advance, run=run)
         from .cluster import DaskCluster
 
         with DaskCluster(cluster, resumable=False) as workers:
@@ -132,24 +136,25 @@ class CheckFile:
         """`rows` that were read, `findings`, and whether the file is `damaged`."""
         found = ExportCheck()
         damaged = False
+        told = Told(advance)
         try:
-            _check_file(as_path(self.out), self.part, self.entry, found, advance)
+            _check_file(as_path(self.out), self.part, self.entry, found, told.advance)
         except MissingPackageError:  # nothing is wrong with the file
             raise
         except (MilvusOfflineError, OSError, KeyError, ValueError, TypeError) as e:
             damaged = True
             found.differs("file-unreadable", self.part.where, str(e), self.entry.get("rows"))
+        told.rest(self.rows, self.bytes)
         return {"rows": found.rows, "findings": Findings(found.findings), "damaged": damaged or self.part.damaged}
 
 
-def _checked(tasks: Sequence[CheckFile], progress: Progress, cluster: str | None) -> Iterator[tuple[CheckFile, Result]]:
+def _checked(
+    tasks: Sequence[CheckFile], progress: Progress, cluster: str | None
+) -> Generator[tuple[CheckFile, Result], None, None]:
     """Each task with what it found, in their order."""
     if cluster is None:
-        for task in tasks:
-            progress.now(task.part.where)
-            told = Told(progress.advance)
-            yield task, task.run(told.advance)
-            told.rest(task.rows, task.bytes)
+        with closing(in_order(tasks, jobs=default_jobs(), progress=progress)) as found:
+            yield from zip(tasks, found, strict=True)
         return
     from .cluster import DaskCluster
 
@@ -157,7 +162,7 @@ def _checked(tasks: Sequence[CheckFile], progress: Progress, cluster: str | None
         there = [path for t in tasks if as_path(path := f"{t.out}/{t.id}").is_file()]
         workers.probe_files(there)
         found = workers.in_order(tasks, progress)
-    yield from zip(tasks, found, strict=True)
+        yield from zip(tasks, found, strict=True)
 
 
 @dataclass

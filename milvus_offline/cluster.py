@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -268,7 +268,7 @@ class DaskCluster:
         advance(task.rows, task.bytes)
         return result
 
-    def in_order(self, tasks: Sequence[Task], progress: Progress) -> Iterator[Result]:
+    def in_order(self, tasks: Sequence[Task], progress: Progress) -> Generator[Result, None, None]:
         """What each task found, in their order, when all are done. Raises as `run` does."""
         found = {task.id: result for done in self.run(tasks, progress) for task, result in done}
         return (found[task.id] for task in tasks)

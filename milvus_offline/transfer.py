@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -48,6 +48,8 @@ class Task(Protocol):
 
 
 Done = list[tuple[Task, Result]]
+Running = Generator[Done, None, None]
+"""Who closes it stops what still runs."""
 
 
 class Progress(Protocol):
@@ -188,6 +190,18 @@ def execute(  # many: how tasks run is the caller's to choose, each by its name
     return results
 
 
+def in_order(tasks: Sequence[Task], *, jobs: int, progress: Progress) -> Generator[Result, None, None]:
+    """What each task found, in their order, as soon as it is known: `jobs` threads run them. Raises what a task raises; who
+    closes it stops what still runs."""
+    found: dict[str, Result] = {}
+    running = _run(tasks, max(1, min(jobs, len(tasks))), False, progress, UNNOTED_EACH * jobs)
+    with contextlib.closing(running):
+        for task in tasks:
+            while task.id not in found:
+                found.update((done.id, result) for done, result in next(running))
+            yield found.pop(task.id)
+
+
 def _kept(running: Iterator[Done], ledger: Ledger) -> Iterator[Done]:
     """The same; where a bucket gives no more (what a disk refuses are findings) the error says that the run can go on."""
     try:
@@ -207,20 +221,20 @@ def _place(task: Task) -> str:
     return task.id.partition(":")[0].removesuffix(".h5")
 
 
-def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress, ahead: int) -> Iterator[Done]:
+def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress, ahead: int) -> Running:
     """What is done, whenever something is; at most `ahead` tasks are begun beyond what was taken."""
     if jobs == 1 or not todo:
         return _in_turn(todo, progress)
     return _in_processes(todo, jobs, progress) if processes else _in_threads(todo, jobs, progress, ahead)
 
 
-def _in_turn(todo: Sequence[Task], progress: Progress) -> Iterator[Done]:
+def _in_turn(todo: Sequence[Task], progress: Progress) -> Running:
     for task in todo:
         progress.now(_place(task))
         yield [(task, task.run(progress.advance))]
 
 
-def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress, ahead: int) -> Iterator[Done]:
+def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress, ahead: int) -> Running:
     counter = _Counter(threading.Lock(), _Number(), _Number(), threading.Event())
     waiting = deque(todo)
     begun: deque[Task] = deque(maxlen=1)
@@ -274,7 +288,7 @@ def _in_threads(todo: Sequence[Task], jobs: int, progress: Progress, ahead: int)
                 thread.join()
 
 
-def _in_processes(todo: Sequence[Task], jobs: int, progress: Progress) -> Iterator[Done]:
+def _in_processes(todo: Sequence[Task], jobs: int, progress: Progress) -> Running:
     import multiprocessing
     from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 

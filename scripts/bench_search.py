@@ -30,7 +30,7 @@ import numpy as np
 from make_store import make_store
 
 from milvus_offline import open_store
-from milvus_offline.search.exact import default_jobs
+from milvus_offline.machine import default_jobs
 from milvus_offline.targets.milvus1.proto import SERVICE, messages
 
 DIMENSION = 128

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from milvus_offline.ledger import Ledger
-from milvus_offline.transfer import UNNOTED_EACH, Advance, QuickTurns, Result, execute
+from milvus_offline.transfer import UNNOTED_EACH, Advance, QuickTurns, Result, Silent, execute, in_order
 
 
 @dataclass
@@ -107,6 +108,39 @@ def test_a_task_ends_while_another_thread_imports_logging(tmp_path: Path, monkey
     ledger = Ledger.create(tmp_path / "ledger", {})
     assert list(execute([Number(Watched(), 1)], jobs=1, ledger=ledger)) == ["1"]
     ledger.close()
+
+
+@dataclass
+class Last(Number):
+    """The first of several that waits for the one after it, and so ends after it."""
+
+    after: threading.Event = field(default_factory=threading.Event)
+    before: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, advance: Advance) -> Result:
+        assert self.after.wait(60)
+        self.before.set()
+        return super().run(advance)
+
+
+def test_what_tasks_find_comes_in_their_order_not_in_that_of_their_ends() -> None:
+    watched = Watched()
+    second, first = threading.Event(), threading.Event()
+    second.set()
+    tasks = [Last(watched, 0, after=first), Last(watched, 1, after=second, before=first)]
+    tasks += [Number(watched, n) for n in range(2, 40)]  # type: ignore[list-item]
+    assert [r["n"] for r in in_order(tasks, jobs=3, progress=Silent())] == list(range(40))
+    assert watched.begun[0] == 1
+    assert list(in_order([], jobs=3, progress=Silent())) == []
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_who_wants_no_more_of_what_tasks_find_stops_them(jobs: int) -> None:
+    watched = Watched()
+    threads = threading.active_count()
+    with contextlib.closing(in_order([Number(watched, n) for n in range(100)], jobs=jobs, progress=Silent())) as found:
+        assert next(found) == {"n": 0}
+    assert len(watched.begun) <= 1 + UNNOTED_EACH * jobs + jobs and threading.active_count() == threads
 
 
 def test_the_interpreters_switch_interval_comes_back_with_the_end_of_the_last_run() -> None:

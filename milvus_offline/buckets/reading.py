@@ -74,19 +74,22 @@ class ObjectFile:
         goes_on = 0 <= at - self._end <= _GAP and self._end > 0
         self._run = self._run + 1 if goes_on else 0
         self._end = at + wanted
-        if not goes_on and at // BLOCK_BYTES not in self._blocks:
+        # a short rest goes with the block before it: no request of its own
+        last = max(0, (self.size - SMALL - 1) // BLOCK_BYTES)
+        number = min(at // BLOCK_BYTES, last)
+        if not goes_on and number not in self._blocks:
             return self._store.fetch(self._item, at, min(at + wanted, self.size))
-        number, within = divmod(at, BLOCK_BYTES)
         for old in [n for n in self._blocks if n < number]:
             self._blocks.pop(old).cancel()
-        last = (self.size - 1) // BLOCK_BYTES
         for n in range(number, min(number + min(self._run, AHEAD), last) + 1):
             if n not in self._blocks:
                 first = n * BLOCK_BYTES
-                end = min(first + BLOCK_BYTES, self.size)
+                end = self.size if n == last else first + BLOCK_BYTES
                 self._blocks[n] = self._store.pool.submit(self._store.fetch, self._item, first, end)
-        self._end = at + min(wanted, BLOCK_BYTES - within)
-        return memoryview(self._blocks[number].result())[within : within + wanted]
+        within = at - number * BLOCK_BYTES
+        found = memoryview(self._blocks[number].result())[within : within + wanted]
+        self._end = at + len(found)
+        return found
 
 
 class _Raw(io.RawIOBase):

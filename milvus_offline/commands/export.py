@@ -14,6 +14,7 @@ import click
 from ..errors import TargetError, UsageError
 from ..fileio import absolute, as_path, is_remote
 from ..guard import check_file, free_space, keep_out
+from ..machine import default_jobs
 from .command import Command, OutFolder, SourcePath, choice
 from .common import (
     bucket_costs,
@@ -180,7 +181,7 @@ def _export(
     report = run_export(
         opened,
         open_export(out, own["file_format"], **options),
-        jobs=own["jobs"] or min(4, os.cpu_count() or 1),
+        jobs=own["jobs"] or default_jobs(),
         resume=own["resume"],
         progress=progress(silent),
         cluster=own["cluster"],

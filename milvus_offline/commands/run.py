@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..machine import default_jobs
 from ..names import printable
 from .command import Command, SourcePath, choice
 from .common import is_typed, print_json, progress
@@ -146,7 +147,7 @@ def _export(task: DmTask, source: Source, o: dict[str, Any], silent: bool) -> tu
 
     assert task.data_dir is not None
     out = Path(os.path.abspath(export_folder(task.data_dir, resume=o["resume"])))
-    jobs = o["jobs"] or min(4, os.cpu_count() or 1)
+    jobs = o["jobs"] or default_jobs()
     report = run_export(source, Hdf5Export(out, layout=dm_layout), jobs=jobs, resume=o["resume"], progress=progress(silent))
     yamls = write_yamls(out, source, task.version_text)
     lines = [

@@ -118,7 +118,7 @@ def _serve(  # many: one for each option
     from contextlib import ExitStack
 
     from ..errors import UsageError
-    from ..search.exact import default_jobs
+    from ..machine import default_jobs
     from ..serve.answers import Answers, Settings
     from ..serve.server import Server
     from ..sources.milvus1 import StoreSource

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ class CheckSegment:
         return {"rows": rows, "id_sum": id_sum, "filtered": filtered, "compared": compared, "findings": notes, **met.result()}
 
 
-Run = Callable[[Sequence[CheckSegment]], Iterator[dict[str, Any]]]
-"""Runs tasks, here or elsewhere, and gives what each of them found, in their order."""
+Run = Callable[[Sequence[CheckSegment]], Generator[dict[str, Any], None, None]]
+"""Runs tasks, here or elsewhere, and gives what each of them found, in their order; is closed when no more is wanted."""
 
 
 def check_store(
@@ -128,27 +129,27 @@ def _check(store: Store, sample: float, advance: Advance, notes: Findings, met: 
     alike: dict[tuple[str, int, int], list[_Alike]] = {}
     done = Checked()
     work = list(_work(store, sample, by_segment))
-    results = iter(run([task for _, _, task in work if task is not None]))
-    for segment, table_id, task in work:
-        if isinstance(segment, Segment):
-            _compare_deletes(store.catalog, segment, table_id, by_segment.get((table_id, segment.id), []), uncounted, notes)
-        if task is None:
-            continue
-        found = next(results)
-        met.add(found)
-        notes += found["findings"]
-        rows, compared = found["rows"], found["compared"]
-        if isinstance(segment, Segment):
-            with watching():  # the same
-                _find_twin(task.where, segment, alike.setdefault((table_id, rows, found["id_sum"]), []), notes)
-        done.segments += 1
-        done.bytes += segment.bytes
-        done.index_files += len(task.indexes)
-        done.rows += rows
-        done.ids_in_filters += found["filtered"]
-        done.vectors_in_indexes += compared
-        done.on_nothing += rows - compared
-        done.compared[table_id, segment.id] = compared
+    with contextlib.closing(run([task for _, _, task in work if task is not None])) as results:
+        for segment, table_id, task in work:
+            if isinstance(segment, Segment):
+                _compare_deletes(store.catalog, segment, table_id, by_segment.get((table_id, segment.id), []), uncounted, notes)
+            if task is None:
+                continue
+            found = next(results)
+            met.add(found)
+            notes += found["findings"]
+            rows, compared = found["rows"], found["compared"]
+            if isinstance(segment, Segment):
+                with watching():  # the same
+                    _find_twin(task.where, segment, alike.setdefault((table_id, rows, found["id_sum"]), []), notes)
+            done.segments += 1
+            done.bytes += segment.bytes
+            done.index_files += len(task.indexes)
+            done.rows += rows
+            done.ids_in_filters += found["filtered"]
+            done.vectors_in_indexes += compared
+            done.on_nothing += rows - compared
+            done.compared[table_id, segment.id] = compared
     if sample >= 1:
         _hold_against_log(store, done, met, notes)
     logged = _read_log_rows(store, notes, advance)

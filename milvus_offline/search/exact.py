@@ -7,7 +7,6 @@ Of rows with equal distance the one that an export would bring first comes first
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
+from ..machine import default_jobs
 from ..model import Array, Schema, VectorType
 from ..turns import wait_for
 from ..watch import watch
@@ -51,12 +51,6 @@ class Hits(NamedTuple):
 
 class Cancelled(Exception):
     """Nobody waits for the answer any more."""
-
-
-def default_jobs() -> int:
-    """Threads that a search takes if nobody says: the processors that this process may use, at most 4."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, count)
 
 
 def as_queries(queries: npt.ArrayLike, schema: Schema) -> Array:

@@ -21,6 +21,7 @@ from support.real import STORES, truth
 
 from milvus_offline import buckets, fileio
 from milvus_offline.buckets import objects
+from milvus_offline.buckets.objects import SMALL
 from milvus_offline.buckets.reading import BLOCK_BYTES
 from milvus_offline.errors import DamageError, StoreError
 
@@ -185,6 +186,29 @@ def test_any_part_of_a_file_can_be_read(server: S3Server) -> None:
         os.close(fd)
     with fileio.open_binary(f"s3://{BUCKET}/parts/data") as file:
         assert file.read() == data
+
+
+@pytest.mark.parametrize("rest", [0, 1, 8, SMALL - 1, SMALL, SMALL + 1, BLOCK_BYTES - 1])
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_a_short_rest_takes_no_request_of_its_own(blocks: int, rest: int, server: S3Server) -> None:
+    """Segments are powers of two and 8 bytes more, so that rests are short."""
+    size = blocks * BLOCK_BYTES + rest
+    data = np.random.default_rng(size).bytes(size)
+    key = f"rests/{size}"
+    server.client.put_object(Bucket=BUCKET, Key=key, Body=data)
+    buckets.forget()
+    fd = fileio.open_read(f"s3://{BUCKET}/{key}")
+    server.requests.clear()
+    try:
+        for at in range(0, size, step := (1 << 20) + 3):
+            buffer = bytearray(min(step, size - at))
+            fileio.read_into(fd, memoryview(buffer), at)
+            assert buffer == data[at : at + step]
+    finally:
+        os.close(fd)
+    asked = [path for method, path in server.requests if method == "GET" and path.endswith(key)]
+    whole = blocks + (rest > SMALL) if size > SMALL else int(size > 0)
+    assert len(asked) <= whole + (size > step), "one for what is read first, which may be all that is asked for"
 
 
 @pytest.mark.parametrize("slash", ["", "/"])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.real import STORES, copy_store
 
+from milvus_offline import checking
+from milvus_offline.checking import check_source
 from milvus_offline.milvus1 import verify
 from milvus_offline.milvus1.opening import open_store
+from milvus_offline.sources.milvus1 import open_store_source
 
 
 def test_each_index_file_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +29,33 @@ def test_each_index_file_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(verify, "_compare_vectors", noted)
     checked, notes = verify.check_store(open_store(STORES / "indexed" / "store"))
     assert not notes and len(seen) == len(set(seen)) == checked.index_files > 5
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in STORES.iterdir() if not p.name.startswith("mysql")))
+def test_several_threads_find_what_one_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for jobs in (1, 4):
+        monkeypatch.setattr(checking, "default_jobs", lambda jobs=jobs: jobs)
+        found.append(check_source(open_store_source(STORES / name / "store")))
+    assert found[0] == found[1]
+    assert found[0] == verify.check_store(open_store(STORES / name / "store"))
+
+
+def test_several_segments_are_read_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the first three waits until the others have begun, too."""
+    barrier = threading.Barrier(3)
+    begun = itertools.count()
+    read = verify._read_rows
+
+    def waiting(*arguments: Any) -> tuple[int, int]:
+        if next(begun) < barrier.parties:
+            barrier.wait(60)
+        return read(*arguments)
+
+    monkeypatch.setattr(verify, "_read_rows", waiting)
+    monkeypatch.setattr(checking, "default_jobs", lambda: 3)
+    checked, notes = check_source(open_store_source(STORES / "indexed" / "store"))
+    assert checked.segments > 3 and not notes
 
 
 def index_files(root: Path) -> list[Path]:

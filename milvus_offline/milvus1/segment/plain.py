@@ -20,6 +20,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Set
 
+from ...machine import processors
 from ...model import Schema
 from ..layout import BLOOM_FILTER, DELETED_DOCS, ID, IDS_SUFFIX, RAW_SUFFIX
 from .files import Segment
@@ -91,4 +92,4 @@ def _processors() -> int:
     """How many processes can run at once; 1 where this program is not an interpreter that begins another one."""
     if not sys.executable or getattr(sys, "frozen", False):
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors()
