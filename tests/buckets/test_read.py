@@ -46,6 +46,13 @@ def environment(server: S3Server) -> Iterator[None]:
     buckets.forget()
 
 
+@pytest.fixture(autouse=True)
+def answers(server: S3Server) -> Iterator[None]:
+    """No test finds the server as another one left it."""
+    yield
+    server.reset()
+
+
 @pytest.fixture(scope="module")
 def stored(server: S3Server) -> Callable[[str], None]:
     """Puts a real store into the bucket, once."""

@@ -27,8 +27,7 @@ OUT = f"s3://{BUCKET}/out"
 def server(running: S3Server) -> Iterator[S3Server]:
     buckets.forget()
     yield running
-    running.busy_each = 0
-    running.refuse = running.before = None
+    running.reset()
     running.clear()
 
 

@@ -25,6 +25,12 @@ class S3Server:
     def __init__(self, port: int, app: Any) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.requests: list[tuple[str, str]] = []
+        self._app = app
+        self._numbers = itertools.count(1)
+        self.reset()
+
+    def reset(self) -> None:
+        """It answers as it did at the beginning; what it stores stays."""
         self.busy_each = 0
         self.refuse: Callable[[str, str], bool] | None = None
         """Which requests (method, path) are answered with 403."""
@@ -33,8 +39,6 @@ class S3Server:
         """Called with each request (as WSGI has it) before it is answered; may change it."""
         self.tag = '"{}"'
         """With which ETag objects are answered; listings give their own."""
-        self._app = app
-        self._numbers = itertools.count(1)
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
