@@ -160,14 +160,15 @@ def _open(path: str | os.PathLike[str]) -> int:
         return os.open(path, _READING)
 
 
-def open_read(path: str | os.PathLike[str]) -> int:
+def open_read(path: str | os.PathLike[str], span: tuple[int, int] | None = None) -> int:
     """A file descriptor for `read_into`, `read_around` and `size_of`; the caller closes it (os.close).
 
+    `span`: the bytes, from the first up to the second, that are about to be read from front to back, if that is known.
     Raises OSError, and DamageError for what is no file: a pipe would wait for ever for somebody who writes into it, a device
     may never end.
     """
     if is_remote(path):
-        return cast(int, _buckets().open_read(os.fspath(path)))
+        return cast(int, _buckets().open_read(os.fspath(path), span))
     fd = _open(path)
     try:
         mode = os.fstat(fd).st_mode

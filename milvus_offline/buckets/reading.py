@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from .objects import HEAD, SMALL, Item, Objects, objects, place_of
 
@@ -26,27 +27,40 @@ class BucketFd(int):
     file: ObjectFile
 
 
-def open_read(url: str) -> BucketFd:
-    """A descriptor for `fileio.read_into`. Raises OSError where there is no such file."""
-    file = ObjectFile.of(url)
+def open_read(url: str, span: tuple[int, int] | None = None) -> BucketFd:
+    """A descriptor for `fileio.read_into`. Raises OSError where there is no such file.
+
+    `span`: the bytes, from the first up to the second, that are about to be read from front to back.
+    """
+    file = ObjectFile.of(url, span)
     fd = BucketFd(os.open(os.devnull, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
     fd.file = file
     return fd
 
 
+class _Block(NamedTuple):
+    """What is asked for at once: bytes start..end-1."""
+
+    start: int
+    end: int
+    data: Future[bytes]
+
+
 class ObjectFile:
     """An open file in a bucket. One thread uses it."""
 
-    def __init__(self, store: Objects, item: Item) -> None:
+    def __init__(self, store: Objects, item: Item, span: tuple[int, int] | None = None) -> None:
         self._store, self._item = store, item
         self.size = item.size
-        self._end = -1
-        self._run = 0
+        self._end, self._until = span or (-1, item.size)
+        """Where the last read ended, and up to where blocks are asked for."""
+        self._run = 0 if span is None else AHEAD
         """Reads in a row that went on where the one before ended."""
-        self._blocks: dict[int, Future[bytes]] = {}
+        self._blocks: deque[_Block] = deque()
+        """One behind the other, the first one in use."""
 
     @classmethod
-    def of(cls, url: str) -> ObjectFile:
+    def of(cls, url: str, span: tuple[int, int] | None = None) -> ObjectFile:
         """The file at `url`. Raises OSError where there is no such file."""
         scheme, key = place_of(url)
         store = objects(scheme)
@@ -54,7 +68,7 @@ class ObjectFile:
         if item is None or item.is_dir:
             code = errno.ENOENT if item is None else errno.EISDIR
             raise OSError(code, os.strerror(code), str(url))
-        return cls(store, item)
+        return cls(store, item, span)
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Fills `buffer` from `offset` on; returns how many bytes there were."""
@@ -73,23 +87,27 @@ class ObjectFile:
             return memoryview(self._store.begin(self._item))[at : at + wanted]
         goes_on = 0 <= at - self._end <= _GAP and self._end > 0
         self._run = self._run + 1 if goes_on else 0
-        self._end = at + wanted
-        # a short rest goes with the block before it: no request of its own
-        last = max(0, (self.size - SMALL - 1) // BLOCK_BYTES)
-        number = min(at // BLOCK_BYTES, last)
-        if not goes_on and number not in self._blocks:
-            return self._store.fetch(self._item, at, min(at + wanted, self.size))
-        for old in [n for n in self._blocks if n < number]:
-            self._blocks.pop(old).cancel()
-        for n in range(number, min(number + min(self._run, AHEAD), last) + 1):
-            if n not in self._blocks:
-                first = n * BLOCK_BYTES
-                end = self.size if n == last else first + BLOCK_BYTES
-                self._blocks[n] = self._store.pool.submit(self._store.fetch, self._item, first, end)
-        within = at - number * BLOCK_BYTES
-        found = memoryview(self._blocks[number].result())[within : within + wanted]
+        while self._blocks and not self._blocks[0].start <= at < self._blocks[0].end:
+            self._blocks.popleft().data.cancel()
+        if goes_on:
+            self._ask(at)
+        if self._blocks:
+            found = memoryview(self._blocks[0].data.result())[at - self._blocks[0].start :][:wanted]
+        else:
+            found = memoryview(self._store.fetch(self._item, at, min(at + wanted, self.size)))
         self._end = at + len(found)
         return found
+
+    def _ask(self, at: int) -> None:
+        """Asks for the block that begins at `at`, unless there is one, and for some after it."""
+        until = self._until if at < self._until else self.size
+        start = self._blocks[-1].end if self._blocks else at
+        while start < until and len(self._blocks) <= min(self._run, AHEAD):
+            end = start + BLOCK_BYTES
+            if until - end <= SMALL:  # a short rest takes no request of its own
+                end = until
+            self._blocks.append(_Block(start, end, self._store.pool.submit(self._store.fetch, self._item, start, end)))
+            start = end
 
 
 class _Raw(io.RawIOBase):

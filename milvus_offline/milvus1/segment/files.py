@@ -219,14 +219,17 @@ class Segment:
             self._note_foreign(dead)
         first = start if dead is None else dead.row_of_live(start)
         after = first if dead is None else first - dead.right_before(first)
+        span = first, min(self.stored, start + rows if dead is None else dead.row_of_live(start + rows - 1) + 1)
         width, rest = self.schema.row_bytes, self.stored - first
         step = max(1, min(max_bytes // width, rest))
         many = min(rest, max(step, _IDS_AT_ONCE - _IDS_AT_ONCE % step))
         vectors, ids = buffer((step, width), np.uint8), buffer((many,), ID)
         compacted: Array | None = None
         with (
-            _ArrayReader(ArrayInFile(self.raw_path, self.schema.dtype, self.schema.width), self.where, after) as read_vectors,
-            _ArrayReader(ArrayInFile(self.ids_path, ID, 1), self.where, after) as read_ids,
+            _ArrayReader(
+                ArrayInFile(self.raw_path, self.schema.dtype, self.schema.width), self.where, after, span
+            ) as read_vectors,
+            _ArrayReader(ArrayInFile(self.ids_path, ID, 1), self.where, after, span) as read_ids,
         ):
             while rows and first < self.stored:
                 count = min(many, self.stored - first, rows if dead is None else many)
@@ -341,11 +344,13 @@ def read_columns(
 class _ArrayReader:
     """Reads rows of one column from front to back, around unreadable places while somebody watches.
 
-    `after`: the rows from there up to the first one that is read are skipped, as are those between two reads.
+    `after`: the rows from there up to the first one that is read are skipped, as are those between two reads. `span`: the rows
+    that will be read, if that is known.
     """
 
-    def __init__(self, column: ArrayInFile, where: str, after: int = 0) -> None:
+    def __init__(self, column: ArrayInFile, where: str, after: int = 0, span: tuple[int, int] | None = None) -> None:
         self._column, self._where, self._next = column, where, after
+        self._span = span and (LENGTH.size + span[0] * column.row_bytes, LENGTH.size + span[1] * column.row_bytes)
         self._watch = watch()
         self._finder: Finder | None = None
         self._read_last: tuple[Array, int, int] | None = None
@@ -354,7 +359,7 @@ class _ArrayReader:
 
     def __enter__(self) -> _ArrayReader:
         column = self._column
-        self._fd = fileio.open_read(column.path)
+        self._fd = fileio.open_read(column.path, self._span)
         if self._watch is not None:
             value_bytes = 4 if column.width > 1 else column.dtype.itemsize
             self._finder = Finder(self._watch, self._where, column.path, column.row_bytes, value_bytes)
