@@ -35,6 +35,7 @@ from .names import printable
 from .sources.export import file_pieces
 from .sources.hdf5 import damage, open_file
 from .sources.milvus1 import StoreSource
+from .sources.written import says_where, structure_differs
 from .targets.folder import SALVAGE
 from .targets.hdf5file import description
 from .transfer import Advance, Progress, Result, Silent, in_order
@@ -217,8 +218,10 @@ def _check_file(out: Path, part: _Part, entry: Mapping[str, Any], result: Export
     size = sum(p.stat().st_size for p in paths)
     if size != entry["bytes"]:
         result.differs("file-size", where, f"{paths[0]}: the manifest says {entry['bytes']} bytes, found {size}", rows)
-    stream = _Stream(file_pieces(str(paths[0]), part.schema, rows))
-    if part.schema is not None and paths[0].suffix == ".h5":
+    stream = _Stream(file_pieces(str(paths[0]), part.schema, entry))
+    if says_where(entry, str(paths[0])) and (differs := structure_differs(str(paths[0]), entry)):
+        result.differs("structure-differs", where, differs)
+    elif part.schema is not None and paths[0].suffix == ".h5":
         _check_description(paths[0], OutFile(entry["path"], part.schema, part.partition, rows), result)
     if entry.get("linked"):
         text = f"{paths[0]} points into the store's own files, which carry no checksums; --against compares its rows"
@@ -306,7 +309,7 @@ def _compare(  # many: an export in three forms, the source, and where it is tol
             result.differs("partition-unknown", part.where, "is in the export, but not in the source", rows)
         elif not part.damaged:
             try:
-                pieces = [p for f in part.files for p in file_pieces(str(out / f["path"]), part.schema, f["rows"])]
+                pieces = [p for f in part.files for p in file_pieces(str(out / f["path"]), part.schema, f)]
                 ours = SourcePartition(part.partition, pieces)
                 names = sorted(_attributes(part.schema) & _attributes(schemas[part.collection]))
                 if not _same_order(ours, partition, names, told.advance):

@@ -597,6 +597,13 @@ SECTIONS = (
                 "Take another copy of this export, or export again from the store.",
             ),
             Code(
+                "structure-differs",
+                (ERROR, INFO),
+                "The bytes that tell HDF5 what a file of an export holds changed. Its rows are read without HDF5, where the "
+                "manifest says that they lie.",
+                "Export again from the store, or write this export anew: `milvus-offline export OLD NEW`.",
+            ),
+            Code(
                 "description",
                 (ERROR,),
                 "The attributes of an HDF5 file are not as the manifest describes them.",

@@ -233,6 +233,16 @@ class Checksums:
         return found
 
 
+def structure_checksum(parts: Iterable[bytes | memoryview]) -> str:
+    """xxh3-128 of the bytes of an HDF5 file without compression that are no rows."""
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
+    return f"xxh3-128:{digest.hexdigest()}"
+
+
 def checksum_of_parts(parts: Iterable[Mapping[str, Any]]) -> str:
     """A file's checksum: xxh3-128 over its parts' digests, in order."""
     import xxhash

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from ..errors import DamageError
 from ..findings import Findings
 from ..manifest import EMBEDDINGS, IDS, MANIFEST, dataset_names, read_manifest, schema_of
 from ..model import Finding, Piece, Salvaged, Schema, Severity, SourceCollection, SourcePartition
-from .hdf5 import look
 from .options import SourceOptions, fingerprint_files
+from .written import says_where, structure_differs, written_file
 
 
 @dataclass
@@ -47,6 +47,7 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
     manifest = read_manifest(root)
     files: list[str] = []
     collections = []
+    structures = Findings()
     try:
         for c in manifest["collections"]:
             schema = schema_of(c)
@@ -55,7 +56,9 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
                 pieces: list[Piece] = []
                 for f in p["files"]:
                     files.append(_inside(root, f["path"]))
-                    pieces += file_pieces(files[-1], schema, int(f["rows"]))
+                    pieces += file_pieces(files[-1], schema, f)
+                    if says_where(f, files[-1]) and (differs := structure_differs(files[-1], f)):
+                        structures.info("structure-differs", files[-1], differs)
                 partitions.append(SourcePartition(str(p["name"]), pieces))
             collections.append(SourceCollection(schema, partitions))
         # what the export could not bring is not in its copy either
@@ -64,6 +67,7 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
             for f in manifest.get("findings", [])
             if f["severity"] != Severity.INFO.value
         )
+        findings += structures
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise DamageError(root / MANIFEST, f"not what a manifest holds: {e!r}") from e
     if manifest.get("salvage"):
@@ -86,12 +90,18 @@ def _inside(root: Path, relative: Any) -> str:
     return path
 
 
-def file_pieces(path: str, schema: Schema | None, rows: int) -> Sequence[Piece]:
-    """The rows of one file of an export; without a schema any vectors will do. Raises DamageError when it holds others."""
+def file_pieces(path: str, schema: Schema | None, entry: Mapping[str, Any]) -> Sequence[Piece]:
+    """The rows of one file of an export, which `entry` of the manifest describes; without a schema any vectors will do. Raises
+    DamageError when it holds others."""
+    rows = int(entry["rows"])
+    if says_where(entry, path):
+        return written_file(path, entry, schema).pieces()
     if path.endswith((".npy", ".parquet")) and schema is not None:
         from .columnar import column_pieces
 
         return column_pieces(path, schema, rows)
+    from .hdf5 import look
+
     names = dataset_names(schema) if schema else {}
     said = SourceOptions(embeddings=EMBEDDINGS, ids=IDS, vector_type=schema.vector_type.value if schema else None)
     attributes = {a.name: (names[a.name], a.dtype) for a in schema.attributes} if schema else {}

@@ -62,8 +62,7 @@ class WriteFrame(NamedTuple):
 
     def run(self, advance: Advance) -> Result:
         with explained("write", self.path, resumable=self.durable):
-            write_frame(Path(self.path), self.file)
-        return {"parts": []}
+            return {"parts": [], **write_frame(Path(self.path), self.file)}
 
 
 class WriteRows(NamedTuple):
@@ -385,8 +384,9 @@ class Hdf5Export:
                 final = self.out / file.path
                 part = final.with_name(final.name + ".part")
                 linked = file.path in self._linked
+                closed = None
                 if not linked and part.exists() and self.compression == "none":
-                    self._close_gaps(part, file, groups, results)
+                    closed = self._close_gaps(part, file, groups, results)
                 if part.exists():
                     part.replace(final)
                 folders |= {final.parent, final.parent.parent}
@@ -399,6 +399,10 @@ class Hdf5Export:
                     "checksum": None if linked else checksum_of_parts(parts),
                     "parts": parts,
                 }
+                frame = closed  # of a file that an earlier run shortened nobody knows it
+                if frame is None:
+                    frame = results[self._task_ids(file, groups)[0]] if not linked and rows == file.rows else {}
+                entries[file.path] |= {key: frame[key] for key in ("datasets", "structure") if key in frame}
                 if linked:
                     entries[file.path]["linked"] = True
                 elif self.link and file.rows:
@@ -417,14 +421,17 @@ class Hdf5Export:
             end_export(self.out, self.ledger, self.manifest)
         return notes
 
-    def _close_gaps(self, part: Path, file: OutFile, groups: Sequence[Sequence[Slice]], results: Mapping[str, Result]) -> None:
-        """Where rows could not be read, those that came move together."""
+    def _close_gaps(
+        self, part: Path, file: OutFile, groups: Sequence[Sequence[Slice]], results: Mapping[str, Result]
+    ) -> dict[str, Any] | None:
+        """Where rows could not be read, those that came move together, and the manifest says so."""
         ids = self._task_ids(file, groups)[1:]
         announced = [sum(s.rows for s in group) for group in groups]
         came = [sum(p["rows"] for p in results[i]["parts"]) for i in ids]
         if came != announced:
             firsts = [sum(announced[:n]) for n in range(len(groups))]
-            close_gaps(part, file, list(zip(firsts, came, strict=True)))
+            return close_gaps(part, file, list(zip(firsts, came, strict=True)))
+        return None
 
 
 def _whole(groups: list[list[Slice]]) -> Segment | None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from .. import fileio
 from .._version import __version__
 from ..errors import MissingPackageError
-from ..manifest import EMBEDDINGS, IDS, OutFile, dataset_names
+from ..manifest import EMBEDDINGS, IDS, OutFile, dataset_names, structure_checksum
 from ..milvus1.extents import Extent
 from ..milvus1.layout import LENGTH
 from ..milvus1.segment.files import Segment
@@ -104,8 +104,9 @@ def is_reserved(path: Path, file: OutFile) -> bool:
     return path.is_file() and path.stat().st_size >= places_of(file)[-1].offset
 
 
-def close_gaps(path: Path, file: OutFile, runs: Sequence[tuple[int, int]]) -> None:
-    """Replaces a file of which only some `runs` of rows (first, number) were written by one that holds these alone."""
+def close_gaps(path: Path, file: OutFile, runs: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Replaces a file of which only some `runs` of rows (first, number) were written by one that holds these alone; returns
+    what `write_frame` does."""
     shorter = file._replace(rows=sum(rows for _, rows in runs))
     beside = path.with_name(path.name + CLOSED_SUFFIX)
     try:
@@ -117,21 +118,32 @@ def close_gaps(path: Path, file: OutFile, runs: Sequence[tuple[int, int]]) -> No
                     at = before.offset + first * before.row_bytes
                     fileio.copy_range(old.fileno(), at, new.fileno(), rows * before.row_bytes, path)
         beside.replace(path)
-        write_frame(path, shorter)
+        told = write_frame(path, shorter)
         fileio.sync_file(path)
+        return told
     finally:
         beside.unlink(missing_ok=True)
 
 
-def write_frame(path: Path, file: OutFile) -> None:
-    """Makes a reserved file an HDF5 file; its rows, which others may be writing meanwhile, are not touched."""
+def write_frame(path: Path, file: OutFile) -> dict[str, Any]:
+    """Makes a reserved file an HDF5 file; its rows, which others may be writing meanwhile, are not touched.
+
+    Returns what the manifest says of it: where its datasets lie, and a checksum of all that is no row.
+    """
     datasets, (*places, end) = datasets_of(file), places_of(file)
     head, tail = frame(datasets, [p.offset for p in places], description(file), end.offset)
     start = header_bytes(datasets)
     assert len(head) <= start, "rows begin where their file's header is"
     with path.open("r+b", buffering=0) as f:
-        fileio.write_at(f.fileno(), memoryview(head.ljust(start, b"\0")), 0)
+        fileio.write_at(f.fileno(), memoryview(head := head.ljust(start, b"\0")), 0)
         fileio.write_at(f.fileno(), memoryview(tail), end.offset)
+        f.truncate(end.offset + len(tail))
+    told = [
+        {"name": d.name, "dtype": d.dtype, "shape": d.shape, "offset": place.offset}
+        for d, place in zip(datasets, places, strict=True)
+    ]
+    ranges = [[0, start], [end.offset, end.offset + len(tail)]]
+    return {"datasets": told, "structure": {"ranges": ranges, "checksum": structure_checksum([head, tail])}}
 
 
 @contextlib.contextmanager
