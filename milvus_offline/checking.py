@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DamageError, MilvusOfflineError, MissingPackageError
-from .fileio import absolute, as_path
+from .fileio import absolute, as_path, is_remote
 from .findings import Findings
 from .hashing import Hashes
 from .machine import default_jobs
@@ -35,7 +35,7 @@ from .names import printable
 from .sources.export import file_pieces
 from .sources.hdf5 import damage, open_file
 from .sources.milvus1 import StoreSource
-from .sources.written import says_where, structure_differs
+from .sources.written import require_disk, says_where, structure_differs
 from .targets.folder import SALVAGE
 from .targets.hdf5file import description
 from .transfer import Advance, Progress, Result, Silent, in_order
@@ -126,6 +126,10 @@ class CheckFile:
     entry: Mapping[str, Any]
 
     @property
+    def where(self) -> str:
+        return self.part.where
+
+    @property
     def rows(self) -> int:
         return int(self.entry["rows"])
 
@@ -135,6 +139,7 @@ class CheckFile:
 
     def run(self, advance: Advance) -> Result:
         """`rows` that were read, `findings`, and whether the file is `damaged`."""
+        require_disk(f"{self.out}/{self.id}", self.entry)
         found = ExportCheck()
         damaged = False
         told = Told(advance)
@@ -221,7 +226,7 @@ def _check_file(out: Path, part: _Part, entry: Mapping[str, Any], result: Export
     stream = _Stream(file_pieces(str(paths[0]), part.schema, entry))
     if says_where(entry, str(paths[0])) and (differs := structure_differs(str(paths[0]), entry)):
         result.differs("structure-differs", where, differs)
-    elif part.schema is not None and paths[0].suffix == ".h5":
+    elif part.schema is not None and paths[0].suffix == ".h5" and not is_remote(out):
         _check_description(paths[0], OutFile(entry["path"], part.schema, part.partition, rows), result)
     if entry.get("linked"):
         text = f"{paths[0]} points into the store's own files, which carry no checksums; --against compares its rows"

@@ -218,7 +218,7 @@ WAITING = "waiting for the disk"
 
 def _place(task: Task) -> str:
     """What a task works on, for a person."""
-    return task.id.partition(":")[0].removesuffix(".h5")
+    return getattr(task, "where", "") or task.id.partition(":")[0].removesuffix(".h5")
 
 
 def _run(todo: Sequence[Task], jobs: int, processes: bool, progress: Progress, ahead: int) -> Running:

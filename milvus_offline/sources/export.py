@@ -14,7 +14,7 @@ from ..findings import Findings
 from ..manifest import EMBEDDINGS, IDS, MANIFEST, dataset_names, read_manifest, schema_of
 from ..model import Finding, Piece, Salvaged, Schema, Severity, SourceCollection, SourcePartition
 from .options import SourceOptions, fingerprint_files
-from .written import says_where, structure_differs, written_file
+from .written import require_disk, says_where, structure_differs, written_file
 
 
 @dataclass
@@ -92,8 +92,9 @@ def _inside(root: Path, relative: Any) -> str:
 
 def file_pieces(path: str, schema: Schema | None, entry: Mapping[str, Any]) -> Sequence[Piece]:
     """The rows of one file of an export, which `entry` of the manifest describes; without a schema any vectors will do. Raises
-    DamageError when it holds others."""
+    DamageError when it holds others, UsageError for a file in a bucket that HDF5 would have to read."""
     rows = int(entry["rows"])
+    require_disk(path, entry)
     if says_where(entry, path):
         return written_file(path, entry, schema).pieces()
     if path.endswith((".npy", ".parquet")) and schema is not None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import fileio
-from ..errors import DamageError
+from ..errors import DamageError, UsageError
 from ..manifest import EMBEDDINGS, IDS, dataset_names, structure_checksum
 from ..model import Schema, VectorType
 from ..watch import in_words
@@ -41,7 +40,16 @@ class _Dataset(NamedTuple):
 def says_where(entry: Mapping[str, Any], path: str) -> bool:
     """Whether `entry` of a manifest says where the rows of the file lie (not of compressed and linked files, nor in earlier
     versions), and the file has the length that it was written with."""
-    return "structure" in entry and os.path.getsize(path) == entry["bytes"]
+    return "structure" in entry and fileio.status(path).st_size == entry["bytes"]
+
+
+def require_disk(path: str, entry: Mapping[str, Any]) -> None:
+    """Raises UsageError for a file in a bucket that HDF5 would have to read."""
+    if path.endswith(".h5") and "structure" not in entry and fileio.is_remote(path):
+        raise UsageError(
+            f"{path}: HDF5 files that are compressed or linked, or that an earlier version wrote, are not read from a bucket; "
+            "copy this export to a disk first"
+        )
 
 
 def written_file(path: str, entry: Mapping[str, Any], schema: Schema | None) -> File:

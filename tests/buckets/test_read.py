@@ -325,6 +325,35 @@ def test_a_store_is_loaded_from_a_bucket(partitions: str, tmp_path: Path) -> Non
 # Wrong calls: one sentence each, and no bucket is made ---------------------------------------------------------------
 
 
+def test_an_export_of_hdf5_files_that_was_copied_into_a_bucket(server: S3Server, tmp_path: Path) -> None:
+    buckets.forget()
+    store = STORES / "partitions" / "store"
+    assert call("export", store, tmp_path / "out").code == 0
+    server.upload(tmp_path / "out", "hdf5/")
+    url = f"s3://{BUCKET}/hdf5"
+    assert call("inspect", url, "--json").json["collections"] == call("inspect", tmp_path / "out", "--json").json["collections"]
+    assert call("verify", url, "--against", store).code == 0
+    assert call("export", url, tmp_path / "again").code == 0
+    assert exported(tmp_path / "again") == exported(tmp_path / "out")
+    key = next(key for key, size in server.sizes("hdf5/").items() if key.endswith(".h5") and size > 1 << 14)
+    data = bytearray(server.client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+    data[5000] ^= 1
+    server.client.put_object(Bucket=BUCKET, Key=key, Body=bytes(data))
+    buckets.forget()
+    done = call("verify", url, "--json")
+    assert done.code == 4 and [f["code"] for f in done.json["findings"]] == ["checksum"]
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "export"])
+@pytest.mark.parametrize("option", [["--compression", "gzip"], ["--link"]])
+def test_exports_that_only_hdf5_can_read_need_a_disk(option: list[str], command: str, server: S3Server, tmp_path: Path) -> None:
+    buckets.forget()
+    assert call("export", STORES / "flat_basic" / "store", tmp_path / "out", *option).code == 0
+    server.upload(tmp_path / "out", f"{option[0]}/")
+    done = call(command, f"s3://{BUCKET}/{option[0]}", *([tmp_path / "again"] if command == "export" else []))
+    assert done.code == 2 and "copy this export to a disk first" in done.err
+
+
 def sentence(*arguments: object) -> str:
     buckets.forget()
     done = call(*arguments)
