@@ -193,13 +193,13 @@ def execute(  # many: how tasks run is the caller's to choose, each by its name
 def in_order(tasks: Sequence[Task], *, jobs: int, progress: Progress) -> Generator[Result, None, None]:
     """What each task found, in their order, as soon as it is known: `jobs` threads run them. Raises what a task raises; who
     closes it stops what still runs."""
-    found: dict[str, Result] = {}
+    found: dict[int, Result] = {}  # not by their ids: a manifest may name a file twice
     running = _run(tasks, max(1, min(jobs, len(tasks))), False, progress, UNNOTED_EACH * jobs)
     with contextlib.closing(running):
         for task in tasks:
-            while task.id not in found:
-                found.update((done.id, result) for done, result in next(running))
-            yield found.pop(task.id)
+            while id(task) not in found:
+                found.update((id(done), result) for done, result in next(running))
+            yield found.pop(id(task))
 
 
 def _kept(running: Iterator[Done], ledger: Ledger) -> Iterator[Done]:

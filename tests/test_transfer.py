@@ -135,6 +135,13 @@ def test_what_tasks_find_comes_in_their_order_not_in_that_of_their_ends() -> Non
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
+def test_tasks_of_one_id_are_several(jobs: int) -> None:
+    """A manifest may name a file twice."""
+    tasks = [Number(Watched(), n) for n in (5, 5, 5, 6, 5)]
+    assert [r["n"] for r in in_order(tasks, jobs=jobs, progress=Silent())] == [5, 5, 5, 6, 5]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
 def test_who_wants_no_more_of_what_tasks_find_stops_them(jobs: int) -> None:
     watched = Watched()
     threads = threading.active_count()
