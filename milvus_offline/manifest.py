@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ VERSION = 1
 EMBEDDINGS = "embeddings"
 IDS = "ids"
 _MAX_BYTES = 1 << 30
+_PIECE = 1 << 20
 
 
 class OutFile(NamedTuple):
@@ -234,13 +236,19 @@ class Checksums:
 
 
 def structure_checksum(parts: Iterable[bytes | memoryview]) -> str:
-    """xxh3-128 of the bytes of an HDF5 file without compression that are no rows."""
+    """xxh3-128 of the bytes of an HDF5 file that are no rows."""
     import xxhash
 
     digest = xxhash.xxh3_128()
     for part in parts:
         digest.update(part)
     return f"xxh3-128:{digest.hexdigest()}"
+
+
+def structure_in(path: str | os.PathLike[str], ranges: fileio.Ranges) -> str:
+    """The same of a file that is there. Raises OSError, DamageError."""
+    pieces = [(a, min(a + _PIECE, end)) for start, end in ranges for a in range(start, end, _PIECE)]
+    return structure_checksum(fileio.read_array(path, np.uint8, b - a, a).data for a, b in pieces)
 
 
 def checksum_of_parts(parts: Iterable[Mapping[str, Any]]) -> str:

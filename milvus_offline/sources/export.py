@@ -57,8 +57,8 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
                 for f in p["files"]:
                     files.append(_inside(root, f["path"]))
                     pieces += file_pieces(files[-1], schema, f)
-                    if says_where(f, files[-1]) and (differs := structure_differs(files[-1], f)):
-                        structures.info("structure-differs", files[-1], differs)
+                    if differs := structure_differs(files[-1], f):
+                        structures.info("structure-differs", files[-1], f"{files[-1]}: {differs}")
                 partitions.append(SourcePartition(str(p["name"]), pieces))
             collections.append(SourceCollection(schema, partitions))
         # what the export could not bring is not in its copy either
@@ -101,6 +101,8 @@ def file_pieces(path: str, schema: Schema | None, entry: Mapping[str, Any]) -> S
         from .columnar import column_pieces
 
         return column_pieces(path, schema, rows)
+    if differs := structure_differs(path, entry):
+        raise DamageError(path, f"{differs}; take another copy of this export")
     from .hdf5 import look
 
     names = dataset_names(schema) if schema else {}

@@ -1,4 +1,4 @@
-"""HDF5 files of an export, as its manifest describes them: rows are read where they lie, without HDF5.
+"""HDF5 files of an export, as its manifest describes them: rows that lie there as they are are read without HDF5.
 
 HDF5 believes what a file says of itself: one damaged byte of that can end the process, or keep it for ever.
 """
@@ -14,13 +14,11 @@ import numpy as np
 
 from .. import fileio
 from ..errors import DamageError, UsageError
-from ..manifest import EMBEDDINGS, IDS, dataset_names, structure_checksum
+from ..manifest import EMBEDDINGS, IDS, dataset_names, structure_in
 from ..model import Schema, VectorType
 from ..watch import in_words
 from .columns import FileColumn
 from .files import File
-
-_PIECE = 1 << 20
 
 
 class _Dataset(NamedTuple):
@@ -40,12 +38,12 @@ class _Dataset(NamedTuple):
 def says_where(entry: Mapping[str, Any], path: str) -> bool:
     """Whether `entry` of a manifest says where the rows of the file lie (not of compressed and linked files, nor in earlier
     versions), and the file has the length that it was written with."""
-    return "structure" in entry and fileio.status(path).st_size == entry["bytes"]
+    return "datasets" in entry and fileio.status(path).st_size == entry["bytes"]
 
 
 def require_disk(path: str, entry: Mapping[str, Any]) -> None:
     """Raises UsageError for a file in a bucket that HDF5 would have to read."""
-    if path.endswith(".h5") and "structure" not in entry and fileio.is_remote(path):
+    if path.endswith(".h5") and "datasets" not in entry and fileio.is_remote(path):
         raise UsageError(
             f"{path}: HDF5 files that are compressed or linked, or that an earlier version wrote, are not read from a bucket; "
             "copy this export to a disk first"
@@ -77,22 +75,23 @@ def written_file(path: str, entry: Mapping[str, Any], schema: Schema | None) -> 
 
 
 def structure_differs(path: str, entry: Mapping[str, Any]) -> str | None:
-    """What is wrong with the bytes that tell HDF5 what the file holds; None where they are as they were written.
+    """What is wrong with the bytes that tell HDF5 what the file holds; None where they are as they were written, and where
+    that is not known: of earlier versions, and of a file that has another length by now.
 
-    Raises OSError where they cannot be read, KeyError or ValueError where a manifest says no such thing.
+    Raises OSError where they cannot be read, ValueError where a manifest says no such thing.
     """
+    if "structure" not in entry or fileio.status(path).st_size != entry["bytes"]:
+        return None
     with _plain(path):
         ranges = [(int(a), int(b)) for a, b in entry["structure"]["ranges"]]
         expected = entry["structure"]["checksum"]
         if any(not 0 <= a <= b <= entry["bytes"] for a, b in ranges):
             raise ValueError(f"{ranges} do not lie in {path}")
-    pieces = [(a, min(a + _PIECE, b)) for low, b in ranges for a in range(low, b, _PIECE)]
-    if structure_checksum(fileio.read_array(path, np.uint8, b - a, a).data for a, b in pieces) == expected:
+    if structure_in(path, ranges) == expected:
         return None
-    return (
-        f"{path}: {in_words(ranges)}, which tell HDF5 what the file holds, are not those that were written. HDF5 may refuse "
-        "this file, or fail over it; its rows are read without it, where the manifest says that they lie"
-    )
+    done = "its rows are read without it, where the manifest says that they lie" if "datasets" in entry else "it was not asked"
+    text = "which tell HDF5 what the file holds, are not those that were written. HDF5 may refuse this file, or fail over it"
+    return f"{in_words(ranges)}, {text}; {done}"
 
 
 def _datasets(path: str, entry: Mapping[str, Any]) -> dict[str, _Dataset]:

@@ -40,6 +40,7 @@ from .hdf5file import (
     places_of,
     reserve,
     shorten,
+    structure_of,
     write_frame,
     write_link,
 )
@@ -214,7 +215,8 @@ class WriteCompressed(NamedTuple):
             _require_rows(self.path, row + lost, self.rows)
             if lost:
                 shorten(made, row)
-        return {"parts": parts, "sizes": [os.path.getsize(self.path)], **seen.result()}
+        told = structure_of(self.path, chunks=True)
+        return {"parts": parts, "sizes": [os.path.getsize(self.path)], **told, **seen.result()}
 
 
 def _require_rows(path: str, written: int, expected: int) -> None:
@@ -399,9 +401,12 @@ class Hdf5Export:
                     "checksum": None if linked else checksum_of_parts(parts),
                     "parts": parts,
                 }
-                frame = closed  # of a file that an earlier run shortened nobody knows it
-                if frame is None:
-                    frame = results[self._task_ids(file, groups)[0]] if not linked and rows == file.rows else {}
+                frame = closed  # of a file that an earlier run shortened nobody knows it any more
+                if linked:
+                    frame = structure_of(final, chunks=False)
+                elif frame is None:
+                    first = results[self._task_ids(file, groups)[0]]
+                    frame = first if self.compression != "none" or rows == file.rows else {}
                 entries[file.path] |= {key: frame[key] for key in ("datasets", "structure") if key in frame}
                 if linked:
                     entries[file.path]["linked"] = True

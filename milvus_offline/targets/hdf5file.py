@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from .. import fileio
 from .._version import __version__
 from ..errors import MissingPackageError
-from ..manifest import EMBEDDINGS, IDS, OutFile, dataset_names, structure_checksum
+from ..manifest import EMBEDDINGS, IDS, OutFile, dataset_names, structure_checksum, structure_in
 from ..milvus1.extents import Extent
 from ..milvus1.layout import LENGTH
 from ..milvus1.segment.files import Segment
@@ -144,6 +144,22 @@ def write_frame(path: Path, file: OutFile) -> dict[str, Any]:
     ]
     ranges = [[0, start], [end.offset, end.offset + len(tail)]]
     return {"datasets": told, "structure": {"ranges": ranges, "checksum": structure_checksum([head, tail])}}
+
+
+def structure_of(path: str | os.PathLike[str], *, chunks: bool) -> dict[str, Any]:
+    """What the manifest says of a file that HDF5 has written: a checksum of all of it but for the `chunks` of its datasets."""
+    rows: list[tuple[int, int]] = []
+    if chunks:
+        import h5py
+
+        with h5py.File(path, "r", locking=False) as h:
+            for dataset in h.values():
+                if dataset.chunks:
+                    dataset.id.chunk_iter(lambda chunk: rows.append((chunk.byte_offset, chunk.byte_offset + chunk.size)))
+    ends = [0, *(b for _, b in sorted(rows))]
+    starts = [*(a for a, _ in sorted(rows)), os.path.getsize(path)]
+    ranges = [(a, b) for a, b in zip(ends, starts, strict=True) if a < b]
+    return {"structure": {"ranges": ranges, "checksum": structure_in(path, ranges)}}
 
 
 @contextlib.contextmanager

@@ -85,6 +85,45 @@ def test_a_changed_byte_of_the_structure_is_told_and_costs_no_row(
         assert call("verify", tmp_path / "again").code == 0
 
 
+@pytest.mark.parametrize(
+    "options", [["--compression", "gzip"], ["--compression", "lz4"], ["--compression", "zstd"], ["--link"]]
+)
+def test_hdf5_is_not_asked_about_a_file_whose_structure_changed(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of these files nobody else can read the rows."""
+    out, rng = tmp_path / "out", random.Random(3)
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=64)
+    builder.segment("faces", rows(range(30_000), dim=64))
+    builder.write()
+    assert call("export", tmp_path / "store", out, *options).code == 0
+    assert call("verify", out).code == 0
+    (entry,) = entries(out)
+    path = out / entry["path"]
+    with h5py.File(path) as h:
+        chunks = [h[name].id.get_chunk_info(n) for name in h if h[name].chunks for n in range(h[name].id.get_num_chunks())]
+    held = sum(b - a for a, b in entry["structure"]["ranges"])
+    assert held + sum(c.size for c in chunks) == entry["bytes"], "every byte is a row or is held by the checksum"
+    assert (len(chunks) > 7) is ("--link" not in options)
+    data = path.read_bytes()
+    opened = h5py.File
+
+    def guarded(name: Any, *more: Any, **options: Any) -> Any:
+        assert Path(name) != path, "HDF5 was asked"
+        return opened(name, *more, **options)
+
+    monkeypatch.setattr(h5py, "File", guarded)
+    for at in rng.sample([at for a, b in entry["structure"]["ranges"] for at in range(a, b)], 40):
+        changed = bytearray(data)
+        changed[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        done = call("verify", out, "--json")
+        assert done.code == 4 and [f["code"] for f in done.json["findings"]] == ["file-unreadable"], at
+        refused = call("export", out, tmp_path / "again")
+        assert refused.code == 1 and "are not those that were written" in refused.err
+
+
 def test_changed_rows_are_told_beside_a_changed_structure(out: Path) -> None:
     entry = next(e for e in entries(out) if e["rows"])
     data = bytearray((out / entry["path"]).read_bytes())
