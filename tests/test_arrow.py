@@ -176,6 +176,16 @@ def test_clean_segments_are_read_to_where_arrow_keeps_them(store: Path) -> None:
     assert wrapped.column("id").buffers()[1].address == batch.ids.ctypes.data
 
 
+def test_vectors_are_taken_by_dlpack_without_a_copy(store: Path) -> None:
+    """As PyTorch takes them."""
+    for partition in open_store(store)["faces"].partitions:
+        for batch in partition.to_reader(batch_rows=7):
+            flat = batch["vector"].flatten()
+            taken = np.from_dlpack(flat)
+            assert taken.__array_interface__["data"][0] == flat.to_numpy().__array_interface__["data"][0]
+            assert taken.reshape(batch.num_rows, -1).tolist() == batch["vector"].to_pylist()
+
+
 def test_a_batch_of_no_rows_is_refused(store: Path) -> None:
     with pytest.raises(ValueError, match="batch_rows: expected 1 or more, found 0"):
         open_store(store)["faces"].to_reader(batch_rows=0)
