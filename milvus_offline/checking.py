@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +38,7 @@ from .sources.milvus1 import StoreSource
 from .sources.written import require_disk, structure_differs
 from .targets.folder import SALVAGE
 from .targets.hdf5file import description
-from .transfer import Advance, Progress, Result, Silent, in_order
+from .transfer import Advance, Progress, Result, Silent, Task, in_order
 from .watch import watching
 
 
@@ -104,8 +104,12 @@ def check_source(
     progress.start(*weigh(store, sample), 0, 0)
     try:
         if cluster is None:
-            run = partial(in_order, jobs=default_jobs(), progress=progress)
-            return check_store(store, sample=sample, advance=progress.advance, run=run)
+            return check_store(
+                store,
+                sample=sample,
+                advance=progress.advance,
+                run=lambda tasks: in_order(tasks, jobs=_jobs(tasks, store.location.roots), progress=progress),
+            )
         from .cluster import DaskCluster
 
         with DaskCluster(cluster, resumable=False) as workers:
@@ -114,6 +118,17 @@ def check_source(
             return check_store(store, sample=sample, advance=progress.advance, run=run)
     finally:
         progress.close()
+
+
+_WORTH_BYTES = 4 << 20
+"""From which several threads pay, if tasks have so much in the mean: smaller ones are Python's work, for which they wait for
+each other."""
+
+
+def _jobs(tasks: Sequence[Task], roots: Iterable[object]) -> int:
+    """Tasks at the same time; in a bucket several in any case, as each waits for its answers."""
+    many = any(map(is_remote, roots)) or sum(t.bytes for t in tasks) >= _WORTH_BYTES * len(tasks)
+    return default_jobs() if many else 1
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,8 @@ def _checked(
 ) -> Generator[tuple[CheckFile, Result], None, None]:
     """Each task with what it found, in their order."""
     if cluster is None:
-        with closing(in_order(tasks, jobs=default_jobs(), progress=progress)) as found:
+        jobs = _jobs(tasks, (t.out for t in tasks[:1]))
+        with closing(in_order(tasks, jobs=jobs, progress=progress)) as found:
             yield from zip(tasks, found, strict=True)
         return
     from .cluster import DaskCluster

@@ -6,6 +6,7 @@ import itertools
 import sqlite3
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,11 +35,24 @@ def test_each_index_file_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("name", sorted(p.name for p in STORES.iterdir() if not p.name.startswith("mysql")))
 def test_several_threads_find_what_one_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
+    monkeypatch.setattr(checking, "_WORTH_BYTES", 0)
     for jobs in (1, 4):
         monkeypatch.setattr(checking, "default_jobs", lambda jobs=jobs: jobs)
         found.append(check_source(open_store_source(STORES / name / "store")))
     assert found[0] == found[1]
     assert found[0] == verify.check_store(open_store(STORES / name / "store"))
+
+
+def test_small_segments_are_read_by_one_thread_unless_they_lie_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "default_jobs", lambda: 4)
+    small, large = SimpleNamespace(bytes=10_000), SimpleNamespace(bytes=200 << 20)
+
+    def jobs(tasks: list[Any], *roots: object) -> int:
+        return checking._jobs(tasks, roots)
+
+    assert jobs([small] * 50, Path("/data")) == 1 and jobs([small] * 50, Path("/data"), "s3://bucket/key") == 4
+    assert jobs([large], Path("/data")) == jobs([small, large], Path("/data")) == 4
+    assert jobs([], Path("/data")) == 4 and jobs([large, *[small] * 100], Path("/data")) == 1
 
 
 def test_several_segments_are_read_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +67,7 @@ def test_several_segments_are_read_at_the_same_time(monkeypatch: pytest.MonkeyPa
         return read(*arguments)
 
     monkeypatch.setattr(verify, "_read_rows", waiting)
+    monkeypatch.setattr(checking, "_WORTH_BYTES", 0)
     monkeypatch.setattr(checking, "default_jobs", lambda: 3)
     checked, notes = check_source(open_store_source(STORES / "indexed" / "store"))
     assert checked.segments > 3 and not notes
