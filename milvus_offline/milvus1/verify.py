@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +127,7 @@ def _check(store: Store, sample: float, advance: Advance, notes: Findings, met: 
     for f in store.findings:
         if f.code == "file-longer":
             notes.error("file-differs", f.where, "a file of this segment is not what the server wrote")  # its rows are counted
-    alike: dict[tuple[str, int, int], list[_Alike]] = {}
+    alike: dict[tuple[str, int, int], _Alike] = defaultdict(_Alike)
     done = Checked()
     work = list(_work(store, sample, by_segment))
     with contextlib.closing(run([task for _, _, task in work if task is not None])) as results:
@@ -141,7 +142,7 @@ def _check(store: Store, sample: float, advance: Advance, notes: Findings, met: 
             rows, compared = found["rows"], found["compared"]
             if isinstance(segment, Segment):
                 with watching():  # the same
-                    _find_twin(task.where, segment, alike.setdefault((table_id, rows, found["id_sum"]), []), notes)
+                    _find_twin(task.where, segment, alike[table_id, rows, found["id_sum"]], notes)
             done.segments += 1
             done.bytes += segment.bytes
             done.index_files += len(task.indexes)
@@ -272,18 +273,10 @@ def _read_rows(
     return rows, id_sum
 
 
-def _find_twin(where: str, segment: Segment, alike: list[_Alike], notes: Findings) -> None:
-    """Says it when one of `alike`, segments of the table with as many rows and the same sum of ids, holds the same rows. Each
-    is read once more at most."""
-    alike.append(_Alike(segment))
-    if not segment.rows or len(alike) < 2:
-        return
-    try:
-        digests = [a.digest() for a in alike]
-    except (DamageError, OSError):  # said by who read the rows
-        return
-    if digests[-1] in digests[:-1]:
-        twin = alike[digests.index(digests[-1])].segment
+def _find_twin(where: str, segment: Segment, alike: _Alike, notes: Findings) -> None:
+    """Says it when a segment of the table holds the same rows."""
+    twin = alike.twin_of(segment) if segment.rows else None
+    if twin is not None:
         text = (
             f"the same rows as in segment {twin.id}: they were inserted twice, or a server that was killed while it flushed "
             "doubled them when it started again. A 1.x server shows both"
@@ -291,22 +284,36 @@ def _find_twin(where: str, segment: Segment, alike: list[_Alike], notes: Finding
         notes.info("segments-equal", where, text, segment.rows)
 
 
-@dataclass
 class _Alike:
-    """A segment and, once asked for, a digest of its rows whatever their order: two sums of 64 bits of hashes."""
+    """Segments of a table with as many rows and the same sum of ids. Once there are two, each is read once more."""
 
-    segment: Segment
-    sums: tuple[int, int] | None = None
+    def __init__(self) -> None:
+        self._first: Segment | None = None
+        """Not read again so far."""
+        self._known: dict[tuple[int, int], Segment] = {}
 
-    def digest(self) -> tuple[int, int]:
-        if self.sums is None:
-            plain = mixed = 0
-            for batch in self.segment.batches():
-                hashes = row_hashes(batch.ids, batch.vectors)
-                plain += int(hashes.sum(dtype=np.uint64))
-                mixed += int((hashes * hashes).sum(dtype=np.uint64))
-            self.sums = plain % (1 << 64), mixed % (1 << 64)
-        return self.sums
+    def twin_of(self, segment: Segment) -> Segment | None:
+        """The first segment so far that holds the same rows, and takes this one to the others."""
+        if self._first is None and not self._known:
+            self._first = segment
+            return None
+        twin = None
+        for each in (self._first, segment) if self._first else (segment,):
+            with contextlib.suppress(DamageError, OSError):  # said by who read the rows
+                known = self._known.setdefault(_digest(each), each)
+                twin = None if known is each else known
+        self._first = None
+        return twin
+
+
+def _digest(segment: Segment) -> tuple[int, int]:
+    """A digest of a segment's rows whatever their order: two sums of 64 bits of hashes. Raises DamageError, OSError."""
+    plain = mixed = 0
+    for batch in segment.batches():
+        hashes = row_hashes(batch.ids, batch.vectors)
+        plain += int(hashes.sum(dtype=np.uint64))
+        mixed += int((hashes * hashes).sum(dtype=np.uint64))
+    return plain % (1 << 64), mixed % (1 << 64)
 
 
 def _read_log_rows(store: Store, notes: Findings, advance: Advance) -> int:
