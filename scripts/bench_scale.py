@@ -131,14 +131,22 @@ Figures = dict[str, list[tuple[float, Spent]]]
 
 
 def measure_segments(folder: Path, sizes: list[int], partitions: int = 1) -> Figures:
-    """Of each size: inspect as JSON and as a page, and an export of links."""
-    found: Figures = {"inspect": [], "inspect --html": [], "export --link": []}
+    """Of each size: what looks at each segment, what reads it, and what writes it."""
+    out = folder / "out"
+    commands = {
+        "inspect": ("inspect", "--json"),
+        "inspect --html": ("inspect", "--html", folder / "page.html", "-q"),
+        "export --link": ("export", out, "--link", "-q"),
+        "export": ("export", out, "-q"),
+        "verify": ("verify", "-q"),
+        "load": ("load", f"milvus1:{out}", "-q"),
+    }
+    found: Figures = {name: [] for name in commands}
     for size in sizes:
         root = many_segments(folder / f"s{size}", size, partitions=min(partitions, size))
-        found["inspect"].append((size, run("inspect", root, "--json")))
-        found["inspect --html"].append((size, run("inspect", root, "--html", folder / "page.html", "-q")))
-        found["export --link"].append((size, run("export", root, folder / "out", "--link", "-q")))
-        shutil.rmtree(folder / "out")
+        for name, (command, *words) in commands.items():
+            found[name].append((size, run(command, root, *words)))
+            shutil.rmtree(out, ignore_errors=True)
         shutil.rmtree(root)
     return found
 
@@ -174,10 +182,10 @@ def main() -> None:
         if o.segments:
             print(show("Segments", "segments", measure_segments(folder, o.segments), o.svg), flush=True)
         if o.partitions:
-            found: Figures = {"inspect": [], "inspect --html": [], "export --link": []}
+            found: Figures = {}
             for n in o.partitions:
                 for command, line in measure_segments(folder, [n * 10], n).items():
-                    found[command].append((n, line[0][1]))
+                    found.setdefault(command, []).append((n, line[0][1]))
             print(show("Partitions of ten segments", "partitions", found, o.svg), flush=True)
         if o.rows:
             print(show("Rows of one segment", "rows", measure_rows(folder, o.rows), o.svg), flush=True)

@@ -10,12 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.builder import StoreBuilder, rows
 from support.real import STORES, copy_store
 
 from milvus_offline import checking
 from milvus_offline.checking import check_source
 from milvus_offline.milvus1 import verify
 from milvus_offline.milvus1.opening import open_store
+from milvus_offline.milvus1.segment.files import Segment
 from milvus_offline.sources.milvus1 import open_store_source
 
 
@@ -71,6 +73,42 @@ def test_several_segments_are_read_at_the_same_time(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(checking, "default_jobs", lambda: 3)
     checked, notes = check_source(open_store_source(STORES / "indexed" / "store"))
     assert checked.segments > 3 and not notes
+
+
+def test_each_of_many_twins_is_read_once_more_and_names_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=8)
+    made = [builder.segment("faces", rows(range(50), dim=8)) for _ in range(30)]
+    builder.segment("faces", rows(range(50), dim=8, salt=3))
+    digest, digested = verify._digest, []
+
+    def noted(segment: Segment) -> tuple[int, int]:
+        digested.append(segment.id)
+        return digest(segment)
+
+    monkeypatch.setattr(verify, "_digest", noted)
+    _, notes = verify.check_store(open_store(builder.write()))
+    assert len(digested) == len(set(digested)) == len(made) + 1
+    assert [f.code for f in notes if f.code == "segments-equal"] == ["segments-equal"] * 29
+    (first,) = {f.message.split()[6].rstrip(":") for f in notes if f.code == "segments-equal"}
+    assert first == min(digested, key=int)
+
+
+def test_a_twin_that_cannot_be_read_keeps_no_other_from_being_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=8)
+    for _ in range(3):
+        builder.segment("faces", rows(range(50), dim=8))
+    digest, asked = verify._digest, itertools.count()
+
+    def failing(segment: Segment) -> tuple[int, int]:
+        if next(asked) == 0:
+            raise OSError(5, "Input/output error")
+        return digest(segment)
+
+    monkeypatch.setattr(verify, "_digest", failing)
+    _, notes = verify.check_store(open_store(builder.write()))
+    assert [f.code for f in notes if f.code == "segments-equal"] == ["segments-equal"]
 
 
 def index_files(root: Path) -> list[Path]:
