@@ -124,6 +124,21 @@ def test_hdf5_is_not_asked_about_a_file_whose_structure_changed(
         assert refused.code == 1 and "are not those that were written" in refused.err
 
 
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("mode", ["r+", "a"])
+@pytest.mark.parametrize("options", [[], ["--compression", "gzip"], ["--link"]])
+def test_who_opens_a_file_for_writing_and_changes_nothing_changes_nothing(
+    options: list[str], mode: str, libver: str, tmp_path: Path
+) -> None:
+    assert call("export", STORES / "partitions" / "store", tmp_path / "out", *options).code == 0
+    for entry in entries(tmp_path / "out"):
+        with h5py.File(tmp_path / "out" / entry["path"], mode, libver=libver) as h:
+            assert len(h["ids"][...]) == entry["rows"] and dict(h.attrs)
+            h.flush()
+    done = call("verify", tmp_path / "out", "--json")
+    assert done.code == 0 and {f["code"] for f in done.json["findings"]} <= {"linked-unchecked"}
+
+
 def test_changed_rows_are_told_beside_a_changed_structure(out: Path) -> None:
     entry = next(e for e in entries(out) if e["rows"])
     data = bytearray((out / entry["path"]).read_bytes())
