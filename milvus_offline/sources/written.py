@@ -78,7 +78,7 @@ def structure_differs(path: str, entry: Mapping[str, Any]) -> str | None:
     """What is wrong with the bytes that tell HDF5 what the file holds; None where they are as they were written, and where
     that is not known: of earlier versions, and of a file that has another length by now.
 
-    Raises OSError where they cannot be read, ValueError where a manifest says no such thing.
+    Raises OSError where the file cannot be opened, ValueError where a manifest says no such thing.
     """
     if "structure" not in entry or fileio.status(path).st_size != entry["bytes"]:
         return None
@@ -87,10 +87,14 @@ def structure_differs(path: str, entry: Mapping[str, Any]) -> str | None:
         expected = entry["structure"]["checksum"]
         if any(not 0 <= a <= b <= entry["bytes"] for a, b in ranges):
             raise ValueError(f"{ranges} do not lie in {path}")
-    if structure_in(path, ranges) == expected:
-        return None
+    try:
+        if structure_in(path, ranges) == expected:
+            return None
+        wrong = "are not those that were written"
+    except DamageError as e:
+        wrong = f"cannot be read ({e.reason})"
     done = "its rows are read without it, where the manifest says that they lie" if "datasets" in entry else "it was not asked"
-    text = "which tell HDF5 what the file holds, are not those that were written. HDF5 may refuse this file, or fail over it"
+    text = f"which tell HDF5 what the file holds, {wrong}. HDF5 may refuse this file, or fail over it"
     return f"{in_words(ranges)}, {text}; {done}"
 
 

@@ -149,6 +149,27 @@ def test_changed_rows_are_told_beside_a_changed_structure(out: Path) -> None:
     assert done.code == 4 and sorted(f["code"] for f in done.json["findings"]) == ["checksum", "structure-differs"]
 
 
+def test_a_disk_that_refuses_the_structure_costs_no_row(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from milvus_offline import fileio
+
+    before = exported(out)
+    entry = next(e for e in entries(out) if e["rows"])
+    pread = fileio.pread
+
+    def refuse(fd: int, view: memoryview, offset: int) -> int:
+        if offset < 4096 and Path(f"/proc/self/fd/{fd}").resolve() == (out / entry["path"]).resolve():
+            raise OSError(5, "Input/output error")
+        return pread(fd, view, offset)
+
+    monkeypatch.setattr(fileio, "pread", refuse)
+    done = call("verify", out, "--json")
+    assert done.code == 4 and [f["code"] for f in done.json["findings"]] == ["structure-differs"]
+    assert "cannot be read" in done.json["findings"][0]["message"]
+    assert call("export", out, tmp_path / "again").code == 0
+    monkeypatch.undo()
+    assert exported(tmp_path / "again") == before
+
+
 def test_rows_whose_disk_refuses_them_leave_a_manifest_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows that came move together, and the manifest says where to."""
     from milvus_offline import fileio
