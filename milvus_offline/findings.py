@@ -599,8 +599,8 @@ SECTIONS = (
             Code(
                 "structure-differs",
                 (ERROR, INFO),
-                "The bytes that tell HDF5 what a file of an export holds changed, or cannot be read. Its rows are read without HDF5, "
-                "where the manifest says that they lie.",
+                "The bytes that tell HDF5 what a file of an export holds changed, or cannot be read. Its rows are read without "
+                "HDF5, where the manifest says that they lie.",
                 "Export again from the store, or write this export anew: `milvus-offline export OLD NEW`.",
             ),
             Code(
