@@ -35,7 +35,7 @@ from .names import printable
 from .sources.export import file_pieces
 from .sources.hdf5 import damage, open_file
 from .sources.milvus1 import StoreSource
-from .sources.written import require_disk, structure_differs
+from .sources.written import require_disk, says_where, structure_differs
 from .targets.folder import SALVAGE
 from .targets.hdf5file import description
 from .transfer import Advance, Progress, Result, Silent, Task, in_order
@@ -240,7 +240,7 @@ def _check_file(out: Path, part: _Part, entry: Mapping[str, Any], result: Export
     if size != entry["bytes"]:
         result.differs("file-size", where, f"{paths[0]}: the manifest says {entry['bytes']} bytes, found {size}", rows)
     stream = _Stream(file_pieces(str(paths[0]), part.schema, entry))
-    if differs := structure_differs(str(paths[0]), entry):
+    if says_where(entry, str(paths[0])) and (differs := structure_differs(str(paths[0]), entry)):
         result.differs("structure-differs", where, f"{paths[0]}: {differs}")
     elif part.schema is not None and paths[0].suffix == ".h5" and not is_remote(out):
         _check_description(paths[0], OutFile(entry["path"], part.schema, part.partition, rows), result)

@@ -293,7 +293,7 @@ class _Alike:
         self._known: dict[tuple[int, int], Segment] = {}
 
     def twin_of(self, segment: Segment) -> Segment | None:
-        """The first segment so far that holds the same rows, and takes this one to the others."""
+        """The first of the segments so far that holds the same rows, if one does; this one is compared with later ones."""
         if self._first is None and not self._known:
             self._first = segment
             return None

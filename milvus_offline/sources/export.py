@@ -57,7 +57,7 @@ def open_export(path: str | os.PathLike[str]) -> ExportSource:
                 for f in p["files"]:
                     files.append(_inside(root, f["path"]))
                     pieces += file_pieces(files[-1], schema, f)
-                    if differs := structure_differs(files[-1], f):
+                    if says_where(f, files[-1]) and (differs := structure_differs(files[-1], f)):
                         structures.info("structure-differs", files[-1], f"{files[-1]}: {differs}")
                 partitions.append(SourcePartition(str(p["name"]), pieces))
             collections.append(SourceCollection(schema, partitions))

@@ -56,21 +56,21 @@ def written_file(path: str, entry: Mapping[str, Any], schema: Schema | None) -> 
     Raises DamageError where it holds others, KeyError or ValueError where a manifest says no such thing.
     """
     there, rows = _datasets(path, entry), int(entry["rows"])
-    names = dataset_names(schema) if schema else {}
+    names, fields = (dataset_names(schema), schema.attributes) if schema else ({}, ())
     vectors = there[EMBEDDINGS]
     vector_type = schema.vector_type if schema else VectorType.BINARY if vectors.dtype.itemsize == 1 else VectorType.FLOAT
-    width = schema.width if schema else math.prod(vectors.shape[1:])
+    width = schema.width if schema else vectors.items
     expected: dict[str, tuple[str, tuple[int, ...]]] = {
         EMBEDDINGS: (vector_type.dtype.str, (rows, width)),
         IDS: ("<i8", (rows,)),
+        **{names[a.name]: (np.dtype(a.dtype).str, (rows,)) for a in fields},
     }
-    expected |= {names[a.name]: (np.dtype(a.dtype).str, (rows,)) for a in schema.attributes} if schema else {}
     for name, (dtype, shape) in expected.items():
         found = there[name].dtype.str, there[name].shape
         if found != (dtype, shape):
             raise DamageError(path, f"{name!r}: expected {shape} of {dtype}, the manifest says {found[1]} of {found[0]}")
     columns = {name: FileColumn(name, d.dtype.str, d.items, ((path, d.offset, d.end - d.offset),)) for name, d in there.items()}
-    attributes = tuple((a.name, columns[names[a.name]]) for a in schema.attributes) if schema else ()
+    attributes = tuple((a.name, columns[names[a.name]]) for a in fields)
     return File(path, rows, width, vector_type, columns[EMBEDDINGS], columns[IDS], ranges=[(0, rows)], attributes=attributes)
 
 

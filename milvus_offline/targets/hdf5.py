@@ -215,7 +215,8 @@ class WriteCompressed(NamedTuple):
             _require_rows(self.path, row + lost, self.rows)
             if lost:
                 shorten(made, row)
-        told = structure_of(self.path, chunks=True)
+        with explained("write", self.path, resumable=self.durable):
+            told = structure_of(self.path, chunks=True)
         return {"parts": parts, "sizes": [os.path.getsize(self.path)], **told, **seen.result()}
 
 
@@ -386,9 +387,7 @@ class Hdf5Export:
                 final = self.out / file.path
                 part = final.with_name(final.name + ".part")
                 linked = file.path in self._linked
-                closed = None
-                if not linked and part.exists() and self.compression == "none":
-                    closed = self._close_gaps(part, file, groups, results)
+                told = structure_of(part, chunks=False) if linked else self._close_gaps(part, file, groups, results)
                 if part.exists():
                     part.replace(final)
                 folders |= {final.parent, final.parent.parent}
@@ -400,14 +399,8 @@ class Hdf5Export:
                     "bytes": final.stat().st_size,
                     "checksum": None if linked else checksum_of_parts(parts),
                     "parts": parts,
+                    **{key: told[key] for key in ("datasets", "structure") if key in told},
                 }
-                frame = closed  # of a file that an earlier run shortened nobody knows it any more
-                if linked:
-                    frame = structure_of(final, chunks=False)
-                elif frame is None:
-                    first = results[self._task_ids(file, groups)[0]]
-                    frame = first if self.compression != "none" or rows == file.rows else {}
-                entries[file.path] |= {key: frame[key] for key in ("datasets", "structure") if key in frame}
                 if linked:
                     entries[file.path]["linked"] = True
                 elif self.link and file.rows:
@@ -428,15 +421,17 @@ class Hdf5Export:
 
     def _close_gaps(
         self, part: Path, file: OutFile, groups: Sequence[Sequence[Slice]], results: Mapping[str, Result]
-    ) -> dict[str, Any] | None:
-        """Where rows could not be read, those that came move together, and the manifest says so."""
-        ids = self._task_ids(file, groups)[1:]
+    ) -> Mapping[str, Any]:
+        """Where rows could not be read, those that came move together; what is known of the file's structure."""
+        first, *ids = self._task_ids(file, groups)
         announced = [sum(s.rows for s in group) for group in groups]
         came = [sum(p["rows"] for p in results[i]["parts"]) for i in ids]
-        if came != announced:
-            firsts = [sum(announced[:n]) for n in range(len(groups))]
-            return close_gaps(part, file, list(zip(firsts, came, strict=True)))
-        return None
+        if self.compression != "none" or came == announced:
+            return results[first]
+        if not part.exists():  # an earlier run has shortened it
+            return {}
+        firsts = [sum(announced[:n]) for n in range(len(groups))]
+        return close_gaps(part, file, list(zip(firsts, came, strict=True)))
 
 
 def _whole(groups: list[list[Slice]]) -> Segment | None:

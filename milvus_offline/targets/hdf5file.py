@@ -11,6 +11,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,9 +157,8 @@ def structure_of(path: str | os.PathLike[str], *, chunks: bool) -> dict[str, Any
             for dataset in h.values():
                 if dataset.chunks:
                     dataset.id.chunk_iter(lambda chunk: rows.append((chunk.byte_offset, chunk.byte_offset + chunk.size)))
-    ends = [0, *(b for _, b in sorted(rows))]
-    starts = [*(a for a, _ in sorted(rows)), os.path.getsize(path)]
-    ranges = [(a, b) for a, b in zip(ends, starts, strict=True) if a < b]
+    rows = [(0, 0), *sorted(rows), (os.path.getsize(path),) * 2]
+    ranges = [(end, start) for (_, end), (start, _) in pairwise(rows) if end < start]
     return {"structure": {"ranges": ranges, "checksum": structure_in(path, ranges)}}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from support.badsectors import refusing
 from support.builder import StoreBuilder, rows
 from support.command import call, exported
 from support.real import STORES
@@ -25,6 +26,17 @@ def entries(out: Path) -> Iterator[dict[str, Any]]:
     document = json.loads((out / "manifest.json").read_text())
     for part in [p for c in document["collections"] for p in c["partitions"]] + document["salvage"]:
         yield from part["files"]
+
+
+def forbid_hdf5(patch: pytest.MonkeyPatch, path: Path) -> None:
+    """HDF5 is not asked about this file."""
+    opened = h5py.File
+
+    def guarded(name: Any, *more: Any, **options: Any) -> Any:
+        assert Path(name) != path, "HDF5 was asked"
+        return opened(name, *more, **options)
+
+    patch.setattr(h5py, "File", guarded)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,17 +73,11 @@ def test_a_changed_byte_of_the_structure_is_told_and_costs_no_row(
     path, rng = out / entry["path"], random.Random(7)
     data = path.read_bytes()
     places = [at for a, b in entry["structure"]["ranges"] for at in range(a, b)]
-    opened = h5py.File
-
-    def guarded(name: Any, *more: Any, **options: Any) -> Any:
-        assert Path(name) != path, "HDF5 was asked"
-        return opened(name, *more, **options)
-
     for number, at in enumerate(rng.sample(places, 120)):
         changed = bytearray(data)
         changed[at] ^= 1 << rng.randrange(8)
         path.write_bytes(changed)
-        monkeypatch.setattr(h5py, "File", guarded)
+        forbid_hdf5(monkeypatch, path)
         done = call("verify", out, "--json")
         assert done.code == 4 and [f["code"] for f in done.json["findings"]] == ["structure-differs"], at
         assert done.json["rows"] == sum(e["rows"] for e in entries(out))
@@ -107,13 +113,7 @@ def test_hdf5_is_not_asked_about_a_file_whose_structure_changed(
     assert held + sum(c.size for c in chunks) == entry["bytes"], "every byte is a row or is held by the checksum"
     assert (len(chunks) > 7) is ("--link" not in options)
     data = path.read_bytes()
-    opened = h5py.File
-
-    def guarded(name: Any, *more: Any, **options: Any) -> Any:
-        assert Path(name) != path, "HDF5 was asked"
-        return opened(name, *more, **options)
-
-    monkeypatch.setattr(h5py, "File", guarded)
+    forbid_hdf5(monkeypatch, path)
     for at in rng.sample([at for a, b in entry["structure"]["ranges"] for at in range(a, b)], 40):
         changed = bytearray(data)
         changed[at] ^= 1 << rng.randrange(8)
@@ -149,47 +149,49 @@ def test_changed_rows_are_told_beside_a_changed_structure(out: Path) -> None:
     assert done.code == 4 and sorted(f["code"] for f in done.json["findings"]) == ["checksum", "structure-differs"]
 
 
-def test_a_disk_that_refuses_the_structure_costs_no_row(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from milvus_offline import fileio
-
+def test_a_disk_that_refuses_the_structure_costs_no_row(out: Path, tmp_path: Path) -> None:
     before = exported(out)
     entry = next(e for e in entries(out) if e["rows"])
-    pread = fileio.pread
-
-    def refuse(fd: int, view: memoryview, offset: int) -> int:
-        if offset < 4096 and Path(f"/proc/self/fd/{fd}").resolve() == (out / entry["path"]).resolve():
-            raise OSError(5, "Input/output error")
-        return pread(fd, view, offset)
-
-    monkeypatch.setattr(fileio, "pread", refuse)
-    done = call("verify", out, "--json")
+    with refusing({out / entry["path"]: [(0, 4096)]}):
+        done = call("verify", out, "--json")
+        assert call("export", out, tmp_path / "again").code == 0
     assert done.code == 4 and [f["code"] for f in done.json["findings"]] == ["structure-differs"]
     assert "cannot be read" in done.json["findings"][0]["message"]
-    assert call("export", out, tmp_path / "again").code == 0
-    monkeypatch.undo()
     assert exported(tmp_path / "again") == before
 
 
-def test_rows_whose_disk_refuses_them_leave_a_manifest_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_whose_disk_refuses_them_leave_a_manifest_of_the_others(tmp_path: Path) -> None:
     """The rows that came move together, and the manifest says where to."""
-    from milvus_offline import fileio
-
     builder = StoreBuilder(tmp_path / "store")
     builder.collection("faces", dim=8)
     made = builder.segment("faces", rows(range(5000), dim=8))
     builder.write()
-    pread = fileio.pread
-
-    def refuse(fd: int, view: memoryview, offset: int) -> int:
-        if Path(f"/proc/self/fd/{fd}").resolve() == made.raw.resolve() and offset <= 40_000 < offset + len(view):
-            raise OSError(5, "Input/output error")
-        return pread(fd, view, offset)
-
-    monkeypatch.setattr(fileio, "pread", refuse)
-    assert call("export", tmp_path / "store", tmp_path / "out").code == 3
-    monkeypatch.undo()
+    with refusing({made.raw: [(40_960, 45_056)]}):
+        assert call("export", tmp_path / "store", tmp_path / "out").code == 3
     (entry,) = entries(tmp_path / "out")
     assert 0 < entry["rows"] < 5000 and entry["datasets"][0]["shape"] == [entry["rows"], 8]
+    assert call("verify", tmp_path / "out").code == 0
+    assert len(exported(tmp_path / "out")["faces", "_default"]) == entry["rows"]
+
+
+def test_a_file_that_an_interrupted_run_shortened_is_read_by_hdf5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its name already, and no longer the places that were planned for its rows."""
+    builder = StoreBuilder(tmp_path / "store")
+    builder.collection("faces", dim=8)
+    made = builder.segment("faces", rows(range(5000), dim=8))
+    builder.write()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with refusing({made.raw: [(40_960, 45_056)]}):
+        with monkeypatch.context() as patch:
+            patch.setattr("milvus_offline.targets.hdf5.end_export", full)
+            assert call("export", tmp_path / "store", tmp_path / "out").code == 1
+        assert next((tmp_path / "out").rglob("*.h5")).exists()
+        assert call("export", tmp_path / "store", tmp_path / "out", "--resume").code == 3
+    (entry,) = entries(tmp_path / "out")
+    assert 0 < entry["rows"] < 5000 and "datasets" not in entry
     assert call("verify", tmp_path / "out").code == 0
     assert len(exported(tmp_path / "out")["faces", "_default"]) == entry["rows"]
 

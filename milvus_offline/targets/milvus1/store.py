@@ -23,6 +23,7 @@ from ...errors import TargetError, UsageError
 from ...findings import Findings
 from ...guard import explained, free_space
 from ...ledger import Ledger
+from ...machine import processors
 from ...manifest import LEDGER
 from ...milvus1.catalog import write as catalog
 from ...milvus1.catalog.rows import FileRow, TableRow
@@ -182,7 +183,7 @@ class StoreTarget(LoadTarget):
         self.options = options or Options()
         self.name = f"{PREFIX}{path}"
         self.where = (PREFIX, str(self.path))
-        self.jobs = self.options.jobs or min(2, os.cpu_count() or 1)
+        self.jobs = self.options.jobs or min(2, processors())
         self._ledger: Ledger
         self._tables: list[_NewTable] = []
         self._settings: list[Settings] = []
